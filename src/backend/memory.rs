@@ -1,0 +1,78 @@
+//! Objects in memory, for tests.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::backend::{Backend, Listed};
+use crate::error::{Error, Fault, Result};
+
+/// A backend that lives as long as its value.
+#[derive(Debug, Default)]
+pub struct MemoryBackend {
+    objects: Mutex<BTreeMap<String, Bytes>>,
+}
+
+impl MemoryBackend {
+    /// Replaces or plants an object, as only a test's vandal would.
+    pub fn overwrite(&self, key: &str, bytes: impl Into<Bytes>) {
+        self.objects().insert(key.to_owned(), bytes.into());
+    }
+
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn location(&self) -> String {
+        "memory:".to_owned()
+    }
+
+    fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let mut objects = self.objects();
+        if objects.contains_key(key) {
+            return Err(Error::backend(Fault::AlreadyExists, "create", key, "it exists"));
+        }
+        objects.insert(key.to_owned(), bytes);
+        Ok(())
+    }
+
+    fn read(&self, key: &str) -> Result<Bytes> {
+        self.objects().get(key).cloned().ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))
+    }
+
+    fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let bytes = self.read(key)?;
+        if range.start > range.end || range.end > bytes.len() as u64 {
+            let reason = format!("it has {} bytes, {}..{} were asked for", bytes.len(), range.start, range.end);
+            return Err(Error::backend(Fault::BadAnswer, "read", key, reason));
+        }
+        Ok(bytes.slice(range.start as usize..range.end as usize))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let objects = self.objects();
+        let from = objects.range(prefix.to_owned()..);
+        Ok(from
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, bytes)| Listed { key: key.clone(), size: bytes.len() as u64 })
+            .collect())
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        self.objects().remove(key);
+        Ok(())
+    }
+
+    fn server_time(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+}

@@ -1,0 +1,73 @@
+//! Bounded memory: a semaphore that counts bytes, not tasks.
+//!
+//! What must stay true: bytes in flight never exceed the capacity, but for one request larger than the whole
+//! capacity, which is let through alone (else it would wait for ever).
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// A pool of bytes that buffers are charged to. Clones share the pool.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    capacity: u64,
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// Bytes taken from a [`Budget`]; dropping it gives them back.
+#[derive(Debug)]
+pub struct Permit {
+    pool: Arc<Pool>,
+    bytes: u64,
+}
+
+impl Budget {
+    /// Makes a pool of `capacity_bytes`.
+    pub fn new(capacity_bytes: u64) -> Self {
+        Self(Arc::new(Pool { capacity: capacity_bytes.max(1), used: Mutex::new(0), freed: Condvar::new() }))
+    }
+
+    /// Waits until `bytes` fit, and takes them.
+    pub fn take(&self, bytes: u64) -> Permit {
+        let bytes = bytes.min(self.0.capacity);
+        let mut used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while *used + bytes > self.0.capacity {
+            used = self.0.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += bytes;
+        Permit { pool: Arc::clone(&self.0), bytes }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *self.pool.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.pool.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taker_waits_until_bytes_are_given_back() {
+        let budget = Budget::new(10);
+        let first = budget.take(8);
+        let other = budget.clone();
+        let waiting = std::thread::spawn(move || drop(other.take(5)));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_request_above_the_capacity_is_served_alone() {
+        let budget = Budget::new(10);
+        drop(budget.take(1000));
+        drop(budget.take(10));
+    }
+}

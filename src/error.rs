@@ -1,0 +1,190 @@
+//! The library's one error type.
+//!
+//! What must stay true: a message says what failed, on which object or path, then the cause; callers branch
+//! on variants and on [`Fault`], never on text. Advice belongs to the binary's hints, not here.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result with the library's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a backend refused or failed an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no object of that name.
+    NotFound,
+    /// A create-only write found an object of that name.
+    AlreadyExists,
+    /// Credentials are missing, wrong, or not allowed to do this.
+    Denied,
+    /// No space, or over quota.
+    Full,
+    /// The backend cannot be written to.
+    ReadOnly,
+    /// The backend did not answer, or answered that it is overloaded, after all retries.
+    Unavailable,
+    /// The answer makes no sense: a short body, a wrong length.
+    BadAnswer,
+    /// Anything else.
+    Other,
+}
+
+/// What can go wrong, by the decision that a caller takes on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A backend operation failed.
+    #[error("Cannot {action} {object:?}: {source}")]
+    Backend {
+        /// Why, for callers that branch on it.
+        fault: Fault,
+        /// The operation, as in "cannot read".
+        action: &'static str,
+        /// The object's full location.
+        object: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A stored object does not decode, does not authenticate, or is not what its name says.
+    #[error("Damaged {object}: {reason}")]
+    Damaged {
+        /// The object's key in the repository.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A chunk that a tree needs is in no readable pack.
+    #[error("Missing chunk {chunk}, needed by {needed_by}: it is in no pack that the index knows")]
+    MissingChunk {
+        /// The chunk.
+        chunk: crate::id::ChunkId,
+        /// What refers to it.
+        needed_by: String,
+    },
+    /// The location holds no repository.
+    #[error("No repository at {location:?}")]
+    NoRepository {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// `init` found something at the location.
+    #[error("Refused to create a repository at {location:?}: {reason}")]
+    NotEmpty {
+        /// The location.
+        location: String,
+        /// What was found there.
+        reason: String,
+    },
+    /// The repository has a format that this version cannot read.
+    #[error("Repository format {found} of {location:?} is not one that this version reads ({supported})")]
+    FormatVersion {
+        /// The repository's location.
+        location: String,
+        /// The version found.
+        found: u16,
+        /// The version that this program reads.
+        supported: u16,
+    },
+    /// No key slot opens with the key given.
+    #[error("Wrong key: none of the {slots} key slots of {location:?} opens with it")]
+    WrongKey {
+        /// The repository's location.
+        location: String,
+        /// How many slots were tried.
+        slots: usize,
+    },
+    /// The key opens the repository, but its role does not allow this.
+    #[error("The key {label:?} has the role {role}, which cannot {action}")]
+    Role {
+        /// Label of the key slot in use.
+        label: String,
+        /// Its role.
+        role: &'static str,
+        /// What was asked for.
+        action: &'static str,
+    },
+    /// Something that the user named is not there, or not unique.
+    #[error("{0}")]
+    NotFound(String),
+    /// A setting or argument is unusable.
+    #[error("{0}")]
+    Invalid(String),
+    /// Reading the source failed as a whole.
+    #[error("Cannot {action} {path:?}: {source}")]
+    Source {
+        /// The operation, as in "cannot open".
+        action: &'static str,
+        /// The path in the source.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Writing the target of a restore failed.
+    #[error("Cannot {action} {path:?}: {source}")]
+    Target {
+        /// The operation, as in "cannot create".
+        action: &'static str,
+        /// The path in the target.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A command whose output was to be stored failed.
+    #[error("The command {command:?} failed ({status}); nothing was stored")]
+    Command {
+        /// The command line.
+        command: String,
+        /// How it ended, with the last lines of its standard error.
+        status: String,
+    },
+    /// The local index cache failed even after it was rebuilt.
+    #[error("Cannot use the index cache {path:?}: {reason}")]
+    Cache {
+        /// The cache directory.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// Another process ended this session, or holds what is needed.
+    #[error("{0}")]
+    Busy(String),
+    /// The user or the system asked to stop.
+    #[error("Interrupted")]
+    Interrupted,
+    /// A worker thread ended by a panic: a bug.
+    #[error("Internal error: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// Makes a backend error.
+    pub fn backend(
+        fault: Fault,
+        action: &'static str,
+        object: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Backend { fault, action, object: object.into(), source: source.into() }
+    }
+
+    /// Makes a damage report for a stored object.
+    pub fn damaged(object: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Damaged { object: object.into(), reason: reason.to_string() }
+    }
+
+    /// Returns the fault of a backend error.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Backend { fault, .. } => Some(*fault),
+            _ => None,
+        }
+    }
+
+    /// Returns whether this tells of damage to stored objects, as opposed to a backend that cannot be reached.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. } | Self::MissingChunk { .. } | Self::Backend { fault: Fault::NotFound, .. }
+        )
+    }
+}
