@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::backend::s3::{Patience, S3Backend};
@@ -26,6 +28,24 @@ pub struct BackendOptions {
     pub path_style: Option<bool>,
     /// Allows an endpoint without TLS. One on this machine (loopback) is always allowed.
     pub insecure_http: bool,
+    /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,
+    /// container or instance metadata. Two repositories on different servers need one of it here.
+    pub credentials: Option<Credentials>,
+}
+
+/// A key pair for an S3 server. Its secret is never printed.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Public half.
+    pub access_key_id: String,
+    /// Secret half.
+    pub secret_access_key: Zeroizing<String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
 }
 
 /// A place for a repository.

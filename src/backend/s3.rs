@@ -108,8 +108,6 @@ pub struct S3Backend {
 
 impl S3Backend {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
-    ///
-    /// Credentials come the AWS way: environment, profile, web identity, process, container or instance metadata.
     pub fn connect(bucket: &str, prefix: &str, options: &BackendOptions, patience: Patience) -> Result<Self> {
         let runtime = connection::runtime()?;
         let client = runtime.block_on(connection::connect(options, &patience))?;

@@ -14,6 +14,8 @@ use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::Credentials as KeyPair;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -34,7 +36,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
-use crate::backend::location::BackendOptions;
+use crate::backend::location::{BackendOptions, Credentials};
 use crate::backend::s3::Patience;
 use crate::error::{Error, Result};
 
@@ -90,6 +92,10 @@ pub async fn connect(options: &BackendOptions, patience: &Patience) -> Result<Cl
         // Some servers give the checksum of the whole object with a part of it.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     config.set_endpoint_url(endpoint);
+    if let Some(Credentials { access_key_id, secret_access_key }) = &options.credentials {
+        let key_pair = KeyPair::new(access_key_id, secret_access_key.as_str(), None, None, "mlvault");
+        config.set_credentials_provider(Some(SharedCredentialsProvider::new(key_pair)));
+    }
     Ok(Client::from_conf(config.build()))
 }
 
