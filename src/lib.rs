@@ -4,6 +4,7 @@ pub mod backend;
 pub mod budget;
 pub mod cancel;
 pub mod clock;
+pub mod doctor;
 pub mod error;
 pub mod id;
 pub mod monitor;
