@@ -10,16 +10,17 @@
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
 //! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 3 repository | [`repository`]: stored things |
-//! | 4 operations | [`backup`] [`restore`] [`check`] [`repair`] [`diff`] [`find`] [`stats`] [`dump`] [`doctor`] |
-//! | 5 edges | [`config`] |
+//! | 4 operations | [`backup`] [`restore`] [`doctor`] |
 
 pub mod backend;
+pub mod backup;
 pub mod budget;
 pub mod cancel;
 pub mod chunker;
 pub mod clock;
 pub mod compress;
 pub mod crypto;
+pub mod doctor;
 pub mod error;
 pub mod format;
 pub mod id;
@@ -27,4 +28,7 @@ pub mod index;
 pub mod monitor;
 pub mod parallel;
 pub mod repository;
+pub mod restore;
+pub mod source;
+pub mod target;
 pub mod units;
