@@ -75,6 +75,11 @@ impl RepositoryConfig {
     /// Default pack size in bytes.
     pub const PACK_BYTES: u32 = 32 * MIB as u32;
 
+    /// Returns the length of the longest chunk that this repository's chunker makes, in bytes.
+    pub fn chunk_len_max(&self) -> u64 {
+        u64::from(self.chunk_profiles.text.max.max(self.chunk_profiles.binary.max))
+    }
+
     /// Returns the stored form of the body.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a configuration is always representable as JSON")

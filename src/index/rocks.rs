@@ -162,7 +162,7 @@ impl RocksIndex {
     fn write(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(&batch, &options).map_err(|error| self.fault(error))
+        self.db.write_opt(batch, &options).map_err(|error| self.fault(error))
     }
 
     fn fault(&self, reason: impl ToString) -> Error {

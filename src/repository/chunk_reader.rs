@@ -63,7 +63,7 @@ impl ChunkReader {
     fn read_place(&self, place: &Place) -> Result<Vec<u8>> {
         let range = place.offset..place.offset + u64::from(place.header.stored_len);
         let stored = match place.pack.kind {
-            BlobKind::Meta => self.read_through_blocks(&place.pack, range)?,
+            BlobKind::Meta => Bytes::from(self.read_through_blocks(&place.pack, range)?),
             BlobKind::Data => {
                 let (start, bytes) = self.read_span(&place.pack, range.clone())?;
                 bytes.slice((range.start - start) as usize..(range.end - start) as usize)

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::backend::{Backend, Listed};
-use crate::crypto::keys::{MetaKeys, Secret, new_secret};
+use crate::crypto::keys::{Secret, new_secret};
 use crate::crypto::passphrase::{Argon2Cost, Credential};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};

@@ -157,7 +157,7 @@ fn latest_offset(name: &str) -> Result<Option<usize>> {
 }
 
 fn select_day(snapshots: &[Snapshot], day: Date) -> Result<usize> {
-    let day_of = |snapshot: &Snapshot| snapshot.record.started.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let day_of = |snapshot: &Snapshot| jiff::tz::TimeZone::UTC.to_datetime(snapshot.record.started).date();
     if let Some(at) = snapshots.iter().rposition(|snapshot| day_of(snapshot) == day) {
         return Ok(at);
     }

@@ -54,6 +54,14 @@ impl DirectorySource {
         Ok(Self { roots, excludes: glob_set(&of_paths)?, exclude_names: glob_set(&of_names)? })
     }
 
+    /// Prepares a walk of what is in a directory, with paths relative to it.
+    pub fn content_of(directory: &Path) -> Result<Self> {
+        let fault = |source| Error::Source { action: "look at", path: directory.to_owned(), source };
+        let location = std::path::absolute(directory).map_err(fault)?;
+        let roots = vec![Root { tree_path: Vec::new(), location, is_directory: true }];
+        Ok(Self { roots, excludes: GlobSet::empty(), exclude_names: GlobSet::empty() })
+    }
+
     fn is_excluded(&self, tree_path: &[u8]) -> bool {
         if self.excludes.is_empty() && self.exclude_names.is_empty() {
             return false;

@@ -88,6 +88,14 @@ impl DirectoryTarget {
         Ok(Self { root_path: path.to_owned(), root: Arc::new(root), last_parent: Mutex::default() })
     }
 
+    /// Stands for a directory that is not there: everything looks absent. For dry runs, which write nothing.
+    pub fn nowhere(path: &Path) -> Result<Self> {
+        let fault = |error: Errno| Error::Target { action: "look at", path: path.to_owned(), source: error.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let empty = rustix::fs::open("/proc/self/fdinfo", flags, Mode::empty()).map_err(fault)?;
+        Ok(Self { root_path: path.to_owned(), root: Arc::new(empty), last_parent: Mutex::default() })
+    }
+
     /// Returns where a stored path comes to stand, for messages.
     pub fn path_of(&self, path: &[u8]) -> PathBuf {
         self.root_path.join(OsStr::from_bytes(path))
