@@ -169,7 +169,7 @@ fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTar
     if !options.dry_run {
         return DirectoryTarget::create(root);
     }
-    if root.exists() { DirectoryTarget::open(root) } else { DirectoryTarget::nowhere(root) }
+    if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
 }
 
 fn normal_path(path: &str) -> Vec<u8> {
@@ -228,7 +228,8 @@ impl Run<'_> {
         if self.options.dry_run {
             return;
         }
-        let made = self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
+        let made =
+            self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
         if let Err(error) = made {
             self.problem(entry, &error.to_string());
         }
@@ -295,7 +296,9 @@ impl Run<'_> {
             return selected;
         }
         let same_size = |existing: directory::Existing| {
-            existing.kind == ExistingKind::File && existing.size == entry.size() && existing.mtime == entry.metadata.mtime
+            existing.kind == ExistingKind::File
+                && existing.size == entry.size()
+                && existing.mtime == entry.metadata.mtime
         };
         self.target.look(first).is_ok_and(|existing| existing.is_some_and(same_size))
     }
