@@ -16,6 +16,8 @@ use mlvault::clock::SystemClock;
 use mlvault::error::{Fault, Result};
 use tempfile::TempDir;
 
+use crate::support::child;
+
 /// Tells the child process of a test in which directory to write.
 const CHILD_ROOT_VARIABLE: &str = "MLVAULT_TEST_CHILD_ROOT";
 /// Size of the objects that a child process writes.
@@ -35,14 +37,6 @@ fn temporaries(root: &Path) -> usize {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// A command that runs the ignored test `name` of this binary as a process of its own.
-fn child(name: &str, root: &Path, wrapper: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{wrapper} exec \"$0\" \"$@\"")]).arg(env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", &format!("backend_local::{name}")]).env(CHILD_ROOT_VARIABLE, root);
-    command
 }
 
 #[test]
@@ -208,7 +202,9 @@ fn a_killed_writer_leaves_only_whole_objects() {
     for round in 0..8 {
         let root = directory.path().join(round.to_string());
         let backend = LocalBackend::create_root(&root).unwrap();
-        let mut writer = child("child_writes_until_it_is_killed", &root, "").stdout(Stdio::null()).spawn().unwrap();
+        let mut writer = child("backend_local::child_writes_until_it_is_killed", "");
+        writer.env(CHILD_ROOT_VARIABLE, &root).stdout(Stdio::null());
+        let mut writer = writer.spawn().unwrap();
         thread::sleep(Duration::from_millis(50 + 23 * round));
         writer.kill().unwrap();
         writer.wait().unwrap();
@@ -236,8 +232,8 @@ fn child_writes_until_it_is_killed() {
 #[test]
 fn an_object_that_does_not_fit_leaves_nothing_behind() {
     let directory = TempDir::new().unwrap();
-    let mut writer = child("child_meets_the_limit", directory.path(), "trap '' XFSZ; ulimit -f 64;");
-    let output = writer.output().unwrap();
+    let mut writer = child("backend_local::child_meets_the_limit", "trap '' XFSZ; ulimit -f 64;");
+    let output = writer.env(CHILD_ROOT_VARIABLE, directory.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let backend = LocalBackend::open(directory.path()).unwrap();
     assert_eq!(backend.list("").unwrap().len(), 1);

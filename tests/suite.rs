@@ -3,5 +3,6 @@
 mod backend_contract;
 mod backend_local;
 mod backend_s3_faults;
+mod backend_s3_tls;
 mod doctor;
 mod support;

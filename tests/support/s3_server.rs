@@ -34,10 +34,13 @@ const START_ATTEMPTS_MAX: usize = 3;
 pub enum Program {
     Moto,
     Rclone,
+    /// With TLS, and a certificate that only [`certificate`] vouches for.
+    RcloneWithTls,
 }
 
 /// A running server with one empty bucket.
 pub struct S3Server {
+    program: Program,
     child: Child,
     port: u16,
     _directory: TempDir,
@@ -55,7 +58,11 @@ impl S3Server {
 
     /// Returns what a client needs to know.
     pub fn options(&self) -> BackendOptions {
-        options_for(self.port)
+        let mut options = options_for(self.port);
+        if let Program::RcloneWithTls = self.program {
+            options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
+        }
+        options
     }
 
     pub fn backend(&self, prefix: &str) -> S3Backend {
@@ -70,7 +77,7 @@ impl S3Server {
         let mut command = command(program, directory.path(), port);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
-        let mut server = Self { child, port, _directory: directory };
+        let mut server = Self { program, child, port, _directory: directory };
         let begun = Instant::now();
         while !make_bucket(port) {
             if server.child.try_wait().unwrap().is_some() || begun.elapsed() > START_MAX {
@@ -108,15 +115,27 @@ fn command(program: Program, directory: &Path, port: u16) -> Command {
             command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(directory);
             command
         }
-        Program::Rclone => {
+        Program::Rclone | Program::RcloneWithTls => {
             let data = directory.join("data");
             std::fs::create_dir_all(data.join(BUCKET)).unwrap();
             let mut command = Command::new(tool("rclone"));
             command.args(["serve", "s3", "--addr", &format!("127.0.0.1:{port}"), "--config", "/dev/null"]);
             command.args(["--auth-key", &format!("{ACCESS_KEY_ID},{SECRET_ACCESS_KEY}")]).arg(data);
+            if let Program::RcloneWithTls = program {
+                command.arg("--cert").arg(certificate()).arg("--key").arg(test_file("loopback-key.pem"));
+            }
             command
         }
     }
+}
+
+/// Returns the path of the certificate of servers with TLS. It is for 127.0.0.1 and signed by itself.
+pub fn certificate() -> PathBuf {
+    test_file("loopback-certificate.pem")
+}
+
+fn test_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
 /// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
@@ -132,7 +151,7 @@ fn tool(name: &str) -> PathBuf {
 
 /// Asks for the bucket to be made, without a signature. Returns whether the server answered at all.
 ///
-/// moto makes it; rclone refuses for want of a signature, and has it already.
+/// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
 fn make_bucket(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -140,5 +159,5 @@ fn make_bucket(port: u16) -> bool {
         format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let is_answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_ok();
-    is_answered && answer.starts_with(b"HTTP/1.")
+    is_answered && answer.starts_with(b"HTTP/")
 }
