@@ -1,0 +1,44 @@
+# One command for each thing that one does with this project. Everything is built in the release profile, into one target
+# directory outside the work tree, so that RocksDB's C++ is compiled once for all clones on a machine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO_TARGET_DIR ?= $(HOME)/.cache/mlvault-target
+MLVAULT_TEST_TOOLS ?= $(HOME)/.cache/mlvault-tools
+MLVAULT_PEERS ?= $(HOME)/.cache/mlvault-peers
+export CARGO_TARGET_DIR MLVAULT_TEST_TOOLS MLVAULT_PEERS
+
+MLVAULT := $(CARGO_TARGET_DIR)/release/mlvault
+BENCH_ARGS ?=
+
+.PHONY: help demo test bench bench-stages fmt lint
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
+	@scripts/setup.sh demo
+	@cargo build --release --quiet
+	@MLVAULT='$(MLVAULT)' demo/demo.sh
+
+test: ## Run all tests
+	@scripts/setup.sh test
+	cargo test --release
+
+bench: ## Measure mlvault beside restic, rustic, Borg and cp (BENCH_ARGS="--scale 0.1 --runs 1" for a quick look)
+	@scripts/setup.sh bench
+	@cargo build --release --quiet
+	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/peers.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-stages: ## Measure the stages of a backup one by one
+	@scripts/setup.sh build
+	cargo bench
+
+fmt: ## Format the source
+	cargo fmt
+
+lint: ## Check the format, and compile with every warning an error
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings

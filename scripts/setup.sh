@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian machine ready to build, test, demonstrate or measure mlvault.
+#
+#   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (without arguments: build test demo)
+#
+#   build   what compiling needs: a C++ compiler and libclang (RocksDB's bindings); Rust itself must be there already
+#   test    build, and the object stores that the tests talk to
+#   demo    build, and MLflow
+#   bench   build, numpy, restic and Borg
+#   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
+#
+# Running it again is harmless, silent and quick: Debian packages are looked up before they are installed, and each part of
+# tests/requirements.txt leaves a stamp with its hash. Only Debian packages need root; sudo is used when there is need.
+#
+#   MLVAULT_TEST_TOOLS  the Python virtual environment   (default ~/.cache/mlvault-tools)
+#   MLVAULT_PEERS       where rustic is installed        (default ~/.cache/mlvault-peers)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+requirements=$root/tests/requirements.txt
+tools=${MLVAULT_TEST_TOOLS:-$HOME/.cache/mlvault-tools}
+peers=${MLVAULT_PEERS:-$HOME/.cache/mlvault-peers}
+rustic_version=0.11.4
+tries_max=4
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# Registries fail now and then; a few patient tries are better than a red build.
+retry() {
+    local try
+    for ((try = 1; try <= tries_max; try++)); do
+        "$@" && return 0
+        ((try == tries_max)) || { say "failed ($try of $tries_max tries): $*"; sleep $((try * 5)); }
+    done
+    return 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+quiet_apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" >/dev/null
+}
+
+# Installs those of the named Debian packages that are missing.
+debian_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    command -v apt-get >/dev/null || fail "install these first, this is not Debian: ${missing[*]}"
+    say "installing Debian packages: ${missing[*]}"
+    retry quiet_apt update
+    retry quiet_apt install -y --no-install-recommends "${missing[@]}" || fail "cannot install: ${missing[*]}"
+}
+
+setup_build() {
+    debian_packages build-essential ca-certificates libclang-dev
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.91 or newer with rustup, then run this again"
+}
+
+# The first Python that is new enough and can make virtual environments.
+find_python() {
+    local python
+    for python in python3 python3.13 python3.12 python3.11; do
+        "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$python" && return
+    done
+    return 1
+}
+
+make_virtual_environment() {
+    local python
+    python=$(find_python) || { debian_packages python3 python3-venv; python=$(find_python); } ||
+        fail "Python 3.11 or newer is needed"
+    say "creating the virtual environment $tools"
+    rm -rf "$tools"
+    "$python" -m venv "$tools"
+}
+
+# The lines of one part of the requirements file.
+requirements_part() {
+    awk -v part="$1" '/^# part / { inside = ($3 == part ":") } inside && /^[A-Za-z0-9]/' "$requirements"
+}
+
+install_part() {
+    say "installing Python packages of the part '$1' into $tools"
+    "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
+        --only-binary :all: -r <(requirements_part "$1")
+}
+
+# Installs the named parts of the requirements file, unless their stamps say that it was done.
+python_parts() {
+    local part stamp wanted lock
+    mkdir -p "$(dirname "$tools")"
+    exec {lock}>"$tools.lock"
+    flock "$lock"
+    "$tools/bin/python" -c '' 2>/dev/null || make_virtual_environment
+    for part in "$@"; do
+        stamp=$tools/.installed-$part
+        wanted=$(requirements_part "$part" | sha256sum)
+        [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
+        retry install_part "$part" || fail "cannot install the Python packages of '$part'"
+        "$tools/bin/python" -m pip check >/dev/null || fail "the pins of $requirements contradict each other: run 'pip check'"
+        echo "$wanted" >"$stamp"
+    done
+    exec {lock}>&-
+}
+
+setup_test() {
+    setup_build
+    python_parts s3
+}
+
+setup_demo() {
+    setup_build
+    python_parts s3 data mlflow
+}
+
+setup_bench() {
+    setup_build
+    debian_packages restic borgbackup
+    python_parts data
+}
+
+setup_rustic() {
+    setup_build
+    "$peers/bin/rustic" --version 2>/dev/null | grep -qF " $rustic_version" && return
+    say "compiling rustic $rustic_version into $peers"
+    retry env CARGO_TARGET_DIR="$peers/target" cargo install rustic-rs --version "=$rustic_version" --locked --force --quiet --root "$peers"
+    rm -rf "$peers/target"
+}
+
+[ $# -gt 0 ] || set -- build test demo
+for part in "$@"; do
+    case $part in
+    build | test | demo | bench | rustic) "setup_$part" ;;
+    *) fail "unknown part '$part': expected build, test, demo, bench or rustic" ;;
+    esac
+done
