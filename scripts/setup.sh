@@ -40,8 +40,12 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# apt-get talks much even when it is asked not to; what it says matters only if it fails.
 quiet_apt() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" >/dev/null
+    local output
+    output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" 2>&1) && return
+    printf '%s\n' "$output" >&2
+    return 1
 }
 
 # Installs those of the named Debian packages that are missing.
@@ -89,6 +93,17 @@ install_part() {
     say "installing Python packages of the part '$1' into $tools"
     "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
         --only-binary :all: -r <(requirements_part "$1")
+    # Compiles the modules that are used, instead of all of them, and shows that the part works.
+    env -u PYTHONDONTWRITEBYTECODE "$tools/bin/python" -W ignore -c "$(first_imports "$1")"
+}
+
+# What a part is installed for.
+first_imports() {
+    case $1 in
+    s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
+    data) echo 'import numpy' ;;
+    mlflow) echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy' ;;
+    esac
 }
 
 # Installs the named parts of the requirements file, unless their stamps say that it was done.
