@@ -172,6 +172,18 @@ impl Error {
         Self::Damaged { object: object.into(), reason: reason.to_string() }
     }
 
+    /// Makes an error that says the same, for every caller that meets the consequences of one failure.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Backend { fault, action, object, source } => {
+                Self::backend(*fault, action, object.clone(), source.to_string())
+            }
+            Self::Interrupted => Self::Interrupted,
+            Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+
     /// Returns the fault of a backend error.
     pub fn fault(&self) -> Option<Fault> {
         match self {

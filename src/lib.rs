@@ -1,10 +1,34 @@
 //! Backs up a whole MLflow deployment into a content-addressed, deduplicating, encrypted repository, and gets it back.
+//!
+//! A byte's way: source → FastCDC chunk → keyed BLAKE3 id → known already? stop : zstd → AES-256-GCM → pack → backend.
+//!
+//! Layers, each importing only from those above it (`tests/tidy.rs` enforces it):
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`error`] |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
+//! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
+//! | 3 repository | [`repository`]: stored things |
+//! | 4 operations | [`backup`] [`restore`] [`doctor`] |
 
 pub mod backend;
+pub mod backup;
 pub mod budget;
 pub mod cancel;
+pub mod chunker;
 pub mod clock;
+pub mod compress;
+pub mod crypto;
+pub mod doctor;
 pub mod error;
+pub mod format;
 pub mod id;
+pub mod index;
 pub mod monitor;
+pub mod parallel;
+pub mod repository;
+pub mod restore;
+pub mod source;
+pub mod target;
 pub mod units;

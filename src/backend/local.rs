@@ -1,1 +1,415 @@
-//! Placeholder until written.
+//! Objects as files below a directory.
+//!
+//! What must stay true:
+//! - An object appears under its name only by a rename that refuses to replace, after its bytes were synced; the
+//!   directory is synced before `create` returns. What a crash leaves behind lies in `tmp/` and is in no listing.
+//! - Nothing outside the root is ever named: keys have no dots, and symbolic links are refused, not followed.
+//!   (The root itself may be reached through one: that is the user's choice.)
+//! - The root is never created but by [`LocalBackend::create_root`], so that a disk that is not mounted is noticed.
+//!
+//! Directories are created with mode 0700 and files with 0600. Empty directories stay: removing one while another
+//! process puts an object into it could lose the durability of that object.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
+use rustix::io::Errno;
+
+use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
+use crate::clock::Clock;
+use crate::error::{Error, Fault, Result};
+
+/// Directory below the root where objects are written before they get their names. No key may begin with it.
+const TEMPORARY_DIRECTORY: &str = "tmp";
+
+/// Age from which a temporary file is taken for the remains of a crash: no single write takes this long.
+pub const TEMPORARY_AGE_SECONDS_MAX: i64 = 24 * 60 * 60;
+
+/// How often a create is tried when a directory that was there a moment ago is not there any more.
+const CREATE_ATTEMPTS_MAX: usize = 2;
+
+/// Mode of the directories that are created: for the owner only.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Mode of the files that are created: for the owner only.
+const FILE_MODE: u32 = 0o600;
+
+/// Requests in flight that keep a disk busy while others wait for their sync.
+const CONCURRENCY: usize = 4;
+
+/// A backend over a directory of this machine, or of one that it mounts.
+#[derive(Debug)]
+pub struct LocalBackend {
+    root: PathBuf,
+    /// Directories, by the keys' leading parts, that are known to exist and to have been synced into their parents.
+    directories: Mutex<HashSet<String>>,
+    /// Set once the file system has refused a rename that does not replace.
+    lacks_rename: AtomicBool,
+    /// Random part of temporary names, so that processes with equal ids on different machines do not meet.
+    writer: u64,
+    temporaries: AtomicU64,
+}
+
+impl LocalBackend {
+    /// Opens an existing directory. Writes nothing, so that a read-only file system will do.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        let metadata = fs::metadata(&root).map_err(|error| failed("open", &root, error))?;
+        if !metadata.is_dir() {
+            return Err(failed("open", &root, ErrorKind::NotADirectory.into()));
+        }
+        let writer = getrandom::u64().map_err(|error| Error::Internal(format!("No random numbers: {error}")))?;
+        Ok(Self {
+            root,
+            directories: Mutex::default(),
+            lacks_rename: AtomicBool::new(false),
+            writer,
+            temporaries: AtomicU64::new(0),
+        })
+    }
+
+    /// Creates the directory, with parents, and opens it. An existing one is opened as it is.
+    pub fn create_root(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        let mut missing: Vec<&Path> = root.ancestors().take_while(|path| is_missing(path)).collect();
+        while let Some(directory) = missing.pop() {
+            create_directory(directory)?;
+        }
+        Self::open(root)
+    }
+
+    /// Removes what crashed writers left behind: temporary files older than [`TEMPORARY_AGE_SECONDS_MAX`]. Returns how many.
+    ///
+    /// Ages are taken from the file system's time stamps and `clock`; a clock that is wrong by a day can make a write
+    /// in progress fail, but never harms an object.
+    pub fn remove_stale_temporaries(&self, clock: &dyn Clock) -> Result<usize> {
+        let directory = self.root.join(TEMPORARY_DIRECTORY);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if is_absent(&error) => return Ok(0),
+            other => other.map_err(|error| failed("list", &directory, error))?,
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", &directory, error))?;
+            if is_stale(&entry, clock.now()) && remove_if_there(&entry.path())? {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn known_directories(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn object_path(&self, action: &'static str, key: &str) -> Result<PathBuf> {
+        if !is_key(key) || key.split('/').next() == Some(TEMPORARY_DIRECTORY) {
+            return Err(Error::backend(Fault::Other, action, key, "it is not a valid key"));
+        }
+        Ok(self.root.join(key))
+    }
+
+    /// Makes sure that the directory with this relative name exists and survives a crash.
+    ///
+    /// One that is found there is synced too: who made it may not have come to that yet.
+    fn prepare_directory(&self, name: &str) -> Result<()> {
+        if name.is_empty() || self.known_directories().contains(name) {
+            return Ok(());
+        }
+        self.prepare_directory(parent_of(name))?;
+        create_directory(&self.root.join(name))?;
+        self.known_directories().insert(name.to_owned());
+        Ok(())
+    }
+
+    fn create_once(&self, key: &str, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.prepare_directory(TEMPORARY_DIRECTORY)?;
+        self.prepare_directory(parent_of(key))?;
+        let temporary = self.write_temporary(bytes).map_err(|error| failed("create", path, error))?;
+        self.publish(temporary, path).map_err(|error| failed("create", path, error))?;
+        sync_directory_of(path).map_err(|error| {
+            // The promise is that a failed create leaves nothing visible; if even this fails, no more can be done.
+            let _ = fs::remove_file(path);
+            failed("create", path, error)
+        })
+    }
+
+    fn write_temporary(&self, bytes: &[u8]) -> io::Result<Temporary> {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{:016x}-{}-{number}", self.writer, process::id());
+        let path = self.root.join(TEMPORARY_DIRECTORY).join(name);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path)?;
+        let temporary = Temporary { path, is_there: true };
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(temporary)
+    }
+
+    /// Gives a temporary file its final name, unless that is taken.
+    fn publish(&self, temporary: Temporary, path: &Path) -> io::Result<()> {
+        if !self.lacks_rename.load(Ordering::Relaxed) {
+            match renameat_with(CWD, &temporary.path, CWD, path, RenameFlags::NOREPLACE) {
+                // NFS and some FUSE file systems do not know the flag.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.lacks_rename.store(true, Ordering::Relaxed),
+                renamed => {
+                    renamed?;
+                    temporary.forget();
+                    return Ok(());
+                }
+            }
+        }
+        linkat(CWD, &temporary.path, CWD, path, AtFlags::empty())?;
+        Ok(())
+    }
+
+    /// Opens an object's file, and returns it with its length.
+    fn open_object(&self, path: &Path) -> Result<(File, u64)> {
+        // Without O_NONBLOCK, opening a named pipe that someone put there would wait for ever.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)
+            .map_err(|error| failed("read", path, error))?;
+        let metadata = file.metadata().map_err(|error| failed("read", path, error))?;
+        if !metadata.is_file() {
+            return Err(Error::backend(Fault::NotFound, "read", display(path), "it is not a file"));
+        }
+        Ok((file, metadata.len()))
+    }
+
+    /// Adds what one directory holds: objects to `listed`, directories to `pending`.
+    fn list_directory(&self, name: &str, listed: &mut Vec<Listed>, pending: &mut Vec<String>) -> Result<()> {
+        let directory = self.root.join(name);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            other => other.map_err(|error| failed("list", &directory, error))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", &directory, error))?;
+            let Some(key) = key_of(name, &entry) else { continue };
+            let metadata = match entry.metadata() {
+                Err(error) if is_absent(&error) => continue,
+                other => other.map_err(|error| failed("list", &entry.path(), error))?,
+            };
+            if metadata.is_symlink() {
+                return Err(refused_link("list", &entry.path()));
+            } else if metadata.is_dir() {
+                pending.push(key);
+            } else if metadata.is_file() {
+                listed.push(Listed { key, size: metadata.len() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a leading part of a prefix is a symbolic link, which opening the directory would follow.
+    fn refuse_links(&self, prefix: &str) -> Result<()> {
+        for (end, _) in prefix.match_indices('/') {
+            let path = self.root.join(&prefix[..end]);
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
+                return Err(refused_link("list", &path));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for LocalBackend {
+    fn location(&self) -> String {
+        display(&self.root)
+    }
+
+    fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let path = self.object_path("create", key)?;
+        let mut attempt = 1;
+        loop {
+            match self.create_once(key, &path, &bytes) {
+                Err(error) if error.fault() == Some(Fault::NotFound) && attempt < CREATE_ATTEMPTS_MAX => {
+                    self.known_directories().clear();
+                    attempt += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn read(&self, key: &str) -> Result<Bytes> {
+        let path = self.object_path("read", key)?;
+        let (mut file, len) = self.open_object(&path)?;
+        if len > OBJECT_BYTES_MAX {
+            return Err(Error::backend(Fault::BadAnswer, "read", display(&path), format!("it has {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_exact(&mut bytes).map_err(|error| failed("read", &path, error))?;
+        Ok(bytes.into())
+    }
+
+    fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.object_path("read", key)?;
+        let (file, len) = self.open_object(&path)?;
+        let wanted =
+            range.end.checked_sub(range.start).filter(|&wanted| range.end <= len && wanted <= OBJECT_BYTES_MAX);
+        let Some(wanted) = wanted else {
+            let reason = format!("it has {len} bytes, {}..{} were asked for", range.start, range.end);
+            return Err(Error::backend(Fault::BadAnswer, "read", display(&path), reason));
+        };
+        let mut bytes = vec![0; wanted as usize];
+        file.read_exact_at(&mut bytes, range.start).map_err(|error| failed("read", &path, error))?;
+        Ok(bytes.into())
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        if !is_key_prefix(prefix) {
+            return Err(Error::backend(Fault::Other, "list", prefix, "it is not a valid prefix"));
+        }
+        self.refuse_links(prefix)?;
+        let mut listed = Vec::new();
+        let mut pending = vec![prefix.trim_end_matches('/').to_owned()];
+        while let Some(directory) = pending.pop() {
+            self.list_directory(&directory, &mut listed, &mut pending)?;
+        }
+        listed.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        Ok(listed)
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        let path = self.object_path("remove", key)?;
+        // Synced, because a prune relies on what it removed first being gone first after a crash.
+        if remove_if_there(&path)? {
+            sync_directory_of(&path).map_err(|error| failed("remove", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn server_time(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
+    }
+}
+
+/// A temporary file, which is removed however its create ends.
+struct Temporary {
+    path: PathBuf,
+    is_there: bool,
+}
+
+impl Temporary {
+    /// Tells that the file has another name now.
+    fn forget(mut self) {
+        self.is_there = false;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.is_there {
+            // What cannot be removed is found by `remove_stale_temporaries` one day.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Returns a relative name without its last part; empty for one of a single part.
+fn parent_of(name: &str) -> &str {
+    name.rfind('/').map_or("", |slash| &name[..slash])
+}
+
+/// Returns the key of a directory's entry, or `None` if it cannot be an object or lead to one.
+fn key_of(directory: &str, entry: &fs::DirEntry) -> Option<String> {
+    let name = entry.file_name();
+    let name = name.to_str().filter(|name| is_key(name))?;
+    match directory {
+        "" => (name != TEMPORARY_DIRECTORY).then(|| name.to_owned()),
+        _ => Some(format!("{directory}/{name}")),
+    }
+}
+
+/// Creates one directory, or accepts the one that is there, and syncs the directory that it is in.
+fn create_directory(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let metadata = fs::symlink_metadata(path).map_err(|error| failed("create", path, error))?;
+            if metadata.is_symlink() {
+                return Err(refused_link("create", path));
+            } else if !metadata.is_dir() {
+                return Err(failed("create", path, ErrorKind::NotADirectory.into()));
+            }
+        }
+        other => other.map_err(|error| failed("create", path, error))?,
+    }
+    sync_directory_of(path).map_err(|error| failed("create", path, error))
+}
+
+/// Makes the entries of the directory that holds `path` survive a crash.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(directory)?.sync_all() {
+        // Some network file systems have no sync of directories; there it is not needed.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a file. Returns whether there was one.
+fn remove_if_there(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(failed("remove", path, error)),
+    }
+}
+
+fn is_missing(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Returns whether an error says that there is nothing of that name (also where a part of the path is a file).
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn is_stale(entry: &fs::DirEntry, now: Timestamp) -> bool {
+    let modified = entry.metadata().ok().filter(|metadata| metadata.is_file()).and_then(|data| data.modified().ok());
+    let modified = modified.and_then(|modified| Timestamp::try_from(modified).ok());
+    modified.is_some_and(|modified| now.duration_since(modified) > SignedDuration::from_secs(TEMPORARY_AGE_SECONDS_MAX))
+}
+
+fn refused_link(action: &'static str, path: &Path) -> Error {
+    Error::backend(Fault::Other, action, display(path), "it is a symbolic link, and those are not followed")
+}
+
+fn failed(action: &'static str, path: &Path, error: io::Error) -> Error {
+    Error::backend(fault_of(action, &error), action, display(path), error)
+}
+
+fn fault_of(action: &str, error: &io::Error) -> Fault {
+    match error.kind() {
+        ErrorKind::NotFound => Fault::NotFound,
+        // A part of the path is a file: then no object of that name can be there.
+        ErrorKind::NotADirectory if action == "read" => Fault::NotFound,
+        ErrorKind::AlreadyExists => Fault::AlreadyExists,
+        ErrorKind::PermissionDenied => Fault::Denied,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Fault::Full,
+        ErrorKind::ReadOnlyFilesystem => Fault::ReadOnly,
+        ErrorKind::UnexpectedEof => Fault::BadAnswer,
+        ErrorKind::TimedOut | ErrorKind::StaleNetworkFileHandle | ErrorKind::HostUnreachable => Fault::Unavailable,
+        _ => Fault::Other,
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,8 +1,10 @@
 //! Where a repository's objects live: immutable, named byte strings.
 //!
 //! What must stay true, of every implementation (one contract suite, `tests/backend_contract.rs`, runs against all):
-//! - `create` is atomic, durable and create-only: when it returns `Ok` the whole object is there for good; when it
-//!   fails nothing is visible under the name, and of two concurrent calls for one name exactly one wins.
+//! - `create` is atomic, durable and create-only: when it returns `Ok` the whole object is there for good, no reader
+//!   ever sees a part of it, and of two concurrent calls for one name with different bytes exactly one wins. When it
+//!   fails nothing is visible under the name, with one exception: after [`Fault::Unavailable`] from a remote backend
+//!   the answer may be what was lost, and the whole object may be there.
 //! - `list` shows every object whose `create` returned before the listing began, and no half-written one.
 //! - A read returns exactly the bytes asked for or fails; it never returns a short body.
 //!
@@ -18,7 +20,18 @@ use std::ops::Range;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+#[cfg(doc)]
+use crate::error::Fault;
 use crate::error::Result;
+use crate::units::GIB;
+
+/// Length in bytes up to which a key is valid.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// Size in bytes up to which an object is read whole; far more than this program ever writes.
+///
+/// A backend is not trusted: what claims to be longer is refused before any memory is set aside for it.
+pub const OBJECT_BYTES_MAX: u64 = GIB;
 
 /// What a listing says of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +42,19 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// Returns whether `text` is a valid key: what [`Backend`] says of keys, and at most [`KEY_BYTES_MAX`] long.
+pub fn is_key(text: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+    };
+    text.len() <= KEY_BYTES_MAX && text.split('/').all(is_part)
+}
+
+/// Returns whether `text` can be the prefix of a listing: empty, or a key followed by `/`.
+pub fn is_key_prefix(text: &str) -> bool {
+    text.is_empty() || text.strip_suffix('/').is_some_and(is_key)
+}
+
 /// Stores immutable objects under keys such as `packs/data/ab/abcd…`.
 ///
 /// Keys are relative, `/`-separated, of `[a-z0-9/_-]`, without empty or dot parts.
@@ -36,7 +62,11 @@ pub trait Backend: Send + Sync {
     /// Returns the place in words, for messages: a path or an `s3://` URL, without secrets.
     fn location(&self) -> String;
 
-    /// Writes a new object. Fails with [`crate::error::Fault::AlreadyExists`] if the key is taken.
+    /// Writes a new object. Fails with [`Fault::AlreadyExists`] if the key is taken.
+    ///
+    /// A backend whose requests can be repeated underway cannot tell its own earlier write from another's; it returns
+    /// `Ok` where the key already holds these very bytes. Who needs to know that it was the first writes bytes that no
+    /// one else would write.
     fn create(&self, key: &str, bytes: Bytes) -> Result<()>;
 
     /// Reads a whole object.
@@ -58,4 +88,28 @@ pub trait Backend: Send + Sync {
 
     /// Returns how many requests in flight make sense.
     fn concurrency(&self) -> usize;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_no_empty_part_no_dot_and_no_upper_case() {
+        for key in ["config", "packs/data/ab/abcd-0_1", "a/b"] {
+            assert!(is_key(key), "{key:?}");
+        }
+        let long = "a".repeat(KEY_BYTES_MAX + 1);
+        for text in
+            ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a.b", "A", "a b", "a\\b", "é", "a\0", long.as_str()]
+        {
+            assert!(!is_key(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_empty_or_ends_in_a_slash() {
+        assert!(is_key_prefix("") && is_key_prefix("packs/") && is_key_prefix("packs/data/"));
+        assert!(!is_key_prefix("packs") && !is_key_prefix("/") && !is_key_prefix("../"));
+    }
 }

@@ -1,0 +1,301 @@
+//! Backs up a source as one snapshot.
+//!
+//! What must stay true:
+//! - The snapshot is written last, and only if everything that it names is in the backend and indexed.
+//! - What could not be read, vanished or changed while it was read is named in the snapshot, which is incomplete then.
+//! - A stream whose command fails makes no snapshot at all.
+
+mod parent;
+mod pipeline;
+mod reader;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backup::parent::Parent;
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::snapshot::{
+    Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
+};
+use crate::id::SessionId;
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::{ChunkWriter, Written};
+use crate::repository::session::{PROGRAM, Session, host_name};
+use crate::repository::snapshots::{Snapshot, SnapshotList};
+use crate::repository::tree_reader::TreeReader;
+use crate::repository::tree_writer::TreeSummary;
+use crate::source::directory::DirectorySource;
+
+/// Name of the component that holds plain paths and streams.
+pub const FILES: &str = "files";
+
+/// What to back up.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// Files and directories.
+    Paths {
+        /// The paths.
+        paths: Vec<PathBuf>,
+        /// Glob patterns of what to leave out.
+        excludes: Vec<String>,
+    },
+    /// Standard input, under a name.
+    Stdin {
+        /// The name.
+        name: String,
+    },
+    /// The output of a shell command, under a name.
+    Command {
+        /// The command line.
+        line: String,
+        /// The name.
+        name: String,
+    },
+}
+
+/// How to back it up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What.
+    pub what: What,
+    /// Tags of the snapshot.
+    pub tags: Vec<String>,
+    /// Read every file, also those that look unchanged.
+    pub force: bool,
+    /// Do not take another inode or change time for a change: for network file systems.
+    pub ignore_inode: bool,
+    /// Only look: read no content, write nothing.
+    pub dry_run: bool,
+}
+
+/// How a backup went.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The snapshot; none after a dry run.
+    pub snapshot: Option<SessionId>,
+    /// Its record; after a dry run, what it would have said as far as that is known.
+    pub record: SnapshotRecord,
+}
+
+/// Collects what went wrong: named up to a limit, counted beyond.
+pub(crate) struct Problems {
+    monitor: Arc<dyn Monitor>,
+    found: Mutex<(Vec<ProblemRecord>, u64)>,
+}
+
+impl Problems {
+    fn new(monitor: Arc<dyn Monitor>) -> Self {
+        Self { monitor, found: Mutex::default() }
+    }
+
+    fn add(&self, path: &str, message: &str) {
+        self.monitor.problem(path, message);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.0.len() < PROBLEMS_MAX {
+            found.0.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
+        }
+        found.1 += 1;
+    }
+
+    fn take(&self) -> (Vec<ProblemRecord>, u64) {
+        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs a backup.
+pub fn run(
+    repository: &Arc<Repository>,
+    options: &Options,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    check(options)?;
+    if options.dry_run { dry_run(repository, options, monitor, cancel) } else { store(repository, options, monitor, cancel) }
+}
+
+fn check(options: &Options) -> Result<()> {
+    match &options.what {
+        What::Paths { paths, .. } if paths.is_empty() => Err(Error::Invalid("No path was given".to_owned())),
+        What::Stdin { name } | What::Command { name, .. } if !is_stream_name(name) => {
+            Err(Error::Invalid(format!("{name:?} cannot name a stream: it must be a relative path without . and ..")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_stream_name(name: &str) -> bool {
+    name.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'))
+}
+
+fn store(
+    repository: &Arc<Repository>,
+    options: &Options,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    let begun = std::time::Instant::now();
+    let session = Arc::new(Session::begin(repository, "backup")?);
+    let list = repository.list_snapshots()?;
+    note_damage(&list, monitor);
+    let source_record = source_record(&options.what)?;
+    let parent = if options.force { None } else { parent_of(&list, &source_record) };
+    let problems = Problems::new(Arc::clone(monitor));
+    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
+    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel };
+    let stored = store_component(&job, options, parent, !session.tombstoned.is_empty());
+    let finished = chunks.finish();
+    report_index_damage(repository, monitor);
+    // Even an interrupted run has its packs indexed now, so that the next one finds them.
+    let (tree, mut statistics) = stored?;
+    let written = finished?;
+    count_written(&mut statistics, written);
+    statistics.duration_ms = begun.elapsed().as_millis() as u64;
+    cancel.check()?;
+    let record = record(repository, &session.started, options, source_record, parent, &list, tree, statistics, &problems);
+    session.commit(repository, record.clone())?;
+    Ok(Summary { snapshot: Some(session.id), record })
+}
+
+fn store_component(
+    job: &pipeline::Job<'_>,
+    options: &Options,
+    parent: Option<&Snapshot>,
+    check_chunks: bool,
+) -> Result<(TreeSummary, Statistics)> {
+    match &options.what {
+        What::Paths { paths, excludes } => {
+            let source = DirectorySource::new(paths, excludes)?;
+            let reader = ChunkReader::new(Arc::clone(job.repository));
+            let tree = parent.and_then(|parent| open_parent(&reader, parent, job.monitor));
+            let parent = Parent::new(tree, &reader, job.monitor.as_ref(), options.ignore_inode, check_chunks);
+            pipeline::store_tree(job, &source, parent)
+        }
+        What::Stdin { name } => pipeline::store_stream(job, name, reader::Stream::Stdin),
+        What::Command { line, name } => pipeline::store_stream(job, name, reader::Stream::command(line)?),
+    }
+}
+
+/// Opens the parent's tree. If that fails everything is read anew, which is slower and nothing worse.
+fn open_parent<'a>(
+    reader: &'a ChunkReader,
+    parent: &Snapshot,
+    monitor: &Arc<dyn Monitor>,
+) -> Option<TreeReader<'a>> {
+    let component = parent.record.components.iter().find(|component| component.name == FILES)?;
+    match TreeReader::open(reader, FILES, &component.root) {
+        Ok(tree) => Some(tree),
+        Err(error) => {
+            monitor.note(&format!("Every file is read: the parent snapshot {} is unusable: {error}", parent.id.short()));
+            None
+        }
+    }
+}
+
+fn dry_run(
+    repository: &Arc<Repository>,
+    options: &Options,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    let What::Paths { paths, excludes } = &options.what else {
+        return Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()));
+    };
+    let started = repository.clock().now();
+    let list = repository.list_snapshots()?;
+    let source_record = source_record(&options.what)?;
+    let parent = if options.force { None } else { parent_of(&list, &source_record) };
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let tree = parent.and_then(|parent| open_parent(&reader, parent, monitor));
+    let parent_tree = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
+    let problems = Problems::new(Arc::clone(monitor));
+    let source = DirectorySource::new(paths, excludes)?;
+    let (entries, bytes, statistics) = pipeline::survey(&source, parent_tree, &problems, monitor, cancel)?;
+    let root = crate::id::ChunkId::from_bytes([0; 32]);
+    let tree = TreeSummary { root, entries, bytes };
+    let record = record(repository, &started, options, source_record, parent, &list, tree, statistics, &problems);
+    Ok(Summary { snapshot: None, record })
+}
+
+fn note_damage(list: &SnapshotList, monitor: &Arc<dyn Monitor>) {
+    for error in &list.damaged {
+        monitor.note(&format!("A snapshot cannot be read, see `mlvault check`: {error}"));
+    }
+}
+
+fn report_index_damage(repository: &Repository, monitor: &Arc<dyn Monitor>) {
+    for error in repository.index().take_damage() {
+        monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
+    }
+}
+
+fn source_record(what: &What) -> Result<SourceRecord> {
+    match what {
+        What::Paths { paths, .. } => {
+            let absolute = |path: &PathBuf| {
+                std::path::absolute(path)
+                    .map(|path| path.to_string_lossy().trim_end_matches("/.").to_owned())
+                    .map_err(|source| Error::Source { action: "look at", path: path.clone(), source })
+            };
+            let mut paths = paths.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+            paths.sort();
+            paths.dedup();
+            Ok(SourceRecord::Paths { paths })
+        }
+        What::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
+        What::Command { line, name } => {
+            Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) })
+        }
+    }
+}
+
+/// The newest snapshot of the same source, complete or not.
+fn parent_of<'a>(list: &'a SnapshotList, source: &SourceRecord) -> Option<&'a Snapshot> {
+    list.snapshots.iter().rev().find(|snapshot| snapshot.record.source == *source)
+}
+
+fn count_written(statistics: &mut Statistics, written: Written) {
+    statistics.chunks_new = written.chunks;
+    statistics.bytes_new = written.plain_bytes;
+    statistics.bytes_stored = written.stored_bytes;
+}
+
+#[allow(clippy::too_many_arguments)]
+fn record(
+    repository: &Repository,
+    started: &jiff::Timestamp,
+    options: &Options,
+    source: SourceRecord,
+    parent: Option<&Snapshot>,
+    list: &SnapshotList,
+    tree: TreeSummary,
+    statistics: Statistics,
+    problems: &Problems,
+) -> SnapshotRecord {
+    let (problems, problem_count) = problems.take();
+    let completeness = if problem_count == 0 { Completeness::Complete } else { Completeness::Incomplete };
+    SnapshotRecord {
+        started: *started,
+        finished: repository.clock().now(),
+        host: host_name(),
+        program: PROGRAM.to_owned(),
+        source,
+        tags: options.tags.clone(),
+        parent: parent.map(|parent| parent.id),
+        seen: list.snapshots.iter().map(|snapshot| snapshot.id).collect(),
+        components: vec![Component {
+            name: FILES.to_owned(),
+            root: tree.root,
+            entries: tree.entries,
+            bytes: tree.bytes,
+            completeness,
+        }],
+        completeness,
+        statistics,
+        problems,
+        problem_count,
+        more: Default::default(),
+    }
+}

@@ -1,0 +1,98 @@
+//! Finds files that the parent snapshot already holds, so that they are not read again.
+//!
+//! What must stay true: a file counts as unchanged only if size, both times and inode are what they were, it was not
+//! racy, and every chunk of it may be relied on. Anything doubtful is read.
+
+use crate::error::Result;
+use crate::format::tree::{Entry, EntryKind, FileContent};
+use crate::id::ChunkId;
+use crate::monitor::Monitor;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::tree_reader::{TreeReader, chunks_of};
+use crate::source::{Item, ItemKind};
+
+/// What the parent says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did not have it.
+    New,
+    /// It had another one, or there is doubt.
+    Changed,
+    /// It had this one, with this content.
+    Unchanged(FileContent),
+}
+
+/// The parent's tree, read alongside the walk.
+pub struct Parent<'a> {
+    tree: Option<TreeReader<'a>>,
+    reader: &'a ChunkReader,
+    monitor: &'a dyn Monitor,
+    ignore_inode: bool,
+    check_chunks: bool,
+}
+
+impl<'a> Parent<'a> {
+    /// Starts at the beginning of a tree; without one every file is new. `check_chunks` says that there are tombstones,
+    /// so that no chunk may be relied on unasked.
+    pub fn new(
+        tree: Option<TreeReader<'a>>,
+        reader: &'a ChunkReader,
+        monitor: &'a dyn Monitor,
+        ignore_inode: bool,
+        check_chunks: bool,
+    ) -> Self {
+        Self { tree, reader, monitor, ignore_inode, check_chunks }
+    }
+
+    /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
+    pub fn compare(&mut self, item: &Item, holds: impl Fn(&ChunkId) -> Result<bool>) -> Result<Verdict> {
+        let Some(entry) = self.find(&item.path) else { return Ok(Verdict::New) };
+        let EntryKind::File(content) = &entry.kind else { return Ok(Verdict::Changed) };
+        if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
+            return Ok(Verdict::Changed);
+        }
+        Ok(Verdict::Unchanged(content.clone()))
+    }
+
+    /// Moves forward to `path`. A tree that turns out damaged counts as ended.
+    fn find(&mut self, path: &[u8]) -> Option<Entry> {
+        let tree = self.tree.as_mut()?;
+        loop {
+            match tree.peek()? {
+                Ok(entry) if entry.path.as_slice() < path => drop(tree.next()),
+                Ok(entry) if entry.path.as_slice() == path => return tree.next()?.ok(),
+                Ok(_) => return None,
+                Err(error) => {
+                    self.monitor.note(&format!("The rest is read anew: the parent snapshot is unusable: {error}"));
+                    self.tree = None;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn looks_same(&self, item: &Item, entry: &Entry, content: &FileContent) -> bool {
+        let ItemKind::File { size, .. } = item.kind else { return false };
+        let (now, then) = (&item.metadata, &entry.metadata);
+        let same_file = self.ignore_inode || (now.inode == then.inode && now.ctime == then.ctime);
+        size == content.size && now.mtime == then.mtime && same_file && !content.racy
+    }
+
+    fn is_reliable(
+        &self,
+        entry: &Entry,
+        content: &FileContent,
+        holds: impl Fn(&ChunkId) -> Result<bool>,
+    ) -> Result<bool> {
+        if !self.check_chunks {
+            return Ok(true);
+        }
+        let Ok(chunks) = chunks_of(self.reader, &entry.path_text(), content) else { return Ok(false) };
+        for chunk in chunks {
+            if !holds(&chunk.id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,521 @@
+//! The stages of a backup: walk → read and cut → name, compress, seal → pack, and the tree at the end.
+//!
+//! ```text
+//! walker ──unchanged──────────────────────────────┐
+//!    └─files─→ readers ─small files, stored here──┤→ entries, put in order ─→ tree writer
+//!                 └─chunks─→ sealers ─────────────┘
+//! ```
+//!
+//! What must stay true:
+//! - Bytes between readers and sealers are bounded by the memory plan, entries under way by [`ENTRIES_MAX`].
+//! - Every entry that takes a ticket gives it back, and every file yields exactly one [`Done`], whatever happens.
+//! - No stage waits for a later one that has stopped: after the first failure every stage drains its input and does
+//!   nothing else, so that the threads end and the failure is what the caller gets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::backup::Problems;
+use crate::backup::parent::{Parent, Verdict};
+use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Stream, Window};
+use crate::budget::{Budget, Permit};
+use crate::cancel::Cancel;
+use crate::compress::Encoder;
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::snapshot::Statistics;
+use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime, Metadata};
+use crate::monitor::{Counter, Monitor};
+use crate::repository::Repository;
+use crate::repository::chunk_writer::{ChunkWriter, Fate};
+use crate::repository::tree_writer::{TreeSummary, TreeWriter};
+use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::units::KIB;
+
+/// Entries between the walker and the tree writer.
+const ENTRIES_MAX: u64 = 8192;
+/// Files that wait for a reader.
+const FILES_WAITING_MAX: usize = 64;
+/// Files up to this size are stored by the thread that reads them; chunks of larger ones go to the sealers.
+const SMALL_FILE_BYTES: u64 = 256 * KIB;
+/// A file that changed within this time before it was read may change again without its times showing it: kernels
+/// stamp times with a tick of at most ten milliseconds.
+const RACY_NANOSECONDS: i128 = 20_000_000;
+
+/// What every stage needs.
+pub struct Job<'a> {
+    /// Where to.
+    pub repository: &'a Arc<Repository>,
+    /// Stores chunks.
+    pub chunks: &'a ChunkWriter,
+    /// Collects what goes wrong with single files.
+    pub problems: &'a Problems,
+    /// Hears of progress.
+    pub monitor: &'a Arc<dyn Monitor>,
+    /// Says when to stop.
+    pub cancel: &'a Cancel,
+}
+
+/// An entry, or nothing where a file could not be read, with its place in the order.
+struct Done {
+    sequence: u64,
+    entry: Option<Entry>,
+    _ticket: Option<Permit>,
+}
+
+/// A file on its way through the stages. When the last stage lets go of it, its entry goes to the tree writer.
+struct FileUnderWay {
+    sequence: u64,
+    item: Item,
+    hard_link: Option<Vec<u8>>,
+    slots: Slots,
+    facts: Mutex<Option<(ReadFacts, Metadata, bool)>>,
+    ticket: Option<Permit>,
+    done: Sender<Done>,
+}
+
+impl Drop for FileUnderWay {
+    fn drop(&mut self) {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let chunks = self.slots.take_chunks();
+        let whole = facts.zip(chunks).filter(|((facts, ..), chunks)| facts.size == total_len(chunks));
+        let entry = whole.map(|((facts, metadata, racy), chunks)| {
+            let sparse = matches!(self.item.kind, ItemKind::File { sparse: true, .. });
+            let content = facts.content(chunks, sparse, racy, self.hard_link.take());
+            let path = std::mem::take(&mut self.item.path);
+            Entry { path, metadata, kind: EntryKind::File(content), attributes: Vec::new() }
+        });
+        let done = Done { sequence: self.sequence, entry, _ticket: self.ticket.take() };
+        // Nobody listens any more only when the backup has failed already.
+        let _ = self.done.send(done);
+    }
+}
+
+/// A chunk for the sealers.
+struct ChunkJob {
+    file: Arc<FileUnderWay>,
+    number: usize,
+    plain: Vec<u8>,
+    _permit: Permit,
+}
+
+/// The first failure, and the signal to drain.
+#[derive(Default)]
+struct Failure {
+    first: Mutex<Option<Error>>,
+    is_set: AtomicBool,
+}
+
+impl Failure {
+    fn set(&self, error: Error) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.is_set.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Relaxed)
+    }
+
+    fn into_result(self) -> Result<()> {
+        self.first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    new: AtomicU64,
+    changed: AtomicU64,
+    unchanged: AtomicU64,
+    bytes_read: AtomicU64,
+}
+
+impl Tally {
+    fn count(&self, verdict: &Verdict) {
+        let counter = match verdict {
+            Verdict::New => &self.new,
+            Verdict::Changed => &self.changed,
+            Verdict::Unchanged(_) => &self.unchanged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics {
+            files_new: self.new.load(Ordering::Relaxed),
+            files_changed: self.changed.load(Ordering::Relaxed),
+            files_unchanged: self.unchanged.load(Ordering::Relaxed),
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            ..Statistics::default()
+        }
+    }
+}
+
+struct Stages<'a> {
+    job: &'a Job<'a>,
+    failure: Failure,
+    tally: Tally,
+    chunk_budget: Budget,
+    tickets: Budget,
+}
+
+/// Stores a whole source as a tree.
+pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Result<(TreeSummary, Statistics)> {
+    let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
+        stages.walk(source, parent, files, done);
+    };
+    run_stages(job, source, walk)
+}
+
+/// Stores one stream as a tree of one file.
+pub fn store_stream(job: &Job<'_>, name: &str, stream: Stream) -> Result<(TreeSummary, Statistics)> {
+    let now = job.repository.clock().now();
+    let source = OneStream { stream: Mutex::new(Some(stream)), failure: Mutex::default(), now };
+    let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
+        stages.tally.count(&Verdict::New);
+        let kind = ItemKind::File { size: u64::MAX, sparse: false, linked: false };
+        let item = Item { path: name.into(), metadata: source.metadata(), kind, location: name.into() };
+        let _ = files.send(stages.begin_file(0, item, None, done));
+    };
+    let stored = run_stages(job, &source, walk);
+    match source.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => stored,
+    }
+}
+
+fn run_stages(
+    job: &Job<'_>,
+    source: &dyn Source,
+    walk: impl FnOnce(&Stages<'_>, &Sender<Arc<FileUnderWay>>, &Sender<Done>) + Send,
+) -> Result<(TreeSummary, Statistics)> {
+    job.monitor.phase("backup", None, None);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let stages = Stages {
+        job,
+        failure: Failure::default(),
+        tally: Tally::default(),
+        chunk_budget: Budget::new(job.repository.memory_plan().chunk_bytes / 2),
+        tickets: Budget::new(ENTRIES_MAX),
+    };
+    let (file_sender, files) = bounded(FILES_WAITING_MAX);
+    let (chunk_sender, chunks) = unbounded();
+    let (done_sender, done) = unbounded();
+    let tree = std::thread::scope(|scope| {
+        let stages = &stages;
+        for _ in 0..threads {
+            let (files, chunk_sender, chunks) = (files.clone(), chunk_sender.clone(), chunks.clone());
+            scope.spawn(move || stages.read_files(source, &files, &chunk_sender));
+            scope.spawn(move || stages.seal_chunks(&chunks));
+        }
+        drop(chunk_sender);
+        scope.spawn(move || walk(stages, &file_sender, &done_sender));
+        stages.write_tree(&done)
+    });
+    let statistics = stages.tally.statistics();
+    stages.failure.into_result()?;
+    Ok((tree?, statistics))
+}
+
+impl Stages<'_> {
+    /// Walks the source beside the parent's tree and sends on what it finds, in order.
+    fn walk(&self, source: &dyn Source, mut parent: Parent<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>) {
+        let mut first_links = HashMap::new();
+        let mut sequence = 0;
+        for found in source.walk() {
+            if let Err(error) = self.job.cancel.check() {
+                self.failure.set(error);
+            }
+            if self.failure.is_set() {
+                return;
+            }
+            let Some(item) = self.item_of(found) else { continue };
+            match self.dispatch(sequence, item, &mut parent, &mut first_links, files, done) {
+                Ok(()) => sequence += 1,
+                Err(error) => return self.failure.set(error),
+            }
+        }
+    }
+
+    fn item_of(&self, found: Found) -> Option<Item> {
+        match found {
+            Found::Item(item) => Some(item),
+            Found::Unreadable { path, message } => {
+                self.job.problems.add(&path, &message);
+                None
+            }
+            Found::Skipped { path, message } => {
+                self.job.monitor.note(&format!("{path} was left out: it is {message}"));
+                None
+            }
+        }
+    }
+
+    fn dispatch(
+        &self,
+        sequence: u64,
+        item: Item,
+        parent: &mut Parent<'_>,
+        first_links: &mut HashMap<(u64, u64), Vec<u8>>,
+        files: &Sender<Arc<FileUnderWay>>,
+        done: &Sender<Done>,
+    ) -> Result<()> {
+        let hard_link = hard_link_of(&item, first_links);
+        let kind = match &item.kind {
+            ItemKind::Directory => EntryKind::Directory,
+            ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
+            ItemKind::File { size, .. } => {
+                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(BlobKind::Data, chunk))?;
+                self.tally.count(&verdict);
+                match verdict {
+                    Verdict::Unchanged(mut content) => {
+                        self.job.monitor.count(Counter::Bytes, *size);
+                        self.job.monitor.count(Counter::BytesDeduplicated, *size);
+                        content.hard_link = hard_link;
+                        EntryKind::File(content)
+                    }
+                    Verdict::New | Verdict::Changed => {
+                        let _ = files.send(self.begin_file(sequence, item, hard_link, done));
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes: Vec::new() };
+        let _ = done.send(Done { sequence, entry: Some(entry), _ticket: Some(self.tickets.take(1)) });
+        Ok(())
+    }
+
+    fn begin_file(
+        &self,
+        sequence: u64,
+        item: Item,
+        hard_link: Option<Vec<u8>>,
+        done: &Sender<Done>,
+    ) -> Arc<FileUnderWay> {
+        Arc::new(FileUnderWay {
+            sequence,
+            item,
+            hard_link,
+            slots: Slots::default(),
+            facts: Mutex::default(),
+            ticket: Some(self.tickets.take(1)),
+            done: done.clone(),
+        })
+    }
+
+    fn read_files(&self, source: &dyn Source, files: &Receiver<Arc<FileUnderWay>>, chunks: &Sender<ChunkJob>) {
+        let (mut window, mut encoder) = (Window::default(), Encoder::default());
+        for file in files {
+            if self.failure.is_set() {
+                continue;
+            }
+            match self.read_file(source, &file, &mut window, &mut encoder, chunks) {
+                Ok(()) => {}
+                Err(ReadError::Fatal(error)) => self.failure.set(error),
+                Err(ReadError::Source(error)) => {
+                    let message = match error.kind() {
+                        std::io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
+                        _ => format!("it cannot be read: {error}"),
+                    };
+                    self.job.problems.add(&file.item.location.to_string_lossy(), &message);
+                }
+            }
+        }
+    }
+
+    fn read_file(
+        &self,
+        source: &dyn Source,
+        file: &Arc<FileUnderWay>,
+        window: &mut Window,
+        encoder: &mut Encoder,
+        chunks: &Sender<ChunkJob>,
+    ) -> Result<(), ReadError> {
+        let mut content = source.open(&file.item).map_err(ReadError::Source)?;
+        let metadata = content.metadata();
+        let racy = is_racy(&metadata.ctime, self.job.repository.clock().now());
+        let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
+        let facts = reader::read_chunks(self.job.repository.chunker(), window, &mut content, |number, plain| {
+            self.job.cancel.check()?;
+            self.tally.bytes_read.fetch_add(plain.len() as u64, Ordering::Relaxed);
+            if small {
+                return self.store_chunk(encoder, file, number, plain);
+            }
+            let permit = self.chunk_budget.take(plain.len() as u64);
+            let job = ChunkJob { file: Arc::clone(file), number, plain: plain.to_vec(), _permit: permit };
+            if self.failure.is_set() {
+                return Err(Error::Interrupted);
+            }
+            chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()))
+        })?;
+        if let Some(change) = content.finish().map_err(ReadError::Source)? {
+            self.job.problems.add(&file.item.location.to_string_lossy(), &change);
+        }
+        *file.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some((facts, metadata, racy));
+        Ok(())
+    }
+
+    fn seal_chunks(&self, chunks: &Receiver<ChunkJob>) {
+        let mut encoder = Encoder::default();
+        for job in chunks {
+            if !self.failure.is_set()
+                && let Err(error) = self.store_chunk(&mut encoder, &job.file, job.number, &job.plain)
+            {
+                self.failure.set(error);
+            }
+        }
+    }
+
+    fn store_chunk(&self, encoder: &mut Encoder, file: &FileUnderWay, number: usize, plain: &[u8]) -> Result<()> {
+        let (id, fate) = self.job.chunks.write(encoder, BlobKind::Data, plain)?;
+        file.slots.put(number, id, plain.len());
+        self.job.monitor.count(Counter::Bytes, plain.len() as u64);
+        if fate == Fate::Known {
+            self.job.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Puts entries in order and writes the tree.
+    fn write_tree(&self, done: &Receiver<Done>) -> Result<TreeSummary> {
+        let mut tree = TreeWriter::new(self.job.chunks);
+        let mut waiting = BTreeMap::new();
+        let mut next = 0;
+        for item in done {
+            waiting.insert(item.sequence, item);
+            while let Some(item) = waiting.remove(&next) {
+                next += 1;
+                if let Some(mut entry) = item.entry
+                    && !self.failure.is_set()
+                {
+                    let pushed = tree.make_indirect(&mut entry).and_then(|()| tree.push(&entry));
+                    pushed.unwrap_or_else(|error| self.failure.set(error));
+                    self.job.monitor.count(Counter::Entries, 1);
+                }
+            }
+        }
+        if self.failure.is_set() {
+            return Err(Error::Interrupted);
+        }
+        tree.finish()
+    }
+}
+
+/// Walks a source beside the parent without reading content. Returns entries, bytes and what a backup would do.
+pub fn survey(
+    source: &dyn Source,
+    mut parent: Parent<'_>,
+    problems: &Problems,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<(u64, u64, Statistics)> {
+    monitor.phase("survey", None, None);
+    let tally = Tally::default();
+    let (mut entries, mut bytes) = (0, 0);
+    for found in source.walk() {
+        cancel.check()?;
+        match found {
+            Found::Unreadable { path, message } => problems.add(&path, &message),
+            Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),
+            Found::Item(item) => {
+                entries += 1;
+                monitor.count(Counter::Entries, 1);
+                if let ItemKind::File { size, .. } = item.kind {
+                    bytes += size;
+                    let verdict = parent.compare(&item, |_| Ok(true))?;
+                    tally.count(&verdict);
+                    if !matches!(verdict, Verdict::Unchanged(_)) {
+                        tally.bytes_read.fetch_add(size, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+    Ok((entries, bytes, tally.statistics()))
+}
+
+/// Returns the path of the first name of this file that was met, if this is a further one.
+fn hard_link_of(item: &Item, first_links: &mut HashMap<(u64, u64), Vec<u8>>) -> Option<Vec<u8>> {
+    let ItemKind::File { linked: true, .. } = item.kind else { return None };
+    let file = (item.metadata.device, item.metadata.inode);
+    if let Some(first) = first_links.get(&file) {
+        return Some(first.clone());
+    }
+    first_links.insert(file, item.path.clone());
+    None
+}
+
+fn total_len(chunks: &[ChunkRef]) -> u64 {
+    chunks.iter().map(|chunk| u64::from(chunk.len)).sum()
+}
+
+fn is_racy(ctime: &FileTime, now: jiff::Timestamp) -> bool {
+    let changed = i128::from(ctime.seconds) * 1_000_000_000 + i128::from(ctime.nanoseconds);
+    now.as_nanosecond() - changed < RACY_NANOSECONDS
+}
+
+/// A stream dressed up as a source of one file.
+struct OneStream {
+    stream: Mutex<Option<Stream>>,
+    failure: Mutex<Option<Error>>,
+    now: jiff::Timestamp,
+}
+
+impl OneStream {
+    fn metadata(&self) -> Metadata {
+        let now = FileTime { seconds: self.now.as_second(), nanoseconds: self.now.subsec_nanosecond().max(0) as u32 };
+        Metadata { mode: 0o600, mtime: now, ctime: now, ..Metadata::default() }
+    }
+}
+
+impl Source for OneStream {
+    fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
+        Box::new(std::iter::empty())
+    }
+
+    fn open(&self, _: &Item) -> std::io::Result<Box<dyn Content + '_>> {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = stream.ok_or_else(|| std::io::Error::other("a stream can be read only once"))?;
+        Ok(Box::new(OpenStream { stream: Some(stream), source: self }))
+    }
+}
+
+struct OpenStream<'a> {
+    stream: Option<Stream>,
+    source: &'a OneStream,
+}
+
+impl OpenStream<'_> {
+    fn fail(&self, error: Error) -> std::io::Error {
+        let told = std::io::Error::other(error.to_string());
+        self.source.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        told
+    }
+}
+
+impl std::io::Read for OpenStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(stream) = &mut self.stream else { return Ok(0) };
+        stream.read(buffer).map_err(|source| {
+            self.fail(Error::Source { action: "read", path: "the stream".into(), source })
+        })
+    }
+}
+
+impl Content for OpenStream<'_> {
+    fn metadata(&self) -> Metadata {
+        self.source.metadata()
+    }
+
+    fn size(&self) -> Option<u64> {
+        None
+    }
+
+    fn finish(mut self: Box<Self>) -> std::io::Result<Option<String>> {
+        let finished = self.stream.take().map_or(Ok(()), Stream::finish);
+        finished.map(|()| None).map_err(|error| self.fail(error))
+    }
+}

@@ -1,0 +1,178 @@
+//! A sealed chunk, as it stands in a pack.
+//!
+//! ```text
+//!   0   8  counter under the session's key
+//!   8   …  AES-256-GCM of the encoded content
+//!   …  16  tag
+//! ```
+//!
+//! Associated data, 56 bytes: format version, blob kind, codec, filter (one byte each), plain length (4),
+//! repository id (16), chunk id (32). Not the position: a chunk may stand in any pack of its session's key.
+
+use crate::compress::{self, Codec, Encoder};
+use crate::crypto::keys::MetaKeys;
+use crate::crypto::seal::{Cipher, Counter, TAG_LEN};
+use crate::format::{BlobKind, FORMAT_VERSION, FormatError};
+use crate::id::{ChunkId, RepositoryId};
+
+/// Largest plain chunk in bytes.
+pub const CHUNK_LEN_MAX: usize = 16 << 20;
+/// Bytes that sealing adds to the encoded content.
+pub const OVERHEAD: usize = COUNTER_LEN + TAG_LEN;
+const COUNTER_LEN: usize = 8;
+/// Largest stored chunk: a raw one of the largest plain length.
+pub const STORED_LEN_MAX: usize = CHUNK_LEN_MAX + OVERHEAD;
+/// The filter byte of chunks that no filter was applied to; the only one of format 1.
+pub const FILTER_NONE: u8 = 0;
+
+/// What one must know of a stored chunk to open it, beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// The chunk's name.
+    pub id: ChunkId,
+    /// Length of the content in bytes.
+    pub plain_len: u32,
+    /// Length of the sealed form in bytes.
+    pub stored_len: u32,
+    /// How the content was compressed.
+    pub codec: Codec,
+    /// How the content was rearranged before that.
+    pub filter: u8,
+}
+
+impl ChunkHeader {
+    fn associated(&self, kind: BlobKind, repository: RepositoryId) -> [u8; 56] {
+        let mut bytes = [0; 56];
+        bytes[0] = FORMAT_VERSION;
+        bytes[1] = kind as u8;
+        bytes[2] = self.codec as u8;
+        bytes[3] = self.filter;
+        bytes[4..8].copy_from_slice(&self.plain_len.to_le_bytes());
+        bytes[8..24].copy_from_slice(repository.as_bytes());
+        bytes[24..].copy_from_slice(self.id.as_bytes());
+        bytes
+    }
+}
+
+/// Compresses and seals a chunk, then opens it again and compares: what is returned can be read back.
+///
+/// Fails only where the machine or a library does not do what it promises.
+pub fn seal(
+    encoder: &mut Encoder,
+    cipher: &Cipher,
+    counter: &Counter,
+    kind: BlobKind,
+    repository: RepositoryId,
+    id: ChunkId,
+    plain: &[u8],
+) -> Result<(ChunkHeader, Vec<u8>), FormatError> {
+    let counter = counter.next();
+    let mut sealed = Vec::with_capacity(plain.len() + plain.len() / 128 + 512 + OVERHEAD);
+    sealed.extend_from_slice(&counter.to_be_bytes());
+    let codec = encoder.encode(plain, &mut sealed);
+    let header = ChunkHeader {
+        id,
+        plain_len: plain.len() as u32,
+        stored_len: (sealed.len() + TAG_LEN) as u32,
+        codec,
+        filter: FILTER_NONE,
+    };
+    let tag = cipher.seal_in_place(counter, &header.associated(kind, repository), &mut sealed[COUNTER_LEN..]);
+    sealed.extend_from_slice(&tag);
+    if encoder.scratch(|scratch| open_into(&header, cipher, kind, repository, &sealed, scratch).map(|()| scratch == plain))? {
+        Ok((header, sealed))
+    } else {
+        Err(FormatError::new("a sealed chunk did not open to what was sealed"))
+    }
+}
+
+/// Opens a stored chunk and compares it with its name.
+pub fn open(
+    header: &ChunkHeader,
+    cipher: &Cipher,
+    kind: BlobKind,
+    repository: RepositoryId,
+    keys: &MetaKeys,
+    stored: &[u8],
+) -> Result<Vec<u8>, FormatError> {
+    let mut plain = Vec::new();
+    open_into(header, cipher, kind, repository, stored, &mut plain)?;
+    if keys.chunk_id(kind as u8, &plain) != header.id {
+        return Err(FormatError::new("its content does not hash to its name"));
+    }
+    Ok(plain)
+}
+
+fn open_into(
+    header: &ChunkHeader,
+    cipher: &Cipher,
+    kind: BlobKind,
+    repository: RepositoryId,
+    stored: &[u8],
+    plain: &mut Vec<u8>,
+) -> Result<(), FormatError> {
+    if header.plain_len as usize > CHUNK_LEN_MAX {
+        return Err(FormatError::new("its declared length is above the limit"));
+    }
+    if header.filter != FILTER_NONE {
+        return Err(FormatError::new(format!("unknown filter {}", header.filter)));
+    }
+    let (counter, rest) = stored.split_first_chunk::<COUNTER_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
+    let (message, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
+    let mut message = message.to_vec();
+    let counter = u64::from_be_bytes(*counter);
+    cipher.open_in_place(counter, &header.associated(kind, repository), &mut message, tag)?;
+    compress::decode_into(header.codec, message, header.plain_len as usize, plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
+
+    fn sealed(plain: &[u8]) -> (MetaKeys, Cipher, ChunkHeader, Vec<u8>) {
+        let keys = MetaKeys::new(Zeroizing::new([5; 32]));
+        let cipher = Cipher::new(&[8; 32]);
+        let id = keys.chunk_id(BlobKind::Data as u8, plain);
+        let (header, bytes) =
+            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, plain).unwrap();
+        (keys, cipher, header, bytes)
+    }
+
+    #[test]
+    fn a_chunk_opens_as_what_it_was_sealed_as_only() {
+        let plain = b"weights ".repeat(1000);
+        let (keys, cipher, header, bytes) = sealed(&plain);
+        assert!(bytes.len() < plain.len() / 10);
+        assert_eq!(bytes.len(), header.stored_len as usize);
+        assert_eq!(open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap(), plain);
+        assert!(open(&header, &cipher, BlobKind::Meta, REPOSITORY, &keys, &bytes).is_err());
+        for change in [
+            ChunkHeader { codec: Codec::Raw, ..header },
+            ChunkHeader { filter: 1, ..header },
+            ChunkHeader { plain_len: header.plain_len + 1, ..header },
+            ChunkHeader { plain_len: u32::MAX, ..header },
+            ChunkHeader { id: ChunkId::from_bytes([0; 32]), ..header },
+        ] {
+            assert!(open(&change, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn garbage_under_a_good_name_is_noticed_though_it_authenticates() {
+        let (keys, cipher, _, _) = sealed(b"x");
+        let id = keys.chunk_id(BlobKind::Data as u8, b"honest");
+        let (header, bytes) =
+            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, b"forged").unwrap();
+        let error = open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap_err();
+        assert_eq!(error.to_string(), "its content does not hash to its name");
+    }
+
+    #[test]
+    fn an_empty_chunk_survives() {
+        let (keys, cipher, header, bytes) = sealed(b"");
+        assert_eq!(open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap(), b"");
+    }
+}

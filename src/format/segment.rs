@@ -1,0 +1,164 @@
+//! An index segment: "these chunks are in these packs", of one blob kind. Named by the BLAKE3 hash of its stored bytes.
+//!
+//! The body inside its object envelope:
+//!
+//! ```text
+//!   0   1  blob kind
+//!   1   3  zero
+//!   4   4  number of sessions s
+//!   8   4  number of packs p
+//!  12   …  s session headers of 160 bytes
+//!   …   …  p packs: pack id (32), session index (4), chunk count n (4), pack length (8), n chunk headers of 44 bytes
+//! ```
+//!
+//! Chunks are listed in the order of the pack, so that offsets follow from lengths.
+
+use crate::format::chunk::ChunkHeader;
+use crate::format::pack::{self, DIRECTORY_ENTRY_LEN, PACK_LEN_MAX};
+use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
+use crate::format::{BlobKind, Cursor, FormatError};
+use crate::id::PackId;
+
+/// Most chunks in a segment.
+pub const SEGMENT_CHUNKS_MAX: usize = 1 << 20;
+const PACK_RECORD_LEN: usize = 48;
+
+/// One pack's part of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexedPack {
+    /// The pack.
+    pub id: PackId,
+    /// The session that sealed its chunks.
+    pub session: SessionHeader,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its chunks, in order.
+    pub chunks: Vec<ChunkHeader>,
+}
+
+impl IndexedPack {
+    /// Iterates over the chunks with their offsets in the pack.
+    pub fn located_chunks(&self) -> impl Iterator<Item = (u64, &ChunkHeader)> {
+        self.chunks.iter().scan(pack::HEADER_LEN as u64, |offset, chunk| {
+            let at = *offset;
+            *offset += u64::from(chunk.stored_len);
+            Some((at, chunk))
+        })
+    }
+}
+
+/// A part of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// What its packs hold.
+    pub kind: BlobKind,
+    /// Its packs.
+    pub packs: Vec<IndexedPack>,
+}
+
+impl Segment {
+    /// Returns the stored form of the body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut sessions: Vec<SessionHeader> = Vec::new();
+        let mut packs = Vec::new();
+        for pack in &self.packs {
+            let session = sessions.iter().rposition(|known| *known == pack.session).unwrap_or_else(|| {
+                sessions.push(pack.session);
+                sessions.len() - 1
+            });
+            packs.extend_from_slice(pack.id.as_bytes());
+            packs.extend_from_slice(&(session as u32).to_le_bytes());
+            packs.extend_from_slice(&(pack.chunks.len() as u32).to_le_bytes());
+            packs.extend_from_slice(&pack.len.to_le_bytes());
+            pack.chunks.iter().for_each(|chunk| pack::encode_chunk_header(chunk, &mut packs));
+        }
+        let mut body = vec![self.kind as u8, 0, 0, 0];
+        body.extend_from_slice(&(sessions.len() as u32).to_le_bytes());
+        body.extend_from_slice(&(self.packs.len() as u32).to_le_bytes());
+        sessions.iter().for_each(|session| body.extend_from_slice(&session.encode()));
+        body.extend_from_slice(&packs);
+        body
+    }
+
+    /// Reads the stored form of the body.
+    pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
+        let mut cursor = Cursor::new(body);
+        let kind = BlobKind::from_byte(cursor.u8()?)?;
+        cursor.zeros(3)?;
+        let session_count = cursor.u32()? as usize;
+        let pack_count = cursor.u32()? as usize;
+        if session_count > body.len() / SESSION_HEADER_LEN || pack_count > body.len() / PACK_RECORD_LEN {
+            return Err(FormatError::new("a count exceeds what is there"));
+        }
+        let sessions = (0..session_count).map(|_| SessionHeader::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+        let packs = (0..pack_count).map(|_| decode_pack(&mut cursor, &sessions)).collect::<Result<Vec<_>, _>>()?;
+        cursor.finish()?;
+        Ok(Self { kind, packs })
+    }
+}
+
+fn decode_pack(cursor: &mut Cursor<'_>, sessions: &[SessionHeader]) -> Result<IndexedPack, FormatError> {
+    let id = PackId::from_bytes(cursor.array()?);
+    let session = cursor.u32()? as usize;
+    let count = cursor.u32()? as usize;
+    let len = cursor.u64()?;
+    let session = *sessions.get(session).ok_or_else(|| FormatError::new("a pack names a session that is not there"))?;
+    let directory = cursor.bytes(count.saturating_mul(DIRECTORY_ENTRY_LEN))?;
+    let mut entries = Cursor::new(directory);
+    let chunks = (0..count).map(|_| pack::decode_chunk_header(&mut entries)).collect::<Result<Vec<_>, _>>()?;
+    let stored: u64 = chunks.iter().map(|chunk| u64::from(chunk.stored_len)).sum();
+    if len > PACK_LEN_MAX || pack::HEADER_LEN as u64 + stored > len {
+        return Err(FormatError::new("a pack's chunks do not fit its length"));
+    }
+    Ok(IndexedPack { id, session, len, chunks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::Codec;
+    use crate::id::{ChunkId, SessionId};
+
+    fn segment() -> Segment {
+        let session = |byte| SessionHeader {
+            session: SessionId::from_bytes([byte; 16]),
+            meta_salt: [3; 32],
+            enc: [4; 32],
+            sealed_key: [5; 48],
+            commitment: [6; 32],
+        };
+        let chunk = |byte| ChunkHeader {
+            id: ChunkId::from_bytes([byte; 32]),
+            plain_len: 10,
+            stored_len: 34,
+            codec: Codec::Raw,
+            filter: 0,
+        };
+        let pack = |byte, session| IndexedPack {
+            id: PackId::from_bytes([byte; 32]),
+            session,
+            len: 1000,
+            chunks: vec![chunk(1), chunk(2)],
+        };
+        Segment { kind: BlobKind::Meta, packs: vec![pack(1, session(1)), pack(2, session(2)), pack(3, session(1))] }
+    }
+
+    #[test]
+    fn a_segment_survives_encoding_and_offsets_follow_from_lengths() {
+        let segment = segment();
+        assert_eq!(Segment::decode(&segment.encode()).unwrap(), segment);
+        let offsets: Vec<u64> = segment.packs[0].located_chunks().map(|(offset, _)| offset).collect();
+        assert_eq!(offsets, [192, 226]);
+    }
+
+    #[test]
+    fn huge_counts_are_refused_before_anything_is_allocated() {
+        let mut body = segment().encode();
+        body[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(Segment::decode(&body).is_err());
+        let mut body = segment().encode();
+        let count_at = 12 + 2 * SESSION_HEADER_LEN + 36;
+        body[count_at..count_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(Segment::decode(&body).is_err());
+    }
+}

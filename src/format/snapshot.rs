@@ -1,0 +1,248 @@
+//! A snapshot, or the marker that makes a session void: `snapshots/<session id>`.
+//!
+//! The body inside its object envelope (bound to the session's id):
+//!
+//! ```text
+//!   0   1  1 snapshot, 2 void marker
+//!   1   3  zero
+//!   4   4  length of the certificate
+//!   8   …  certificate of the signer's key slot, JSON
+//!   …  64  Ed25519 signature over kind, repository id, session id and record
+//!   …   …  record, JSON
+//! ```
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::keys::Secret;
+use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
+use crate::format::key_slot::Certificate;
+use crate::format::{Cursor, FormatError};
+use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
+
+/// Most problems that a record names one by one; the rest is only counted.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// How much of the source is in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Completeness {
+    /// All of it.
+    Complete,
+    /// Something could not be read, vanished, or changed while it was read.
+    Incomplete,
+}
+
+/// What was backed up: decides which snapshot is the parent of which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+pub enum SourceRecord {
+    /// Files and directories by their absolute paths.
+    Paths {
+        /// Sorted; bytes that are not UTF-8 are shown as U+FFFD.
+        paths: Vec<String>,
+    },
+    /// One stream under a name.
+    Stream {
+        /// The name given.
+        name: String,
+        /// The command that made it, if one did.
+        command: Option<String>,
+    },
+}
+
+/// One part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Component {
+    /// `files`, `database`, `artifacts/<name>`, …
+    pub name: String,
+    /// Root node of its tree.
+    pub root: ChunkId,
+    /// Entries in the tree.
+    pub entries: u64,
+    /// Sum of the file sizes in bytes.
+    pub bytes: u64,
+    /// How much of the source is in it.
+    pub completeness: Completeness,
+}
+
+/// What a backup did, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Files that the parent snapshot did not have.
+    pub files_new: u64,
+    /// Files read again because they differ from the parent's.
+    pub files_changed: u64,
+    /// Files taken over from the parent snapshot unread.
+    pub files_unchanged: u64,
+    /// Bytes read from the source.
+    pub bytes_read: u64,
+    /// Chunks that the repository did not have.
+    pub chunks_new: u64,
+    /// Plain bytes of those chunks.
+    pub bytes_new: u64,
+    /// Bytes of packs and index segments written.
+    pub bytes_stored: u64,
+    /// Wall-clock duration in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// One thing that went wrong during a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemRecord {
+    /// The path, as text.
+    pub path: String,
+    /// What happened.
+    pub message: String,
+}
+
+/// The record of one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// When the session began, by the writer's clock.
+    pub started: Timestamp,
+    /// When it committed, by the writer's clock.
+    pub finished: Timestamp,
+    /// Name of the host or pod.
+    pub host: String,
+    /// Program and version.
+    pub program: String,
+    /// What was backed up.
+    pub source: SourceRecord,
+    /// Set by the user.
+    pub tags: Vec<String>,
+    /// The snapshot that unchanged files were taken over from.
+    pub parent: Option<SessionId>,
+    /// Snapshots that existed when this session began: deletion and rollback show.
+    pub seen: Vec<SessionId>,
+    /// Its parts, by name.
+    pub components: Vec<Component>,
+    /// How much of the source is in it.
+    pub completeness: Completeness,
+    /// Numbers.
+    pub statistics: Statistics,
+    /// What went wrong, at most [`PROBLEMS_MAX`].
+    pub problems: Vec<ProblemRecord>,
+    /// How many things went wrong.
+    pub problem_count: u64,
+    /// Fields of later versions.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
+}
+
+/// Why a session was ended from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoidRecord {
+    /// When, by the clock of whoever did it.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// What stands under a session's name once it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It committed.
+    Snapshot(Box<SnapshotRecord>),
+    /// It was declared void and can never commit.
+    Void(VoidRecord),
+}
+
+/// Who signed, with what.
+pub struct Signer<'a> {
+    /// The slot's certificate.
+    pub certificate: &'a Certificate,
+    /// The slot's signing seed.
+    pub seed: &'a Secret,
+}
+
+/// Signs and encodes an outcome into the body of its object.
+pub fn encode(repository: RepositoryId, session: SessionId, outcome: &Outcome, signer: &Signer<'_>) -> Vec<u8> {
+    let (kind, record) = match outcome {
+        Outcome::Snapshot(record) => (1, serde_json::to_vec(record)),
+        Outcome::Void(record) => (2, serde_json::to_vec(record)),
+    };
+    let record = record.expect("a record is always representable as JSON");
+    let certificate = serde_json::to_vec(signer.certificate).expect("a certificate is always representable as JSON");
+    let signature =
+        sign::sign(signer.seed, Domain::Snapshot, &[&[kind], repository.as_bytes(), session.as_bytes(), &record]);
+    let mut body = vec![kind, 0, 0, 0];
+    body.extend_from_slice(&(certificate.len() as u32).to_le_bytes());
+    body.extend_from_slice(&certificate);
+    body.extend_from_slice(&signature);
+    body.extend_from_slice(&record);
+    body
+}
+
+/// Reads the body of a snapshot object, and verifies certificate and signature.
+pub fn decode(
+    repository: RepositoryId,
+    session: SessionId,
+    root: &SignerKey,
+    body: &[u8],
+) -> Result<(Outcome, Certificate), FormatError> {
+    let (kind, certificate, signature, record) = split(body)?;
+    if !certificate.is_issued_by(root, repository) {
+        return Err(FormatError::new("no maintainer certified its signer"));
+    }
+    let parts: [&[u8]; 4] = [&[kind], repository.as_bytes(), session.as_bytes(), record];
+    if !sign::verify(&certificate.signer, Domain::Snapshot, &parts, &signature) {
+        return Err(FormatError::new("its signature is wrong"));
+    }
+    Ok((decode_record(kind, record)?, certificate))
+}
+
+fn split(body: &[u8]) -> Result<(u8, Certificate, [u8; SIGNATURE_LEN], &[u8]), FormatError> {
+    let mut cursor = Cursor::new(body);
+    let kind = cursor.u8()?;
+    cursor.zeros(3)?;
+    let certificate_len = cursor.u32()? as usize;
+    let certificate = serde_json::from_slice(cursor.bytes(certificate_len)?)
+        .map_err(|error| FormatError::new(format!("its certificate: {error}")))?;
+    Ok((kind, certificate, cursor.array()?, cursor.remainder()))
+}
+
+/// Reads a record without verifying who wrote it. Separate so that it can be fuzzed.
+pub fn decode_record(kind: u8, record: &[u8]) -> Result<Outcome, FormatError> {
+    let fault = |error: serde_json::Error| FormatError::new(format!("its record: {error}"));
+    match kind {
+        1 => Ok(Outcome::Snapshot(serde_json::from_slice(record).map_err(fault)?)),
+        2 => Ok(Outcome::Void(serde_json::from_slice(record).map_err(fault)?)),
+        _ => Err(FormatError::new(format!("unknown outcome {kind}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::keys::new_secret;
+    use crate::format::key_slot::Role;
+    use crate::id::SlotId;
+
+    #[test]
+    fn an_outcome_is_bound_to_its_session_and_signer() {
+        let repository = RepositoryId::from_bytes([1; 16]);
+        let session = SessionId::from_bytes([2; 16]);
+        let (root_seed, seed) = (new_secret(), new_secret());
+        let root = sign::signer_key(&root_seed);
+        let certificate = Certificate::issue(
+            repository,
+            &root_seed,
+            SlotId::from_bytes([3; 8]),
+            "cron",
+            Role::Writer,
+            Timestamp::UNIX_EPOCH,
+            sign::signer_key(&seed),
+        );
+        let outcome = Outcome::Void(VoidRecord { at: Timestamp::UNIX_EPOCH, reason: "too old".into() });
+        let body = encode(repository, session, &outcome, &Signer { certificate: &certificate, seed: &seed });
+        assert_eq!(decode(repository, session, &root, &body).unwrap(), (outcome.clone(), certificate.clone()));
+        let other = SessionId::from_bytes([9; 16]);
+        assert!(decode(repository, other, &root, &body).is_err());
+        assert!(decode(repository, session, &sign::signer_key(&new_secret()), &body).is_err());
+        let forger = Signer { certificate: &certificate, seed: &new_secret() };
+        assert!(decode(repository, session, &root, &encode(repository, session, &outcome, &forger)).is_err());
+    }
+}

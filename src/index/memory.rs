@@ -1,0 +1,101 @@
+//! An index in memory: the obvious implementation, for tests to compare with.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::Result;
+use crate::format::BlobKind;
+use crate::format::segment::Segment;
+use crate::id::{ChunkId, SegmentId};
+use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+
+/// An index that grows with the repository.
+#[derive(Debug, Default)]
+pub struct MemoryIndex(Mutex<Content>);
+
+#[derive(Debug, Default)]
+struct Content {
+    segments: BTreeMap<SegmentId, (BlobKind, Vec<PackNumber>)>,
+    packs: BTreeMap<PackNumber, PackRecord>,
+    chunks: HashMap<ChunkId, Vec<Location>>,
+    next: u32,
+}
+
+impl MemoryIndex {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChunkIndex for MemoryIndex {
+    fn locate(&self, id: &ChunkId) -> Result<Vec<Location>> {
+        Ok(self.content().chunks.get(id).cloned().unwrap_or_default())
+    }
+
+    fn pack(&self, number: PackNumber) -> Result<Option<PackRecord>> {
+        Ok(self.content().packs.get(&number).copied())
+    }
+
+    fn segments(&self, kind: BlobKind) -> Result<BTreeSet<SegmentId>> {
+        let content = self.content();
+        Ok(content.segments.iter().filter(|(_, (of, _))| *of == kind).map(|(id, _)| *id).collect())
+    }
+
+    fn add(&self, id: SegmentId, segment: &Segment) -> Result<()> {
+        let mut content = self.content();
+        if content.segments.contains_key(&id) {
+            return Ok(());
+        }
+        let mut numbers = Vec::new();
+        for pack in &segment.packs {
+            let number = PackNumber(content.next);
+            content.next += 1;
+            numbers.push(number);
+            let record = PackRecord { id: pack.id, kind: segment.kind, len: pack.len, session: pack.session };
+            content.packs.insert(number, record);
+            for (offset, chunk) in pack.located_chunks() {
+                content.chunks.entry(chunk.id).or_default().push(Location {
+                    pack: number,
+                    offset: offset as u32,
+                    plain_len: chunk.plain_len,
+                    stored_len: chunk.stored_len,
+                    codec: chunk.codec,
+                    filter: chunk.filter,
+                });
+            }
+        }
+        content.segments.insert(id, (segment.kind, numbers));
+        Ok(())
+    }
+
+    fn remove(&self, _: BlobKind, id: SegmentId) -> Result<()> {
+        let mut content = self.content();
+        let Some((_, numbers)) = content.segments.remove(&id) else { return Ok(()) };
+        for places in content.chunks.values_mut() {
+            places.retain(|place| !numbers.contains(&place.pack));
+        }
+        numbers.iter().for_each(|number| {
+            content.packs.remove(number);
+        });
+        Ok(())
+    }
+
+    fn packs(&self, kind: BlobKind) -> Result<Vec<(PackNumber, PackRecord)>> {
+        let content = self.content();
+        Ok(content.packs.iter().filter(|(_, pack)| pack.kind == kind).map(|(number, pack)| (*number, *pack)).collect())
+    }
+
+    fn for_each_chunk(
+        &self,
+        kind: BlobKind,
+        visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>,
+    ) -> Result<()> {
+        let content = self.content();
+        for (id, places) in &content.chunks {
+            for place in places.iter().filter(|place| content.packs.get(&place.pack).is_some_and(|p| p.kind == kind)) {
+                visit(*id, *place)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! From chunk ids back to plain chunks.
+//!
+//! What must stay true: nothing leaves here that does not authenticate and hash to its id. If a chunk stands in several
+//! packs and one is damaged or gone, another serves. Ranges asked of the backend are rounded, so that its access
+//! log does not tell chunk boundaries.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::crypto::keys;
+use crate::crypto::seal::Cipher;
+use crate::error::{Error, Result};
+use crate::format::{BlobKind, chunk};
+use crate::id::{ChunkId, PackId, SessionId};
+use crate::index::PackRecord;
+use crate::repository::index_sync::Place;
+use crate::repository::{Repository, layout};
+use crate::units::KIB;
+
+/// Ranges begin and end at multiples of this, or at the end of the pack.
+pub const READ_ALIGN: u64 = 256 * KIB;
+/// Bytes of meta packs read at once: trees are read in the order in which they were written.
+const META_BLOCK_BYTES: u64 = 1024 * KIB;
+/// Blocks of meta packs that are kept.
+const META_BLOCKS_MAX: usize = 16;
+/// Session ciphers that are kept.
+const CIPHERS_MAX: usize = 1024;
+
+/// Reads chunks of one repository. Calls may come from many threads.
+pub struct ChunkReader {
+    repository: Arc<Repository>,
+    ciphers: Mutex<HashMap<(BlobKind, SessionId), Arc<Cipher>>>,
+    blocks: Mutex<VecDeque<((PackId, u64), Bytes)>>,
+}
+
+impl ChunkReader {
+    /// Makes a reader; nothing is read yet.
+    pub fn new(repository: Arc<Repository>) -> Self {
+        Self { repository, ciphers: Mutex::default(), blocks: Mutex::default() }
+    }
+
+    /// Returns the repository that is read.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Reads a chunk, from any of its places. `needed_by` names what refers to it, for messages.
+    pub fn read(&self, kind: BlobKind, id: &ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>> {
+        let places = self.repository.index().locate(kind, id)?;
+        let mut failure = None;
+        for place in &places {
+            match self.read_place(place) {
+                Ok(plain) => return Ok(plain),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::MissingChunk { chunk: *id, needed_by: needed_by() }))
+    }
+
+    fn read_place(&self, place: &Place) -> Result<Vec<u8>> {
+        let range = place.offset..place.offset + u64::from(place.header.stored_len);
+        let stored = match place.pack.kind {
+            BlobKind::Meta => self.read_through_blocks(&place.pack, range)?,
+            BlobKind::Data => {
+                let (start, bytes) = self.read_span(&place.pack, range.clone())?;
+                bytes.slice((range.start - start) as usize..(range.end - start) as usize)
+            }
+        };
+        self.open(place, &stored)
+    }
+
+    /// Reads the rounded range of a pack that covers `range`; returns where it begins and its bytes.
+    pub fn read_span(&self, pack: &PackRecord, range: Range<u64>) -> Result<(u64, Bytes)> {
+        let start = range.start / READ_ALIGN * READ_ALIGN;
+        let end = range.end.next_multiple_of(READ_ALIGN).min(pack.len);
+        let key = layout::pack(pack.kind, &pack.id);
+        if range.end > pack.len {
+            return Err(Error::damaged(key, "the index names a chunk behind its end"));
+        }
+        let bytes = self.repository.backend().read_range(&key, start..end)?;
+        Ok((start, bytes))
+    }
+
+    /// Opens a stored chunk and compares it with its id.
+    pub fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
+        let repository = &self.repository;
+        let cipher = self.cipher(&place.pack)?;
+        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(|error| {
+            let key = layout::pack(place.pack.kind, &place.pack.id);
+            Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
+        })
+    }
+
+    fn read_through_blocks(&self, pack: &PackRecord, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut stored = Vec::with_capacity((range.end - range.start) as usize);
+        let mut at = range.start;
+        while at < range.end {
+            let start = at / META_BLOCK_BYTES * META_BLOCK_BYTES;
+            let block = self.block(pack, start)?;
+            let end = (start + block.len() as u64).min(range.end);
+            if end <= at {
+                let key = layout::pack(pack.kind, &pack.id);
+                return Err(Error::damaged(key, "the index names a chunk behind its end"));
+            }
+            stored.extend_from_slice(&block[(at - start) as usize..(end - start) as usize]);
+            at = end;
+        }
+        Ok(stored)
+    }
+
+    fn block(&self, pack: &PackRecord, start: u64) -> Result<Bytes> {
+        let name = (pack.id, start);
+        if let Some((_, block)) = self.lock_blocks().iter().find(|(known, _)| *known == name) {
+            return Ok(block.clone());
+        }
+        let end = (start + META_BLOCK_BYTES).min(pack.len);
+        let block = self.repository.backend().read_range(&layout::pack(pack.kind, &pack.id), start..end)?;
+        let mut blocks = self.lock_blocks();
+        blocks.push_front((name, block.clone()));
+        blocks.truncate(META_BLOCKS_MAX);
+        Ok(block)
+    }
+
+    fn cipher(&self, pack: &PackRecord) -> Result<Arc<Cipher>> {
+        let name = (pack.kind, pack.session.session);
+        let mut ciphers = self.ciphers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cipher) = ciphers.get(&name) {
+            return Ok(Arc::clone(cipher));
+        }
+        let repository = &self.repository;
+        let cipher = match pack.kind {
+            BlobKind::Meta => keys::open_meta_cipher(&pack.session, repository.keys()),
+            BlobKind::Data => {
+                let secret = repository.access().data_secret()?;
+                keys::open_data_cipher(repository.id(), &pack.session, repository.keys(), secret)
+                    .map_err(|_| Error::damaged(layout::pack(pack.kind, &pack.id), "its session key does not open"))?
+            }
+        };
+        if ciphers.len() >= CIPHERS_MAX {
+            ciphers.clear();
+        }
+        let cipher = Arc::new(cipher);
+        ciphers.insert(name, Arc::clone(&cipher));
+        Ok(cipher)
+    }
+
+    fn lock_blocks(&self) -> MutexGuard<'_, VecDeque<((PackId, u64), Bytes)>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

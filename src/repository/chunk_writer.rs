@@ -1,0 +1,337 @@
+//! From plain chunks to packs and index segments in the backend.
+//!
+//! What must stay true:
+//! - A chunk is stored once: what the index has, or what this session has begun to store, is not stored again.
+//! - A pack is in the backend before a segment names it, and a segment is there before the local index knows it.
+//! - New chunks go to one of two open packs at random, so that nobody who sees packs knows which file's chunk is where.
+//! - After the first failed write every further call fails: nothing may be built on a hole.
+//! - Memory: at most three open packs, one waiting and [`crate::repository::memory_plan::MemoryPlan::uploads`] under way.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::compress::Encoder;
+use crate::error::{Error, Result};
+use crate::format::pack::{CHUNKS_MAX, FinishedPack, PackBuilder, PackHeader};
+use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::format::{BlobKind, chunk};
+use crate::id::{ChunkId, PackId};
+use crate::monitor::{Counter, Monitor};
+use crate::repository::session::Session;
+use crate::repository::{Repository, index_sync, layout};
+use crate::units::MIB;
+
+/// Open data packs among which chunks are dealt out.
+const OPEN_DATA_PACKS: usize = 2;
+/// Size of meta packs in bytes.
+const META_PACK_BYTES: usize = 8 * MIB as usize;
+/// Packs after which the first segment of a session is written; each further one waits for twice as many, so that a
+/// crash early loses little and a long session leaves few segments.
+const SEGMENT_PACKS_FIRST: usize = 4;
+/// Most packs that wait for their segment.
+const SEGMENT_PACKS_MAX: usize = 512;
+/// Longest time that an uploaded pack waits for its segment.
+const SEGMENT_AGE_MAX: Duration = Duration::from_secs(300);
+/// Packs of a repository from which on packs are twice as large.
+const PACKS_BEFORE_GROWTH: usize = 32 << 10;
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is on its way to the backend.
+    New,
+    /// The repository had it.
+    Known,
+}
+
+/// What a writer did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// New chunks.
+    pub chunks: u64,
+    /// Their plain bytes.
+    pub plain_bytes: u64,
+    /// Bytes of packs and segments written to the backend.
+    pub stored_bytes: u64,
+}
+
+/// Stores chunks for one session. Calls may come from many threads.
+pub struct ChunkWriter {
+    shared: Arc<Shared>,
+    uploaders: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    repository: Arc<Repository>,
+    session: Arc<Session>,
+    monitor: Arc<dyn Monitor>,
+    data_packs: [Mutex<Option<PackBuilder>>; OPEN_DATA_PACKS],
+    meta_pack: Mutex<Option<PackBuilder>>,
+    data_pack_bytes: OnceLock<usize>,
+    uploads: Mutex<Option<Sender<(BlobKind, PackBuilder)>>>,
+    claimed: Mutex<HashSet<ChunkId>>,
+    unindexed: Mutex<[Unindexed; 2]>,
+    failure: Mutex<Option<Error>>,
+    chunks: AtomicU64,
+    plain_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+}
+
+/// Uploaded packs of one kind that no segment names yet.
+struct Unindexed {
+    packs: Vec<IndexedPack>,
+    since: Instant,
+    packs_wanted: usize,
+}
+
+impl Default for Unindexed {
+    fn default() -> Self {
+        Self { packs: Vec::new(), since: Instant::now(), packs_wanted: SEGMENT_PACKS_FIRST }
+    }
+}
+
+impl Unindexed {
+    fn is_due(&self) -> bool {
+        let chunks: usize = self.packs.iter().map(|pack| pack.chunks.len()).sum();
+        self.packs.len() >= self.packs_wanted
+            || chunks >= SEGMENT_CHUNKS_MAX / 4
+            || (!self.packs.is_empty() && self.since.elapsed() > SEGMENT_AGE_MAX)
+    }
+
+    fn take(&mut self) -> Vec<IndexedPack> {
+        self.since = Instant::now();
+        self.packs_wanted = (self.packs_wanted * 2).min(SEGMENT_PACKS_MAX);
+        std::mem::take(&mut self.packs)
+    }
+}
+
+impl ChunkWriter {
+    /// Starts the upload threads.
+    pub fn new(repository: Arc<Repository>, session: Arc<Session>, monitor: Arc<dyn Monitor>) -> Self {
+        let plan = *repository.memory_plan();
+        let threads = plan.uploads.min(repository.backend().concurrency());
+        let (sender, receiver) = bounded(1);
+        let shared = Arc::new(Shared {
+            repository,
+            session,
+            monitor,
+            data_packs: Default::default(),
+            meta_pack: Mutex::default(),
+            data_pack_bytes: OnceLock::new(),
+            uploads: Mutex::new(Some(sender)),
+            claimed: Mutex::default(),
+            unindexed: Mutex::default(),
+            failure: Mutex::default(),
+            chunks: AtomicU64::new(0),
+            plain_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+        });
+        let uploaders = (0..threads)
+            .map(|_| {
+                let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
+                std::thread::spawn(move || shared.upload_all(&receiver))
+            })
+            .collect();
+        Self { shared, uploaders }
+    }
+
+    /// Stores a chunk unless the repository has it. Returns once the chunk is in an open pack.
+    pub fn write(&self, encoder: &mut Encoder, kind: BlobKind, plain: &[u8]) -> Result<(ChunkId, Fate)> {
+        let shared = &self.shared;
+        shared.check()?;
+        let id = shared.repository.keys().chunk_id(kind as u8, plain);
+        if !shared.claim(kind, &id)? {
+            return Ok((id, Fate::Known));
+        }
+        shared.store(encoder, kind, id, plain).inspect_err(|error| shared.fail(error))?;
+        Ok((id, Fate::New))
+    }
+
+    /// Returns whether the repository holds a chunk that this session may rely on.
+    pub fn holds(&self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
+        Ok(lock(&self.shared.claimed).contains(id) || self.shared.is_indexed(kind, id)?)
+    }
+
+    /// Writes what is still open: packs, then segments. After this everything stored is in the backend and indexed.
+    pub fn finish(self) -> Result<Written> {
+        let flushed = self.shared.flush_open_packs();
+        lock(&self.shared.uploads).take();
+        for uploader in self.uploaders {
+            uploader.join().map_err(|_| Error::Internal("an upload thread panicked".to_owned()))?;
+        }
+        self.shared.check()?;
+        flushed?;
+        BlobKind::ALL.into_iter().try_for_each(|kind| self.shared.write_segment(kind))?;
+        Ok(self.shared.written())
+    }
+
+    /// Returns what was done so far.
+    pub fn written(&self) -> Written {
+        self.shared.written()
+    }
+}
+
+impl Shared {
+    /// Returns whether the caller is the one to store the chunk.
+    fn claim(&self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
+        if lock(&self.claimed).contains(id) || self.is_indexed(kind, id)? {
+            return Ok(false);
+        }
+        Ok(lock(&self.claimed).insert(*id))
+    }
+
+    fn is_indexed(&self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
+        let places = self.repository.index().locate(kind, id)?;
+        Ok(places.iter().any(|place| !self.session.tombstoned.contains(&place.pack.id)))
+    }
+
+    fn store(&self, encoder: &mut Encoder, kind: BlobKind, id: ChunkId, plain: &[u8]) -> Result<()> {
+        let keys = &self.session.keys;
+        let (cipher, counter) = match kind {
+            BlobKind::Data => (&keys.data, &keys.data_counter),
+            BlobKind::Meta => (&keys.meta, &keys.meta_counter),
+        };
+        let (header, sealed) = chunk::seal(encoder, cipher, counter, kind, self.repository.id(), id, plain)
+            .map_err(|error| Error::Internal(error.to_string()))?;
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        let full = {
+            let mut open = lock(self.open_pack(kind));
+            let limit = self.pack_bytes(kind);
+            let full = open.take_if(|pack| {
+                pack.len_with(sealed.len()) > limit || pack.chunk_count() >= CHUNKS_MAX
+            });
+            open.get_or_insert_with(|| self.new_pack(kind)).push(header, &sealed);
+            full
+        };
+        full.map_or(Ok(()), |pack| self.hand_over(kind, pack))
+    }
+
+    fn open_pack(&self, kind: BlobKind) -> &Mutex<Option<PackBuilder>> {
+        match kind {
+            BlobKind::Meta => &self.meta_pack,
+            BlobKind::Data => &self.data_packs[usize::from(crate::crypto::random::<1>()[0]) % OPEN_DATA_PACKS],
+        }
+    }
+
+    fn pack_bytes(&self, kind: BlobKind) -> usize {
+        match kind {
+            BlobKind::Data => *self.data_pack_bytes.get_or_init(|| self.choose_data_pack_bytes()),
+            BlobKind::Meta => META_PACK_BYTES.min(self.repository.config().pack_bytes as usize),
+        }
+    }
+
+    /// Data packs grow once a repository is large, and never beyond what the memory plan allows.
+    fn choose_data_pack_bytes(&self) -> usize {
+        let configured = self.repository.config().pack_bytes as usize;
+        let packs = self.repository.index().packs(BlobKind::Data).map_or(0, |packs| packs.len());
+        let wanted = if packs > PACKS_BEFORE_GROWTH { configured * 2 } else { configured };
+        wanted.min(self.repository.memory_plan().pack_bytes_max as usize)
+    }
+
+    fn new_pack(&self, kind: BlobKind) -> PackBuilder {
+        let header = PackHeader { kind, repository: self.repository.id(), session: self.session.keys.header };
+        PackBuilder::new(header, self.pack_bytes(kind))
+    }
+
+    fn hand_over(&self, kind: BlobKind, pack: PackBuilder) -> Result<()> {
+        let sender = lock(&self.uploads).clone();
+        let sent = sender.is_some_and(|sender| sender.send((kind, pack)).is_ok());
+        if sent { Ok(()) } else { Err(Error::Internal("the upload threads are gone".to_owned())) }
+    }
+
+    /// The two half-filled data packs become one where that fits.
+    fn flush_open_packs(&self) -> Result<()> {
+        let mut left: Vec<PackBuilder> = self.data_packs.iter().filter_map(|pack| lock(pack).take()).collect();
+        if let [first, second] = &left[..]
+            && first.len_with(second.content_len()) <= self.pack_bytes(BlobKind::Data)
+        {
+            let second = left.remove(1);
+            left[0].absorb(second);
+        }
+        left.into_iter().try_for_each(|pack| self.hand_over(BlobKind::Data, pack))?;
+        let meta = lock(&self.meta_pack).take();
+        meta.map_or(Ok(()), |pack| self.hand_over(BlobKind::Meta, pack))
+    }
+
+    /// Body of an upload thread. After a failure it drains its channel, so that nobody waits for it for ever.
+    fn upload_all(&self, packs: &Receiver<(BlobKind, PackBuilder)>) {
+        for (kind, pack) in packs {
+            if self.check().is_ok()
+                && let Err(error) = self.upload(kind, pack)
+            {
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn upload(&self, kind: BlobKind, pack: PackBuilder) -> Result<()> {
+        let keys = &self.session.keys;
+        let finished = pack.finish(&keys.meta, &keys.meta_counter);
+        let id = finished.id();
+        let FinishedPack { chunks, bytes } = finished;
+        let len = bytes.len() as u64;
+        self.create(&layout::pack(kind, &id), Bytes::from(bytes))?;
+        self.remember(kind, id, len, chunks)
+    }
+
+    fn remember(&self, kind: BlobKind, id: PackId, len: u64, chunks: Vec<chunk::ChunkHeader>) -> Result<()> {
+        let due = {
+            let mut unindexed = lock(&self.unindexed);
+            let of_kind = &mut unindexed[kind as usize - 1];
+            of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, chunks });
+            of_kind.is_due()
+        };
+        if due { self.write_segment(kind) } else { Ok(()) }
+    }
+
+    fn write_segment(&self, kind: BlobKind) -> Result<()> {
+        let packs = lock(&self.unindexed)[kind as usize - 1].take();
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let segment = Segment { kind, packs };
+        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        self.create(&layout::segment(kind, &id), bytes)?;
+        self.repository.index().add(id, &segment)?;
+        let mut claimed = lock(&self.claimed);
+        for chunk in segment.packs.iter().flat_map(|pack| &pack.chunks) {
+            claimed.remove(&chunk.id);
+        }
+        Ok(())
+    }
+
+    fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let len = bytes.len() as u64;
+        self.repository.backend().create(key, bytes)?;
+        self.stored_bytes.fetch_add(len, Ordering::Relaxed);
+        self.monitor.count(Counter::BytesTransferred, len);
+        Ok(())
+    }
+
+    fn written(&self) -> Written {
+        Written {
+            chunks: self.chunks.load(Ordering::Relaxed),
+            plain_bytes: self.plain_bytes.load(Ordering::Relaxed),
+            stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        lock(&self.failure).as_ref().map_or(Ok(()), |error| Err(error.again()))
+    }
+
+    fn fail(&self, error: &Error) {
+        lock(&self.failure).get_or_insert_with(|| error.again());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

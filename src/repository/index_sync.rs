@@ -1,0 +1,298 @@
+//! The repository's index: the local cache, kept equal to the segments that the backend holds.
+//!
+//! What must stay true:
+//! - Each half (data, meta) is brought level when it is first needed, additions and removals both; a run that meets
+//!   only unchanged data never loads the data half.
+//! - A cache that is damaged, foreign or in use by another process is replaced, without a word to the user.
+//! - A damaged segment is remembered ([`Index::damage`]) and skipped: what it said counts as absent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::backend::Backend;
+use crate::crypto::keys::MetaKeys;
+use crate::error::{Error, Result};
+use crate::format::chunk::ChunkHeader;
+use crate::format::object::{self, ObjectKind};
+use crate::format::segment::Segment;
+use crate::format::{BlobKind, FormatError};
+use crate::id::{ChunkId, RepositoryId, SegmentId};
+use crate::index::rocks::RocksIndex;
+use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::parallel;
+use crate::repository::layout;
+
+/// Caches of one repository that processes running at once may use before they fall back to a temporary one.
+const SHARED_CACHES_MAX: usize = 4;
+/// Pack records kept in memory.
+const PACK_RECORDS_MAX: usize = 4096;
+/// Segments fetched before they are taken in; bounds memory to this many segments.
+const SEGMENT_BATCH: usize = 8;
+
+/// A chunk's place, complete.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The pack.
+    pub pack: Arc<PackRecord>,
+    /// Offset in the pack, in bytes.
+    pub offset: u64,
+    /// What opens the chunk.
+    pub header: ChunkHeader,
+}
+
+/// The index of an open repository. Calls may come from many threads.
+pub struct Index {
+    backend: Arc<dyn Backend>,
+    keys: Arc<MetaKeys>,
+    repository: RepositoryId,
+    cache_root: Option<PathBuf>,
+    state: Mutex<State>,
+    damage: Mutex<Vec<Error>>,
+}
+
+#[derive(Default)]
+struct State {
+    cache: Option<Arc<Cache>>,
+    level: [bool; 2],
+    records: HashMap<PackNumber, Arc<PackRecord>>,
+}
+
+/// An open database, and the directory to remove with it if it is a temporary one.
+struct Cache {
+    index: Option<RocksIndex>,
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Cache {
+    fn index(&self) -> &RocksIndex {
+        self.index.as_ref().expect("only dropping takes the database out")
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        drop(self.index.take());
+        if self.temporary {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Index {
+    /// Prepares the index; nothing is opened or fetched yet. Without `cache_root` a temporary directory serves.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        keys: Arc<MetaKeys>,
+        repository: RepositoryId,
+        cache_root: Option<PathBuf>,
+    ) -> Self {
+        Self { backend, keys, repository, cache_root, state: Mutex::default(), damage: Mutex::default() }
+    }
+
+    /// Returns every place of a chunk.
+    pub fn locate(&self, kind: BlobKind, id: &ChunkId) -> Result<Vec<Place>> {
+        self.with_cache(kind, |cache| {
+            let locations = cache.locate(id)?;
+            locations.into_iter().filter_map(|location| self.place(cache, *id, location).transpose()).collect()
+        })
+    }
+
+    /// Returns all packs of a kind that segments name, each once.
+    pub fn packs(&self, kind: BlobKind) -> Result<Vec<PackRecord>> {
+        self.with_cache(kind, |cache| {
+            let mut packs: Vec<_> = cache.packs(kind)?.into_iter().map(|(_, pack)| pack).collect();
+            packs.sort_by_key(|pack| pack.id);
+            packs.dedup_by_key(|pack| pack.id);
+            Ok(packs)
+        })
+    }
+
+    /// Calls `visit` with every chunk of a kind and the pack that it stands in.
+    pub fn for_each_chunk(
+        &self,
+        kind: BlobKind,
+        visit: &mut dyn FnMut(&Arc<PackRecord>, u64, &ChunkHeader) -> Result<()>,
+    ) -> Result<()> {
+        let cache = self.cache(kind)?;
+        let packs: HashMap<_, _> =
+            cache.index().packs(kind)?.into_iter().map(|(number, pack)| (number, Arc::new(pack))).collect();
+        cache.index().for_each_chunk(kind, &mut |id, location| match packs.get(&location.pack) {
+            Some(pack) => visit(pack, u64::from(location.offset), &location.header(id)),
+            None => Ok(()),
+        })
+    }
+
+    /// Takes in a segment that this process has just written.
+    pub fn add(&self, id: SegmentId, segment: &Segment) -> Result<()> {
+        self.with_cache(segment.kind, |cache| cache.add(id, segment))
+    }
+
+    /// Brings a half level with the backend again, whatever it was before.
+    pub fn refresh(&self, kind: BlobKind) -> Result<()> {
+        self.state().level[kind as usize - 1] = false;
+        self.with_cache(kind, |_| Ok(()))
+    }
+
+    /// Returns, and forgets, what was found damaged while segments were read.
+    pub fn take_damage(&self) -> Vec<Error> {
+        std::mem::take(&mut *self.damage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs `work` on a cache that is level; a cache that fails is dropped and rebuilt once.
+    fn with_cache<T>(&self, kind: BlobKind, work: impl Fn(&RocksIndex) -> Result<T>) -> Result<T> {
+        let attempt = || self.cache(kind).and_then(|cache| work(cache.index()));
+        match attempt() {
+            Err(Error::Cache { .. }) => {
+                self.discard_cache();
+                attempt()
+            }
+            result => result,
+        }
+    }
+
+    fn cache(&self, kind: BlobKind) -> Result<Arc<Cache>> {
+        let mut state = self.state();
+        let cache = match &state.cache {
+            Some(cache) => Arc::clone(cache),
+            None => {
+                let cache = Arc::new(self.open_cache()?);
+                state.cache = Some(Arc::clone(&cache));
+                cache
+            }
+        };
+        if !state.level[kind as usize - 1] {
+            self.bring_level(cache.index(), kind)?;
+            state.level[kind as usize - 1] = true;
+        }
+        Ok(cache)
+    }
+
+    fn discard_cache(&self) {
+        let mut state = self.state();
+        if let Some(cache) = state.cache.take() {
+            let path = cache.path.clone();
+            drop(cache);
+            let _ = std::fs::remove_dir_all(path);
+        }
+        *state = State::default();
+    }
+
+    fn open_cache(&self) -> Result<Cache> {
+        let Some(root) = &self.cache_root else { return self.open_temporary() };
+        for number in 0..SHARED_CACHES_MAX {
+            let path = root.join(format!("{}-{number}", self.repository));
+            match self.open_or_replace(&path) {
+                Ok(index) => return Ok(Cache { index: Some(index), path, temporary: false }),
+                Err(Error::Busy(_)) => {}
+                Err(_) => break,
+            }
+        }
+        self.open_temporary()
+    }
+
+    fn open_or_replace(&self, path: &Path) -> Result<RocksIndex> {
+        create_private_directory(path)?;
+        match RocksIndex::open(path, self.repository) {
+            Ok(index) if !index.is_mostly_dead() => return Ok(index),
+            Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
+            Ok(_) | Err(_) => {}
+        }
+        let _ = std::fs::remove_dir_all(path);
+        create_private_directory(path)?;
+        RocksIndex::open(path, self.repository)
+    }
+
+    fn open_temporary(&self) -> Result<Cache> {
+        let unique = data_encoding::HEXLOWER.encode(&crate::crypto::random::<8>());
+        let path = std::env::temp_dir().join(format!("mlvault-{}-{unique}", std::process::id()));
+        create_private_directory(&path)?;
+        let index = RocksIndex::open(&path, self.repository)?;
+        Ok(Cache { index: Some(index), path, temporary: true })
+    }
+
+    /// Additions are taken in first, so that a failure leaves more than is right rather than less.
+    fn bring_level(&self, cache: &RocksIndex, kind: BlobKind) -> Result<()> {
+        let listed = self.backend.list(&layout::segments(kind))?;
+        let present: BTreeSet<SegmentId> = listed.iter().filter_map(|object| layout::id_of(&object.key)).collect();
+        let known = cache.segments(kind)?;
+        let missing: Vec<SegmentId> = present.difference(&known).copied().collect();
+        for batch in missing.chunks(SEGMENT_BATCH) {
+            let fetched = parallel::map(batch, self.backend.concurrency(), |id| self.fetch(kind, id));
+            for (id, segment) in batch.iter().zip(fetched) {
+                match segment {
+                    Ok(segment) => cache.add(*id, &segment)?,
+                    Err(error) if error.is_damage() => {
+                        self.damage.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        known.difference(&present).try_for_each(|id| cache.remove(kind, *id))
+    }
+
+    fn fetch(&self, kind: BlobKind, id: &SegmentId) -> Result<Segment> {
+        let key = layout::segment(kind, id);
+        let bytes = self.backend.read(&key)?;
+        open_segment(&self.keys, self.repository, kind, id, &bytes).map_err(|error| Error::damaged(key, error))
+    }
+
+    fn place(&self, cache: &RocksIndex, id: ChunkId, location: Location) -> Result<Option<Place>> {
+        let known = self.state().records.get(&location.pack).cloned();
+        let pack = match known {
+            Some(pack) => pack,
+            None => {
+                let Some(record) = cache.pack(location.pack)? else { return Ok(None) };
+                let record = Arc::new(record);
+                let mut state = self.state();
+                if state.records.len() >= PACK_RECORDS_MAX {
+                    state.records.clear();
+                }
+                state.records.insert(location.pack, Arc::clone(&record));
+                record
+            }
+        };
+        Ok(Some(Place { pack, offset: u64::from(location.offset), header: location.header(id) }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seals a segment and names it.
+pub fn seal_segment(keys: &MetaKeys, repository: RepositoryId, segment: &Segment) -> (SegmentId, Bytes) {
+    let sealed = object::seal(keys, repository, ObjectKind::Segment, "", &segment.encode());
+    (SegmentId::from_bytes(*blake3::hash(&sealed).as_bytes()), Bytes::from(sealed))
+}
+
+/// Opens a stored segment and compares it with its name and kind.
+pub fn open_segment(
+    keys: &MetaKeys,
+    repository: RepositoryId,
+    kind: BlobKind,
+    id: &SegmentId,
+    bytes: &[u8],
+) -> Result<Segment, FormatError> {
+    if blake3::hash(bytes).as_bytes() != id.as_bytes() {
+        return Err(FormatError::new("its bytes do not hash to its name"));
+    }
+    let segment = Segment::decode(&object::open(keys, repository, ObjectKind::Segment, "", bytes)?)?;
+    if segment.kind != kind {
+        return Err(FormatError::new("it is a segment of the other kind"));
+    }
+    Ok(segment)
+}
+
+fn create_private_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::Cache { path: path.to_owned(), reason: error.to_string() })
+}

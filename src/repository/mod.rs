@@ -1,0 +1,225 @@
+//! A repository: objects in a backend, opened with a key.
+//!
+//! What must stay true: every object is written once; what refers to something is written after it; the order of
+//! writing is packs, index segment, snapshot.
+
+pub mod chunk_reader;
+pub mod chunk_writer;
+pub mod index_sync;
+pub mod keys;
+pub mod layout;
+pub mod memory_plan;
+pub mod session;
+pub mod snapshots;
+pub mod tree_reader;
+pub mod tree_writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backend::Backend;
+use crate::chunker::Chunker;
+use crate::clock::Clock;
+use crate::crypto::keys::{MetaKeys, new_data_key_pair, new_secret};
+use crate::crypto::passphrase::{Credential, encode_key_file};
+use crate::crypto::{random, sign};
+use crate::error::{Error, Fault, Result};
+use crate::format::config::{ChunkProfiles, RepositoryConfig};
+use crate::format::key_slot::{self, Role, RoleSecrets};
+use crate::format::object::{self, ObjectKind};
+use crate::format::FORMAT_VERSION;
+use crate::id::RepositoryId;
+use crate::repository::index_sync::Index;
+use crate::repository::keys::Access;
+use crate::repository::memory_plan::MemoryPlan;
+
+/// How a repository is opened.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// Directory under which the index cache lives; a temporary one without.
+    pub cache_root: Option<PathBuf>,
+    /// Memory limit of the whole process in bytes.
+    pub memory_limit: u64,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// An open repository.
+pub struct Repository {
+    backend: Arc<dyn Backend>,
+    config: RepositoryConfig,
+    keys: Arc<MetaKeys>,
+    access: Access,
+    chunker: Chunker,
+    index: Index,
+    memory_plan: MemoryPlan,
+    clock: Arc<dyn Clock>,
+}
+
+/// How a repository is made.
+pub struct CreateOptions {
+    /// Label of the first key slot.
+    pub label: String,
+    /// Where content is cut.
+    pub chunk_profiles: ChunkProfiles,
+    /// Least size of a data pack in bytes.
+    pub pack_bytes: u32,
+    /// Whether a probe found create-only writes honoured.
+    pub create_only: bool,
+}
+
+/// What `init` made.
+pub struct Created {
+    /// The repository's name.
+    pub repository: RepositoryId,
+    /// Opens the repository as a maintainer if all else is lost. To be shown once and kept elsewhere.
+    pub recovery_key: zeroize::Zeroizing<String>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty place, with one slot for `credential` and one for a new recovery key.
+    ///
+    /// `config` is written last: an interrupted call leaves no repository.
+    pub fn create(
+        backend: &dyn Backend,
+        credential: &Credential,
+        options: &CreateOptions,
+        clock: &dyn Clock,
+    ) -> Result<Created> {
+        refuse_used_place(backend)?;
+        let repository = RepositoryId::from_bytes(random());
+        let (data_secret, data_public_key) = new_data_key_pair();
+        let (meta, root_seed) = (new_secret(), new_secret());
+        let created = clock.now();
+        let recovery = new_secret();
+        let slots = [(options.label.as_str(), credential), ("recovery", &Credential::KeyFile(recovery.clone()))];
+        for (label, credential) in slots {
+            let secrets = RoleSecrets {
+                role: Role::Maintainer,
+                meta: meta.clone(),
+                signing_seed: new_secret(),
+                data: Some(data_secret.clone()),
+                root_seed: Some(root_seed.clone()),
+            };
+            let (certificate, bytes) = keys::new_slot(repository, &root_seed, label, credential, secrets, created)?;
+            backend.create(&layout::key_slot(&certificate.slot), bytes)?;
+        }
+        let config = RepositoryConfig {
+            format: FORMAT_VERSION,
+            repository,
+            created,
+            data_public_key,
+            root_key: sign::signer_key(&root_seed),
+            chunk_profiles: options.chunk_profiles,
+            pack_bytes: options.pack_bytes,
+            create_only: options.create_only,
+        };
+        let keys = MetaKeys::new(meta);
+        let sealed = object::seal(&keys, repository, ObjectKind::Config, layout::CONFIG, &config.encode());
+        backend.create(layout::CONFIG, Bytes::from(sealed))?;
+        Ok(Created { repository, recovery_key: encode_key_file(&recovery) })
+    }
+
+    /// Opens a repository.
+    ///
+    /// Fails with [`Error::NoRepository`], [`Error::FormatVersion`], [`Error::WrongKey`], or [`Error::Damaged`].
+    pub fn open(backend: Arc<dyn Backend>, credential: &Credential, options: &OpenOptions) -> Result<Arc<Self>> {
+        let memory_plan = MemoryPlan::new(options.memory_limit)?;
+        let location = backend.location();
+        let bytes = backend.read(layout::CONFIG).map_err(|error| match error.fault() {
+            Some(Fault::NotFound) => Error::NoRepository { location: location.clone() },
+            _ => error,
+        })?;
+        let damaged = |error| Error::damaged(layout::CONFIG, error);
+        let found = object::peek_version(&bytes).map_err(damaged)?;
+        if found != FORMAT_VERSION {
+            let (found, supported) = (u16::from(found), u16::from(FORMAT_VERSION));
+            return Err(Error::FormatVersion { location, found, supported });
+        }
+        let id = object::peek_repository(&bytes).map_err(damaged)?;
+        let (secrets, slot) = keys::unlock(backend.as_ref(), id, credential)?;
+        let keys = Arc::new(MetaKeys::new(secrets.meta));
+        let body = object::open(&keys, id, ObjectKind::Config, layout::CONFIG, &bytes).map_err(damaged)?;
+        let config = RepositoryConfig::decode(&body).map_err(damaged)?;
+        let certificate = key_slot::open_description(&slot, &keys, id, &config.root_key)
+            .map_err(|error| Error::damaged("the key slot in use", error))?;
+        let index = Index::new(Arc::clone(&backend), Arc::clone(&keys), id, options.cache_root.clone());
+        Ok(Arc::new(Self {
+            chunker: Chunker::new(&keys.gear_seed(), config.chunk_profiles),
+            access: Access {
+                certificate,
+                signing_seed: secrets.signing_seed,
+                data: secrets.data,
+                root_seed: secrets.root_seed,
+            },
+            clock: Arc::clone(&options.clock),
+            backend,
+            config,
+            keys,
+            index,
+            memory_plan,
+        }))
+    }
+
+    /// Returns the repository's name.
+    pub fn id(&self) -> RepositoryId {
+        self.config.repository
+    }
+
+    /// Returns where its objects live.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Returns its parameters.
+    pub fn config(&self) -> &RepositoryConfig {
+        &self.config
+    }
+
+    /// Returns its symmetric keys.
+    pub fn keys(&self) -> &MetaKeys {
+        &self.keys
+    }
+
+    /// Returns what the key in use allows.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Returns its chunker.
+    pub fn chunker(&self) -> &Chunker {
+        &self.chunker
+    }
+
+    /// Returns its index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Returns how memory is divided.
+    pub fn memory_plan(&self) -> &MemoryPlan {
+        &self.memory_plan
+    }
+
+    /// Returns the clock in use.
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+}
+
+fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
+    let objects = backend.list("")?;
+    let reason = match objects.first() {
+        None => return Ok(()),
+        Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
+            "there is a repository already".to_owned()
+        }
+        Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
+            "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
+        }
+        Some(first) => format!("the place is not empty: it holds {:?}", first.key),
+    };
+    Err(Error::NotEmpty { location: backend.location(), reason })
+}

@@ -1,0 +1,184 @@
+//! Snapshots: listed, found by what users call them, verified, committed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use crate::error::{Error, Fault, Result};
+use crate::format::key_slot::Certificate;
+use crate::format::object::{self, ObjectKind};
+use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord};
+use crate::id::SessionId;
+use crate::parallel;
+use crate::repository::{Repository, layout};
+
+/// A snapshot with its name and its verified signer.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its name.
+    pub id: SessionId,
+    /// What it says.
+    pub record: SnapshotRecord,
+    /// Who wrote it.
+    pub signer: Certificate,
+}
+
+impl Snapshot {
+    /// Returns whether something of the source is missing in it.
+    pub fn is_incomplete(&self) -> bool {
+        self.record.completeness == Completeness::Incomplete
+    }
+}
+
+/// All snapshots of a repository, oldest first, and what could not be read.
+#[derive(Debug, Default)]
+pub struct SnapshotList {
+    /// Readable snapshots, in the order of their start.
+    pub snapshots: Vec<Snapshot>,
+    /// Sessions that were declared void.
+    pub voids: Vec<SessionId>,
+    /// One error for each object that could not be read.
+    pub damaged: Vec<Error>,
+}
+
+impl Repository {
+    /// Reads and verifies every snapshot object. A damaged one does not hide the others.
+    pub fn list_snapshots(&self) -> Result<SnapshotList> {
+        let objects = self.backend().list(layout::SNAPSHOTS)?;
+        let mut list = SnapshotList::default();
+        let read = parallel::map(&objects, self.backend().concurrency(), |object| {
+            let id = layout::id_of(&object.key)
+                .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
+            self.read_outcome(&id).map(|(outcome, signer)| (id, outcome, signer))
+        });
+        for outcome in read {
+            match outcome {
+                Ok((id, Outcome::Snapshot(record), signer)) => {
+                    list.snapshots.push(Snapshot { id, record: *record, signer });
+                }
+                Ok((id, Outcome::Void(_), _)) => list.voids.push(id),
+                Err(error) if error.fault() == Some(Fault::NotFound) => {}
+                Err(error) if error.is_damage() => list.damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+        Ok(list)
+    }
+
+    fn read_outcome(&self, id: &SessionId) -> Result<(Outcome, Certificate)> {
+        let key = layout::snapshot(id);
+        let bytes = self.backend().read(&key)?;
+        let damaged = |error| Error::damaged(&key, error);
+        let body = object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
+        snapshot::decode(self.id(), *id, &self.config().root_key, &body).map_err(damaged)
+    }
+
+    /// Finds the snapshot that `name` means: an id or a prefix of it, `latest`, `latest~2`, a day (`2026-11-21`, UTC:
+    /// the last one of that day) or a time (`2026-11-21T03:00Z`: the last one not after it).
+    ///
+    /// If damage hides what `latest` would be, that is an error, not an older snapshot.
+    pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
+        let mut list = self.list_snapshots()?;
+        let result = select(&list.snapshots, name);
+        match result {
+            Ok(at) if is_id(name) || list.damaged.is_empty() => Ok(list.snapshots.swap_remove(at)),
+            Err(error) if list.damaged.is_empty() => Err(error),
+            _ => Err(list.damaged.swap_remove(0)),
+        }
+    }
+
+    /// Seals, signs and writes an outcome under a session's name. Whatever stands there already stays.
+    ///
+    /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
+    pub(super) fn write_outcome(&self, id: &SessionId, outcome: &Outcome) -> Result<()> {
+        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
+        let body = snapshot::encode(self.id(), *id, outcome, &signer);
+        let bytes = object::seal(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &body);
+        self.backend().create(&layout::snapshot(id), Bytes::from(bytes))
+    }
+}
+
+/// Returns the last part of a list, by what precedes it: who sees deletions and rollbacks.
+///
+/// For each snapshot, the ids that it saw and that are in the list no more.
+pub fn vanished(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
+    let mut vanished: BTreeMap<SessionId, Vec<SessionId>> = BTreeMap::new();
+    for snapshot in &list.snapshots {
+        for seen in &snapshot.record.seen {
+            if !list.snapshots.iter().any(|other| other.id == *seen) {
+                vanished.entry(*seen).or_default().push(snapshot.id);
+            }
+        }
+    }
+    vanished
+}
+
+/// Least digits of an id prefix.
+const ID_PREFIX_LEN_MIN: usize = 4;
+
+fn is_id(name: &str) -> bool {
+    name.len() >= ID_PREFIX_LEN_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Returns the index of the snapshot meant by `name`; `snapshots` are sorted by time.
+fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
+    if let Some(back) = latest_offset(name)? {
+        return snapshots.len().checked_sub(back + 1).ok_or_else(|| {
+            Error::NotFound(format!("There is no snapshot {name:?}: the repository has {}", snapshots.len()))
+        });
+    }
+    if let Ok(day) = name.parse::<Date>()
+        && !is_id(name)
+    {
+        return select_day(snapshots, day);
+    }
+    if let Ok(time) = name.parse::<Timestamp>() {
+        return snapshots
+            .iter()
+            .rposition(|snapshot| snapshot.record.started <= time)
+            .ok_or_else(|| Error::NotFound(format!("There is no snapshot from {name} or earlier")));
+    }
+    select_id(snapshots, name)
+}
+
+fn latest_offset(name: &str) -> Result<Option<usize>> {
+    match name.strip_prefix("latest") {
+        None => Ok(None),
+        Some("") => Ok(Some(0)),
+        Some(rest) => rest
+            .strip_prefix('~')
+            .and_then(|count| count.parse().ok())
+            .map(Some)
+            .ok_or_else(|| Error::Invalid(format!("{name:?} is not latest or latest~N"))),
+    }
+}
+
+fn select_day(snapshots: &[Snapshot], day: Date) -> Result<usize> {
+    let day_of = |snapshot: &Snapshot| snapshot.record.started.to_zoned(jiff::tz::TimeZone::UTC).date();
+    if let Some(at) = snapshots.iter().rposition(|snapshot| day_of(snapshot) == day) {
+        return Ok(at);
+    }
+    let before = snapshots.iter().rfind(|snapshot| day_of(snapshot) < day);
+    let hint = before.map_or(String::new(), |snapshot| {
+        format!("; the last one before is {} of {}", snapshot.id.short(), snapshot.record.started.strftime("%F %R UTC"))
+    });
+    Err(Error::NotFound(format!("There is no snapshot of {day} (UTC){hint}")))
+}
+
+fn select_id(snapshots: &[Snapshot], name: &str) -> Result<usize> {
+    let prefix = name.to_ascii_lowercase();
+    if !is_id(name) {
+        return Err(Error::Invalid(format!(
+            "{name:?} is not a snapshot: give an id, latest, latest~N, a day (2026-11-21) or a time (2026-11-21T03:00Z)"
+        )));
+    }
+    let mut matches = snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.id.to_string().starts_with(&prefix));
+    match (matches.next(), matches.next()) {
+        (Some((at, _)), None) => Ok(at),
+        (None, _) => Err(Error::NotFound(format!("There is no snapshot {name}"))),
+        (Some(_), Some(_)) => Err(Error::NotFound(format!("Several snapshots begin with {name}; give more digits"))),
+    }
+}

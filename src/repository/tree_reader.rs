@@ -1,0 +1,163 @@
+//! Reads a component's tree: all entries in path order, or those under a prefix, without reading the rest.
+//!
+//! What must stay true: trees come from outside; paths must ascend across nodes and depth is bounded, so that no tree
+//! can loop.
+
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::tree::{self, Child, ChunkRef, Entry, FileContent, LEVEL_MAX, Node};
+use crate::id::ChunkId;
+use crate::repository::chunk_reader::ChunkReader;
+
+/// Iterates over the entries of a tree in path order. Holds one node per level in memory.
+pub struct TreeReader<'a> {
+    chunks: &'a ChunkReader,
+    component: String,
+    stack: Vec<std::vec::IntoIter<Child>>,
+    entries: std::iter::Peekable<std::vec::IntoIter<Entry>>,
+    prefix: Vec<u8>,
+    last_path: Vec<u8>,
+    failed: bool,
+}
+
+impl<'a> TreeReader<'a> {
+    /// Starts at the first entry of the tree with this root; `component` names it in messages.
+    pub fn open(chunks: &'a ChunkReader, component: &str, root: &ChunkId) -> Result<Self> {
+        Self::open_prefix(chunks, component, root, b"")
+    }
+
+    /// Starts at the first entry whose path begins with `prefix`, and ends after the last.
+    pub fn open_prefix(chunks: &'a ChunkReader, component: &str, root: &ChunkId, prefix: &[u8]) -> Result<Self> {
+        let mut reader = Self {
+            chunks,
+            component: component.to_owned(),
+            stack: Vec::new(),
+            entries: Vec::new().into_iter().peekable(),
+            prefix: prefix.to_vec(),
+            last_path: Vec::new(),
+            failed: false,
+        };
+        reader.descend(root, None)?;
+        Ok(reader)
+    }
+
+    /// Returns the next entry without taking it.
+    pub fn peek(&mut self) -> Option<Result<&Entry>> {
+        match self.advance() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => self.entries.peek().map(Ok),
+        }
+    }
+
+    /// Makes sure that the next entry, if there is one, is in `entries`.
+    fn advance(&mut self) -> Result<()> {
+        if self.failed {
+            return Ok(());
+        }
+        let advanced = self.try_advance();
+        self.failed = advanced.is_err();
+        advanced
+    }
+
+    fn try_advance(&mut self) -> Result<()> {
+        loop {
+            while let Some(entry) = self.entries.peek() {
+                if entry.path.as_slice() >= self.prefix.as_slice() {
+                    if !entry.path.starts_with(&self.prefix) {
+                        self.entries = Vec::new().into_iter().peekable();
+                        self.stack.clear();
+                    }
+                    break;
+                }
+                self.entries.next();
+            }
+            if self.entries.peek().is_some() {
+                return Ok(());
+            }
+            let Some(level) = self.stack.last_mut() else { return Ok(()) };
+            match level.next() {
+                Some(child) => {
+                    let height = self.stack.len();
+                    self.descend(&child.node, Some((height, child.first_path)))?;
+                }
+                None => drop(self.stack.pop()),
+            }
+        }
+    }
+
+    /// Opens a node. `expected` is how many levels are above it and its first path.
+    fn descend(&mut self, node: &ChunkId, expected: Option<(usize, Vec<u8>)>) -> Result<()> {
+        let component = &self.component;
+        let bytes = self.chunks.read(BlobKind::Meta, node, &|| format!("the tree of {component}"))?;
+        let damaged = |reason: &str| Error::damaged(format!("tree node {node} of {component}"), reason);
+        let decoded = tree::decode_node(&bytes).map_err(|error| damaged(&error.to_string()))?;
+        if self.stack.len() > usize::from(LEVEL_MAX) {
+            return Err(damaged("a tree has too many levels"));
+        }
+        let first = match &decoded {
+            Node::Leaf(entries) => entries.first().map(|entry| &entry.path),
+            Node::Inner { children, .. } => children.first().map(|child| &child.first_path),
+        };
+        if let Some((_, path)) = &expected
+            && first != Some(path)
+        {
+            return Err(damaged("it does not begin where its parent says"));
+        }
+        if first.is_some_and(|path| *path <= self.last_path && !self.last_path.is_empty()) {
+            return Err(damaged("its paths are not in order"));
+        }
+        match decoded {
+            Node::Leaf(entries) => self.enter_leaf(entries),
+            Node::Inner { children, .. } => self.enter_inner(children),
+        }
+        Ok(())
+    }
+
+    fn enter_leaf(&mut self, entries: Vec<Entry>) {
+        if let Some(last) = entries.last() {
+            self.last_path.clone_from(&last.path);
+        }
+        self.entries = entries.into_iter().peekable();
+    }
+
+    /// Skips children that end before the prefix: those whose successor still begins at or before it.
+    fn enter_inner(&mut self, children: Vec<Child>) {
+        let skipped = children
+            .windows(2)
+            .take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice())
+            .count();
+        let mut rest = children;
+        rest.drain(..skipped);
+        self.stack.push(rest.into_iter());
+    }
+}
+
+impl Iterator for TreeReader<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        match self.advance() {
+            Err(error) => Some(Err(error)),
+            Ok(()) if self.failed => None,
+            Ok(()) => self.entries.next().map(Ok),
+        }
+    }
+}
+
+/// Returns all chunks of a file in order, reading an indirect list if there is one.
+pub fn chunks_of(chunks: &ChunkReader, path: &str, file: &FileContent) -> Result<Vec<ChunkRef>> {
+    if !file.indirect {
+        return Ok(file.chunks.clone());
+    }
+    let mut refs = Vec::new();
+    for list in &file.chunks {
+        let bytes = chunks.read(BlobKind::Meta, &list.id, &|| path.to_owned())?;
+        let decoded = tree::decode_chunk_refs(&bytes)
+            .map_err(|error| Error::damaged(format!("chunk list {} of {path}", list.id), error))?;
+        refs.extend_from_slice(&decoded);
+    }
+    if refs.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>() != file.size {
+        return Err(Error::damaged(format!("chunk list of {path}"), "its chunks do not add up to the file's size"));
+    }
+    Ok(refs)
+}

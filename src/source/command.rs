@@ -1,0 +1,116 @@
+//! A stream as a source: standard input, or the output of a command.
+//!
+//! What must stay true: a command that fails, in whatever way and however late, makes the whole stream an error.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// Lines of standard error that an error message repeats.
+const ERROR_LINES_MAX: usize = 10;
+/// Longest such line in bytes.
+const ERROR_LINE_LEN_MAX: usize = 400;
+
+/// A running command whose standard output is read.
+pub struct CommandStream {
+    line: String,
+    child: Child,
+    output: ChildStdout,
+    errors: Option<JoinHandle<VecDeque<String>>>,
+}
+
+impl CommandStream {
+    /// Starts `sh -c line`. Its standard error is passed through, and its end is kept for a message.
+    pub fn start(line: &str) -> Result<Self> {
+        let fault = |source| Error::Source { action: "run", path: line.into(), source };
+        let mut child = Command::new("sh")
+            .args(["-c", line])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(fault)?;
+        let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Error::Internal("a child process has no pipes".to_owned()));
+        };
+        let errors = std::thread::spawn(move || last_lines(BufReader::new(errors)));
+        Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
+    }
+
+    /// Waits for the command's end; fails unless it exited with 0.
+    pub fn finish(mut self) -> Result<()> {
+        let fault = |source| Error::Source { action: "wait for", path: self.line.clone().into(), source };
+        let status = self.child.wait().map_err(fault)?;
+        let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        if status.success() {
+            return Ok(());
+        }
+        let mut text = status.to_string();
+        for line in lines {
+            text.push_str("; ");
+            text.push_str(&line);
+        }
+        Err(Error::Command { command: self.line.clone(), status: text })
+    }
+}
+
+impl Read for CommandStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.output.read(buffer)
+    }
+}
+
+impl Drop for CommandStream {
+    /// A command whose output is no longer wanted is ended.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn last_lines(mut errors: impl BufRead) -> VecDeque<String> {
+    let mut lines = VecDeque::new();
+    let mut bytes = Vec::new();
+    while matches!(errors.by_ref().take(ERROR_LINE_LEN_MAX as u64).read_until(b'\n', &mut bytes), Ok(len) if len > 0) {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        if !line.is_empty() {
+            if lines.len() == ERROR_LINES_MAX {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        }
+        bytes.clear();
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> (String, Result<()>) {
+        let mut stream = CommandStream::start(line).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        (text, stream.finish())
+    }
+
+    #[test]
+    fn a_command_that_fails_after_its_output_is_an_error_with_its_last_words() {
+        let (text, result) = run("echo data; echo 'server closed the connection' >&2; exit 3");
+        assert_eq!(text, "data\n");
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("exit status: 3") && message.contains("server closed"), "{message}");
+    }
+
+    #[test]
+    fn a_command_that_is_killed_is_an_error() {
+        assert!(run("kill -9 $$").1.is_err());
+        assert!(run("exit 0").1.is_ok());
+    }
+}

@@ -1,0 +1,334 @@
+//! A directory of this machine as the target of a restore.
+//!
+//! What must stay true: nothing outside the directory is ever created, changed or removed. Paths come from a repository
+//! and are not trusted ([`parts`]); every step down is taken with `O_NOFOLLOW` relative to the step before, so that a
+//! symlink, planted by a snapshot or already there, is never walked through.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::format::tree::{FileTime, Metadata};
+
+/// Longest name of one path component in bytes.
+const NAME_LEN_MAX: usize = 255;
+
+/// Splits a stored path (without a directory's trailing `/`) into its components.
+///
+/// Refuses what could leave the target or cannot be a file name: absolute paths, `.`, `..`, empty or overlong
+/// components, NUL.
+pub fn parts(path: &[u8]) -> Result<Vec<&OsStr>, &'static str> {
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    path.split(|byte| *byte == b'/')
+        .map(|part| match part {
+            b"" => Err("it has an empty component"),
+            b"." | b".." => Err("it has a component . or .."),
+            _ if part.len() > NAME_LEN_MAX => Err("it has a component of more than 255 bytes"),
+            _ if part.contains(&0) => Err("it holds a NUL byte"),
+            _ => Ok(OsStr::from_bytes(part)),
+        })
+        .collect()
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy)]
+pub struct Existing {
+    /// Its type.
+    pub kind: ExistingKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Time of the last change of its content.
+    pub mtime: FileTime,
+    /// How many names it has.
+    pub links: u64,
+    /// Which file it is: device and inode.
+    pub identity: (u64, u64),
+}
+
+/// The type of something that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symlink.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// A directory that is restored into.
+pub struct DirectoryTarget {
+    root_path: PathBuf,
+    root: Arc<OwnedFd>,
+    last_parent: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
+}
+
+impl DirectoryTarget {
+    /// Opens the directory, creating it (and its parents) if it is not there. The path itself may be a symlink.
+    pub fn create(path: &Path) -> Result<Self> {
+        let fault = |action| move |source| Error::Target { action, path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(fault("create"))?;
+        Self::open(path)
+    }
+
+    /// Opens a directory that must be there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| Error::Target { action: "open", path: path.to_owned(), source: error.into() })?;
+        Ok(Self { root_path: path.to_owned(), root: Arc::new(root), last_parent: Mutex::default() })
+    }
+
+    /// Returns where a stored path comes to stand, for messages.
+    pub fn path_of(&self, path: &[u8]) -> PathBuf {
+        self.root_path.join(OsStr::from_bytes(path))
+    }
+
+    /// Returns what is at a path.
+    pub fn look(&self, path: &[u8]) -> Result<Option<Existing>> {
+        let found = self.parent(path, false).and_then(|(parent, name)| {
+            rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)
+        });
+        match found {
+            Ok(found) => Ok(Some(existing(&found))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.fault("look at", path, source)),
+        }
+    }
+
+    /// Makes a directory, and its parents. One that is there already is fine.
+    pub fn make_directory(&self, path: &[u8]) -> Result<()> {
+        let made = self.parent(path, true).and_then(|(parent, name)| make_directory(&parent, name));
+        made.map_err(|source| self.fault("create", path, source))
+    }
+
+    /// Opens a file for reading and writing, creating it if it is not there.
+    pub fn open_file(&self, path: &[u8]) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = self.parent(path, true).and_then(|(parent, name)| {
+            Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?))
+        });
+        opened.map_err(|source| self.fault("write", path, source))
+    }
+
+    /// Opens a file that is there for reading.
+    pub fn read_file(&self, path: &[u8]) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = self
+            .parent(path, false)
+            .and_then(|(parent, name)| Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::empty())?)));
+        opened.map_err(|source| self.fault("read", path, source))
+    }
+
+    /// Makes a symlink; its target is stored text and is never followed here.
+    pub fn make_symlink(&self, path: &[u8], target: &[u8]) -> Result<()> {
+        let made = self
+            .parent(path, true)
+            .and_then(|(parent, name)| Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, name)?));
+        made.map_err(|source| self.fault("create", path, source))
+    }
+
+    /// Returns where a symlink points.
+    pub fn read_symlink(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let read = self
+            .parent(path, false)
+            .and_then(|(parent, name)| Ok(rustix::fs::readlinkat(&parent, name, Vec::new())?.into_bytes()));
+        read.map_err(|source| self.fault("read", path, source))
+    }
+
+    /// Gives a file a second name.
+    pub fn make_hard_link(&self, first: &[u8], path: &[u8]) -> Result<()> {
+        let made = self.parent(first, false).and_then(|(old_parent, old_name)| {
+            let (parent, name) = self.parent(path, true)?;
+            Ok(rustix::fs::linkat(&old_parent, old_name, &parent, name, AtFlags::empty())?)
+        });
+        made.map_err(|source| self.fault("link", path, source))
+    }
+
+    /// Removes a file, a symlink, or a directory with all that is in it.
+    pub fn remove(&self, path: &[u8]) -> Result<()> {
+        let removed = self.parent(path, false).and_then(|(parent, name)| remove_at(&parent, name));
+        *self.last_parent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| self.fault("remove", path, source)),
+        }
+    }
+
+    /// Sets permissions and modification time, and owner and group if asked. Symlinks get their time and owner only.
+    pub fn set_metadata(&self, path: &[u8], metadata: &Metadata, ownership: bool, is_symlink: bool) -> Result<()> {
+        let set = self.parent(path, false).and_then(|(parent, name)| {
+            if ownership {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
+                rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            if !is_symlink {
+                rustix::fs::chmodat(&parent, name, mode_of(metadata, ownership), AtFlags::empty())?;
+            }
+            Ok(rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?)
+        });
+        set.map_err(|source| self.fault("set the metadata of", path, source))
+    }
+
+    /// Sets permissions and modification time of an open file, and owner and group if asked.
+    pub fn set_file_metadata(&self, path: &[u8], file: &File, metadata: &Metadata, ownership: bool) -> Result<()> {
+        let set = || -> io::Result<()> {
+            if ownership {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
+                rustix::fs::fchown(file, Some(uid), Some(gid))?;
+            }
+            rustix::fs::fchmod(file, mode_of(metadata, ownership))?;
+            Ok(rustix::fs::futimens(file, &times(metadata))?)
+        };
+        set().map_err(|source| self.fault("set the metadata of", path, source))
+    }
+
+    /// Makes an error that names a path of the target.
+    pub fn fault(&self, action: &'static str, path: &[u8], source: io::Error) -> Error {
+        Error::Target { action, path: self.path_of(path), source }
+    }
+
+    /// Opens the directory that a path is in, and returns it with the last component.
+    fn parent<'p>(&self, path: &'p [u8], create: bool) -> io::Result<(Arc<OwnedFd>, &'p OsStr)> {
+        let parts = parts(path).map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+        let Some((name, above)) = parts.split_last() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is empty"));
+        };
+        let key = &path[..path.strip_suffix(b"/").unwrap_or(path).len() - name.len()];
+        let known = self.last_parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((known_key, directory)) = known
+            && known_key == key
+        {
+            return Ok((directory, name));
+        }
+        let mut directory = Arc::clone(&self.root);
+        for part in above {
+            directory = Arc::new(step_down(&directory, part, create)?);
+        }
+        let remembered = Some((key.to_vec(), Arc::clone(&directory)));
+        *self.last_parent.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+        Ok((directory, name))
+    }
+}
+
+fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) if create => {
+            make_directory(directory, name)?;
+            Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
+        }
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            let what = format!("{name:?} is not a directory; a symlink is not followed");
+            Err(io::Error::new(io::ErrorKind::NotADirectory, what))
+        }
+        result => Ok(result?),
+    }
+}
+
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH) {
+        Err(Errno::EXIST) => {
+            let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::Directory => Ok(()),
+                _ => Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else is in the way")),
+            }
+        }
+        result => Ok(result?),
+    }
+}
+
+fn remove_at(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        result => return Ok(result?),
+    }
+    let directory = step_down(parent, name, false)?;
+    let children: Vec<_> = rustix::fs::Dir::read_from(directory.as_fd())?.collect::<Result<_, _>>()?;
+    for child in children {
+        let child_name = OsStr::from_bytes(child.file_name().to_bytes());
+        if child_name != "." && child_name != ".." {
+            remove_at(&directory, child_name)?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Set-user-id and set-group-id bits only mean something together with the owner.
+fn mode_of(metadata: &Metadata, ownership: bool) -> Mode {
+    Mode::from_raw_mode(metadata.mode & if ownership { 0o7777 } else { 0o1777 })
+}
+
+fn times(metadata: &Metadata) -> Timestamps {
+    let time = Timespec { tv_sec: metadata.mtime.seconds, tv_nsec: i64::from(metadata.mtime.nanoseconds) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn existing(found: &Stat) -> Existing {
+    let kind = match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => ExistingKind::Directory,
+        FileType::RegularFile => ExistingKind::File,
+        FileType::Symlink => ExistingKind::Symlink,
+        _ => ExistingKind::Other,
+    };
+    let mtime = FileTime { seconds: found.st_mtime, nanoseconds: found.st_mtime_nsec as u32 };
+    Existing {
+        kind,
+        size: found.st_size.max(0) as u64,
+        mtime,
+        links: found.st_nlink,
+        identity: (found.st_dev, found.st_ino),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_could_leave_the_target_are_refused() {
+        for path in ["", "/", "/etc/passwd", "a//b", "..", "a/../b", "./a", "a/.", "a\0b"] {
+            assert!(parts(path.as_bytes()).is_err(), "{path:?}");
+        }
+        assert!(parts(&[b'x'; 256]).is_err());
+        assert_eq!(parts(b"a/b\n/\xFF/").unwrap().len(), 3);
+    }
+
+    #[test]
+    fn nothing_is_written_or_removed_through_a_symlink() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("precious"), b"x").unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("precious"), inside.path().join("file")).unwrap();
+        let target = DirectoryTarget::create(inside.path()).unwrap();
+        assert!(target.open_file(b"link/new").is_err());
+        assert!(target.open_file(b"file").is_err());
+        assert!(target.make_directory(b"link/sub").is_err());
+        assert!(target.remove(b"link/precious").is_err());
+        target.remove(b"link").unwrap();
+        assert!(outside.path().join("precious").exists());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_is_removed_with_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = DirectoryTarget::create(directory.path()).unwrap();
+        target.make_directory(b"a/b/c/").unwrap();
+        target.open_file(b"a/b/file").unwrap();
+        target.remove(b"a").unwrap();
+        assert!(target.look(b"a").unwrap().is_none());
+        target.remove(b"a").unwrap();
+    }
+}

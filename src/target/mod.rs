@@ -1,0 +1,3 @@
+//! Where a component is restored to.
+
+pub mod directory;
