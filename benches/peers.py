@@ -13,12 +13,14 @@ Each run works through four phases, and in each phase through all tools, in an o
     restore    the newest snapshot, into an empty folder
 
 Fair by these rules: one file system for source, repositories and restores; before each measurement the source (or the
-repository) is read once, so that caches are warm for everybody, and `sync` has returned; every tool has a home folder of its
-own, so that no cache or setting of the user takes part; the defaults of each tool, but for Borg's compression, which is set to
-zstd 3 as the others have it. All but cp encrypt. Every restore is compared with the source byte by byte, after the clock stopped.
-CPU and memory are those of the tool's processes as the kernel accounts for them. The numbers are medians.
+repository) is read once, so that caches are warm for everybody, and `sync` has returned; every tool has a home folder
+of its own, so that no cache or setting of the user takes part; the defaults of each tool, but for Borg's compression,
+which is set to zstd 3 as the others have it. All but cp encrypt. Every restore is compared with the source byte by
+byte, after the clock stopped. CPU and memory are those of the tool's processes as the kernel accounts for them; memory
+never shows less than the 8 MiB of the process that starts the tool. The numbers are medians.
 
-Peers that are not installed are left out: `scripts/setup.sh bench` installs restic and Borg, `scripts/setup.sh rustic` compiles rustic.
+Peers that are not installed are left out: `scripts/setup.sh bench` installs restic and Borg, `scripts/setup.sh rustic`
+compiles rustic.
 """
 
 import argparse
@@ -30,7 +32,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,12 +73,24 @@ class Tool:
         self.home.mkdir(parents=True)
 
     def environment(self):
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLVAULT_", "RESTIC_", "RUSTIC_", "BORG_"))}
-        own = {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / "cache"), "XDG_CONFIG_HOME": str(self.home / "config")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLVAULT_", "RESTIC_", "RUSTIC_", "BORG_"))
+        }
+        own = {
+            "HOME": str(self.home),
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+        }
         return kept | own | dict.fromkeys(SECRET_VARIABLES, SECRET)
 
     def version(self):
-        return subprocess.run([self.program, *self.version_arguments], capture_output=True, text=True).stdout.split("\n")[0].strip()
+        return (
+            subprocess.run([self.program, *self.version_arguments], capture_output=True, text=True)
+            .stdout.split("\n")[0]
+            .strip()
+        )
 
     def prepare_backup(self):
         """What must happen before a backup, untimed."""
@@ -91,7 +104,17 @@ class Mlvault(Tool):
         return [self.program, "--repo", self.repository, "--quiet", "backup", "."]
 
     def restore(self, target):
-        return [self.program, "--repo", self.repository, "--quiet", "restore", "--snapshot", "latest", "--target", target]
+        return [
+            self.program,
+            "--repo",
+            self.repository,
+            "--quiet",
+            "restore",
+            "--snapshot",
+            "latest",
+            "--target",
+            target,
+        ]
 
 
 class Restic(Tool):
@@ -128,7 +151,9 @@ class Borg(Tool):
     def restore(self, target):
         """Borg restores into the working directory, and has no word for the newest archive."""
         listing = [self.program, "list", "--short", "--last", "1", self.repository]
-        archive = subprocess.run(listing, env=self.environment(), capture_output=True, text=True, check=True).stdout.strip()
+        archive = subprocess.run(
+            listing, env=self.environment(), capture_output=True, text=True, check=True
+        ).stdout.strip()
         return [self.program, "extract", f"{self.repository}::{archive}"]
 
 
@@ -156,12 +181,14 @@ HOW_TO_INSTALL = {
     "rustic": "scripts/setup.sh rustic",
 }
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def files_below(folder):
     """Relative path → absolute path of every file."""
-    return {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
+    return {
+        path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()
+    }
 
 
 def bytes_below(folder):
@@ -192,7 +219,7 @@ def unchanged(one, other):
 
 
 def become(folder, day):
-    """Turns a folder into the state of a day as a deployment would: files that stayed the same keep their inode and times."""
+    """Turns a folder into the state of a day, as a deployment would: unchanged files keep their inode and times."""
     have, want = files_below(folder), files_below(day)
     for path in have.keys() - want.keys():
         have[path].unlink()
@@ -211,11 +238,11 @@ def differences(restored, source):
     yield from (f"different: {path}" for path in want.keys() & got.keys() if not same_content(got[path], want[path]))
 
 
-# ---- measuring -------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------------------------
 
 
-# Runs in a small interpreter of its own: the kernel counts the memory of a process from before it becomes the tool, so the
-# smaller the parent, the smaller the error. Writes one line: exit code, wall seconds, CPU seconds, peak RSS in KiB.
+# Runs in a small interpreter of its own: the kernel counts the memory of a process from before it becomes the tool, so
+# the smaller the parent, the smaller the error. Writes one line: exit code, wall seconds, CPU seconds, peak RSS in KiB.
 TIMER = """
 import os, sys, time
 start = time.monotonic()
@@ -283,7 +310,7 @@ def one_run(run, tools, data, work):
     return measurements, complaints
 
 
-# ---- reporting -------------------------------------------------------------------------------------------------------
+# ---- reporting -----------------------------------------------------------------------------------------------------
 
 
 def log(message):
@@ -292,10 +319,14 @@ def log(message):
 
 def describe_machine(work):
     """What numbers depend on besides the tools."""
-    cpu = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     system = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    file_system = subprocess.run(["stat", "-f", "-c", "%T", work], capture_output=True, text=True).stdout.strip()
+    file_system = subprocess.run(["df", "--output=fstype", work], capture_output=True, text=True).stdout.split()[-1]
     return {
         "cpu": cpu[0] if cpu else platform.machine(),
         "cores": os.cpu_count(),
@@ -342,14 +373,15 @@ def markdown(report, measurements):
         f"day 2 {data['day2_files']} files, {data['day2_bytes'] / MIB:.0f} MiB ({data['made_by']}).",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
-        f"Linux {machine['kernel']}, {machine['file_system']}; load before {machine['load_before']}, after {machine['load_after']}.",
+        f"Linux {machine['kernel']}, {machine['file_system']}; "
+        f"load before {machine['load_before']}, after {machine['load_after']}.",
         "",
         "Versions: " + "; ".join(f"{name}: {version}" for name, version in report["tools"].items()) + ".",
     ]
     return "\n".join(lines)
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------------------------
 
 
 def find_program(name, mlvault):
@@ -397,12 +429,21 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     target = Path(os.environ.get("CARGO_TARGET_DIR", Path.home() / ".cache/mlvault-target"))
     parser.add_argument("--tools", help=f"comma-separated, of {','.join(TOOLS)} (all that are installed)")
-    parser.add_argument("--mlvault", type=Path, default=target / "release/mlvault", help="the binary to measure (%(default)s)")
+    parser.add_argument(
+        "--mlvault", type=Path, default=target / "release/mlvault", help="the binary to measure (%(default)s)"
+    )
     parser.add_argument("--runs", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--data", type=Path, help="a folder with day1/ and day2/, instead of generated data")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the generated data, 1 is about 1 GiB (%(default)s)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="size of the generated data, 1 is about 1 GiB (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the generated data (%(default)s)")
-    parser.add_argument("--work", type=Path, default=CACHE_FOLDER, help="where repositories and restores stand while it runs (%(default)s)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=CACHE_FOLDER,
+        help="where repositories and restores stand while it runs (%(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="also write every single measurement to this file")
     return parser.parse_args()
 
@@ -411,7 +452,11 @@ def main():
     arguments = parse_arguments()
     tools = find_tools(arguments)
     data = (arguments.data or make_data(arguments.scale, arguments.seed)).resolve()
-    made_by = f"workload.py --scale {arguments.scale:g} --seed {arguments.seed}" if not arguments.data else "given by the caller"
+    made_by = (
+        f"workload.py --scale {arguments.scale:g} --seed {arguments.seed}"
+        if not arguments.data
+        else "given by the caller"
+    )
     arguments.work.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(arguments.work)
     measurements, complaints = [], []

@@ -108,9 +108,10 @@ class Deployment:
             "MLmodel": f"artifact_path: mlflow-artifacts:/{folder}\nflavors:\n  {flavor}:\n    data: {file_name}\n"
             f"  python_function:\n    loader_module: mlflow.{flavor}\n    python_version: 3.11.7\n"
             f"mlflow_version: 3.17.2\nmodel_id: {model_id}\nrun_id: {run_id}\n",
-            "conda.yaml": "channels:\n- conda-forge\ndependencies:\n- python=3.11.7\n- pip\n- pip:\n  - mlflow==3.17.2\n"
-            "name: mlflow-env\n",
-            "python_env.yaml": "python: 3.11.7\nbuild_dependencies:\n- pip\n- setuptools\ndependencies:\n- -r requirements.txt\n",
+            "conda.yaml": "channels:\n- conda-forge\ndependencies:\n- python=3.11.7\n- pip\n- pip:\n"
+            "  - mlflow==3.17.2\nname: mlflow-env\n",
+            "python_env.yaml": "python: 3.11.7\nbuild_dependencies:\n- pip\n- setuptools\n"
+            "dependencies:\n- -r requirements.txt\n",
             "requirements.txt": "mlflow==3.17.2\nnumpy==2.4.6\nsafetensors==0.8.0\n",
         }
         for name, text in small.items():
@@ -134,7 +135,9 @@ class Deployment:
         day = model.born(version)
         run_id, folder = self.new_run(model.name, f"v{version}", day)
         tensors = self.tuned(model, version)
-        self.write_model(model.name, version, run_id, "pytorch", "model.safetensors", safetensors(tensors, model.dtype), day)
+        self.write_model(
+            model.name, version, run_id, "pytorch", "model.safetensors", safetensors(tensors, model.dtype), day
+        )
         for plot, side in (("loss", 480), ("confusion", 320)):
             self.write(f"{folder}/plots/{plot}.png", png(self.generator(model.name, plot, version), side), day)
         if model.name == CHECKPOINTED and version == model.versions(self.day):
@@ -149,7 +152,9 @@ class Deployment:
 
     def write_table(self, number, day):
         _, folder = self.new_run(TABLES, f"run-{number}", day)
-        self.write(f"{folder}/eval/predictions.csv", table_csv(self.generator(TABLES, number), self.scaled(20_000, 50)), day)
+        self.write(
+            f"{folder}/eval/predictions.csv", table_csv(self.generator(TABLES, number), self.scaled(20_000, 50)), day
+        )
         self.write(f"{folder}/plots/roc.png", png(self.generator(TABLES, "roc", number), 320), day)
 
     def tuned(self, model, version):
@@ -160,7 +165,9 @@ class Deployment:
         for layer in range(layers):
             rng = self.generator(model.name, "layer", layer)
             spread = np.float32(0.01 + 0.02 * rng.random())
-            tensors.append((f"layers.{layer}.weight", rng.standard_normal(elements // layers, dtype=np.float32) * spread))
+            tensors.append(
+                (f"layers.{layer}.weight", rng.standard_normal(elements // layers, dtype=np.float32) * spread)
+            )
         for step in range(2, version + 1):
             tensors = [
                 (name, tune(weights, model.tuning, layer, layers, self.generator(model.name, "tuning", step, layer)))
@@ -172,18 +179,23 @@ class Deployment:
         """Weights, then the first and second moment of each: no format in particular, as frameworks' own ones are."""
         yield b"CKPT" + struct.pack("<II", 1, step)
         for name, weights in tensors:
-            moment = self.generator("moments", step, name).standard_normal(weights.size, dtype=np.float32) * np.float32(1e-3)
+            moment = self.generator("moments", step, name).standard_normal(weights.size, dtype=np.float32) * np.float32(
+                1e-3
+            )
             for values in (weights, moment, np.square(moment)):
                 yield values.astype("<f4").tobytes()
 
     def write_database(self):
-        """The dump is in physical order, as pg_dump's is: yesterday's rows first, today's after them, table by table."""
+        """Rows stand in physical order, as pg_dump leaves them: in each table yesterday's first, today's after them."""
         run_rows = [
             f"{run_id}\t{experiment}-{name}\tFINISHED\t{milliseconds(day)}\t{milliseconds(day) + 3_600_000}\t"
-            f"mlflow-artifacts:/{EXPERIMENTS.index(experiment) + 1}/{run_id}/artifacts\t{EXPERIMENTS.index(experiment) + 1}\n"
+            f"mlflow-artifacts:/{EXPERIMENTS.index(experiment) + 1}/{run_id}/artifacts\t"
+            f"{EXPERIMENTS.index(experiment) + 1}\n"
             for experiment, run_id, name, day in by_day(self.runs)
         ]
-        experiment_rows = [f"{i + 1}\t{name}\tmlflow-artifacts:/{i + 1}\tactive\n" for i, name in enumerate(EXPERIMENTS)]
+        experiment_rows = [
+            f"{i + 1}\t{name}\tmlflow-artifacts:/{i + 1}\tactive\n" for i, name in enumerate(EXPERIMENTS)
+        ]
         param_rows = [
             f"{param}\t{self.generator('param', run_id, param).random():.6f}\t{run_id}\n"
             for _, run_id, _, _ in by_day(self.runs)
@@ -211,16 +223,30 @@ class Deployment:
                 noise = self.generator("metric", run_id, metric).standard_normal(steps) * 0.01
                 values = np.exp(-np.linspace(0, 3, steps)) + noise
                 start = milliseconds(day)
-                yield "".join(f"{metric}\t{v:.16g}\t{start + 1000 * s}\t{run_id}\t{s}\tf\n" for s, v in enumerate(values))
+                yield "".join(
+                    f"{metric}\t{v:.16g}\t{start + 1000 * s}\t{run_id}\t{s}\tf\n" for s, v in enumerate(values)
+                )
 
     def write_metadata(self):
         documents = {
             "experiments": [
-                {"experiment_id": str(i + 1), "name": name, "artifact_location": f"mlflow-artifacts:/{i + 1}", "lifecycle_stage": "active"}
+                {
+                    "experiment_id": str(i + 1),
+                    "name": name,
+                    "artifact_location": f"mlflow-artifacts:/{i + 1}",
+                    "lifecycle_stage": "active",
+                }
                 for i, name in enumerate(EXPERIMENTS)
             ],
             "runs": [
-                {"info": {"run_id": run_id, "run_name": f"{experiment}-{name}", "status": "FINISHED", "start_time": milliseconds(day)}}
+                {
+                    "info": {
+                        "run_id": run_id,
+                        "run_name": f"{experiment}-{name}",
+                        "status": "FINISHED",
+                        "start_time": milliseconds(day),
+                    }
+                }
                 for experiment, run_id, name, day in by_day(self.runs)
             ],
             "model_versions": [
@@ -232,7 +258,7 @@ class Deployment:
             self.write(f"metadata/{name}.json", json.dumps({name: content}, indent=1), self.day)
 
 
-# ---- single files: pure functions ------------------------------------------------------------------------------------
+# ---- single files: pure functions ----------------------------------------------------------------------------------
 
 
 def by_day(records):
@@ -303,7 +329,10 @@ def trees_text(rng, trees, leaves=31):
     yield "tree\nversion=v4\nnum_class=1\n"
     for tree in range(trees):
         yield f"Tree={tree}\nnum_leaves={leaves}\nsplit_feature=" + " ".join(map(str, rng.integers(0, 40, leaves - 1)))
-        for name, values in (("threshold", rng.standard_normal(leaves - 1)), ("leaf_value", rng.standard_normal(leaves) * 0.01)):
+        for name, values in (
+            ("threshold", rng.standard_normal(leaves - 1)),
+            ("leaf_value", rng.standard_normal(leaves) * 0.01),
+        ):
             yield f"\n{name}=" + " ".join(f"{value:.17g}" for value in values)
         yield "\n\n"
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Loses a real MLflow deployment and gets it back: starts an MLflow server, logs two days of work into it, backs up after each
-# day, deletes everything, restores it, and lets MLflow load every model again. Exits 0 only if every byte and every
-# prediction is what it was. `make demo` builds what this needs and runs it.
+# Loses a real MLflow deployment and gets it back: starts an MLflow server, logs two days of work into it, backs up
+# after each day, deletes everything, restores it, and lets MLflow load every model again. Exits 0 only if every byte
+# and every prediction is what it was. `make demo` builds what this needs and runs it.
 #
-#   MLVAULT             the binary to show             (default: mlvault of the release build)
-#   MLVAULT_TEST_TOOLS  the virtual environment with MLflow   (default ~/.cache/mlvault-tools, made by scripts/setup.sh demo)
+#   MLVAULT             the binary to show (default: that of the release build)
+#   MLVAULT_TEST_TOOLS  the virtual environment with MLflow (default: where scripts/setup.sh puts it)
 #   DEMO_KEEP=1         keep the work folder, to look around in it
 set -euo pipefail
 
@@ -31,7 +31,7 @@ export MLVAULT_REPO=$work/repository MLVAULT_PASSPHRASE='only for this demo'
 export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false PYTHONWARNINGS=ignore
 unset MLVAULT_PASSPHRASE_FILE MLVAULT_KEY_FILE PYTHONDONTWRITEBYTECODE
 
-# ---- helpers ----------------------------------------------------------------------------------------------------------
+# ---- helpers -------------------------------------------------------------------------------------------------------
 
 step() {
     step_number=$((step_number + 1))
@@ -102,7 +102,8 @@ start_server() {
     local port waited
     port=$(free_port)
     export MLFLOW_TRACKING_URI=http://127.0.0.1:$port
-    note "\$ mlflow server --backend-store-uri sqlite:///deployment/mlflow.db --artifacts-destination deployment/artifacts"
+    note "\$ mlflow server --backend-store-uri sqlite:///deployment/mlflow.db" \
+        "--artifacts-destination deployment/artifacts"
     setsid mlflow server --host 127.0.0.1 --port "$port" --workers 1 \
         --backend-store-uri "sqlite:///$work/deployment/mlflow.db" \
         --artifacts-destination "$work/deployment/artifacts" >>"$work/server.log" 2>&1 &
@@ -124,10 +125,13 @@ deployment() {
     }
 }
 
-# One line for every entry: type, mode, modification time, size and content of files.
+# Mode, modification time and size of every entry below a folder, and the content of every file.
 manifest() {
-    (cd "$1" && find . -type f -printf '%m %T@ %s %p\n' | LC_ALL=C sort -k 4 && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum &&
-        find . -type d -printf 'folder %m %T@ %p\n' | LC_ALL=C sort -k 4)
+    (
+        cd "$1"
+        find . -mindepth 1 -printf '%p %y %m %T@ %l\n' | LC_ALL=C sort
+        find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    )
 }
 
 # Keeps a copy to compare with, made by other means than mlvault.
@@ -143,7 +147,7 @@ compare() {
     show diff -r "reference-$day" "$folder" || fail "'$folder' differs from the deployment of $day"
     manifest "$folder" >restored.txt
     diff "manifest-$day.txt" restored.txt >&2 || fail "modes, times or SHA-256 sums of '$folder' differ"
-    note "no difference: $(grep -c '^[0-9a-f]\{64\} ' restored.txt) files agree in content, SHA-256, mode and modification time"
+    note "no difference: $(find "$folder" -type f | wc -l) files agree in content, SHA-256, mode and modification time"
 }
 
 # The id of the oldest snapshot.
@@ -153,7 +157,7 @@ first_snapshot() {
 
 megabytes() { du -sb "$@" | awk '{ printf "%.1f", $1 / 1e6 }'; }
 
-# ---- the demo ---------------------------------------------------------------------------------------------------------
+# ---- the demo ------------------------------------------------------------------------------------------------------
 
 printf 'mlvault demo: lose a real MLflow deployment, and get it back\n'
 
@@ -184,7 +188,8 @@ keep_reference day2
 cd deployment
 show mlvault backup . --tag day2
 cd "$work"
-note "the deployment grew from $(megabytes reference-day1) to $(megabytes deployment) MB, the repository from $first_size to $(megabytes repository) MB"
+note "the deployment grew from $(megabytes reference-day1) to $(megabytes deployment) MB," \
+    "the repository from $first_size to $(megabytes repository) MB"
 
 step "What the repository holds"
 show mlvault snapshots
@@ -210,4 +215,4 @@ step "The deployment as it was a day earlier is still there"
 show mlvault restore --snapshot "$(first_snapshot)" --target yesterday
 compare yesterday day1
 
-printf '\ndemo passed: the deployment came back byte for byte, and its models predict what they predicted before (%d s)\n' $SECONDS
+printf '\ndemo passed: every byte came back, and every model predicts what it predicted before (%d s)\n' $SECONDS

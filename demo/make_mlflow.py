@@ -7,7 +7,7 @@
 
 The server is the one that MLFLOW_TRACKING_URI names; everything goes through MLflow's public client, as in a real team.
 Day 1: three scikit-learn sweeps and a text encoder, two versions of each model, aliases, plots, tables, traces.
-Day 2: two more runs and a new version for each sweep, a fine-tuned head for the encoder, moved aliases, one deleted run.
+Day 2: two more runs and a new version in each sweep, a tuned head for the encoder, moved aliases, one deleted run.
 """
 
 import argparse
@@ -25,7 +25,7 @@ os.environ.update(
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
     GIT_PYTHON_REFRESH="quiet",
     MPLBACKEND="Agg",
-    OMP_NUM_THREADS="1",  # these models are too small for more, and threads that wait for each other burn a busy machine
+    OMP_NUM_THREADS="1",  # models this small gain nothing from more, and threads that wait burn a busy machine
 )
 warnings.filterwarnings("ignore")
 
@@ -56,7 +56,7 @@ def table(name, rows):
     return frame, signal
 
 
-# ---- the models -------------------------------------------------------------------------------------------------------
+# ---- the models ----------------------------------------------------------------------------------------------------
 
 
 def fraud_detector(setting):
@@ -108,7 +108,8 @@ class TextEncoder(mlflow.pyfunc.PythonModel):
 def encoder_weights(version):
     """Version 1 is trained from nothing; each later version tunes the head and the last rows of the embedding."""
     weights = {
-        "embedding.weight": generator("embedding").standard_normal((VOCABULARY, WIDTH), dtype=np.float32) * np.float32(0.02),
+        "embedding.weight": generator("embedding").standard_normal((VOCABULARY, WIDTH), dtype=np.float32)
+        * np.float32(0.02),
         "head.weight": generator("head").standard_normal((WIDTH, CLASSES), dtype=np.float32),
     }
     for tuned in range(2, version + 1):
@@ -118,7 +119,7 @@ def encoder_weights(version):
     return weights
 
 
-# ---- logging ----------------------------------------------------------------------------------------------------------
+# ---- logging -------------------------------------------------------------------------------------------------------
 
 
 def log_curve(run_id, steps=200):
@@ -127,7 +128,9 @@ def log_curve(run_id, steps=200):
 
     loss = np.exp(-np.linspace(0, 3, steps)) + generator(run_id, "curve").standard_normal(steps) * 0.01
     start = 1_790_000_000_000
-    MlflowClient().log_batch(run_id, metrics=[Metric("loss", float(v), start + 1000 * s, s) for s, v in enumerate(loss)])
+    MlflowClient().log_batch(
+        run_id, metrics=[Metric("loss", float(v), start + 1000 * s, s) for s, v in enumerate(loss)]
+    )
     figure, axes = plt.subplots()
     axes.plot(loss)
     axes.set_xlabel("step")
@@ -213,7 +216,9 @@ def log_day(day):
         client.set_registered_model_alias(model.name, "champion", latest - 1)
     if day > 1:
         experiment = client.get_experiment_by_name("churn")
-        oldest = client.search_runs([experiment.experiment_id], "tags.day = '1'", order_by=["start_time"], max_results=1)
+        oldest = client.search_runs(
+            [experiment.experiment_id], "tags.day = '1'", order_by=["start_time"], max_results=1
+        )
         client.delete_run(oldest[0].info.run_id)
 
 
@@ -221,7 +226,7 @@ def newest_version(client, name):
     return max(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
 
 
-# ---- what the deployment holds ----------------------------------------------------------------------------------------
+# ---- what the deployment holds -------------------------------------------------------------------------------------
 
 
 def describe_run(client, run):
@@ -231,14 +236,18 @@ def describe_run(client, run):
         "params": run.data.params,
         "metrics": run.data.metrics,
         "tags": run.data.tags,
-        "history": {key: [point.value for point in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics},
+        "history": {
+            key: [point.value for point in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics
+        },
     }
 
 
 def describe_version(version):
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     if version.name == "support-encoder":
-        inputs = pd.DataFrame({"text": [f"my parcel {n} is late again and nobody of team {n % 7} answers" for n in range(50)]})
+        inputs = pd.DataFrame(
+            {"text": [f"my parcel {n} is late again and nobody of team {n % 7} answers" for n in range(50)]}
+        )
     else:
         inputs = table("unseen", 50)[0]
     return {"run": version.run_id, "source": version.source, "predictions": np.asarray(model.predict(inputs)).tolist()}
@@ -272,7 +281,8 @@ def differences(expected, found):
     for kind in expected:
         for key in sorted(expected[kind].keys() | found[kind].keys()):
             if expected[kind].get(key) != found[kind].get(key):
-                yield f"{kind}: {key}: expected {str(expected[kind].get(key))[:200]}, found {str(found[kind].get(key))[:200]}"
+                before, after = (str(state[kind].get(key))[:200] for state in (expected, found))
+                yield f"{kind}: {key}: expected {before}, found {after}"
 
 
 def verify(path):
