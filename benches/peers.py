@@ -35,6 +35,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # leaves no cache of the next import in the source tree
 import workload
 
 MIB = 1 << 20

@@ -164,7 +164,6 @@ printf 'mlvault demo: lose a real MLflow deployment, and get it back\n'
 step "A team starts an MLflow server (SQLite and a folder of artifacts) and works for a day"
 start_server
 deployment log --day 1
-deployment record "$work/day1.json"
 
 step "Stop MLflow: a SQLite file that is being written to must not be copied"
 stop_server

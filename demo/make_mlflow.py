@@ -272,6 +272,13 @@ def describe():
     }
 
 
+def count(client):
+    experiments = client.search_experiments()
+    runs = client.search_runs([experiment.experiment_id for experiment in experiments], max_results=1000)
+    models, versions = client.search_registered_models(), client.search_model_versions()
+    return f"{len(experiments)} experiments, {len(runs)} active runs, {len(models)} models, {len(versions)} versions"
+
+
 def summary(state):
     return ", ".join(f"{len(state[kind])} {kind}" for kind in ("experiments", "runs", "models", "versions", "traces"))
 
@@ -305,6 +312,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.command == "log":
         log_day(arguments.day)
+        print(f"{count(MlflowClient())} after day {arguments.day}")
     elif arguments.command == "record":
         state = describe()
         arguments.file.write_text(json.dumps(state, indent=1))
