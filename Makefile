@@ -1,5 +1,5 @@
-# One command for each thing that one does with this project. Everything is built in the release profile, into one target
-# directory outside the work tree, so that RocksDB's C++ is compiled once for all clones on a machine.
+# One command for each thing that one does with this project. Everything is built in the release profile, into one
+# target directory outside the work tree, so that RocksDB's C++ is compiled once for all clones on a machine.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
