@@ -97,11 +97,6 @@ impl Context {
         self.args.json
     }
 
-    /// Returns whether the user asked for more.
-    pub fn verbose(&self) -> bool {
-        self.args.verbose
-    }
-
     /// Returns what hears of progress.
     pub fn monitor(&self) -> Arc<dyn Monitor> {
         Arc::clone(&self.progress) as Arc<dyn Monitor>
