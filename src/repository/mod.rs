@@ -9,6 +9,7 @@ pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
+pub mod pack_reader;
 pub mod session;
 pub mod snapshots;
 pub mod tree_reader;

@@ -66,7 +66,8 @@ impl Session {
     }
 }
 
-fn tombstoned_packs(repository: &Repository) -> Result<HashSet<PackId>> {
+/// Returns the packs that tombstones name. A tombstone that cannot be read is an error: its packs must not be relied on.
+pub fn tombstoned_packs(repository: &Repository) -> Result<HashSet<PackId>> {
     let mut packs = HashSet::new();
     for object in repository.backend().list(layout::TOMBSTONES)? {
         let bytes = match repository.backend().read(&object.key) {
