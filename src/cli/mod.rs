@@ -4,12 +4,14 @@
 //! output is one JSON document, and standard error one JSON object per line.
 
 mod backup;
+mod check;
 mod context;
 mod exit;
 mod init;
 mod key;
 mod output;
 mod progress;
+mod repair;
 mod restore;
 mod snapshots;
 
@@ -39,6 +41,8 @@ enum Command {
     Backup(backup::Args),
     Snapshots(snapshots::Args),
     Restore(restore::Args),
+    Check(check::Args),
+    Repair(repair::Args),
 }
 
 /// Parses the arguments, runs the command, and returns its exit code.
@@ -61,6 +65,8 @@ pub fn run() -> ExitCode {
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, args),
         Command::Restore(args) => restore::run(&context, args),
+        Command::Check(args) => check::run(&context, args),
+        Command::Repair(args) => repair::run(&context, args),
     };
     context.finish();
     match result {

@@ -66,11 +66,13 @@ pub(super) fn unlock(
     let mut damage = None;
     for object in slots.iter().take(SLOTS_MAX) {
         let opened = read_slot(backend, object).and_then(|bytes| {
-            let header = key_slot::SlotHeader::decode(&bytes).map_err(|error| Error::damaged(&object.key, error))?;
+            let damaged = |error| Error::damaged(&object.key, error);
+            let header = key_slot::checked(&bytes).and_then(key_slot::SlotHeader::decode).map_err(damaged)?;
+            check_name(&object.key, &header.slot)?;
             if header.repository != repository {
-                return Err(Error::damaged(&object.key, "it belongs to another repository"));
+                return Err(Error::damaged(&object.key, "it belongs to another repository than config"));
             }
-            let secrets = key_slot::open(&bytes, credential).map_err(|error| Error::damaged(&object.key, error))?;
+            let secrets = key_slot::open(&bytes, credential).map_err(damaged)?;
             Ok(secrets.map(|secrets| (secrets, bytes)))
         });
         match opened {
@@ -81,6 +83,11 @@ pub(super) fn unlock(
         }
     }
     Err(damage.unwrap_or_else(|| Error::WrongKey { location: backend.location(), slots: slots.len() }))
+}
+
+/// Refuses a slot that stands under another one's name.
+fn check_name(key: &str, slot: &SlotId) -> Result<()> {
+    if key == layout::key_slot(slot) { Ok(()) } else { Err(Error::damaged(key, format!("it is the slot {slot}"))) }
 }
 
 fn read_slot(backend: &dyn Backend, object: &Listed) -> Result<Bytes> {
@@ -149,8 +156,9 @@ impl Repository {
 
     fn read_certificate(&self, key: &str) -> Result<Certificate> {
         let bytes = self.backend().read(key)?;
-        key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
-            .map_err(|error| Error::damaged(key, error))
+        let certificate = key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
+            .map_err(|error| Error::damaged(key, error))?;
+        check_name(key, &certificate.slot).map(|()| certificate)
     }
 
     /// Removes a key slot, named by its id, a prefix of it, or its label. Needs a maintainer's key.

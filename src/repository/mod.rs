@@ -9,6 +9,7 @@ pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
+pub mod pack_reader;
 pub mod session;
 pub mod snapshots;
 pub mod tree_reader;
@@ -145,7 +146,7 @@ impl Repository {
         let memory_plan = MemoryPlan::new(options.memory_limit)?;
         let location = backend.location();
         let bytes = backend.read(layout::CONFIG).map_err(|error| match error.fault() {
-            Some(Fault::NotFound) => Error::NoRepository { location: location.clone() },
+            Some(Fault::NotFound) => explain_missing_config(backend.as_ref()),
             _ => error,
         })?;
         let damaged = |error| Error::damaged(layout::CONFIG, error);
@@ -222,5 +223,15 @@ impl Repository {
     /// Returns the clock in use.
     pub fn clock(&self) -> &dyn Clock {
         self.clock.as_ref()
+    }
+}
+
+/// `config` is written last by `init` and before any session: sessions without it mean that it was lost.
+fn explain_missing_config(backend: &dyn Backend) -> Error {
+    match backend.list(layout::SESSIONS) {
+        Ok(sessions) if !sessions.is_empty() => {
+            Error::damaged(layout::CONFIG, "it is missing, though backups were made here")
+        }
+        _ => Error::NoRepository { location: backend.location() },
     }
 }

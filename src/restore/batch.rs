@@ -266,7 +266,7 @@ impl Run<'_> {
                 self.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
                 Some((start, bytes))
             }
-            Err(error) if error.is_damage() || error.fault() == Some(crate::error::Fault::BadAnswer) => None,
+            Err(error) if error.is_damage() => None,
             Err(error) => return Err(error),
         };
         for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
