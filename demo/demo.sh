@@ -44,7 +44,7 @@ note() { printf '   %s\n' "$*"; }
 show() {
     local word line=
     for word in "$@"; do
-        case $word in *[!A-Za-z0-9_./:=@%+-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+        case $word in *[!A-Za-z0-9_./:=@%+~-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
     done
     printf '   $%s\n' "$line"
     "$@" 2>&1 | sed 's/^/     /'
