@@ -420,8 +420,11 @@ impl<'a> Probe<'a> {
     /// Removes what was created, all that can be, and returns the first error.
     fn remove_created(&self) -> Result<()> {
         let names = std::mem::take(&mut *self.created());
-        let results = names.iter().map(|name| self.backend.remove(&self.key(name)));
-        results.fold(Ok(()), |first, result| first.and(result))
+        let mut first = Ok(());
+        for name in names {
+            first = first.and(self.backend.remove(&self.key(&name)));
+        }
+        first
     }
 }
 

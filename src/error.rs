@@ -194,9 +194,6 @@ impl Error {
 
     /// Returns whether this tells of damage to stored objects, as opposed to a backend that cannot be reached.
     pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged { .. } | Self::MissingChunk { .. } | Self::Backend { fault: Fault::NotFound, .. }
-        )
+        matches!(self, Self::Damaged { .. } | Self::MissingChunk { .. } | Self::Backend { fault: Fault::NotFound, .. })
     }
 }

@@ -11,6 +11,7 @@
 //! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 3 repository | [`repository`]: stored things |
 //! | 4 operations | [`backup`] [`restore`] [`doctor`] |
+//! | 5 edges | [`config`] |
 
 pub mod backend;
 pub mod backup;
@@ -19,6 +20,7 @@ pub mod cancel;
 pub mod chunker;
 pub mod clock;
 pub mod compress;
+pub mod config;
 pub mod crypto;
 pub mod doctor;
 pub mod error;

@@ -1,1 +1,8 @@
+//! The one integration-test binary. Each module is a file of its own beside this one.
 
+mod backend_contract;
+mod backend_local;
+mod backend_s3_faults;
+mod backend_s3_tls;
+mod doctor;
+mod support;

@@ -413,3 +413,33 @@ fn fault_of(action: &str, error: &io::Error) -> Fault {
 fn display(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn create_works_where_a_rename_cannot_refuse_to_replace() {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::open(directory.path()).unwrap();
+        backend.lacks_rename.store(true, Ordering::Relaxed);
+        backend.create("packs/object", Bytes::from_static(b"first")).unwrap();
+        let second = backend.create("packs/object", Bytes::from_static(b"second"));
+        assert_eq!(second.unwrap_err().fault(), Some(Fault::AlreadyExists));
+        assert_eq!(backend.read("packs/object").unwrap(), "first");
+        assert_eq!(fs::read_dir(directory.path().join(TEMPORARY_DIRECTORY)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_are_prepared_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::open(directory.path()).unwrap();
+        backend.create("packs/ab/1", Bytes::new()).unwrap();
+        let known = backend.known_directories().clone();
+        assert_eq!(known, ["tmp", "packs", "packs/ab"].map(str::to_owned).into());
+        // Were it prepared again, it would be there again.
+        fs::remove_dir_all(directory.path().join("packs")).unwrap();
+        backend.prepare_directory("packs/ab").unwrap();
+        assert!(!directory.path().join("packs").exists());
+    }
+}

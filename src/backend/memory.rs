@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::backend::{Backend, Listed};
+use crate::backend::{Backend, Listed, is_key, is_key_prefix};
 use crate::error::{Error, Fault, Result};
 
 /// A backend that lives as long as its value.
@@ -22,6 +22,11 @@ impl MemoryBackend {
         self.objects().insert(key.to_owned(), bytes.into());
     }
 
+    /// Fails for a name that no other backend would take either.
+    fn check_key(action: &'static str, key: &str) -> Result<()> {
+        if is_key(key) { Ok(()) } else { Err(Error::backend(Fault::Other, action, key, "it is not a valid key")) }
+    }
+
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -33,6 +38,7 @@ impl Backend for MemoryBackend {
     }
 
     fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
+        Self::check_key("create", key)?;
         let mut objects = self.objects();
         if objects.contains_key(key) {
             return Err(Error::backend(Fault::AlreadyExists, "create", key, "it exists"));
@@ -42,6 +48,7 @@ impl Backend for MemoryBackend {
     }
 
     fn read(&self, key: &str) -> Result<Bytes> {
+        Self::check_key("read", key)?;
         self.objects().get(key).cloned().ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))
     }
 
@@ -55,6 +62,9 @@ impl Backend for MemoryBackend {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        if !is_key_prefix(prefix) {
+            return Err(Error::backend(Fault::Other, "list", prefix, "it is not a valid prefix"));
+        }
         let objects = self.objects();
         let from = objects.range(prefix.to_owned()..);
         Ok(from
@@ -64,6 +74,7 @@ impl Backend for MemoryBackend {
     }
 
     fn remove(&self, key: &str) -> Result<()> {
+        Self::check_key("remove", key)?;
         self.objects().remove(key);
         Ok(())
     }

@@ -122,8 +122,12 @@ impl S3Backend {
         Ok(())
     }
 
+    /// Returns the full location of an object, or of a prefix that ends in `/`.
     fn place(&self, key: &str) -> String {
-        format!("s3://{}/{}{key}", self.bucket, self.prefix)
+        let full_key = format!("{}{key}", self.prefix);
+        // Without a key, this is the location as the user writes it.
+        let full_key = if key.is_empty() { full_key.trim_end_matches('/') } else { &full_key };
+        if full_key.is_empty() { format!("s3://{}", self.bucket) } else { format!("s3://{}/{full_key}", self.bucket) }
     }
 
     fn full_key(&self, action: &'static str, key: &str) -> Result<String> {
@@ -309,7 +313,7 @@ impl S3Backend {
 
 impl Backend for S3Backend {
     fn location(&self) -> String {
-        self.place("").trim_end_matches('/').to_owned()
+        self.place("")
     }
 
     fn create(&self, key: &str, bytes: Bytes) -> Result<()> {

@@ -133,10 +133,7 @@ mod tests {
     #[test]
     fn another_secret_cuts_elsewhere() {
         let noise = noise(4 << 20);
-        assert_ne!(
-            cuts(&chunker(1), ContentClass::Binary, &noise),
-            cuts(&chunker(2), ContentClass::Binary, &noise)
-        );
+        assert_ne!(cuts(&chunker(1), ContentClass::Binary, &noise), cuts(&chunker(2), ContentClass::Binary, &noise));
     }
 
     #[test]

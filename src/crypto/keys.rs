@@ -167,12 +167,7 @@ pub fn open_data_cipher(
     Ok(Cipher::new(&key))
 }
 
-fn seal_to(
-    public: &DataPublicKey,
-    keys: &MetaKeys,
-    info: &[u8],
-    key: &Secret,
-) -> ([u8; 32], [u8; SEALED_KEY_LEN]) {
+fn seal_to(public: &DataPublicKey, keys: &MetaKeys, info: &[u8], key: &Secret) -> ([u8; 32], [u8; SEALED_KEY_LEN]) {
     let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.0).expect("any 32 bytes are an X25519 key");
     let (enc, sealed) = single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Psk(keys.psk()),
@@ -211,14 +206,8 @@ mod tests {
     #[test]
     fn chunk_ids_agree_with_the_golden_vectors() {
         let keys = keys(0x42);
-        assert_eq!(
-            keys.chunk_id(1, b"mlvault").to_string(),
-            "GOLDEN_DATA"
-        );
-        assert_eq!(
-            keys.chunk_id(2, b"mlvault").to_string(),
-            "GOLDEN_META"
-        );
+        assert_eq!(keys.chunk_id(1, b"mlvault").to_string(), "GOLDEN_DATA");
+        assert_eq!(keys.chunk_id(2, b"mlvault").to_string(), "GOLDEN_META");
     }
 
     #[test]

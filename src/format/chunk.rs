@@ -79,7 +79,9 @@ pub fn seal(
     };
     let tag = cipher.seal_in_place(counter, &header.associated(kind, repository), &mut sealed[COUNTER_LEN..]);
     sealed.extend_from_slice(&tag);
-    if encoder.scratch(|scratch| open_into(&header, cipher, kind, repository, &sealed, scratch).map(|()| scratch == plain))? {
+    if encoder
+        .scratch(|scratch| open_into(&header, cipher, kind, repository, &sealed, scratch).map(|()| scratch == plain))?
+    {
         Ok((header, sealed))
     } else {
         Err(FormatError::new("a sealed chunk did not open to what was sealed"))
@@ -165,7 +167,8 @@ mod tests {
         let (keys, cipher, _, _) = sealed(b"x");
         let id = keys.chunk_id(BlobKind::Data as u8, b"honest");
         let (header, bytes) =
-            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, b"forged").unwrap();
+            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, b"forged")
+                .unwrap();
         let error = open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap_err();
         assert_eq!(error.to_string(), "its content does not hash to its name");
     }

@@ -37,11 +37,8 @@ pub struct ChunkProfiles {
 
 impl Default for ChunkProfiles {
     fn default() -> Self {
-        let sizes = |average: u64| ChunkSizes {
-            min: (average / 4) as u32,
-            average: average as u32,
-            max: (average * 4) as u32,
-        };
+        let sizes =
+            |average: u64| ChunkSizes { min: (average / 4) as u32, average: average as u32, max: (average * 4) as u32 };
         Self { text: sizes(64 * KIB), binary: sizes(256 * KIB) }
     }
 }
@@ -74,6 +71,11 @@ impl RepositoryConfig {
     pub const PACK_BYTES_MIN: u32 = MIB as u32;
     /// Default pack size in bytes.
     pub const PACK_BYTES: u32 = 32 * MIB as u32;
+
+    /// Returns the length of the longest chunk that this repository's chunker makes, in bytes.
+    pub fn chunk_len_max(&self) -> u64 {
+        u64::from(self.chunk_profiles.text.max.max(self.chunk_profiles.binary.max))
+    }
 
     /// Returns the stored form of the body.
     pub fn encode(&self) -> Vec<u8> {

@@ -128,19 +128,17 @@ impl Certificate {
         created: Timestamp,
         signer: SignerKey,
     ) -> Self {
-        let mut certificate =
-            Self { slot, label: label.to_owned(), role, created, signer, signature: String::new() };
+        let mut certificate = Self { slot, label: label.to_owned(), role, created, signer, signature: String::new() };
         let message = certificate.message(repository);
-        certificate.signature = data_encoding::HEXLOWER.encode(&sign::sign(root_seed, Domain::Certificate, &[&message]));
+        certificate.signature =
+            data_encoding::HEXLOWER.encode(&sign::sign(root_seed, Domain::Certificate, &[&message]));
         certificate
     }
 
     /// Returns whether the root key issued exactly this certificate for this repository.
     pub fn is_issued_by(&self, root: &SignerKey, repository: RepositoryId) -> bool {
-        let signature: Option<[u8; SIGNATURE_LEN]> = data_encoding::HEXLOWER
-            .decode(self.signature.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok());
+        let signature: Option<[u8; SIGNATURE_LEN]> =
+            data_encoding::HEXLOWER.decode(self.signature.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
         signature
             .is_some_and(|signature| sign::verify(root, Domain::Certificate, &[&self.message(repository)], &signature))
     }

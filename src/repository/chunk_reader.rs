@@ -63,7 +63,7 @@ impl ChunkReader {
     fn read_place(&self, place: &Place) -> Result<Vec<u8>> {
         let range = place.offset..place.offset + u64::from(place.header.stored_len);
         let stored = match place.pack.kind {
-            BlobKind::Meta => self.read_through_blocks(&place.pack, range)?,
+            BlobKind::Meta => Bytes::from(self.read_through_blocks(&place.pack, range)?),
             BlobKind::Data => {
                 let (start, bytes) = self.read_span(&place.pack, range.clone())?;
                 bytes.slice((range.start - start) as usize..(range.end - start) as usize)
@@ -88,10 +88,12 @@ impl ChunkReader {
     pub fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
         let repository = &self.repository;
         let cipher = self.cipher(&place.pack)?;
-        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(|error| {
-            let key = layout::pack(place.pack.kind, &place.pack.id);
-            Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
-        })
+        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(
+            |error| {
+                let key = layout::pack(place.pack.kind, &place.pack.id);
+                Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
+            },
+        )
     }
 
     fn read_through_blocks(&self, pack: &PackRecord, range: Range<u64>) -> Result<Vec<u8>> {

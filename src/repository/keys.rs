@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::backend::{Backend, Listed};
-use crate::crypto::keys::{MetaKeys, Secret, new_secret};
+use crate::crypto::keys::{Secret, new_secret};
 use crate::crypto::passphrase::{Argon2Cost, Credential};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
@@ -117,7 +117,9 @@ impl Repository {
         let root_seed = self.access().root_seed()?;
         let slots = self.backend().list(layout::KEYS)?.len();
         if slots >= SLOTS_MAX {
-            return Err(Error::Invalid(format!("The repository has {slots} keys; no more than {SLOTS_MAX} are possible")));
+            return Err(Error::Invalid(format!(
+                "The repository has {slots} keys; no more than {SLOTS_MAX} are possible"
+            )));
         }
         let secrets = RoleSecrets {
             role,
@@ -126,8 +128,7 @@ impl Repository {
             data: if role.reads_content() { self.access().data.clone() } else { None },
             root_seed: if role == Role::Maintainer { Some(root_seed.clone()) } else { None },
         };
-        let (certificate, bytes) =
-            new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
+        let (certificate, bytes) = new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
         self.backend().create(&layout::key_slot(&certificate.slot), bytes)?;
         Ok(certificate)
     }
@@ -163,7 +164,10 @@ impl Repository {
         };
         let maintainers = self.list_keys()?.iter().filter(is_maintainer).count();
         if certificate.role == Role::Maintainer && maintainers <= 1 {
-            return Err(Error::Invalid(format!("{:?} is the last maintainer key; without it no key could ever be added", certificate.label)));
+            return Err(Error::Invalid(format!(
+                "{:?} is the last maintainer key; without it no key could ever be added",
+                certificate.label
+            )));
         }
         self.backend().remove(&layout::key_slot(&certificate.slot))?;
         Ok(certificate)

@@ -26,10 +26,10 @@ use crate::crypto::keys::{MetaKeys, new_data_key_pair, new_secret};
 use crate::crypto::passphrase::{Credential, encode_key_file};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::key_slot::{self, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
-use crate::format::FORMAT_VERSION;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::Index;
 use crate::repository::keys::Access;
@@ -88,7 +88,7 @@ impl Repository {
         options: &CreateOptions,
         clock: &dyn Clock,
     ) -> Result<Created> {
-        refuse_used_place(backend)?;
+        Self::refuse_used_place(backend)?;
         let repository = RepositoryId::from_bytes(random());
         let (data_secret, data_public_key) = new_data_key_pair();
         let (meta, root_seed) = (new_secret(), new_secret());
@@ -120,6 +120,22 @@ impl Repository {
         let sealed = object::seal(&keys, repository, ObjectKind::Config, layout::CONFIG, &config.encode());
         backend.create(layout::CONFIG, Bytes::from(sealed))?;
         Ok(Created { repository, recovery_key: encode_key_file(&recovery) })
+    }
+
+    /// Refuses a place that holds anything.
+    pub fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
+        let objects = backend.list("")?;
+        let reason = match objects.first() {
+            None => return Ok(()),
+            Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
+                "there is a repository already".to_owned()
+            }
+            Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
+                "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
+            }
+            Some(first) => format!("the place is not empty: it holds {:?}", first.key),
+        };
+        Err(Error::NotEmpty { location: backend.location(), reason })
     }
 
     /// Opens a repository.
@@ -207,19 +223,4 @@ impl Repository {
     pub fn clock(&self) -> &dyn Clock {
         self.clock.as_ref()
     }
-}
-
-fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
-    let objects = backend.list("")?;
-    let reason = match objects.first() {
-        None => return Ok(()),
-        Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
-            "there is a repository already".to_owned()
-        }
-        Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
-            "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
-        }
-        Some(first) => format!("the place is not empty: it holds {:?}", first.key),
-    };
-    Err(Error::NotEmpty { location: backend.location(), reason })
 }

@@ -45,16 +45,10 @@ impl Session {
         let record =
             SessionRecord { started, host: host_name(), program: PROGRAM.to_owned(), purpose: purpose.to_owned() };
         let name = id.to_string();
-        let sealed =
-            object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
+        let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
         repository.backend().create(&layout::session(&id), Bytes::from(sealed))?;
         let tombstoned = tombstoned_packs(repository)?;
-        let keys = SessionKeys::create(
-            repository.id(),
-            id,
-            repository.keys(),
-            &repository.config().data_public_key,
-        );
+        let keys = SessionKeys::create(repository.id(), id, repository.keys(), &repository.config().data_public_key);
         Ok(Self { id, keys, started, tombstoned })
     }
 

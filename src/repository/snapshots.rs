@@ -72,7 +72,8 @@ impl Repository {
         let key = layout::snapshot(id);
         let bytes = self.backend().read(&key)?;
         let damaged = |error| Error::damaged(&key, error);
-        let body = object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
+        let body =
+            object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
         snapshot::decode(self.id(), *id, &self.config().root_key, &body).map_err(damaged)
     }
 
@@ -157,7 +158,7 @@ fn latest_offset(name: &str) -> Result<Option<usize>> {
 }
 
 fn select_day(snapshots: &[Snapshot], day: Date) -> Result<usize> {
-    let day_of = |snapshot: &Snapshot| snapshot.record.started.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let day_of = |snapshot: &Snapshot| jiff::tz::TimeZone::UTC.to_datetime(snapshot.record.started).date();
     if let Some(at) = snapshots.iter().rposition(|snapshot| day_of(snapshot) == day) {
         return Ok(at);
     }

@@ -122,10 +122,8 @@ impl<'a> TreeReader<'a> {
 
     /// Skips children that end before the prefix: those whose successor still begins at or before it.
     fn enter_inner(&mut self, children: Vec<Child>) {
-        let skipped = children
-            .windows(2)
-            .take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice())
-            .count();
+        let skipped =
+            children.windows(2).take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice()).count();
         let mut rest = children;
         rest.drain(..skipped);
         self.stack.push(rest.into_iter());

@@ -67,6 +67,7 @@ impl<'a> TreeWriter<'a> {
 
     /// Moves a long chunk list out of the entry into meta chunks.
     pub fn make_indirect(&mut self, entry: &mut Entry) -> Result<()> {
+        let path = entry.path_text();
         let EntryKind::File(file) = &mut entry.kind else { return Ok(()) };
         if file.indirect || file.chunks.len() <= DIRECT_CHUNKS_MAX {
             return Ok(());
@@ -79,7 +80,7 @@ impl<'a> TreeWriter<'a> {
             lists.push(ChunkRef { id, len: bytes.len() as u32 });
         }
         if lists.len() > DIRECT_CHUNKS_MAX {
-            return Err(Error::Invalid(format!("{:?} is too large: it has {} chunks", entry.path_text(), file.chunks.len())));
+            return Err(Error::Invalid(format!("{path:?} is too large: it has {} chunks", file.chunks.len())));
         }
         file.chunks = lists;
         file.indirect = true;

@@ -17,8 +17,8 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials as KeyPair;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::interceptors::{BeforeDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::{
     ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
     SharedHttpClient, StalledStreamProtectionConfig,
@@ -37,7 +37,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::backend::location::{BackendOptions, Credentials};
-use crate::backend::s3::Patience;
+use crate::backend::s3::{Patience, fault};
 use crate::error::{Error, Result};
 
 /// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.
@@ -86,6 +86,7 @@ pub async fn connect(options: &BackendOptions, patience: &Patience) -> Result<Cl
         .region(region)
         .force_path_style(options.path_style.unwrap_or(endpoint.is_some()))
         .retry_config(retries)
+        .retry_classifier(UntrustedServer)
         .timeout_config(patience.timeouts(0))
         .stalled_stream_protection(stalls)
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
@@ -178,6 +179,22 @@ fn read_ca_bundle(path: PathBuf) -> Result<Vec<u8>> {
         store.add(certificate).map_err(|error| invalid(error.to_string()))?;
     }
     if store.is_empty() { Err(invalid("it has no certificate".to_owned())) } else { Ok(pem) }
+}
+
+/// Forbids to try again with a server whose certificate is not trusted.
+#[derive(Debug)]
+struct UntrustedServer;
+
+impl ClassifyRetry for UntrustedServer {
+    fn name(&self) -> &'static str {
+        "UntrustedServer"
+    }
+
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let failure = context.output_or_error().and_then(Result::err).and_then(|error| error.as_connector_error());
+        let is_untrusted = failure.is_some_and(|failure| fault::is_untrusted(failure));
+        if is_untrusted { RetryAction::RetryForbidden } else { RetryAction::NoActionIndicated }
+    }
 }
 
 /// Catches the `Date` header of an answer, of whatever status.

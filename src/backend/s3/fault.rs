@@ -4,6 +4,7 @@
 //! server chose to repeat in its message.
 
 use std::error::Error;
+use std::{io, iter};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -13,6 +14,9 @@ use crate::error::Fault;
 
 /// Length of a description, in characters, from which it is cut.
 const DESCRIPTION_CHARS_MAX: usize = 400;
+
+/// What the SDK's wrappers call themselves, which helps no one.
+const GENERIC: [&str; 5] = ["dispatch failure", "request has timed out", "io error", "other", "unhandled error"];
 
 /// Causes of causes that are looked at.
 const CAUSES_MAX: usize = 16;
@@ -24,6 +28,7 @@ pub fn of<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E>) -> Fau
         SdkError::ResponseError(answer) if answer.raw().status().is_server_error() => Fault::Unavailable,
         SdkError::ResponseError(_) => Fault::BadAnswer,
         _ if lacks_credentials(error) => Fault::Denied,
+        _ if is_untrusted(error) => Fault::Other,
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => Fault::Unavailable,
         _ => Fault::Other,
     }
@@ -35,9 +40,20 @@ pub fn is_conflict<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
         && matches!(error.code(), Some("ConditionalRequestConflict" | "OperationAborted"))
 }
 
+/// Returns whether a connection failed because the server's certificate is not trusted, which no retry mends.
+pub fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<rustls::Error>())
+        .any(|cause| matches!(cause, rustls::Error::InvalidCertificate(_)))
+}
+
 /// Describes a failed request in one line: the server's own words, or the chain of causes.
 pub fn describe<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E>) -> String {
-    let SdkError::ServiceError(answer) = error else { return one_line(error) };
+    let answer = match error {
+        SdkError::ServiceError(answer) => answer,
+        _ if lacks_credentials(error) => return clean(&format!("No usable AWS credentials: {}", one_line(error))),
+        _ => return one_line(error),
+    };
     let mut text = answer.err().code().unwrap_or("the server refused").to_owned();
     if let Some(message) = answer.err().message() {
         text = format!("{text}: {message}");
@@ -51,8 +67,8 @@ pub fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in causes(error) {
         let part = cause.to_string();
-        // Many wrappers repeat the text of what they wrap.
-        if !parts.iter().any(|told| told.contains(&part)) {
+        // Many wrappers repeat the text of what they wrap, or tell only its kind.
+        if !GENERIC.contains(&part.as_str()) && !parts.iter().any(|told| told.contains(&part)) {
             parts.push(part);
         }
     }
@@ -84,7 +100,12 @@ fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source()).take(CAUSES_MAX)
+    iter::successors(Some(error), |&error| {
+        // An I/O error made of another error names that one's cause as its own, and skips it.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+    .take(CAUSES_MAX)
 }
 
 /// Makes a foreign text fit into a message: no control characters, bounded.

@@ -1,0 +1,422 @@
+//! Restores a batch of files: compare what is there, fetch what differs by pack and range, write, verify.
+//!
+//! What must stay true: memory is bounded by [`BATCH_CHUNKS_MAX`] chunk references and, for bytes in flight, by the
+//! memory plan; at most [`OPEN_FILES_MAX`] files are open; one file's failure is that file's alone.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::budget::Budget;
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::tree::{ChunkRef, Entry, FileContent};
+use crate::id::Digest;
+use crate::monitor::Counter;
+use crate::parallel;
+use crate::repository::tree_reader::chunks_of;
+use crate::restore::plan::{self, Destination, Span, Want};
+use crate::restore::{Overwrite, Run, add};
+use crate::target::directory::{Existing, ExistingKind};
+use crate::units::KIB;
+
+/// Chunk references of a batch; each costs about a hundred bytes.
+const BATCH_CHUNKS_MAX: usize = 128 << 10;
+/// Files of a batch.
+const BATCH_FILES_MAX: usize = 16 << 10;
+/// Files that are kept open between writes.
+const OPEN_FILES_MAX: usize = 256;
+/// Zero runs of this length become holes in sparse files.
+const HOLE_BYTES: usize = 4 * KIB as usize;
+/// Buffer for comparing and verifying, in bytes.
+const COMPARE_BYTES: usize = 256 * KIB as usize;
+
+/// Files to restore together.
+#[derive(Default)]
+pub struct Batch {
+    entries: Vec<Entry>,
+    chunks: usize,
+}
+
+impl Batch {
+    /// Adds a file.
+    pub fn push(&mut self, entry: Entry) {
+        self.chunks += entry.file().map_or(0, chunk_count);
+        self.entries.push(entry);
+    }
+
+    /// Returns whether the batch should be restored before more is added.
+    pub fn is_full(&self) -> bool {
+        self.chunks >= BATCH_CHUNKS_MAX || self.entries.len() >= BATCH_FILES_MAX
+    }
+}
+
+/// An indirect list stands for many more chunks than it has references.
+fn chunk_count(file: &FileContent) -> usize {
+    if file.indirect { (file.size / (64 * KIB)) as usize } else { file.chunks.len() }
+}
+
+/// What is to be done with a file.
+enum Decision {
+    /// It is right, or the user wants it left.
+    Done,
+    /// These chunks of it are to be written.
+    Write { wants: Vec<(ChunkRef, u64)>, fresh: bool },
+}
+
+/// A file that is being written.
+struct OpenOutput {
+    entry: Entry,
+    /// Whether the file was empty before, so that zeros need not be written.
+    fresh: bool,
+    remaining: AtomicU32,
+    failed: AtomicBool,
+    file: Mutex<Option<Arc<File>>>,
+    /// Set where the only chunk of the file was verified against the file's digest already.
+    verified: AtomicBool,
+}
+
+impl Run<'_> {
+    /// Restores the files of a batch.
+    pub(super) fn restore_batch(&self, batch: Batch) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let decided = parallel::map(&batch.entries, threads, |entry| {
+            self.cancel.check()?;
+            Ok(self.decide(entry))
+        });
+        let (mut outputs, mut wanted) = (Vec::new(), Vec::new());
+        for (entry, decision) in batch.entries.into_iter().zip(decided) {
+            match decision? {
+                Err(error) => self.problem(&entry, &error.to_string()),
+                Ok(Decision::Done) => {}
+                Ok(Decision::Write { wants, fresh }) => {
+                    wanted.extend(wants.iter().map(|(chunk, offset)| (*chunk, outputs.len() as u32, *offset)));
+                    outputs.push(OpenOutput {
+                        entry,
+                        fresh,
+                        remaining: AtomicU32::new(wants.len() as u32),
+                        failed: AtomicBool::new(false),
+                        file: Mutex::default(),
+                        verified: AtomicBool::new(false),
+                    });
+                }
+            }
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.write(&outputs, wanted)
+    }
+
+    /// Looks at what is there. On the way, counts what a dry run reports.
+    fn decide(&self, entry: &Entry) -> Result<Decision> {
+        let Some(file) = entry.file() else { return Ok(Decision::Done) };
+        let existing = self.target.look(&entry.path)?;
+        if let Some(existing) = existing {
+            if let Some(decision) = self.decide_without_reading(entry, file, &existing)? {
+                return Ok(decision);
+            }
+        }
+        let chunks = chunks_of(self.reader, &entry.path_text(), file)?;
+        let reusable = existing.filter(|existing| existing.kind == ExistingKind::File && existing.links == 1);
+        let mut wants = Vec::with_capacity(chunks.len());
+        match reusable {
+            Some(existing) => self.compare(entry, existing.size, &chunks, &mut wants)?,
+            None => {
+                let mut offset = 0;
+                for chunk in chunks {
+                    wants.push((chunk, offset));
+                    offset += u64::from(chunk.len);
+                }
+            }
+        }
+        let right_size = reusable.is_some_and(|existing| existing.size == file.size);
+        if wants.is_empty() && right_size {
+            return self.finish_unchanged(entry, file);
+        }
+        if reusable.is_none() && existing.is_some() && !self.options.dry_run {
+            self.remove_in_the_way(entry)?;
+        }
+        let bytes: u64 = wants.iter().map(|(chunk, _)| u64::from(chunk.len)).sum();
+        add(&self.tally.files_written, 1);
+        add(&self.tally.bytes_written, bytes);
+        add(&self.tally.bytes_unchanged, file.size - bytes);
+        self.monitor.count(Counter::Bytes, file.size - bytes);
+        self.monitor.count(Counter::BytesDeduplicated, file.size - bytes);
+        Ok(Decision::Write { wants, fresh: reusable.is_none() })
+    }
+
+    fn decide_without_reading(
+        &self,
+        entry: &Entry,
+        file: &FileContent,
+        existing: &Existing,
+    ) -> Result<Option<Decision>> {
+        let keep = match self.options.overwrite {
+            Overwrite::Never => true,
+            Overwrite::IfNewer => existing.mtime > entry.metadata.mtime,
+            Overwrite::Always | Overwrite::IfChanged => false,
+        };
+        if keep {
+            add(&self.tally.files_kept, 1);
+            self.monitor.count(Counter::Bytes, file.size);
+            return Ok(Some(Decision::Done));
+        }
+        let looks_same =
+            existing.kind == ExistingKind::File && existing.size == file.size && existing.mtime == entry.metadata.mtime;
+        if self.options.overwrite == Overwrite::IfChanged && looks_same {
+            return self.finish_unchanged(entry, file).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn finish_unchanged(&self, entry: &Entry, file: &FileContent) -> Result<Decision> {
+        add(&self.tally.files_unchanged, 1);
+        add(&self.tally.bytes_unchanged, file.size);
+        self.monitor.count(Counter::Entries, 1);
+        self.monitor.count(Counter::Bytes, file.size);
+        self.monitor.count(Counter::BytesDeduplicated, file.size);
+        if !self.options.dry_run {
+            self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, false)?;
+        }
+        Ok(Decision::Done)
+    }
+
+    /// A file with other names is not written in place: they would change with it.
+    fn remove_in_the_way(&self, entry: &Entry) -> Result<()> {
+        match self.target.look(&entry.path)? {
+            Some(existing) if existing.kind == ExistingKind::File => self.target.remove(&entry.path),
+            _ => self.clear_the_way(entry, ExistingKind::File),
+        }
+    }
+
+    /// Collects the chunks of which the file that is there has something else.
+    fn compare(
+        &self,
+        entry: &Entry,
+        existing_size: u64,
+        chunks: &[ChunkRef],
+        wants: &mut Vec<(ChunkRef, u64)>,
+    ) -> Result<()> {
+        let mut file = self.target.read_file(&entry.path)?;
+        let keys = self.reader.repository().keys();
+        let mut offset = 0;
+        let mut buffer = Vec::new();
+        let mut readable = true;
+        for chunk in chunks {
+            let end = offset + u64::from(chunk.len);
+            let mut same = false;
+            if readable && end <= existing_size {
+                buffer.resize(chunk.len as usize, 0);
+                readable = file.read_exact(&mut buffer).is_ok();
+                same = readable && keys.chunk_id(BlobKind::Data as u8, &buffer) == chunk.id;
+            }
+            if !same {
+                wants.push((*chunk, offset));
+            }
+            offset = end;
+        }
+        Ok(())
+    }
+
+    fn write(&self, outputs: &[OpenOutput], wanted: Vec<(ChunkRef, u32, u64)>) -> Result<()> {
+        for output in outputs.iter().filter(|output| output.remaining.load(Ordering::Relaxed) == 0) {
+            self.complete(output, &AtomicUsize::new(OPEN_FILES_MAX));
+        }
+        let mut wants = Vec::with_capacity(wanted.len());
+        let mut missing = Vec::new();
+        for (chunk, file, offset) in wanted {
+            let places = self.reader.repository().index().locate(BlobKind::Data, &chunk.id)?;
+            match places.into_iter().next() {
+                Some(place) if place.header.plain_len == chunk.len => {
+                    wants.push(Want { place, to: Destination { file, offset } });
+                }
+                _ => missing.push((chunk, file)),
+            }
+        }
+        for (chunk, file) in missing {
+            let output = &outputs[file as usize];
+            let needed_by = output.entry.path_text();
+            self.fail(output, &Error::MissingChunk { chunk: chunk.id, needed_by });
+        }
+        self.fetch(outputs, plan::spans(wants))
+    }
+
+    fn fetch(&self, outputs: &[OpenOutput], spans: Vec<Span>) -> Result<()> {
+        let repository = self.reader.repository();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = cores.max(repository.backend().concurrency());
+        let budget = Budget::new(repository.memory_plan().chunk_bytes);
+        let open_files = AtomicUsize::new(0);
+        let results = parallel::map(&spans, threads, |span| {
+            self.cancel.check()?;
+            // The span itself, one open chunk of it, and its decoded form.
+            let _permit = budget.take(span.range.end - span.range.start + 3 * repository.config().chunk_len_max());
+            self.fetch_span(outputs, span, &open_files)
+        });
+        results.into_iter().collect()
+    }
+
+    /// Reads a span and writes its chunks. Only a backend that cannot be reached ends the restore.
+    fn fetch_span(&self, outputs: &[OpenOutput], span: &Span, open_files: &AtomicUsize) -> Result<()> {
+        let read = match self.reader.read_span(&span.pack, span.range.clone()) {
+            Ok((start, bytes)) => {
+                self.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
+                Some((start, bytes))
+            }
+            Err(error) if error.is_damage() || error.fault() == Some(crate::error::Fault::BadAnswer) => None,
+            Err(error) => return Err(error),
+        };
+        for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
+            let place = &wants[0].place;
+            let from_span = read.as_ref().and_then(|(start, bytes)| {
+                let at = (place.offset - start) as usize;
+                self.reader.open(place, &bytes[at..at + place.header.stored_len as usize]).ok()
+            });
+            let plain = match from_span {
+                Some(plain) => Ok(plain),
+                // Perhaps the chunk stands in another pack too.
+                None => self
+                    .reader
+                    .read(BlobKind::Data, &place.header.id, &|| outputs[wants[0].to.file as usize].entry.path_text()),
+            };
+            for want in wants {
+                self.write_chunk(&outputs[want.to.file as usize], want.to.offset, &plain, open_files)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_chunk(
+        &self,
+        output: &OpenOutput,
+        offset: u64,
+        plain: &Result<Vec<u8>>,
+        open_files: &AtomicUsize,
+    ) -> Result<()> {
+        match plain {
+            Err(error) if error.is_damage() => self.fail(output, error),
+            Err(error) => return Err(error.again()),
+            Ok(plain) => {
+                self.monitor.count(Counter::Bytes, plain.len() as u64);
+                match self.put(output, offset, plain, open_files) {
+                    Ok(()) => {}
+                    Err(error) if is_full(&error) => return Err(error),
+                    Err(error) => self.fail(output, &error),
+                }
+            }
+        }
+        if output.remaining.fetch_sub(1, Ordering::AcqRel) == 1 && !output.failed.load(Ordering::Relaxed) {
+            self.complete(output, open_files);
+        }
+        Ok(())
+    }
+
+    fn put(&self, output: &OpenOutput, offset: u64, plain: &[u8], open_files: &AtomicUsize) -> Result<()> {
+        let Some(content) = output.entry.file() else { return Ok(()) };
+        if plain.len() as u64 == content.size {
+            let digest = Digest::from_bytes(*blake3::hash(plain).as_bytes());
+            output.verified.store(digest == content.digest, Ordering::Relaxed);
+        }
+        let file = self.open_output(output, open_files)?;
+        let written = if content.sparse && output.fresh {
+            write_with_holes(&file, offset, plain)
+        } else {
+            file.write_all_at(plain, offset)
+        };
+        written.map_err(|source| self.target.fault("write", &output.entry.path, source))
+    }
+
+    fn open_output(&self, output: &OpenOutput, open_files: &AtomicUsize) -> Result<Arc<File>> {
+        let mut slot = output.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*slot {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.target.open_file(&output.entry.path)?);
+        let needed_again = output.remaining.load(Ordering::Relaxed) > 1;
+        if needed_again && open_files.load(Ordering::Relaxed) < OPEN_FILES_MAX {
+            open_files.fetch_add(1, Ordering::Relaxed);
+            *slot = Some(Arc::clone(&file));
+        }
+        Ok(file)
+    }
+
+    /// Everything is written: sets the length, verifies the digest, and only then time and permissions.
+    fn complete(&self, output: &OpenOutput, open_files: &AtomicUsize) {
+        let kept = output.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if kept.is_some() {
+            open_files.fetch_sub(1, Ordering::Relaxed);
+        }
+        let completed = match kept {
+            Some(file) => self.verify_and_seal(output, &file),
+            None => self.target.open_file(&output.entry.path).and_then(|file| self.verify_and_seal(output, &file)),
+        };
+        match completed {
+            Ok(()) => self.monitor.count(Counter::Entries, 1),
+            Err(error) => self.fail(output, &error),
+        }
+    }
+
+    fn verify_and_seal(&self, output: &OpenOutput, file: &File) -> Result<()> {
+        let (entry, Some(content)) = (&output.entry, output.entry.file()) else { return Ok(()) };
+        let fault = |action| move |source| self.target.fault(action, &entry.path, source);
+        file.set_len(content.size).map_err(fault("set the length of"))?;
+        if !output.verified.load(Ordering::Relaxed) {
+            let digest = digest_of(file).map_err(fault("read back"))?;
+            if digest != content.digest {
+                let reason = "the restored content does not have the digest that the snapshot recorded";
+                return Err(self.target.fault(
+                    "verify",
+                    &entry.path,
+                    io::Error::new(io::ErrorKind::InvalidData, reason),
+                ));
+            }
+        }
+        self.target.set_file_metadata(&entry.path, file, &entry.metadata, self.options.ownership)
+    }
+
+    /// Reports a file once, however many of its chunks are lost.
+    fn fail(&self, output: &OpenOutput, error: &Error) {
+        if !output.failed.swap(true, Ordering::Relaxed) {
+            self.problem(&output.entry, &error.to_string());
+        }
+    }
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Target { source, .. }
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem))
+}
+
+fn write_with_holes(file: &File, offset: u64, plain: &[u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < plain.len() {
+        let is_hole = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+        let run_starts_as = is_hole(&plain[at..plain.len().min(at + HOLE_BYTES)]);
+        let mut end = at;
+        while end < plain.len() && is_hole(&plain[end..plain.len().min(end + HOLE_BYTES)]) == run_starts_as {
+            end = plain.len().min(end + HOLE_BYTES);
+        }
+        if !run_starts_as {
+            file.write_all_at(&plain[at..end], offset + at as u64)?;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+fn digest_of(mut file: &File) -> io::Result<Digest> {
+    file.rewind()?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; COMPARE_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Digest::from_bytes(*hasher.finalize().as_bytes())),
+            Ok(len) => hasher.update(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+    }
+}

@@ -1,0 +1,400 @@
+//! Restores a snapshot, or a part of it, into a directory.
+//!
+//! What must stay true:
+//! - Every chunk is verified against its id, every finished file against the digest of its whole content.
+//! - In place, only what differs is written; so a restore that was killed goes on where it stopped when it is run again.
+//! - Paths come from the repository and are not trusted: see [`crate::target::directory`].
+//! - What cannot be restored is named and the rest goes on; the summary says how much that was.
+//!
+//! The tree is read three times, so that memory does not grow with it: for directories and files, for symlinks and
+//! hard links (when everything that they could be confused with is there), and for the directories' own metadata.
+
+mod batch;
+mod plan;
+mod sweep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::snapshot::Component;
+use crate::format::tree::{Entry, EntryKind, Metadata};
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::tree_reader::TreeReader;
+use crate::restore::batch::Batch;
+use crate::target::directory::{self, DirectoryTarget, ExistingKind};
+
+/// What to do with files that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite {
+    /// Compare their content and rewrite what differs.
+    Always,
+    /// Take those of the same size and time as equal; compare the others.
+    IfChanged,
+    /// Leave those that are newer than the snapshot's.
+    IfNewer,
+    /// Leave all of them.
+    Never,
+}
+
+/// What to restore, where to and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory to restore into.
+    pub target: PathBuf,
+    /// Only this path and what is below it.
+    pub path: Option<String>,
+    /// What to do with files that are there.
+    pub overwrite: Overwrite,
+    /// Remove what the snapshot does not have.
+    pub delete: bool,
+    /// Restore owner, group, set-user-id and set-group-id.
+    pub ownership: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// What a restore did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Files written, wholly or in part.
+    pub files_written: u64,
+    /// Files that were right already.
+    pub files_unchanged: u64,
+    /// Files left alone because of the overwrite mode.
+    pub files_kept: u64,
+    /// Files, symlinks and directories removed.
+    pub removed: u64,
+    /// Directories of the snapshot.
+    pub directories: u64,
+    /// Symlinks and hard links of the snapshot.
+    pub links: u64,
+    /// Bytes written to files.
+    pub bytes_written: u64,
+    /// Bytes of files that were right already.
+    pub bytes_unchanged: u64,
+    /// Things that could not be restored.
+    pub problems: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    files_written: AtomicU64,
+    files_unchanged: AtomicU64,
+    files_kept: AtomicU64,
+    removed: AtomicU64,
+    directories: AtomicU64,
+    links: AtomicU64,
+    bytes_written: AtomicU64,
+    bytes_unchanged: AtomicU64,
+    problems: AtomicU64,
+}
+
+impl Tally {
+    fn summary(&self) -> Summary {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Summary {
+            files_written: get(&self.files_written),
+            files_unchanged: get(&self.files_unchanged),
+            files_kept: get(&self.files_kept),
+            removed: get(&self.removed),
+            directories: get(&self.directories),
+            links: get(&self.links),
+            bytes_written: get(&self.bytes_written),
+            bytes_unchanged: get(&self.bytes_unchanged),
+            problems: get(&self.problems),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// One component on its way into one directory.
+struct Run<'a> {
+    reader: &'a ChunkReader,
+    component: &'a Component,
+    prefix: Vec<u8>,
+    target: &'a DirectoryTarget,
+    options: &'a Options,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+    tally: &'a Tally,
+}
+
+/// Runs a restore. Components other than plain files go into a directory of their name.
+pub fn run(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    options: &Options,
+    monitor: &dyn Monitor,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    repository.access().data_secret()?;
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let tally = Tally::default();
+    let mut found = false;
+    let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
+    monitor.phase(
+        "restore",
+        total.map(|components| components.iter().map(|component| component.entries).sum()),
+        total.map(|components| components.iter().map(|component| component.bytes).sum()),
+    );
+    for component in &snapshot.record.components {
+        let root = match component.name.as_str() {
+            crate::backup::FILES => options.target.clone(),
+            name => options.target.join(name),
+        };
+        let target = open_target(&root, options)?;
+        let prefix = options.path.as_deref().map(normal_path).unwrap_or_default();
+        let run = Run { reader: &reader, component, prefix, target: &target, options, monitor, cancel, tally: &tally };
+        found |= run.restore()?;
+    }
+    match &options.path {
+        Some(path) if !found => Err(Error::NotFound(format!("The snapshot {} has no {path:?}", snapshot.id.short()))),
+        _ => Ok(tally.summary()),
+    }
+}
+
+/// A dry run must not even make the directory.
+fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTarget> {
+    if !options.dry_run {
+        return DirectoryTarget::create(root);
+    }
+    if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
+}
+
+fn normal_path(path: &str) -> Vec<u8> {
+    path.trim_start_matches("./").trim_matches('/').as_bytes().to_vec()
+}
+
+impl Run<'_> {
+    /// Returns whether anything was selected.
+    fn restore(&self) -> Result<bool> {
+        let found = self.restore_files()?;
+        self.restore_links()?;
+        if self.options.delete && found {
+            self.sweep()?;
+        }
+        if !self.options.dry_run {
+            self.restore_directory_metadata()?;
+        }
+        Ok(found)
+    }
+
+    /// Returns the selected entries: all, or the path and what is below it.
+    fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
+        let tree = TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, &self.prefix)?;
+        let prefix = self.prefix.clone();
+        Ok(tree.filter(move |entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &prefix))))
+    }
+
+    fn restore_files(&self) -> Result<bool> {
+        let mut batch = Batch::default();
+        let mut found = false;
+        for entry in self.entries()? {
+            self.cancel.check()?;
+            let entry = entry?;
+            found = true;
+            if let Err(reason) = directory::parts(&entry.path) {
+                self.problem(&entry, &format!("it is not restored: {reason}"));
+                continue;
+            }
+            match &entry.kind {
+                EntryKind::Directory => self.restore_directory(&entry),
+                EntryKind::File(file) if file.hard_link.is_none() => {
+                    batch.push(entry);
+                    if batch.is_full() {
+                        self.restore_batch(std::mem::take(&mut batch))?;
+                    }
+                }
+                EntryKind::File(_) | EntryKind::Symlink { .. } => {}
+            }
+        }
+        self.restore_batch(batch)?;
+        Ok(found)
+    }
+
+    fn restore_directory(&self, entry: &Entry) {
+        add(&self.tally.directories, 1);
+        if self.options.dry_run {
+            return;
+        }
+        let made =
+            self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
+        if let Err(error) = made {
+            self.problem(entry, &error.to_string());
+        }
+    }
+
+    /// Symlinks and hard links come after all files: no file is ever written through one.
+    fn restore_links(&self) -> Result<()> {
+        let mut batch = Batch::default();
+        for entry in self.entries()? {
+            self.cancel.check()?;
+            let entry = entry?;
+            if directory::parts(&entry.path).is_err() {
+                continue;
+            }
+            match &entry.kind {
+                EntryKind::Symlink { target } => {
+                    let target = target.clone();
+                    self.restore_link(&entry, || self.restore_symlink(&entry, &target));
+                }
+                EntryKind::File(file) => {
+                    let Some(first) = file.hard_link.clone() else { continue };
+                    if self.is_linkable(&first, &entry) {
+                        self.restore_link(&entry, || self.restore_hard_link(&entry, &first));
+                    } else {
+                        batch.push(entry);
+                    }
+                }
+                EntryKind::Directory => {}
+            }
+            if batch.is_full() {
+                self.restore_batch(std::mem::take(&mut batch))?;
+            }
+        }
+        self.restore_batch(batch)
+    }
+
+    fn restore_link(&self, entry: &Entry, restore: impl FnOnce() -> Result<()>) {
+        add(&self.tally.links, 1);
+        if self.options.dry_run {
+            return;
+        }
+        if let Err(error) = restore() {
+            self.problem(entry, &error.to_string());
+        }
+    }
+
+    fn restore_symlink(&self, entry: &Entry, link_target: &[u8]) -> Result<()> {
+        let existing = self.target.look(&entry.path)?;
+        if existing.is_some_and(|existing| existing.kind == ExistingKind::Symlink) {
+            if self.options.overwrite == Overwrite::Never || self.target.read_symlink(&entry.path)? == link_target {
+                return self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true);
+            }
+            self.target.remove(&entry.path)?;
+        }
+        self.clear_the_way(entry, ExistingKind::Symlink)?;
+        self.target.make_symlink(&entry.path, link_target)?;
+        self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true)
+    }
+
+    /// The first name must have been restored too, or else be what the snapshot says.
+    fn is_linkable(&self, first: &[u8], entry: &Entry) -> bool {
+        let selected = is_selected(first, &self.prefix) && directory::parts(first).is_ok();
+        if self.options.dry_run || !selected {
+            return selected;
+        }
+        let same_size = |existing: directory::Existing| {
+            existing.kind == ExistingKind::File
+                && existing.size == entry.size()
+                && existing.mtime == entry.metadata.mtime
+        };
+        self.target.look(first).is_ok_and(|existing| existing.is_some_and(same_size))
+    }
+
+    fn restore_hard_link(&self, entry: &Entry, first: &[u8]) -> Result<()> {
+        let old = self.target.look(first)?;
+        if let Some(existing) = self.target.look(&entry.path)? {
+            if old.is_some_and(|old| old.identity == existing.identity) || self.options.overwrite == Overwrite::Never {
+                return Ok(());
+            }
+            if existing.kind == ExistingKind::File {
+                self.target.remove(&entry.path)?;
+            }
+        }
+        self.clear_the_way(entry, ExistingKind::File)?;
+        self.target.make_hard_link(first, &entry.path)
+    }
+
+    /// Removes something of another type that is in the way, if the user asked for that; else fails.
+    fn clear_the_way(&self, entry: &Entry, wanted: ExistingKind) -> Result<()> {
+        match self.target.look(&entry.path)? {
+            Some(existing) if existing.kind != wanted => {
+                if !self.options.delete {
+                    let reason = format!("{} is in the way; --delete would remove it", describe(existing.kind));
+                    let fault = std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason);
+                    return Err(self.target.fault("restore", &entry.path, fault));
+                }
+                add(&self.tally.removed, 1);
+                self.target.remove(&entry.path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets each directory's metadata once everything below it is done, so that nothing touches it afterwards.
+    fn restore_directory_metadata(&self) -> Result<()> {
+        let mut open: Vec<(Vec<u8>, Metadata)> = Vec::new();
+        for entry in self.entries()? {
+            let entry = entry?;
+            while open.last().is_some_and(|(path, _)| !entry.path.starts_with(path)) {
+                self.close_directory(open.pop());
+            }
+            if entry.kind == EntryKind::Directory && directory::parts(&entry.path).is_ok() {
+                open.push((entry.path, entry.metadata));
+            }
+        }
+        while !open.is_empty() {
+            self.close_directory(open.pop());
+        }
+        Ok(())
+    }
+
+    fn close_directory(&self, directory: Option<(Vec<u8>, Metadata)>) {
+        let Some((path, metadata)) = directory else { return };
+        if let Err(error) = self.target.set_metadata(&path, &metadata, self.options.ownership, false) {
+            self.report(&path, &error.to_string());
+        }
+    }
+
+    fn problem(&self, entry: &Entry, message: &str) {
+        self.report(&entry.path, message);
+    }
+
+    fn report(&self, path: &[u8], message: &str) {
+        add(&self.tally.problems, 1);
+        self.monitor.problem(&String::from_utf8_lossy(path), message);
+    }
+}
+
+/// Returns whether `path` is `prefix`, a directory of that name, or below it.
+fn is_selected(path: &[u8], prefix: &[u8]) -> bool {
+    match path.strip_prefix(prefix) {
+        Some(rest) => prefix.is_empty() || rest.is_empty() || rest.starts_with(b"/"),
+        None => false,
+    }
+}
+
+fn describe(kind: ExistingKind) -> &'static str {
+    match kind {
+        ExistingKind::Directory => "a directory",
+        ExistingKind::File => "a file",
+        ExistingKind::Symlink => "a symlink",
+        ExistingKind::Other => "a special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_selects_itself_and_what_is_below_it() {
+        assert!(is_selected(b"a/b", b"a"));
+        assert!(is_selected(b"a/", b"a"));
+        assert!(is_selected(b"a", b"a"));
+        assert!(!is_selected(b"ab", b"a"));
+        assert!(is_selected(b"x", b""));
+    }
+}

@@ -1,0 +1,63 @@
+//! Removes what the snapshot does not have (`--delete`).
+//!
+//! What must stay true: only what is below the restored path is looked at, and a path is removed only if the whole
+//! tree was read without an error.
+
+use std::collections::HashSet;
+
+use crate::error::Result;
+use crate::restore::{Run, add};
+use crate::source::directory::DirectorySource;
+use crate::source::{Found, Source};
+
+impl Run<'_> {
+    /// Walks the target beside the tree; both are in byte order.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let doomed = self.doomed()?;
+        for path in &doomed {
+            self.cancel.check()?;
+            add(&self.tally.removed, 1);
+            if self.options.dry_run {
+                self.monitor.note(&format!("would remove {}", self.target.path_of(path).display()));
+            } else if let Err(error) = self.target.remove(path) {
+                self.report(path, &error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the topmost paths of the target that are not in the tree.
+    fn doomed(&self) -> Result<Vec<Vec<u8>>> {
+        let base = self.target.path_of(&self.prefix);
+        if !base.is_dir() {
+            return Ok(Vec::new());
+        }
+        let source = DirectorySource::content_of(&base)?;
+        let mut tree = self.entries()?.peekable();
+        let ancestors = ancestors(&self.prefix);
+        let mut doomed: Vec<Vec<u8>> = Vec::new();
+        for found in source.walk() {
+            let Found::Item(item) = found else { continue };
+            let mut path = self.prefix.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&item.path);
+            while tree.next_if(|entry| entry.as_ref().is_ok_and(|entry| entry.path < path)).is_some() {}
+            if let Some(Err(_)) = tree.peek() {
+                tree.next().transpose()?;
+            }
+            let known = tree.peek().is_some_and(|entry| entry.as_ref().is_ok_and(|entry| entry.path == path));
+            let below_doomed = doomed.last().is_some_and(|last| last.ends_with(b"/") && path.starts_with(last));
+            if !known && !below_doomed && !ancestors.contains(&path) {
+                doomed.push(path);
+            }
+        }
+        Ok(doomed)
+    }
+}
+
+fn ancestors(prefix: &[u8]) -> HashSet<Vec<u8>> {
+    let ends = prefix.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| prefix[..=at].to_vec());
+    ends.collect()
+}

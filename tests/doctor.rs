@@ -1,0 +1,186 @@
+//! `doctor` tells good backends from bad ones, and leaves none of them as it should not be.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use mlvault::backend::local::LocalBackend;
+use mlvault::backend::memory::MemoryBackend;
+use mlvault::backend::{Backend, Listed};
+use mlvault::clock::{Clock, SystemClock};
+use mlvault::doctor::{Check, Report, Status, honours_create_only, probe};
+use mlvault::error::{Error, Fault, Result};
+use mlvault::monitor::Silent;
+use tempfile::TempDir;
+
+use crate::support::s3_server::{Program, S3Server};
+
+/// A way in which a backend breaks a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vice {
+    Overwrites,
+    LosesSecondWriteQuietly,
+    ListsLate,
+    ListsInDisorder,
+    ShortensRanges,
+    AltersReads,
+    CannotRemove,
+    CannotWrite,
+    IsUnreachableAfterTheFirstWrites,
+    IsTenMinutesAhead,
+}
+
+/// A memory backend with one vice.
+struct Vicious(MemoryBackend, Vice);
+
+impl Backend for Vicious {
+    fn location(&self) -> String {
+        "vicious:".to_owned()
+    }
+
+    fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let is_taken = self.0.read(key).is_ok();
+        match self.1 {
+            Vice::Overwrites => self.0.overwrite(key, bytes),
+            Vice::LosesSecondWriteQuietly if is_taken => {}
+            Vice::CannotWrite => return Err(Error::backend(Fault::Denied, "create", key, "not allowed")),
+            Vice::IsUnreachableAfterTheFirstWrites if key.contains("create-only") => {
+                return Err(Error::backend(Fault::Unavailable, "create", key, "no answer"));
+            }
+            _ => return self.0.create(key, bytes),
+        }
+        Ok(())
+    }
+
+    fn read(&self, key: &str) -> Result<Bytes> {
+        let bytes = self.0.read(key)?;
+        let is_altered = self.1 == Vice::AltersReads && bytes.len() > 1024 * 1024;
+        Ok(if is_altered { bytes.iter().map(|byte| !byte).collect() } else { bytes })
+    }
+
+    fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let end =
+            if self.1 == Vice::ShortensRanges { range.end.min(self.0.read(key)?.len() as u64) } else { range.end };
+        self.0.read_range(key, range.start.min(end)..end)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        let mut listed = self.0.list(prefix)?;
+        match self.1 {
+            Vice::ListsLate if listed.len() > 10 => drop(listed.pop()),
+            Vice::ListsInDisorder => listed.reverse(),
+            _ => {}
+        }
+        Ok(listed)
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        match self.1 {
+            Vice::CannotRemove => Err(Error::backend(Fault::Denied, "remove", key, "not allowed")),
+            _ => self.0.remove(key),
+        }
+    }
+
+    fn server_time(&self) -> Result<Option<Timestamp>> {
+        let ahead = SignedDuration::from_mins(if self.1 == Vice::IsTenMinutesAhead { 10 } else { 0 });
+        Ok(Some(SystemClock.now() + ahead))
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+}
+
+fn report(backend: &dyn Backend) -> Report {
+    probe(backend, &SystemClock, &Silent).unwrap()
+}
+
+fn complaints(report: &Report) -> Vec<(Check, Status)> {
+    let is_complaint = |status: &Status| *status != Status::Ok;
+    report
+        .findings
+        .iter()
+        .map(|finding| (finding.check, finding.status))
+        .filter(|(_, status)| is_complaint(status))
+        .collect()
+}
+
+#[test]
+fn good_backends_are_found_good_and_left_clean() {
+    let directory = TempDir::new().unwrap();
+    let local = LocalBackend::open(directory.path()).unwrap();
+    let memory = MemoryBackend::default();
+    for backend in [&local as &dyn Backend, &memory] {
+        let report = report(backend);
+        assert_eq!(complaints(&report), [], "{report:#?}");
+        assert_eq!(report.findings.len(), 10);
+        assert!(report.findings.iter().all(|finding| finding.consequence.is_none()));
+        assert_eq!(backend.list("").unwrap(), []);
+    }
+}
+
+#[test]
+fn moto_is_found_good_and_left_clean() {
+    let server = S3Server::start(Program::Moto);
+    let backend = server.backend("vault");
+    let report = report(&backend);
+    assert_eq!(complaints(&report), [], "{report:#?}");
+    assert_eq!(backend.list("").unwrap(), []);
+}
+
+#[test]
+fn rclone_is_found_to_ignore_create_only() {
+    let server = S3Server::start(Program::Rclone);
+    let backend = server.backend("vault");
+    let report = report(&backend);
+    let expected = [(Check::CreateOnly, Status::Failed), (Check::ConcurrentCreates, Status::Failed)];
+    assert_eq!(complaints(&report), expected, "{report:#?}");
+    let consequence = report.finding(Check::CreateOnly).unwrap().consequence.as_deref().unwrap();
+    assert!(consequence.contains("do not run prune beside backups"), "{consequence}");
+    assert_eq!(backend.list("").unwrap(), []);
+}
+
+#[test]
+fn each_vice_is_found_and_only_that() {
+    use Check::{
+        CleanUp, Clock, ConcurrentCreates, CreateOnly, Listing, RangeReads, Removal, Throughput, WriteAndRead,
+    };
+    use Status::{Failed, Warning};
+    let cases: [(Vice, &[(Check, Status)]); 10] = [
+        (Vice::Overwrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
+        (Vice::LosesSecondWriteQuietly, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
+        (Vice::ListsLate, &[(Listing, Failed)]),
+        (Vice::ListsInDisorder, &[(Listing, Failed)]),
+        (Vice::ShortensRanges, &[(RangeReads, Failed)]),
+        (Vice::AltersReads, &[(Throughput, Failed)]),
+        (Vice::CannotRemove, &[(Removal, Warning), (CleanUp, Warning)]),
+        (Vice::CannotWrite, &[(WriteAndRead, Failed)]),
+        (Vice::IsUnreachableAfterTheFirstWrites, &[(CreateOnly, Failed)]),
+        (Vice::IsTenMinutesAhead, &[(Clock, Warning)]),
+    ];
+    for (vice, expected) in cases {
+        let backend = Vicious(MemoryBackend::default(), vice);
+        let report = report(&backend);
+        let found = complaints(&report);
+        // A race that only threads can lose is not lost each time.
+        let found: Vec<_> = found
+            .into_iter()
+            .filter(|complaint| expected.contains(complaint) || complaint.0 != ConcurrentCreates)
+            .collect();
+        let is_race = |complaint: &&(Check, Status)| complaint.0 == ConcurrentCreates;
+        let certain: Vec<_> = expected.iter().filter(|complaint| !is_race(complaint)).collect();
+        assert!(certain.iter().all(|complaint| found.contains(complaint)), "{vice:?}: {report:#?}");
+        assert!(found.iter().all(|complaint| expected.contains(complaint)), "{vice:?}: {report:#?}");
+        let is_clean = backend.0.list("").unwrap().is_empty();
+        assert_eq!(is_clean, vice != Vice::CannotRemove, "{vice:?}");
+    }
+}
+
+#[test]
+fn init_learns_whether_create_only_is_honoured() {
+    let honours = |vice| honours_create_only(&Vicious(MemoryBackend::default(), vice));
+    assert!(!honours(Vice::Overwrites).unwrap());
+    assert!(!honours(Vice::LosesSecondWriteQuietly).unwrap());
+    assert!(honours(Vice::CannotRemove).unwrap());
+    assert_eq!(honours(Vice::CannotWrite).unwrap_err().fault(), Some(Fault::Denied));
+}

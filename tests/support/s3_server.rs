@@ -1,0 +1,163 @@
+//! Real S3 servers, started on a free loopback port for one test and killed with it.
+//!
+//! They differ in what a backend has to live with: `moto_server` answers as AWS does and checks no signatures;
+//! `rclone serve s3` checks signatures and ignores `If-None-Match`.
+
+use std::env;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mlvault::backend::location::{BackendOptions, Credentials};
+use mlvault::backend::s3::{Patience, S3Backend};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+/// Name of the bucket that every server begins with.
+pub const BUCKET: &str = "vault";
+/// The one key that the servers know.
+pub const ACCESS_KEY_ID: &str = "TESTKEY";
+/// Its secret, which no message may hold.
+pub const SECRET_ACCESS_KEY: &str = "not-to-be-seen-in-any-message";
+
+/// How long a server may take to start on a loaded machine.
+const START_MAX: Duration = Duration::from_secs(120);
+/// Ports that are tried, because another process can take one between choosing and using it.
+const START_ATTEMPTS_MAX: usize = 3;
+
+/// A program that serves S3.
+#[derive(Debug, Clone, Copy)]
+pub enum Program {
+    Moto,
+    Rclone,
+    /// With TLS, and a certificate that only [`certificate`] vouches for.
+    RcloneWithTls,
+}
+
+/// A running server with one empty bucket.
+pub struct S3Server {
+    program: Program,
+    child: Child,
+    port: u16,
+    _directory: TempDir,
+}
+
+impl S3Server {
+    pub fn start(program: Program) -> Self {
+        for _ in 1..START_ATTEMPTS_MAX {
+            if let Ok(server) = Self::try_start(program) {
+                return server;
+            }
+        }
+        Self::try_start(program).unwrap_or_else(|log| panic!("{program:?} does not start:\n{log}"))
+    }
+
+    /// Returns what a client needs to know.
+    pub fn options(&self) -> BackendOptions {
+        let mut options = options_for(self.port);
+        if let Program::RcloneWithTls = self.program {
+            options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
+        }
+        options
+    }
+
+    pub fn backend(&self, prefix: &str) -> S3Backend {
+        S3Backend::connect(BUCKET, prefix, &self.options(), Patience::default()).unwrap()
+    }
+
+    fn try_start(program: Program) -> Result<Self, String> {
+        let directory = TempDir::new().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let log_path = directory.path().join("log");
+        let log = File::create(&log_path).unwrap();
+        let mut command = command(program, directory.path(), port);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
+        let mut server = Self { program, child, port, _directory: directory };
+        let begun = Instant::now();
+        while !make_bucket(port) {
+            if server.child.try_wait().unwrap().is_some() || begun.elapsed() > START_MAX {
+                return Err(std::fs::read_to_string(&log_path).unwrap_or_default());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns options for a server on a loopback port.
+pub fn options_for(port: u16) -> BackendOptions {
+    BackendOptions {
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        credentials: Some(Credentials {
+            access_key_id: ACCESS_KEY_ID.to_owned(),
+            secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
+        }),
+        ..BackendOptions::default()
+    }
+}
+
+fn command(program: Program, directory: &Path, port: u16) -> Command {
+    match program {
+        Program::Moto => {
+            let mut command = Command::new(tool("moto_server"));
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(directory);
+            command
+        }
+        Program::Rclone | Program::RcloneWithTls => {
+            let data = directory.join("data");
+            std::fs::create_dir_all(data.join(BUCKET)).unwrap();
+            let mut command = Command::new(tool("rclone"));
+            command.args(["serve", "s3", "--addr", &format!("127.0.0.1:{port}"), "--config", "/dev/null"]);
+            command.args(["--auth-key", &format!("{ACCESS_KEY_ID},{SECRET_ACCESS_KEY}")]).arg(data);
+            if let Program::RcloneWithTls = program {
+                command.arg("--cert").arg(certificate()).arg("--key").arg(test_file("loopback-key.pem"));
+            }
+            command
+        }
+    }
+}
+
+/// Returns the path of the certificate of servers with TLS. It is for 127.0.0.1 and signed by itself.
+pub fn certificate() -> PathBuf {
+    test_file("loopback-certificate.pem")
+}
+
+fn test_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
+}
+
+/// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
+fn tool(name: &str) -> PathBuf {
+    let tools = match env::var_os("MLVAULT_TEST_TOOLS") {
+        Some(directory) => PathBuf::from(directory),
+        None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/mlvault-tools"),
+    };
+    let path = tools.join("bin").join(name);
+    assert!(path.is_file(), "{path:?} is missing: run tests/setup-tools.sh first");
+    path
+}
+
+/// Asks for the bucket to be made, without a signature. Returns whether the server answered at all.
+///
+/// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
+fn make_bucket(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let request =
+        format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    let is_answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_ok();
+    is_answered && answer.starts_with(b"HTTP/")
+}
