@@ -44,7 +44,7 @@ note() { printf '   %s\n' "$*"; }
 show() {
     local word line=
     for word in "$@"; do
-        case $word in *[!A-Za-z0-9_./:=@%+-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+        case $word in *[!A-Za-z0-9_./:=@%+~-]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
     done
     printf '   $%s\n' "$line"
     "$@" 2>&1 | sed 's/^/     /'
@@ -150,11 +150,6 @@ compare() {
     note "no difference: $(find "$folder" -type f | wc -l) files agree in content, SHA-256, mode and modification time"
 }
 
-# The id of the oldest snapshot.
-first_snapshot() {
-    mlvault snapshots --json | python -c 'import json, sys; print(json.load(sys.stdin)[0]["id"])'
-}
-
 megabytes() { du -sb "$@" | awk '{ printf "%.1f", $1 / 1e6 }'; }
 
 # ---- the demo ------------------------------------------------------------------------------------------------------
@@ -211,7 +206,7 @@ deployment verify "$work/day2.json"
 stop_server
 
 step "The deployment as it was a day earlier is still there"
-show mlvault restore --snapshot "$(first_snapshot)" --target yesterday
+show mlvault restore --snapshot latest~1 --target yesterday
 compare yesterday day1
 
 printf '\ndemo passed: every byte came back, and every model predicts what it predicted before (%d s)\n' $SECONDS
