@@ -218,7 +218,15 @@ pub fn format_duration(seconds: f64) -> String {
     }
 }
 
-/// Makes control characters visible, so that a file name cannot forge output.
+/// Makes characters visible that would not be seen or would move others, so that a file name cannot forge output.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    let show = |c: char| if is_treacherous(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
+}
+
+/// Control characters, line separators, and what turns the direction of writing or takes no space.
+fn is_treacherous(c: char) -> bool {
+    let is_invisible =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    c.is_control() || is_invisible
 }

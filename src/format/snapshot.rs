@@ -22,6 +22,8 @@ use crate::format::key_slot::Certificate;
 use crate::format::{Cursor, FormatError};
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
+/// Name of the component that holds plain paths and streams.
+pub const FILES: &str = "files";
 /// Most problems that a record names one by one; the rest is only counted.
 pub const PROBLEMS_MAX: usize = 1000;
 

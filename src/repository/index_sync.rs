@@ -113,7 +113,8 @@ impl Index {
         })
     }
 
-    /// Calls `visit` with every chunk of a kind and the pack that it stands in.
+    /// Calls `visit` with every chunk of a kind and the pack that it stands in, in the order of the chunks' ids. A chunk
+    /// that stands in several packs comes as often.
     pub fn for_each_chunk(
         &self,
         kind: BlobKind,

@@ -16,8 +16,8 @@ use crate::format::tree::{ChunkRef, Entry, FileContent};
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
+use crate::repository::read_plan::{self, Destination, Span, Want};
 use crate::repository::tree_reader::chunks_of;
-use crate::restore::plan::{self, Destination, Span, Want};
 use crate::restore::{Overwrite, Run, add};
 use crate::target::directory::{Existing, ExistingKind};
 use crate::units::KIB;
@@ -241,7 +241,7 @@ impl Run<'_> {
             let needed_by = output.entry.path_text();
             self.fail(output, &Error::MissingChunk { chunk: chunk.id, needed_by });
         }
-        self.fetch(outputs, plan::spans(wants))
+        self.fetch(outputs, read_plan::spans(wants))
     }
 
     fn fetch(&self, outputs: &[OpenOutput], spans: Vec<Span>) -> Result<()> {

@@ -15,10 +15,10 @@ pub const SPAN_BYTES_MAX: u64 = 8 * MIB;
 /// Longest gap that is read along rather than skipped, in bytes: a request costs more than that.
 pub const GAP_BYTES_MAX: u64 = 256 * KIB;
 
-/// Where a chunk's content goes: which file of the batch, at which offset.
+/// Where a chunk's content goes: which file of those that are read together, at which offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Number of the file in the batch.
+    /// Number of the file.
     pub file: u32,
     /// Offset in the file in bytes.
     pub offset: u64,
