@@ -24,9 +24,9 @@ const JSON_INTERVAL: Duration = Duration::from_secs(5);
 pub enum Verbosity {
     /// Errors and problems only.
     Quiet,
-    /// Progress too.
+    /// Progress and notes too.
     Normal,
-    /// Notes too.
+    /// A line for each file too.
     Verbose,
 }
 
@@ -185,6 +185,17 @@ impl Monitor for Progress {
             (Verbosity::Quiet, _) => {}
             (_, true) => self.shown.say(&json!({ "type": "note", "message": message }).to_string()),
             _ => self.shown.say(&format!("Note: {message}")),
+        }
+    }
+
+    fn detail(&self, text: &dyn Fn() -> String) {
+        if self.shown.verbosity != Verbosity::Verbose {
+            return;
+        }
+        if self.shown.json {
+            self.shown.say(&json!({ "type": "detail", "message": text() }).to_string());
+        } else {
+            self.shown.say(&printable(&text()));
         }
     }
 }

@@ -354,7 +354,10 @@ impl Run<'_> {
             None => self.target.open_file(&output.entry.path).and_then(|file| self.verify_and_seal(output, &file)),
         };
         match completed {
-            Ok(()) => self.monitor.count(Counter::Entries, 1),
+            Ok(()) => {
+                self.monitor.count(Counter::Entries, 1);
+                self.monitor.detail(&|| format!("restored {}", output.entry.path_text()));
+            }
             Err(error) => self.fail(output, &error),
         }
     }
