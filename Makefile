@@ -1,5 +1,5 @@
-# One command for each thing that one does with this project. Everything is built in the release profile, into one target
-# directory outside the work tree, so that RocksDB's C++ is compiled once for all clones on a machine.
+# One command for each thing that one does with this project. Everything is built in the release profile, into one
+# target directory outside the work tree, so that RocksDB's C++ is compiled once for all clones on a machine.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +20,7 @@ help: ## Show this list
 
 demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
 	@scripts/setup.sh demo
-	@cargo build --release --quiet
+	@cargo build --release
 	@MLVAULT='$(MLVAULT)' demo/demo.sh
 
 test: ## Run all tests
@@ -29,12 +29,12 @@ test: ## Run all tests
 
 bench: ## Measure mlvault beside restic, rustic, Borg and cp (BENCH_ARGS="--scale 0.1 --runs 1" for a quick look)
 	@scripts/setup.sh bench
-	@cargo build --release --quiet
+	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/peers.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-stages: ## Measure the stages of a backup one by one
 	@scripts/setup.sh build
-	cargo bench
+	cargo bench --bench stages
 
 fmt: ## Format the source
 	cargo fmt

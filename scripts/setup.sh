@@ -9,8 +9,8 @@
 #   bench   build, numpy, restic and Borg
 #   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
 #
-# Running it again is harmless, silent and quick: Debian packages are looked up before they are installed, and each part of
-# tests/requirements.txt leaves a stamp with its hash. Only Debian packages need root; sudo is used when there is need.
+# Running it again is harmless, silent and quick: Debian packages are looked up before they are installed, and each part
+# of tests/requirements.txt leaves a stamp with its hash. Only Debian packages need root, by sudo if there is need.
 #
 #   MLVAULT_TEST_TOOLS  the Python virtual environment   (default ~/.cache/mlvault-tools)
 #   MLVAULT_PEERS       where rustic is installed        (default ~/.cache/mlvault-peers)
@@ -40,8 +40,12 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# apt-get talks much even when it is asked not to; what it says matters only if it fails.
 quiet_apt() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" >/dev/null
+    local output
+    output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" 2>&1) && return
+    printf '%s\n' "$output" >&2
+    return 1
 }
 
 # Installs those of the named Debian packages that are missing.
@@ -65,8 +69,9 @@ setup_build() {
 # The first Python that is new enough and can make virtual environments.
 find_python() {
     local python
+    local check='import sys, ensurepip; sys.exit(sys.version_info < (3, 11))'
     for python in python3 python3.13 python3.12 python3.11; do
-        "$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$python" && return
+        "$python" -c "$check" 2>/dev/null && echo "$python" && return
     done
     return 1
 }
@@ -89,6 +94,20 @@ install_part() {
     say "installing Python packages of the part '$1' into $tools"
     "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
         --only-binary :all: -r <(requirements_part "$1")
+    # Compiles the modules that are used, instead of all of them, and shows that the part works.
+    env -u PYTHONDONTWRITEBYTECODE "$tools/bin/python" -W ignore -c "$(first_imports "$1")"
+}
+
+# What a part is installed for.
+first_imports() {
+    case $1 in
+    s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
+    data) echo 'import numpy' ;;
+    mlflow)
+        echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc'
+        echo 'import sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy'
+        ;;
+    esac
 }
 
 # Installs the named parts of the requirements file, unless their stamps say that it was done.
@@ -103,7 +122,7 @@ python_parts() {
         wanted=$(requirements_part "$part" | sha256sum)
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
         retry install_part "$part" || fail "cannot install the Python packages of '$part'"
-        "$tools/bin/python" -m pip check >/dev/null || fail "the pins of $requirements contradict each other: run 'pip check'"
+        "$tools/bin/python" -m pip check >/dev/null || fail "the pins of $requirements contradict each other"
         echo "$wanted" >"$stamp"
     done
     exec {lock}>&-
@@ -129,7 +148,8 @@ setup_rustic() {
     setup_build
     "$peers/bin/rustic" --version 2>/dev/null | grep -qF " $rustic_version" && return
     say "compiling rustic $rustic_version into $peers"
-    retry env CARGO_TARGET_DIR="$peers/target" cargo install rustic-rs --version "=$rustic_version" --locked --force --quiet --root "$peers"
+    retry env CARGO_TARGET_DIR="$peers/target" \
+        cargo install rustic-rs --version "=$rustic_version" --locked --force --quiet --root "$peers"
     rm -rf "$peers/target"
 }
 

@@ -193,10 +193,10 @@ impl Error {
     }
 
     /// Returns whether this tells of damage to stored objects, as opposed to a backend that cannot be reached.
+    ///
+    /// An object that is shorter than what was asked of it makes the backend answer badly.
     pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged { .. } | Self::MissingChunk { .. } | Self::Backend { fault: Fault::NotFound, .. }
-        )
+        let lost = matches!(self.fault(), Some(Fault::NotFound | Fault::BadAnswer));
+        lost || matches!(self, Self::Damaged { .. } | Self::MissingChunk { .. })
     }
 }

@@ -10,15 +10,18 @@
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
 //! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 3 repository | [`repository`]: stored things |
-//! | 4 operations | [`backup`] [`restore`] [`doctor`] |
+//! | 4 operations | [`backup`] [`restore`] [`check`] [`repair`] [`doctor`] |
+//! | 5 edges | [`config`] |
 
 pub mod backend;
 pub mod backup;
 pub mod budget;
 pub mod cancel;
+pub mod check;
 pub mod chunker;
 pub mod clock;
 pub mod compress;
+pub mod config;
 pub mod crypto;
 pub mod doctor;
 pub mod error;
@@ -27,6 +30,7 @@ pub mod id;
 pub mod index;
 pub mod monitor;
 pub mod parallel;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod source;

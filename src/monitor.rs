@@ -22,6 +22,12 @@ const COUNTERS: usize = 4;
 pub trait Monitor: Send + Sync {
     /// A phase begins; totals are given where they are known.
     fn phase(&self, name: &'static str, entries_total: Option<u64>, bytes_total: Option<u64>);
+    /// Returns whether totals are worth finding out where they are not known from the start.
+    fn wants_totals(&self) -> bool {
+        false
+    }
+    /// The totals of the current phase have become known.
+    fn totals(&self, _entries: u64, _bytes: u64) {}
     /// Adds to a counter of the current phase.
     fn count(&self, counter: Counter, amount: u64);
     /// Something went wrong with one item and the operation goes on.

@@ -113,7 +113,11 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Summary> {
     check(options)?;
-    if options.dry_run { dry_run(repository, options, monitor, cancel) } else { store(repository, options, monitor, cancel) }
+    if options.dry_run {
+        dry_run(repository, options, monitor, cancel)
+    } else {
+        store(repository, options, monitor, cancel)
+    }
 }
 
 fn check(options: &Options) -> Result<()> {
@@ -154,7 +158,8 @@ fn store(
     count_written(&mut statistics, written);
     statistics.duration_ms = begun.elapsed().as_millis() as u64;
     cancel.check()?;
-    let record = record(repository, &session.started, options, source_record, parent, &list, tree, statistics, &problems);
+    let record =
+        record(repository, &session.started, options, source_record, parent, &list, tree, statistics, &problems);
     session.commit(repository, record.clone())?;
     Ok(Summary { snapshot: Some(session.id), record })
 }
@@ -179,16 +184,13 @@ fn store_component(
 }
 
 /// Opens the parent's tree. If that fails everything is read anew, which is slower and nothing worse.
-fn open_parent<'a>(
-    reader: &'a ChunkReader,
-    parent: &Snapshot,
-    monitor: &Arc<dyn Monitor>,
-) -> Option<TreeReader<'a>> {
+fn open_parent<'a>(reader: &'a ChunkReader, parent: &Snapshot, monitor: &Arc<dyn Monitor>) -> Option<TreeReader<'a>> {
     let component = parent.record.components.iter().find(|component| component.name == FILES)?;
     match TreeReader::open(reader, FILES, &component.root) {
         Ok(tree) => Some(tree),
         Err(error) => {
-            monitor.note(&format!("Every file is read: the parent snapshot {} is unusable: {error}", parent.id.short()));
+            monitor
+                .note(&format!("Every file is read: the parent snapshot {} is unusable: {error}", parent.id.short()));
             None
         }
     }
@@ -245,9 +247,7 @@ fn source_record(what: &What) -> Result<SourceRecord> {
             Ok(SourceRecord::Paths { paths })
         }
         What::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
-        What::Command { line, name } => {
-            Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) })
-        }
+        What::Command { line, name } => Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) }),
     }
 }
 

@@ -166,7 +166,30 @@ pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Res
     let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
         stages.walk(source, parent, files, done);
     };
-    run_stages(job, source, walk)
+    let finished = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if job.monitor.wants_totals() {
+            scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
+        }
+        let stored = run_stages(job, source, walk);
+        finished.store(true, Ordering::Relaxed);
+        stored
+    })
+}
+
+/// Walks ahead of the backup, so that a person watching learns how much there is.
+fn find_totals(source: &dyn Source, monitor: &dyn Monitor, finished: &AtomicBool) {
+    let (mut entries, mut bytes) = (0, 0);
+    for found in source.walk() {
+        if finished.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Found::Item(item) = found {
+            entries += 1;
+            bytes += if let ItemKind::File { size, .. } = item.kind { size } else { 0 };
+        }
+    }
+    monitor.totals(entries, bytes);
 }
 
 /// Stores one stream as a tree of one file.
@@ -221,7 +244,13 @@ fn run_stages(
 
 impl Stages<'_> {
     /// Walks the source beside the parent's tree and sends on what it finds, in order.
-    fn walk(&self, source: &dyn Source, mut parent: Parent<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>) {
+    fn walk(
+        &self,
+        source: &dyn Source,
+        mut parent: Parent<'_>,
+        files: &Sender<Arc<FileUnderWay>>,
+        done: &Sender<Done>,
+    ) {
         let mut first_links = HashMap::new();
         let mut sequence = 0;
         for found in source.walk() {
@@ -499,9 +528,9 @@ impl OpenStream<'_> {
 impl std::io::Read for OpenStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let Some(stream) = &mut self.stream else { return Ok(0) };
-        stream.read(buffer).map_err(|source| {
-            self.fail(Error::Source { action: "read", path: "the stream".into(), source })
-        })
+        stream
+            .read(buffer)
+            .map_err(|source| self.fail(Error::Source { action: "read", path: "the stream".into(), source }))
     }
 }
 

@@ -37,11 +37,8 @@ pub struct ChunkProfiles {
 
 impl Default for ChunkProfiles {
     fn default() -> Self {
-        let sizes = |average: u64| ChunkSizes {
-            min: (average / 4) as u32,
-            average: average as u32,
-            max: (average * 4) as u32,
-        };
+        let sizes =
+            |average: u64| ChunkSizes { min: (average / 4) as u32, average: average as u32, max: (average * 4) as u32 };
         Self { text: sizes(64 * KIB), binary: sizes(256 * KIB) }
     }
 }

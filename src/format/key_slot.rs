@@ -15,12 +15,14 @@
 //!  72  32  commitment to the slot key
 //! 104 168  AES-256-GCM (counter 0) of the secrets below, then 16 bytes of tag; associated data: bytes 0..104
 //! 272   …  object envelope: the slot's description, JSON, readable with the meta secret
+//!   …  32  BLAKE3 of everything before
 //!
 //! secrets: role (1), zero (7), meta secret (32), signing seed (32), data secret (32), root seed (32), reserved (16)
 //! ```
 //!
 //! The data secret is zero for writers and auditors, the root seed for all but maintainers.
 //! The commitment keeps one slot from opening under several passphrases (AES-GCM alone does not commit to its key).
+//! The hash at the end proves nothing against an attacker: it lets anyone tell a damaged slot from a wrong passphrase.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ const MAGIC: &[u8; 8] = b"MLVKEY01";
 const PREFIX_LEN: usize = 104;
 const SECRETS_LEN: usize = 8 + 4 * 32 + 16;
 const DESCRIPTION_AT: usize = PREFIX_LEN + SECRETS_LEN + TAG_LEN;
+const CHECKSUM_LEN: usize = 32;
 /// Largest slot object in bytes.
 pub const SLOT_LEN_MAX: u64 = 8 << 10;
 /// Most slots of a repository that are tried.
@@ -128,19 +131,17 @@ impl Certificate {
         created: Timestamp,
         signer: SignerKey,
     ) -> Self {
-        let mut certificate =
-            Self { slot, label: label.to_owned(), role, created, signer, signature: String::new() };
+        let mut certificate = Self { slot, label: label.to_owned(), role, created, signer, signature: String::new() };
         let message = certificate.message(repository);
-        certificate.signature = data_encoding::HEXLOWER.encode(&sign::sign(root_seed, Domain::Certificate, &[&message]));
+        certificate.signature =
+            data_encoding::HEXLOWER.encode(&sign::sign(root_seed, Domain::Certificate, &[&message]));
         certificate
     }
 
     /// Returns whether the root key issued exactly this certificate for this repository.
     pub fn is_issued_by(&self, root: &SignerKey, repository: RepositoryId) -> bool {
-        let signature: Option<[u8; SIGNATURE_LEN]> = data_encoding::HEXLOWER
-            .decode(self.signature.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok());
+        let signature: Option<[u8; SIGNATURE_LEN]> =
+            data_encoding::HEXLOWER.decode(self.signature.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
         signature
             .is_some_and(|signature| sign::verify(root, Domain::Certificate, &[&self.message(repository)], &signature))
     }
@@ -187,6 +188,8 @@ pub fn seal(
     let keys = MetaKeys::new(secrets.meta.clone());
     let name = certificate.slot.to_string();
     bytes.extend_from_slice(&object::seal(&keys, repository, ObjectKind::SlotDescription, &name, &description));
+    let checksum = blake3::hash(&bytes);
+    bytes.extend_from_slice(checksum.as_bytes());
     Ok(bytes)
 }
 
@@ -235,8 +238,19 @@ impl SlotHeader {
     }
 }
 
+/// Returns a slot without its checksum, after comparing it.
+pub fn checked(bytes: &[u8]) -> Result<&[u8], FormatError> {
+    let (content, checksum) =
+        bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
+    if blake3::hash(content).as_bytes() != checksum {
+        return Err(FormatError::new("its checksum is wrong"));
+    }
+    Ok(content)
+}
+
 /// Opens a slot; `None` if the credential is not the slot's.
 pub fn open(bytes: &[u8], credential: &Credential) -> Result<Option<RoleSecrets>, FormatError> {
+    let bytes = checked(bytes)?;
     let header = SlotHeader::decode(bytes)?;
     if header.by_passphrase != matches!(credential, Credential::Passphrase(_)) {
         return Ok(None);
@@ -258,6 +272,7 @@ pub fn open_description(
     repository: RepositoryId,
     root: &SignerKey,
 ) -> Result<Certificate, FormatError> {
+    let bytes = checked(bytes)?;
     let header = SlotHeader::decode(bytes)?;
     let envelope = bytes.get(DESCRIPTION_AT..).ok_or_else(|| FormatError::new("it ends early"))?;
     let name = header.slot.to_string();
@@ -369,7 +384,8 @@ mod tests {
             damaged[at] ^= 4;
             let opened = open(&damaged, &credential).is_ok_and(|secrets| secrets.is_some());
             let described = open_description(&damaged, &keys, REPOSITORY, &root).is_ok();
-            assert!(!(opened && described), "byte {at}");
+            assert!(!opened && !described, "byte {at}");
+            assert!(open(&bytes[..at], &credential).is_err(), "{at} bytes of it");
         }
     }
 }

@@ -282,13 +282,7 @@ mod tests {
     }
 
     fn chunk(byte: u8, stored_len: u32) -> ChunkHeader {
-        ChunkHeader {
-            id: ChunkId::from_bytes([byte; 32]),
-            plain_len: 100,
-            stored_len,
-            codec: Codec::Zstd,
-            filter: 0,
-        }
+        ChunkHeader { id: ChunkId::from_bytes([byte; 32]), plain_len: 100, stored_len, codec: Codec::Zstd, filter: 0 }
     }
 
     fn pack() -> (Cipher, FinishedPack) {

@@ -18,7 +18,7 @@ pub const SESSION_HEADER_LEN: usize = 16 + 32 + 32 + SEALED_KEY_LEN + 32;
 pub const SEALED_KEY_LEN: usize = 48;
 
 /// What a reader needs to find a session's keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionHeader {
     /// The session that wrote the chunks.
     pub session: SessionId,

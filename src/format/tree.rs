@@ -400,7 +400,8 @@ mod tests {
     use super::*;
 
     fn file(path: &str, chunks: &[u32]) -> Entry {
-        let chunks: Vec<_> = chunks.iter().map(|len| ChunkRef { id: ChunkId::from_bytes([7; 32]), len: *len }).collect();
+        let chunks: Vec<_> =
+            chunks.iter().map(|len| ChunkRef { id: ChunkId::from_bytes([7; 32]), len: *len }).collect();
         Entry {
             path: path.into(),
             metadata: Metadata { mode: 0o644, mtime: FileTime { seconds: -1, nanoseconds: 5 }, ..Metadata::default() },
@@ -425,10 +426,15 @@ mod tests {
 
     #[test]
     fn entries_of_every_kind_survive_encoding() {
-        let directory =
-            Entry { path: b"a/".to_vec(), metadata: Metadata::default(), kind: EntryKind::Directory, attributes: vec![] };
+        let directory = Entry {
+            path: b"a/".to_vec(),
+            metadata: Metadata::default(),
+            kind: EntryKind::Directory,
+            attributes: vec![],
+        };
         let odd_name = Entry { path: b"a/\xFF\n".to_vec(), ..file("", &[1]) };
-        let link = Entry { path: b"b".to_vec(), kind: EntryKind::Symlink { target: b"../x".to_vec() }, ..directory.clone() };
+        let link =
+            Entry { path: b"b".to_vec(), kind: EntryKind::Symlink { target: b"../x".to_vec() }, ..directory.clone() };
         let entries = vec![directory, file("a/x", &[10, 20]), odd_name, link];
         assert_eq!(decode_node(&leaf(&entries)), Ok(Node::Leaf(entries)));
     }

@@ -85,11 +85,7 @@ impl ChunkIndex for MemoryIndex {
         Ok(content.packs.iter().filter(|(_, pack)| pack.kind == kind).map(|(number, pack)| (*number, *pack)).collect())
     }
 
-    fn for_each_chunk(
-        &self,
-        kind: BlobKind,
-        visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>,
-    ) -> Result<()> {
+    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
         let content = self.content();
         for (id, places) in &content.chunks {
             for place in places.iter().filter(|place| content.packs.get(&place.pack).is_some_and(|p| p.kind == kind)) {

@@ -79,9 +79,5 @@ pub trait ChunkIndex: Send + Sync {
     fn packs(&self, kind: BlobKind) -> Result<Vec<(PackNumber, PackRecord)>>;
 
     /// Calls `visit` with every chunk of every pack of a kind, in no particular order.
-    fn for_each_chunk(
-        &self,
-        kind: BlobKind,
-        visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>,
-    ) -> Result<()>;
+    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()>;
 }

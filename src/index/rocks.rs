@@ -69,8 +69,7 @@ impl RocksIndex {
     /// another schema or repository: then the caller removes the directory and tries again.
     pub fn open(path: &Path, repository: RepositoryId) -> Result<Self> {
         let db = DB::open(&options(), path).map_err(|error| open_error(path, &error))?;
-        let mut index =
-            Self { path: path.to_owned(), db, state: RwLock::default(), adding: Mutex::default() };
+        let mut index = Self { path: path.to_owned(), db, state: RwLock::default(), adding: Mutex::default() };
         index.check_identity(repository)?;
         let state = index.load_state()?;
         index.state = RwLock::new(state);
@@ -259,11 +258,7 @@ impl ChunkIndex for RocksIndex {
         Ok(packs)
     }
 
-    fn for_each_chunk(
-        &self,
-        kind: BlobKind,
-        visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>,
-    ) -> Result<()> {
+    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
         let of_kind: HashSet<PackNumber> = self.packs(kind)?.into_iter().map(|(number, _)| number).collect();
         for row in self.rows(b"c") {
             let (key, value) = row.map_err(|error| self.fault(error))?;

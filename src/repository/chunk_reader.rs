@@ -13,8 +13,9 @@ use bytes::Bytes;
 use crate::crypto::keys;
 use crate::crypto::seal::Cipher;
 use crate::error::{Error, Result};
+use crate::format::session_header::SessionHeader;
 use crate::format::{BlobKind, chunk};
-use crate::id::{ChunkId, PackId, SessionId};
+use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::repository::index_sync::Place;
 use crate::repository::{Repository, layout};
@@ -32,7 +33,7 @@ const CIPHERS_MAX: usize = 1024;
 /// Reads chunks of one repository. Calls may come from many threads.
 pub struct ChunkReader {
     repository: Arc<Repository>,
-    ciphers: Mutex<HashMap<(BlobKind, SessionId), Arc<Cipher>>>,
+    ciphers: Mutex<HashMap<(BlobKind, SessionHeader), Arc<Cipher>>>,
     blocks: Mutex<VecDeque<((PackId, u64), Bytes)>>,
 }
 
@@ -88,10 +89,12 @@ impl ChunkReader {
     pub fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
         let repository = &self.repository;
         let cipher = self.cipher(&place.pack)?;
-        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(|error| {
-            let key = layout::pack(place.pack.kind, &place.pack.id);
-            Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
-        })
+        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(
+            |error| {
+                let key = layout::pack(place.pack.kind, &place.pack.id);
+                Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
+            },
+        )
     }
 
     fn read_through_blocks(&self, pack: &PackRecord, range: Range<u64>) -> Result<Vec<u8>> {
@@ -125,7 +128,8 @@ impl ChunkReader {
     }
 
     fn cipher(&self, pack: &PackRecord) -> Result<Arc<Cipher>> {
-        let name = (pack.kind, pack.session.session);
+        // Not by the session's id alone: two packs may claim the same one with different keys.
+        let name = (pack.kind, pack.session);
         let mut ciphers = self.ciphers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cipher) = ciphers.get(&name) {
             return Ok(Arc::clone(cipher));

@@ -204,9 +204,7 @@ impl Shared {
         let full = {
             let mut open = lock(self.open_pack(kind));
             let limit = self.pack_bytes(kind);
-            let full = open.take_if(|pack| {
-                pack.len_with(sealed.len()) > limit || pack.chunk_count() >= CHUNKS_MAX
-            });
+            let full = open.take_if(|pack| pack.len_with(sealed.len()) > limit || pack.chunk_count() >= CHUNKS_MAX);
             open.get_or_insert_with(|| self.new_pack(kind)).push(header, &sealed);
             full
         };

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::backend::Backend;
 use crate::crypto::keys::MetaKeys;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
 use crate::format::object::{self, ObjectKind};
 use crate::format::segment::Segment;
@@ -29,6 +29,8 @@ use crate::repository::layout;
 const SHARED_CACHES_MAX: usize = 4;
 /// Pack records kept in memory.
 const PACK_RECORDS_MAX: usize = 4096;
+/// Listings of segments before what another process removes meanwhile is let go.
+const LISTINGS_MAX: usize = 4;
 /// Segments fetched before they are taken in; bounds memory to this many segments.
 const SEGMENT_BATCH: usize = 8;
 
@@ -137,6 +139,11 @@ impl Index {
         self.with_cache(kind, |_| Ok(()))
     }
 
+    /// Forgets that the cache is level: what is asked next is answered from the segments present then.
+    pub fn expire(&self) {
+        self.state().level = [false; 2];
+    }
+
     /// Returns, and forgets, what was found damaged while segments were read.
     pub fn take_damage(&self) -> Vec<Error> {
         std::mem::take(&mut *self.damage.lock().unwrap_or_else(PoisonError::into_inner))
@@ -214,17 +221,30 @@ impl Index {
         Ok(Cache { index: Some(index), path, temporary: true })
     }
 
-    /// Additions are taken in first, so that a failure leaves more than is right rather than less.
+    /// Repeats a listing that another process overtook by replacing segments, so that nothing they said is missed.
     fn bring_level(&self, cache: &RocksIndex, kind: BlobKind) -> Result<()> {
+        for _ in 0..LISTINGS_MAX {
+            if self.take_in(cache, kind)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Additions are taken in first, so that a failure leaves more than is right rather than less. Returns whether every
+    /// segment listed was still there.
+    fn take_in(&self, cache: &RocksIndex, kind: BlobKind) -> Result<bool> {
         let listed = self.backend.list(&layout::segments(kind))?;
         let present: BTreeSet<SegmentId> = listed.iter().filter_map(|object| layout::id_of(&object.key)).collect();
         let known = cache.segments(kind)?;
         let missing: Vec<SegmentId> = present.difference(&known).copied().collect();
+        let mut all_there = true;
         for batch in missing.chunks(SEGMENT_BATCH) {
             let fetched = parallel::map(batch, self.backend.concurrency(), |id| self.fetch(kind, id));
             for (id, segment) in batch.iter().zip(fetched) {
                 match segment {
                     Ok(segment) => cache.add(*id, &segment)?,
+                    Err(error) if error.fault() == Some(Fault::NotFound) => all_there = false,
                     Err(error) if error.is_damage() => {
                         self.damage.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                     }
@@ -232,7 +252,8 @@ impl Index {
                 }
             }
         }
-        known.difference(&present).try_for_each(|id| cache.remove(kind, *id))
+        known.difference(&present).try_for_each(|id| cache.remove(kind, *id))?;
+        Ok(all_there)
     }
 
     fn fetch(&self, kind: BlobKind, id: &SegmentId) -> Result<Segment> {

@@ -66,11 +66,13 @@ pub(super) fn unlock(
     let mut damage = None;
     for object in slots.iter().take(SLOTS_MAX) {
         let opened = read_slot(backend, object).and_then(|bytes| {
-            let header = key_slot::SlotHeader::decode(&bytes).map_err(|error| Error::damaged(&object.key, error))?;
+            let damaged = |error| Error::damaged(&object.key, error);
+            let header = key_slot::checked(&bytes).and_then(key_slot::SlotHeader::decode).map_err(damaged)?;
+            check_name(&object.key, &header.slot)?;
             if header.repository != repository {
-                return Err(Error::damaged(&object.key, "it belongs to another repository"));
+                return Err(Error::damaged(&object.key, "it belongs to another repository than config"));
             }
-            let secrets = key_slot::open(&bytes, credential).map_err(|error| Error::damaged(&object.key, error))?;
+            let secrets = key_slot::open(&bytes, credential).map_err(damaged)?;
             Ok(secrets.map(|secrets| (secrets, bytes)))
         });
         match opened {
@@ -81,6 +83,11 @@ pub(super) fn unlock(
         }
     }
     Err(damage.unwrap_or_else(|| Error::WrongKey { location: backend.location(), slots: slots.len() }))
+}
+
+/// Refuses a slot that stands under another one's name.
+fn check_name(key: &str, slot: &SlotId) -> Result<()> {
+    if key == layout::key_slot(slot) { Ok(()) } else { Err(Error::damaged(key, format!("it is the slot {slot}"))) }
 }
 
 fn read_slot(backend: &dyn Backend, object: &Listed) -> Result<Bytes> {
@@ -117,7 +124,9 @@ impl Repository {
         let root_seed = self.access().root_seed()?;
         let slots = self.backend().list(layout::KEYS)?.len();
         if slots >= SLOTS_MAX {
-            return Err(Error::Invalid(format!("The repository has {slots} keys; no more than {SLOTS_MAX} are possible")));
+            return Err(Error::Invalid(format!(
+                "The repository has {slots} keys; no more than {SLOTS_MAX} are possible"
+            )));
         }
         let secrets = RoleSecrets {
             role,
@@ -126,8 +135,7 @@ impl Repository {
             data: if role.reads_content() { self.access().data.clone() } else { None },
             root_seed: if role == Role::Maintainer { Some(root_seed.clone()) } else { None },
         };
-        let (certificate, bytes) =
-            new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
+        let (certificate, bytes) = new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
         self.backend().create(&layout::key_slot(&certificate.slot), bytes)?;
         Ok(certificate)
     }
@@ -148,8 +156,9 @@ impl Repository {
 
     fn read_certificate(&self, key: &str) -> Result<Certificate> {
         let bytes = self.backend().read(key)?;
-        key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
-            .map_err(|error| Error::damaged(key, error))
+        let certificate = key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
+            .map_err(|error| Error::damaged(key, error))?;
+        check_name(key, &certificate.slot).map(|()| certificate)
     }
 
     /// Removes a key slot, named by its id, a prefix of it, or its label. Needs a maintainer's key.
@@ -163,7 +172,10 @@ impl Repository {
         };
         let maintainers = self.list_keys()?.iter().filter(is_maintainer).count();
         if certificate.role == Role::Maintainer && maintainers <= 1 {
-            return Err(Error::Invalid(format!("{:?} is the last maintainer key; without it no key could ever be added", certificate.label)));
+            return Err(Error::Invalid(format!(
+                "{:?} is the last maintainer key; without it no key could ever be added",
+                certificate.label
+            )));
         }
         self.backend().remove(&layout::key_slot(&certificate.slot))?;
         Ok(certificate)

@@ -37,7 +37,8 @@ impl MemoryPlan {
         let rest = limit_bytes - BASE_BYTES - rocks::MEMORY_BYTES;
         let pack_memory = rest / 2;
         // Two data packs and one meta pack are being filled, one waits, `uploads` are under way.
-        let pack_bytes_max = (pack_memory / 6).min(64 * MIB).next_power_of_two() / if (pack_memory / 6).is_power_of_two() { 1 } else { 2 };
+        let pack_bytes_max = (pack_memory / 6).min(64 * MIB).next_power_of_two()
+            / if (pack_memory / 6).is_power_of_two() { 1 } else { 2 };
         let uploads = (pack_memory / pack_bytes_max.max(1)).saturating_sub(4).clamp(1, UPLOADS_MAX);
         Ok(Self { chunk_bytes: rest - pack_memory, uploads: uploads as usize, pack_bytes_max })
     }

@@ -9,6 +9,7 @@ pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
+pub mod pack_reader;
 pub mod session;
 pub mod snapshots;
 pub mod tree_reader;
@@ -26,10 +27,10 @@ use crate::crypto::keys::{MetaKeys, new_data_key_pair, new_secret};
 use crate::crypto::passphrase::{Credential, encode_key_file};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::key_slot::{self, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
-use crate::format::FORMAT_VERSION;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::Index;
 use crate::repository::keys::Access;
@@ -88,7 +89,7 @@ impl Repository {
         options: &CreateOptions,
         clock: &dyn Clock,
     ) -> Result<Created> {
-        refuse_used_place(backend)?;
+        Self::refuse_used_place(backend)?;
         let repository = RepositoryId::from_bytes(random());
         let (data_secret, data_public_key) = new_data_key_pair();
         let (meta, root_seed) = (new_secret(), new_secret());
@@ -122,6 +123,22 @@ impl Repository {
         Ok(Created { repository, recovery_key: encode_key_file(&recovery) })
     }
 
+    /// Refuses a place that holds anything.
+    pub fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
+        let objects = backend.list("")?;
+        let reason = match objects.first() {
+            None => return Ok(()),
+            Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
+                "there is a repository already".to_owned()
+            }
+            Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
+                "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
+            }
+            Some(first) => format!("the place is not empty: it holds {:?}", first.key),
+        };
+        Err(Error::NotEmpty { location: backend.location(), reason })
+    }
+
     /// Opens a repository.
     ///
     /// Fails with [`Error::NoRepository`], [`Error::FormatVersion`], [`Error::WrongKey`], or [`Error::Damaged`].
@@ -129,7 +146,7 @@ impl Repository {
         let memory_plan = MemoryPlan::new(options.memory_limit)?;
         let location = backend.location();
         let bytes = backend.read(layout::CONFIG).map_err(|error| match error.fault() {
-            Some(Fault::NotFound) => Error::NoRepository { location: location.clone() },
+            Some(Fault::NotFound) => explain_missing_config(backend.as_ref()),
             _ => error,
         })?;
         let damaged = |error| Error::damaged(layout::CONFIG, error);
@@ -209,17 +226,12 @@ impl Repository {
     }
 }
 
-fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
-    let objects = backend.list("")?;
-    let reason = match objects.first() {
-        None => return Ok(()),
-        Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
-            "there is a repository already".to_owned()
+/// `config` is written last by `init` and before any session: sessions without it mean that it was lost.
+fn explain_missing_config(backend: &dyn Backend) -> Error {
+    match backend.list(layout::SESSIONS) {
+        Ok(sessions) if !sessions.is_empty() => {
+            Error::damaged(layout::CONFIG, "it is missing, though backups were made here")
         }
-        Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
-            "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
-        }
-        Some(first) => format!("the place is not empty: it holds {:?}", first.key),
-    };
-    Err(Error::NotEmpty { location: backend.location(), reason })
+        _ => Error::NoRepository { location: backend.location() },
+    }
 }

@@ -45,16 +45,12 @@ impl Session {
         let record =
             SessionRecord { started, host: host_name(), program: PROGRAM.to_owned(), purpose: purpose.to_owned() };
         let name = id.to_string();
-        let sealed =
-            object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
+        let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
         repository.backend().create(&layout::session(&id), Bytes::from(sealed))?;
         let tombstoned = tombstoned_packs(repository)?;
-        let keys = SessionKeys::create(
-            repository.id(),
-            id,
-            repository.keys(),
-            &repository.config().data_public_key,
-        );
+        // A handle that was open before may know packs that were swept since.
+        repository.index().expire();
+        let keys = SessionKeys::create(repository.id(), id, repository.keys(), &repository.config().data_public_key);
         Ok(Self { id, keys, started, tombstoned })
     }
 
@@ -70,7 +66,8 @@ impl Session {
     }
 }
 
-fn tombstoned_packs(repository: &Repository) -> Result<HashSet<PackId>> {
+/// Returns the packs that tombstones name. A tombstone that cannot be read is an error: its packs must not be relied on.
+pub fn tombstoned_packs(repository: &Repository) -> Result<HashSet<PackId>> {
     let mut packs = HashSet::new();
     for object in repository.backend().list(layout::TOMBSTONES)? {
         let bytes = match repository.backend().read(&object.key) {

@@ -72,7 +72,8 @@ impl Repository {
         let key = layout::snapshot(id);
         let bytes = self.backend().read(&key)?;
         let damaged = |error| Error::damaged(&key, error);
-        let body = object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
+        let body =
+            object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
         snapshot::decode(self.id(), *id, &self.config().root_key, &body).map_err(damaged)
     }
 

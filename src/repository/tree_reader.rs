@@ -10,6 +10,8 @@ use crate::id::ChunkId;
 use crate::repository::chunk_reader::ChunkReader;
 
 /// Iterates over the entries of a tree in path order. Holds one node per level in memory.
+///
+/// A node that is damaged or missing yields one error, and the entries behind it follow. Any other error is the last item.
 pub struct TreeReader<'a> {
     chunks: &'a ChunkReader,
     component: String,
@@ -41,7 +43,7 @@ impl<'a> TreeReader<'a> {
         Ok(reader)
     }
 
-    /// Returns the next entry without taking it.
+    /// Returns the next entry without taking it. An error is told once: it is not there again for `next`.
     pub fn peek(&mut self) -> Option<Result<&Entry>> {
         match self.advance() {
             Err(error) => Some(Err(error)),
@@ -55,7 +57,7 @@ impl<'a> TreeReader<'a> {
             return Ok(());
         }
         let advanced = self.try_advance();
-        self.failed = advanced.is_err();
+        self.failed = advanced.as_ref().is_err_and(|error| !error.is_damage());
         advanced
     }
 
@@ -122,10 +124,8 @@ impl<'a> TreeReader<'a> {
 
     /// Skips children that end before the prefix: those whose successor still begins at or before it.
     fn enter_inner(&mut self, children: Vec<Child>) {
-        let skipped = children
-            .windows(2)
-            .take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice())
-            .count();
+        let skipped =
+            children.windows(2).take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice()).count();
         let mut rest = children;
         rest.drain(..skipped);
         self.stack.push(rest.into_iter());

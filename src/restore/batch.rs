@@ -164,9 +164,8 @@ impl Run<'_> {
             self.monitor.count(Counter::Bytes, file.size);
             return Ok(Some(Decision::Done));
         }
-        let looks_same = existing.kind == ExistingKind::File
-            && existing.size == file.size
-            && existing.mtime == entry.metadata.mtime;
+        let looks_same =
+            existing.kind == ExistingKind::File && existing.size == file.size && existing.mtime == entry.metadata.mtime;
         if self.options.overwrite == Overwrite::IfChanged && looks_same {
             return self.finish_unchanged(entry, file).map(Some);
         }
@@ -267,7 +266,7 @@ impl Run<'_> {
                 self.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
                 Some((start, bytes))
             }
-            Err(error) if error.is_damage() || error.fault() == Some(crate::error::Fault::BadAnswer) => None,
+            Err(error) if error.is_damage() => None,
             Err(error) => return Err(error),
         };
         for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
@@ -279,9 +278,9 @@ impl Run<'_> {
             let plain = match from_span {
                 Some(plain) => Ok(plain),
                 // Perhaps the chunk stands in another pack too.
-                None => self.reader.read(BlobKind::Data, &place.header.id, &|| {
-                    outputs[wants[0].to.file as usize].entry.path_text()
-                }),
+                None => self
+                    .reader
+                    .read(BlobKind::Data, &place.header.id, &|| outputs[wants[0].to.file as usize].entry.path_text()),
             };
             for want in wants {
                 self.write_chunk(&outputs[want.to.file as usize], want.to.offset, &plain, open_files)?;
@@ -368,7 +367,11 @@ impl Run<'_> {
             let digest = digest_of(file).map_err(fault("read back"))?;
             if digest != content.digest {
                 let reason = "the restored content does not have the digest that the snapshot recorded";
-                return Err(self.target.fault("verify", &entry.path, io::Error::new(io::ErrorKind::InvalidData, reason)));
+                return Err(self.target.fault(
+                    "verify",
+                    &entry.path,
+                    io::Error::new(io::ErrorKind::InvalidData, reason),
+                ));
             }
         }
         self.target.set_file_metadata(&entry.path, file, &entry.metadata, self.options.ownership)

@@ -169,7 +169,7 @@ fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTar
     if !options.dry_run {
         return DirectoryTarget::create(root);
     }
-    if root.exists() { DirectoryTarget::open(root) } else { DirectoryTarget::nowhere(root) }
+    if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
 }
 
 fn normal_path(path: &str) -> Vec<u8> {
@@ -190,11 +190,20 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// Returns the selected entries: all, or the path and what is below it.
-    fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
-        let tree = TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, &self.prefix)?;
-        let prefix = self.prefix.clone();
-        Ok(tree.filter(move |entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &prefix))))
+    /// Returns the selected entries: all, or the path and what is below it; and an error for each part of the tree that
+    /// cannot be read.
+    fn entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + '_>> {
+        let tree = match TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, &self.prefix)
+        {
+            Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
+            tree => tree?,
+        };
+        Ok(Box::new(tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)))))
+    }
+
+    /// Returns the selected entries that can be read. What cannot was reported when files were restored.
+    fn readable_entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
+        Ok(self.entries()?.filter(|entry| !entry.as_ref().is_err_and(Error::is_damage)))
     }
 
     fn restore_files(&self) -> Result<bool> {
@@ -202,8 +211,14 @@ impl Run<'_> {
         let mut found = false;
         for entry in self.entries()? {
             self.cancel.check()?;
-            let entry = entry?;
             found = true;
+            let entry = match entry {
+                Err(error) if error.is_damage() => {
+                    self.report(self.component.name.as_bytes(), &format!("a part of its tree is lost: {error}"));
+                    continue;
+                }
+                entry => entry?,
+            };
             if let Err(reason) = directory::parts(&entry.path) {
                 self.problem(&entry, &format!("it is not restored: {reason}"));
                 continue;
@@ -228,7 +243,8 @@ impl Run<'_> {
         if self.options.dry_run {
             return;
         }
-        let made = self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
+        let made =
+            self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
         if let Err(error) = made {
             self.problem(entry, &error.to_string());
         }
@@ -237,7 +253,7 @@ impl Run<'_> {
     /// Symlinks and hard links come after all files: no file is ever written through one.
     fn restore_links(&self) -> Result<()> {
         let mut batch = Batch::default();
-        for entry in self.entries()? {
+        for entry in self.readable_entries()? {
             self.cancel.check()?;
             let entry = entry?;
             if directory::parts(&entry.path).is_err() {
@@ -295,7 +311,9 @@ impl Run<'_> {
             return selected;
         }
         let same_size = |existing: directory::Existing| {
-            existing.kind == ExistingKind::File && existing.size == entry.size() && existing.mtime == entry.metadata.mtime
+            existing.kind == ExistingKind::File
+                && existing.size == entry.size()
+                && existing.mtime == entry.metadata.mtime
         };
         self.target.look(first).is_ok_and(|existing| existing.is_some_and(same_size))
     }
@@ -333,7 +351,7 @@ impl Run<'_> {
     /// Sets each directory's metadata once everything below it is done, so that nothing touches it afterwards.
     fn restore_directory_metadata(&self) -> Result<()> {
         let mut open: Vec<(Vec<u8>, Metadata)> = Vec::new();
-        for entry in self.entries()? {
+        for entry in self.readable_entries()? {
             let entry = entry?;
             while open.last().is_some_and(|(path, _)| !entry.path.starts_with(path)) {
                 self.close_directory(open.pop());

@@ -13,7 +13,13 @@ use crate::source::{Found, Source};
 impl Run<'_> {
     /// Walks the target beside the tree; both are in byte order.
     pub(super) fn sweep(&self) -> Result<()> {
-        let doomed = self.doomed()?;
+        let doomed = match self.doomed() {
+            Err(error) if error.is_damage() => {
+                self.report(self.component.name.as_bytes(), "nothing is removed: a part of its tree is lost");
+                return Ok(());
+            }
+            doomed => doomed?,
+        };
         for path in &doomed {
             self.cancel.check()?;
             add(&self.tally.removed, 1);

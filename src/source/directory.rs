@@ -160,7 +160,8 @@ impl Iterator for Walk<'_> {
 impl Walk<'_> {
     /// Queues a root and those of its ancestors in the tree that were not visited yet.
     fn enter_root(&mut self, root: &Root) {
-        let named = |tree_path: Vec<u8>, location: PathBuf, shallow| Pending { tree_path, location, shallow, named: true };
+        let named =
+            |tree_path: Vec<u8>, location: PathBuf, shallow| Pending { tree_path, location, shallow, named: true };
         self.pending.push(named(root.tree_path.clone(), root.location.clone(), false));
         let (mut tree_path, mut location) = (root.tree_path.as_slice(), root.location.as_path());
         while let (Some(at), Some(parent)) = (tree_path.iter().rposition(|byte| *byte == b'/'), location.parent()) {
@@ -178,8 +179,7 @@ impl Walk<'_> {
         if !next.tree_path.is_empty() && self.source.is_excluded(&next.tree_path) {
             return None;
         }
-        let looked =
-            if next.named { fs::metadata(&next.location) } else { fs::symlink_metadata(&next.location) };
+        let looked = if next.named { fs::metadata(&next.location) } else { fs::symlink_metadata(&next.location) };
         let found = match looked {
             Ok(found) => found,
             Err(error) => return Some(unreadable(&next.location, &error)),
@@ -231,9 +231,8 @@ impl Walk<'_> {
             let pending = Pending { tree_path, location: child.path(), shallow: false, named: false };
             children.push((is_directory, pending));
         }
-        children.sort_unstable_by(|(a_is, a), (b_is, b)| {
-            tree_key(&b.tree_path, *b_is).cmp(&tree_key(&a.tree_path, *a_is))
-        });
+        children
+            .sort_unstable_by(|(a_is, a), (b_is, b)| tree_key(&b.tree_path, *b_is).cmp(&tree_key(&a.tree_path, *a_is)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
         Ok(())
     }
@@ -344,8 +343,10 @@ mod tests {
         make(directory.path(), &["a/b", "a-b", "a.txt", "a/a/z", "B", "a/a.z"]);
         let source = DirectorySource::new(&[directory.path().join(".")], &[]).unwrap();
         let prefix = directory.path().strip_prefix("/").unwrap().display().to_string();
-        let found: Vec<String> =
-            paths(&source).iter().filter_map(|path| path.strip_prefix(&format!("{prefix}/")).map(str::to_owned)).collect();
+        let found: Vec<String> = paths(&source)
+            .iter()
+            .filter_map(|path| path.strip_prefix(&format!("{prefix}/")).map(str::to_owned))
+            .collect();
         assert_eq!(found, ["", "B", "a-b", "a.txt", "a/", "a/a.z", "a/a/", "a/a/z", "a/b"]);
         let mut sorted = paths(&source);
         sorted.sort();

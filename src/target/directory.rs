@@ -69,7 +69,7 @@ pub enum ExistingKind {
 /// A directory that is restored into.
 pub struct DirectoryTarget {
     root_path: PathBuf,
-    root: Arc<OwnedFd>,
+    root: Option<Arc<OwnedFd>>,
     last_parent: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
 }
 
@@ -85,15 +85,12 @@ impl DirectoryTarget {
     pub fn open(path: &Path) -> Result<Self> {
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::Target { action: "open", path: path.to_owned(), source: error.into() })?;
-        Ok(Self { root_path: path.to_owned(), root: Arc::new(root), last_parent: Mutex::default() })
+        Ok(Self { root_path: path.to_owned(), root: Some(Arc::new(root)), last_parent: Mutex::default() })
     }
 
     /// Stands for a directory that is not there: everything looks absent. For dry runs, which write nothing.
-    pub fn nowhere(path: &Path) -> Result<Self> {
-        let fault = |error: Errno| Error::Target { action: "look at", path: path.to_owned(), source: error.into() };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let empty = rustix::fs::open("/proc/self/fdinfo", flags, Mode::empty()).map_err(fault)?;
-        Ok(Self { root_path: path.to_owned(), root: Arc::new(empty), last_parent: Mutex::default() })
+    pub fn nowhere(path: &Path) -> Self {
+        Self { root_path: path.to_owned(), root: None, last_parent: Mutex::default() }
     }
 
     /// Returns where a stored path comes to stand, for messages.
@@ -218,7 +215,7 @@ impl DirectoryTarget {
         {
             return Ok((directory, name));
         }
-        let mut directory = Arc::clone(&self.root);
+        let mut directory = self.root.clone().ok_or(io::ErrorKind::NotFound)?;
         for part in above {
             directory = Arc::new(step_down(&directory, part, create)?);
         }

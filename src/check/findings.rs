@@ -1,0 +1,296 @@
+//! What a check found: problems with the files that they hurt, notes, and numbers.
+//!
+//! What must stay true: lists are bounded and what does not fit is counted; what is known of lost chunks is complete.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use serde::Serialize;
+
+use crate::error::{Error, Fault};
+use crate::id::{ChunkId, PackId, SessionId};
+use crate::monitor::Monitor;
+
+/// Problems that a report names one by one.
+const PROBLEMS_MAX: usize = 1000;
+/// Notes that a report holds.
+const NOTES_MAX: usize = 100;
+/// Files that a report names for one problem.
+pub const HURTS_MAX: usize = 100;
+
+/// What a problem is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemKind {
+    /// A key slot cannot be read.
+    KeySlot,
+    /// A snapshot cannot be read, or is not signed by who may.
+    Snapshot,
+    /// A snapshot that later ones saw is gone.
+    Vanished,
+    /// The announcement of a session cannot be read.
+    Session,
+    /// A tombstone cannot be read.
+    Tombstone,
+    /// An index segment cannot be read.
+    Segment,
+    /// A pack is missing or damaged.
+    Pack,
+    /// Trees refer to chunks that are in no pack of the index.
+    MissingChunks,
+    /// A tree node says something wrong.
+    Tree,
+}
+
+/// Damage, and what it costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What it is about.
+    pub kind: ProblemKind,
+    /// The object's key in the repository, or what else names it.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What cannot be restored because of it, at most [`HURTS_MAX`].
+    pub hurts: Vec<Hurt>,
+    /// How many entries of how many snapshots cannot be restored because of it.
+    pub hurt_count: u64,
+}
+
+/// Something that cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Hurt {
+    /// The snapshot.
+    pub snapshot: SessionId,
+    /// The component.
+    pub component: String,
+    /// The file; if there are more entries, the first of them.
+    pub path: String,
+    /// Entries from `path` on that are lost: more than one where a part of the tree is.
+    pub entries: u64,
+}
+
+/// A snapshot that cannot be restored in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HurtSnapshot {
+    /// The snapshot.
+    pub id: SessionId,
+    /// How many of its entries are lost, wholly or in part.
+    pub entries: u64,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Key slots.
+    pub key_slots: u64,
+    /// Readable snapshots.
+    pub snapshots: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Sessions that ended neither as a snapshot nor void: they run, or were interrupted.
+    pub open_sessions: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Readable index segments.
+    pub segments: u64,
+    /// Packs that segments name.
+    pub packs: u64,
+    /// Stored packs that no segment names.
+    pub unreferenced_packs: u64,
+    /// Bytes of those.
+    pub unreferenced_bytes: u64,
+    /// Distinct tree nodes.
+    pub tree_nodes: u64,
+    /// References from distinct tree nodes to chunks of files.
+    pub chunk_references: u64,
+}
+
+/// What was read whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ReadReport {
+    /// Packs read.
+    pub packs: u64,
+    /// Packs that are there.
+    pub packs_total: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Whether the chunks of data packs were opened; else these packs were compared with their names only.
+    pub content_opened: bool,
+}
+
+/// The result of a check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Damage, at most a thousand problems.
+    pub problems: Vec<Problem>,
+    /// How many problems there are.
+    pub problem_count: u64,
+    /// Snapshots that cannot be restored in full.
+    pub hurt_snapshots: Vec<HurtSnapshot>,
+    /// What is worth knowing and no damage, at most a hundred.
+    pub notes: Vec<String>,
+    /// How many notes there are.
+    pub note_count: u64,
+    /// What was looked at.
+    pub counts: Counts,
+    /// What was read whole, if that was asked for.
+    pub read: Option<ReadReport>,
+}
+
+impl Report {
+    /// Returns whether no damage was found.
+    pub fn is_clean(&self) -> bool {
+        self.problem_count == 0
+    }
+}
+
+/// What a lost entry can be laid at the door of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A pack.
+    Pack(PackId),
+    /// A tree node.
+    Node(ChunkId),
+    /// Chunks that no segment names.
+    MissingChunks,
+}
+
+/// Which chunks of a bad pack cannot be had from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// All.
+    All,
+    /// These.
+    Chunks(HashSet<ChunkId>),
+}
+
+/// Collects findings. Calls may come from many threads.
+pub struct Findings<'a> {
+    monitor: &'a dyn Monitor,
+    state: Mutex<State>,
+    losses: RwLock<HashMap<PackId, Loss>>,
+}
+
+#[derive(Default)]
+struct State {
+    report: Report,
+    hurt_snapshots: BTreeMap<SessionId, u64>,
+    subjects: HashMap<Subject, Option<usize>>,
+}
+
+impl<'a> Findings<'a> {
+    /// Starts with nothing found.
+    pub fn new(monitor: &'a dyn Monitor) -> Self {
+        Self { monitor, state: Mutex::default(), losses: RwLock::default() }
+    }
+
+    /// Adds a problem with an object of the repository.
+    pub fn problem(&self, kind: ProblemKind, object: &str, reason: &str) {
+        add_problem(&mut self.state(), kind, object, reason);
+        self.monitor.problem(object, reason);
+    }
+
+    /// Adds a problem that lost entries will be laid to. A subject has one problem; the first reason stays.
+    pub fn problem_of(&self, subject: Subject, kind: ProblemKind, object: &str, reason: &str) {
+        {
+            let mut state = self.state();
+            if state.subjects.contains_key(&subject) {
+                return;
+            }
+            let at = add_problem(&mut state, kind, object, reason);
+            state.subjects.insert(subject, at);
+        }
+        self.monitor.problem(object, reason);
+    }
+
+    /// Adds a bad pack, or more losses of one.
+    pub fn bad_pack(&self, id: PackId, key: &str, reason: &str, loss: Loss) {
+        {
+            let mut losses = self.losses.write().unwrap_or_else(PoisonError::into_inner);
+            let known = losses.entry(id).or_insert_with(|| Loss::Chunks(HashSet::new()));
+            match (known, loss) {
+                (Loss::Chunks(known), Loss::Chunks(more)) => known.extend(more),
+                (known, Loss::All) => *known = Loss::All,
+                (Loss::All, _) => {}
+            }
+        }
+        self.problem_of(Subject::Pack(id), ProblemKind::Pack, key, reason);
+    }
+
+    /// Returns whether a chunk cannot be had from a pack.
+    pub fn is_lost(&self, pack: &PackId, chunk: &ChunkId) -> bool {
+        match self.losses.read().unwrap_or_else(PoisonError::into_inner).get(pack) {
+            None => false,
+            Some(Loss::All) => true,
+            Some(Loss::Chunks(chunks)) => chunks.contains(chunk),
+        }
+    }
+
+    /// Lays a lost entry to all that it is lost by. Each subject must have a problem already.
+    pub fn hurt(&self, subjects: &HashSet<Subject>, hurt: &Hurt) {
+        let mut state = self.state();
+        *state.hurt_snapshots.entry(hurt.snapshot).or_default() += hurt.entries;
+        for subject in subjects {
+            let Some(Some(at)) = state.subjects.get(subject).copied() else { continue };
+            let problem = &mut state.report.problems[at];
+            problem.hurt_count += hurt.entries;
+            if problem.hurts.len() < HURTS_MAX {
+                problem.hurts.push(hurt.clone());
+            }
+        }
+    }
+
+    /// Adds a note.
+    pub fn note(&self, message: &str) {
+        let report = &mut self.state().report;
+        report.note_count += 1;
+        if report.notes.len() < NOTES_MAX {
+            report.notes.push(message.to_owned());
+        }
+    }
+
+    /// Changes the numbers.
+    pub fn count(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.state().report.counts);
+    }
+
+    /// Changes what is said of reading.
+    pub fn count_read(&self, change: impl FnOnce(&mut ReadReport)) {
+        change(self.state().report.read.get_or_insert_default());
+    }
+
+    /// Returns everything, in an order that does not depend on threads.
+    pub fn into_report(self) -> Report {
+        let State { mut report, hurt_snapshots, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        report.problems.iter_mut().for_each(|problem| problem.hurts.sort());
+        report.problems.sort_by_key(|problem| (problem.kind as u8, problem.object.clone()));
+        report.hurt_snapshots = hurt_snapshots.into_iter().map(|(id, entries)| HurtSnapshot { id, entries }).collect();
+        report
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the problem's place in the report, if there was one left.
+fn add_problem(state: &mut State, kind: ProblemKind, object: &str, reason: &str) -> Option<usize> {
+    let problems = &mut state.report.problems;
+    state.report.problem_count += 1;
+    (problems.len() < PROBLEMS_MAX).then(|| {
+        let (object, reason) = (object.to_owned(), reason.to_owned());
+        problems.push(Problem { kind, object, reason, hurts: Vec::new(), hurt_count: 0 });
+        problems.len() - 1
+    })
+}
+
+/// Returns an error's reason alone, for a report that names the object itself.
+pub fn reason_of(error: &Error) -> String {
+    match error {
+        Error::Damaged { reason, .. } => reason.clone(),
+        Error::Backend { fault: Fault::NotFound, .. } => "it is missing".to_owned(),
+        Error::Backend { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}

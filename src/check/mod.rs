@@ -1,0 +1,94 @@
+//! Checks that everything in a repository is there, sound, and fits together, and says what damage costs.
+//!
+//! What must stay true:
+//! - Snapshots are listed before segments and segments before packs, against the order of writing: a backup that runs
+//!   beside a check never looks like damage.
+//! - Packs are looked at before trees, so that one pass over the trees knows what is lost and names the files. A chunk
+//!   that also stands in a sound pack is not lost.
+//! - Damage goes into the report and the check goes on; a backend that cannot be reached ends it.
+//! - Memory: one segment batch, one pack per thread within the memory plan, [`trees::NODES_REMEMBERED_MAX`] tree nodes.
+//!
+//! Not damage, because it is what an interrupted backup leaves: packs that no segment names, sessions without an
+//! outcome. A session's announcement that is missing is not looked for: once the session has ended nobody needs it.
+
+mod findings;
+mod objects;
+mod packs;
+mod subset;
+mod trees;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use crate::check::findings::{Counts, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
+pub use crate::check::subset::Subset;
+
+use crate::cancel::Cancel;
+use crate::check::findings::Findings;
+use crate::error::Result;
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+
+/// Which packs are read whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ReadData {
+    /// None: only what packs say of themselves.
+    Nothing,
+    /// All.
+    All,
+    /// Some.
+    Subset(Subset),
+}
+
+/// How to check.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Which packs are read whole.
+    pub read_data: ReadData,
+}
+
+/// A check under way.
+struct Check<'a> {
+    repository: &'a Arc<Repository>,
+    reader: ChunkReader,
+    options: &'a Options,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+    findings: Findings<'a>,
+    stopped: AtomicBool,
+}
+
+/// Runs a check. Fails only where the backend does, or the index cache, or on request.
+pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
+    let check = Check {
+        repository,
+        reader: ChunkReader::new(Arc::clone(repository)),
+        options,
+        monitor,
+        cancel,
+        findings: Findings::new(monitor),
+        stopped: AtomicBool::new(false),
+    };
+    let snapshots = check.check_objects()?;
+    repository.index().expire();
+    check.check_packs()?;
+    check.check_trees(&snapshots)?;
+    // The segments that the index skipped have been reported by name.
+    repository.index().take_damage();
+    Ok(check.findings.into_report())
+}
+
+impl Check<'_> {
+    /// Runs one of many calls that go on in parallel: after the first that fails, and on request, the others do nothing.
+    fn guarded<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Ok(T::default());
+        }
+        let result = self.cancel.check().and_then(|()| work());
+        if result.is_err() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}

@@ -1,0 +1,133 @@
+//! The small objects: key slots, snapshots, sessions, tombstones.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use crate::backend::Listed;
+use crate::check::Check;
+use crate::check::findings::{ProblemKind, reason_of};
+use crate::error::{Error, Result};
+use crate::format::FormatError;
+use crate::format::object::{self, ObjectKind};
+use crate::format::session::SessionRecord;
+use crate::format::tombstone::Tombstone;
+use crate::id::SessionId;
+use crate::parallel;
+use crate::repository::layout;
+use crate::repository::snapshots::{Snapshot, vanished};
+
+impl Check<'_> {
+    /// Reads every small object. Returns the snapshots that can be read.
+    pub(super) fn check_objects(&self) -> Result<Vec<Snapshot>> {
+        self.monitor.phase("check objects", None, None);
+        self.check_keys()?;
+        // Sessions first: one that commits meanwhile does not look open.
+        let sessions = self.repository.backend().list(layout::SESSIONS)?;
+        let snapshots = self.check_snapshots()?;
+        self.check_sessions(&sessions)?;
+        self.check_tombstones()?;
+        Ok(snapshots)
+    }
+
+    fn check_keys(&self) -> Result<()> {
+        for slot in self.repository.list_keys()? {
+            self.findings.count(|counts| counts.key_slots += 1);
+            match slot.certificate {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    self.findings.problem(ProblemKind::KeySlot, &layout::key_slot(&slot.slot), &reason_of(&error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_snapshots(&self) -> Result<Vec<Snapshot>> {
+        let list = self.repository.list_snapshots()?;
+        for error in &list.damaged {
+            let object = match error {
+                Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
+                _ => layout::SNAPSHOTS,
+            };
+            self.findings.problem(ProblemKind::Snapshot, object, &reason_of(error));
+        }
+        let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(session_of).collect();
+        for (id, seen_by) in vanished(&list) {
+            if !damaged.contains(&id) {
+                let reason = format!("it is gone, but {} later snapshots saw it", seen_by.len());
+                self.findings.problem(ProblemKind::Vanished, &layout::snapshot(&id), &reason);
+            }
+        }
+        self.findings.count(|counts| counts.snapshots = list.snapshots.len() as u64);
+        Ok(list.snapshots)
+    }
+
+    fn check_sessions(&self, sessions: &[Listed]) -> Result<()> {
+        let ended: HashSet<SessionId> = self
+            .repository
+            .backend()
+            .list(layout::SNAPSHOTS)?
+            .iter()
+            .filter_map(|object| layout::id_of(&object.key))
+            .collect();
+        let is_open = |id: &SessionId| !ended.contains(id);
+        let open = sessions.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).count() as u64;
+        self.findings.count(|counts| (counts.sessions, counts.open_sessions) = (sessions.len() as u64, open));
+        if open > 0 {
+            self.findings.note(&format!(
+                "{open} sessions ended neither as a snapshot nor void: they are running, or were interrupted"
+            ));
+        }
+        self.check_sealed(sessions, ProblemKind::Session, ObjectKind::Session, |body| {
+            SessionRecord::decode(body).map(drop)
+        })
+    }
+
+    fn check_tombstones(&self) -> Result<()> {
+        let tombstones = self.repository.backend().list(layout::TOMBSTONES)?;
+        self.findings.count(|counts| counts.tombstones = tombstones.len() as u64);
+        self.check_sealed(&tombstones, ProblemKind::Tombstone, ObjectKind::Tombstone, |body| {
+            Tombstone::decode(body).map(drop)
+        })
+    }
+
+    /// Opens objects that are bound to their names, and decodes them. One that is gone by now was removed by a prune.
+    fn check_sealed(
+        &self,
+        objects: &[Listed],
+        problem: ProblemKind,
+        kind: ObjectKind,
+        decode: impl Fn(&[u8]) -> Result<(), FormatError> + Sync,
+    ) -> Result<()> {
+        let repository = self.repository;
+        let threads = repository.backend().concurrency();
+        let checked = parallel::map(objects, threads, |listed| {
+            self.guarded(|| {
+                let name = listed.key.rsplit('/').next().unwrap_or_default();
+                let open = |bytes: Bytes| {
+                    object::open(repository.keys(), repository.id(), kind, name, &bytes)
+                        .and_then(|body| decode(&body))
+                        .map_err(|error| Error::damaged(&listed.key, error))
+                };
+                match repository.backend().read(&listed.key).and_then(open) {
+                    Err(error) if error.fault() == Some(crate::error::Fault::NotFound) => Ok(()),
+                    Err(error) if error.is_damage() => {
+                        self.findings.problem(problem, &listed.key, &reason_of(&error));
+                        Ok(())
+                    }
+                    result => result,
+                }
+            })
+        });
+        checked.into_iter().collect()
+    }
+}
+
+fn session_of(error: &Error) -> Option<SessionId> {
+    match error {
+        Error::Damaged { object, .. } | Error::Backend { object, .. } => layout::id_of(object),
+        _ => None,
+    }
+}

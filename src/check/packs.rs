@@ -1,0 +1,363 @@
+//! Index segments and packs: each segment is what its name says, each pack that it names is there and agrees with it.
+//!
+//! Unread, a pack costs two or three small requests: header, directory and footer, which authenticate each other and
+//! must list what the index lists. A pack that is wrong in any way is read whole, to tell which of its chunks are lost.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::backend::Listed;
+use crate::budget::Budget;
+use crate::check::findings::{Loss, ProblemKind, reason_of};
+use crate::check::subset::Selection;
+use crate::check::{Check, ReadData};
+use crate::error::{Error, Fault, Result};
+use crate::format::BlobKind;
+use crate::format::key_slot::Role;
+use crate::format::segment::{IndexedPack, Segment};
+use crate::id::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::index::PackRecord;
+use crate::monitor::Counter;
+use crate::parallel;
+use crate::repository::index_sync::{self, Place};
+use crate::repository::{layout, pack_reader};
+use crate::units::{MIB, format_bytes};
+
+/// Stored bytes of segments that are opened together.
+const SEGMENT_BATCH_BYTES: u64 = 16 * MIB;
+/// Chunks of packs that are looked at together; each costs 44 bytes.
+const BATCH_CHUNKS_MAX: usize = 256 << 10;
+/// Packs that are looked at together.
+const BATCH_PACKS_MAX: usize = 1024;
+/// Chunks of a pack that is being read: its own bytes, one sealed chunk and two open ones.
+const CHUNK_COPIES: u64 = 3;
+
+/// A pack to look at.
+struct Job {
+    kind: BlobKind,
+    pack: IndexedPack,
+}
+
+/// What is stored, and what of it is to be read.
+struct Packs {
+    stored: HashMap<PackId, (BlobKind, u64)>,
+    selection: Selection,
+    budget: Budget,
+}
+
+impl Check<'_> {
+    /// Looks at every segment and every pack.
+    pub(super) fn check_packs(&self) -> Result<()> {
+        let backend = self.repository.backend();
+        let segments =
+            [backend.list(&layout::segments(BlobKind::Data))?, backend.list(&layout::segments(BlobKind::Meta))?];
+        let stored = self.stored_packs(&backend.list("")?);
+        let sizes = stored.iter().map(|(id, (_, size))| (*id, *size));
+        let selection = Selection::choose(self.options.read_data, sizes);
+        let selected = stored.iter().filter(|(id, _)| selection.contains(id));
+        let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
+        self.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
+        self.begin_read_report(stored.len());
+        let packs = Packs { stored, selection, budget: Budget::new(self.repository.memory_plan().chunk_bytes) };
+        let mut seen = HashSet::new();
+        for (kind, segments) in BlobKind::ALL.into_iter().zip(&segments) {
+            self.check_segments(kind, segments, &packs, &mut seen)?;
+        }
+        self.findings.count(|counts| counts.packs = seen.len() as u64);
+        self.check_unreferenced(&packs, &seen)
+    }
+
+    fn begin_read_report(&self, packs_total: usize) {
+        if self.options.read_data == ReadData::Nothing {
+            return;
+        }
+        let access = self.repository.access();
+        self.findings.count_read(|read| {
+            read.packs_total = packs_total as u64;
+            read.content_opened = access.data.is_some();
+        });
+        if access.data.is_none() {
+            let role: Role = access.certificate.role;
+            self.findings.note(&format!(
+                "Data packs were compared with their names only: a key with the role {} cannot open their chunks",
+                role.name()
+            ));
+        }
+    }
+
+    /// Sorts the listing of the whole repository; what mlvault did not make is noted.
+    fn stored_packs(&self, objects: &[Listed]) -> HashMap<PackId, (BlobKind, u64)> {
+        let mut stored = HashMap::new();
+        for object in objects {
+            if let Some((kind, id)) = pack_of(&object.key) {
+                stored.insert(id, (kind, object.size));
+            } else if !is_known(&object.key) {
+                self.findings.note(&format!("Unknown object {}", object.key));
+            }
+        }
+        stored
+    }
+
+    fn check_segments(
+        &self,
+        kind: BlobKind,
+        segments: &[Listed],
+        packs: &Packs,
+        seen: &mut HashSet<PackId>,
+    ) -> Result<()> {
+        let mut jobs = Vec::new();
+        let mut rest = segments;
+        while !rest.is_empty() {
+            let batch;
+            (batch, rest) = rest.split_at(batch_len(rest));
+            let opened = parallel::map(batch, self.repository.backend().concurrency(), |listed| {
+                self.guarded(|| self.open_segment(kind, listed))
+            });
+            for segment in opened {
+                let fresh = segment?.into_iter().flat_map(|segment| segment.packs).filter(|pack| seen.insert(pack.id));
+                jobs.extend(fresh.map(|pack| Job { kind, pack }));
+                self.check_jobs(&mut jobs, packs, false)?;
+            }
+        }
+        self.check_jobs(&mut jobs, packs, true)
+    }
+
+    /// Returns nothing for a segment that is damaged, and for one that was replaced since it was listed.
+    fn open_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<Segment>> {
+        let repository = self.repository;
+        let Some(id) = layout::id_of::<SegmentId>(&listed.key) else { return Ok(None) };
+        let open = |bytes: Bytes| {
+            index_sync::open_segment(repository.keys(), repository.id(), kind, &id, &bytes)
+                .map_err(|error| Error::damaged(&listed.key, error))
+        };
+        match repository.backend().read(&listed.key).and_then(open) {
+            Ok(segment) => {
+                self.findings.count(|counts| counts.segments += 1);
+                Ok(Some(segment))
+            }
+            Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
+            Err(error) if error.is_damage() => {
+                self.findings.problem(ProblemKind::Segment, &listed.key, &reason_of(&error));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the packs collected so far, if there are enough of them or no more will come.
+    fn check_jobs(&self, jobs: &mut Vec<Job>, packs: &Packs, are_last: bool) -> Result<()> {
+        let chunks: usize = jobs.iter().map(|job| job.pack.chunks.len()).sum();
+        if !are_last && jobs.len() < BATCH_PACKS_MAX && chunks < BATCH_CHUNKS_MAX {
+            return Ok(());
+        }
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = cores.max(self.repository.backend().concurrency());
+        let checked = parallel::map(jobs, threads, |job| self.guarded(|| self.check_pack(job, packs)));
+        jobs.clear();
+        checked.into_iter().collect()
+    }
+
+    fn check_pack(&self, job: &Job, packs: &Packs) -> Result<()> {
+        let Job { kind, pack } = job;
+        let key = layout::pack(*kind, &pack.id);
+        self.monitor.count(Counter::Entries, 1);
+        let fault = match packs.stored.get(&pack.id) {
+            None => return self.lost(pack, &key, "it is missing"),
+            Some((stored_kind, _)) if stored_kind != kind => return self.lost(pack, &key, "it is missing"),
+            Some((_, size)) if *size != pack.len => Some(format!("it has {size} bytes, the index says {}", pack.len)),
+            Some(_) if packs.selection.contains(&pack.id) => None,
+            Some(_) => match self
+                .directory_fault(job, pack_reader::read_directory(self.repository, *kind, &pack.id, pack.len))?
+            {
+                None => return Ok(()),
+                fault => fault,
+            },
+        };
+        self.read_pack(job, fault, packs)
+    }
+
+    fn lost(&self, pack: &IndexedPack, key: &str, reason: &str) -> Result<()> {
+        self.findings.bad_pack(pack.id, key, reason, Loss::All);
+        Ok(())
+    }
+
+    /// Returns what is wrong with what a pack says of itself.
+    fn directory_fault(&self, job: &Job, directory: Result<IndexedPack>) -> Result<Option<String>> {
+        match directory {
+            Ok(found) if found.session != job.pack.session => {
+                Ok(Some("it is of another session than the index says".to_owned()))
+            }
+            Ok(found) if found.chunks != job.pack.chunks => Ok(Some("it lists other chunks than the index".to_owned())),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_damage() => Ok(Some(reason_of(&error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a pack whole and adds it to the bad ones if anything is wrong; `fault` is what is known already.
+    fn read_pack(&self, job: &Job, fault: Option<String>, packs: &Packs) -> Result<()> {
+        let key = layout::pack(job.kind, &job.pack.id);
+        let size = packs.stored.get(&job.pack.id).map_or(job.pack.len, |(_, size)| *size);
+        let _permit = packs.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
+        let bytes = match self.repository.backend().read(&key) {
+            Err(error) if error.is_damage() => return self.lost(&job.pack, &key, &reason_of(&error)),
+            other => other?,
+        };
+        self.count_read_pack(bytes.len() as u64);
+        let right_name = blake3::hash(&bytes).as_bytes() == job.pack.id.as_bytes();
+        let fault = match fault {
+            None if !right_name => Some("its bytes do not hash to its name".to_owned()),
+            None => {
+                self.directory_fault(job, pack_reader::directory_of(self.repository, job.kind, &job.pack.id, &bytes))?
+            }
+            fault => fault,
+        };
+        let (loss, told) = self.lost_chunks(job, &bytes, right_name)?;
+        if let Some(reason) = join(fault, told) {
+            self.findings.bad_pack(job.pack.id, &key, &reason, loss);
+        }
+        Ok(())
+    }
+
+    fn count_read_pack(&self, bytes: u64) {
+        self.monitor.count(Counter::Bytes, bytes);
+        self.monitor.count(Counter::BytesTransferred, bytes);
+        if self.options.read_data != ReadData::Nothing {
+            self.findings.count_read(|read| {
+                read.packs += 1;
+                read.bytes += bytes;
+            });
+        }
+    }
+
+    /// Opens every chunk that the index says is in a pack. Returns those that do not open, and words for them.
+    fn lost_chunks(&self, job: &Job, bytes: &Bytes, right_name: bool) -> Result<(Loss, Option<String>)> {
+        if job.kind == BlobKind::Data && self.repository.access().data.is_none() {
+            let loss = if right_name { Loss::Chunks(HashSet::new()) } else { Loss::All };
+            return Ok((loss, None));
+        }
+        let pack = &job.pack;
+        let record = PackRecord { id: pack.id, kind: job.kind, len: pack.len, session: pack.session };
+        let record = std::sync::Arc::new(record);
+        let mut lost = HashSet::new();
+        let mut first = None;
+        for (offset, header) in pack.located_chunks() {
+            let place = Place { pack: std::sync::Arc::clone(&record), offset, header: *header };
+            match self.open_chunk(&place, bytes) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => {
+                    lost.insert(header.id);
+                    first.get_or_insert_with(|| reason_of(&error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let told = first.map(|first| format!("{} of its {} chunks are lost ({first})", lost.len(), pack.chunks.len()));
+        let all = !lost.is_empty()
+            && lost.len() == pack.chunks.iter().map(|chunk| chunk.id).collect::<HashSet<ChunkId>>().len();
+        Ok((if all { Loss::All } else { Loss::Chunks(lost) }, told))
+    }
+
+    fn open_chunk(&self, place: &Place, bytes: &Bytes) -> Result<()> {
+        let start = place.offset as usize;
+        let Some(stored) = bytes.get(start..start + place.header.stored_len as usize) else {
+            let reason = format!("chunk {} at offset {start} is behind its end", place.header.id);
+            return Err(Error::damaged(layout::pack(place.pack.kind, &place.pack.id), reason));
+        };
+        self.reader.open(place, stored).map(drop)
+    }
+
+    /// Packs that no segment names are no damage; those that are to be read must still be what their names say.
+    fn check_unreferenced(&self, packs: &Packs, seen: &HashSet<PackId>) -> Result<()> {
+        let mut unreferenced: Vec<_> = packs.stored.iter().filter(|(id, _)| !seen.contains(id)).collect();
+        unreferenced.sort();
+        let bytes: u64 = unreferenced.iter().map(|(_, (_, size))| size).sum();
+        if !unreferenced.is_empty() {
+            self.findings.count(|counts| {
+                (counts.unreferenced_packs, counts.unreferenced_bytes) = (unreferenced.len() as u64, bytes);
+            });
+            self.findings.note(&format!(
+                "{} packs ({}) are in no index segment, as an interrupted backup leaves them; `mlvault repair index` \
+                 makes their chunks known",
+                unreferenced.len(),
+                format_bytes(bytes)
+            ));
+        }
+        unreferenced.retain(|(id, _)| packs.selection.contains(id));
+        let threads = self.repository.backend().concurrency();
+        let read = parallel::map(&unreferenced, threads, |(id, (kind, size))| {
+            self.guarded(|| self.read_unreferenced(*kind, **id, *size, packs))
+        });
+        read.into_iter().collect()
+    }
+
+    fn read_unreferenced(&self, kind: BlobKind, id: PackId, size: u64, packs: &Packs) -> Result<()> {
+        self.monitor.count(Counter::Entries, 1);
+        match pack_reader::read_directory(self.repository, kind, &id, size) {
+            Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
+            Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
+            Err(error) if error.is_damage() => {
+                self.findings.bad_pack(id, &layout::pack(kind, &id), &reason_of(&error), Loss::All);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Returns how many segments are opened together: at least one.
+fn batch_len(segments: &[Listed]) -> usize {
+    let mut bytes = 0;
+    let fits = |segment: &&Listed| {
+        bytes += segment.size;
+        bytes <= SEGMENT_BATCH_BYTES
+    };
+    segments.iter().take_while(fits).count().max(1)
+}
+
+fn join(fault: Option<String>, told: Option<String>) -> Option<String> {
+    match (fault, told) {
+        (Some(fault), Some(told)) => Some(format!("{fault}; {told}")),
+        (fault, told) => fault.or(told),
+    }
+}
+
+/// Returns the pack that a key names, if it stands where packs stand.
+fn pack_of(key: &str) -> Option<(BlobKind, PackId)> {
+    let id = layout::id_of(key)?;
+    BlobKind::ALL.into_iter().find(|kind| layout::pack(*kind, &id) == key).map(|kind| (kind, id))
+}
+
+fn is_known(key: &str) -> bool {
+    let is_slot = || layout::id_of::<SlotId>(key).is_some_and(|id| layout::key_slot(&id) == key);
+    let is_session = |of: fn(&SessionId) -> String| layout::id_of(key).is_some_and(|id| of(&id) == key);
+    let is_segment = |kind| layout::id_of(key).is_some_and(|id| layout::segment(kind, &id) == key);
+    key == layout::CONFIG
+        || is_slot()
+        || is_session(layout::snapshot)
+        || is_session(layout::session)
+        || key.starts_with(layout::TOMBSTONES)
+        || BlobKind::ALL.into_iter().any(is_segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_known_by_where_they_stand() {
+        let id = PackId::from_bytes([0xAB; 32]);
+        let key = layout::pack(BlobKind::Data, &id);
+        assert_eq!(pack_of(&key), Some((BlobKind::Data, id)));
+        assert_eq!(pack_of(&key.replace("/ab/", "/cd/")), None);
+        assert!(!is_known(&key.replace("/ab/", "/cd/")));
+        let session = SessionId::from_bytes([1; 16]);
+        for known in ["config", "tombstones/1", &layout::snapshot(&session), &layout::session(&session)] {
+            assert!(is_known(known), "{known}");
+        }
+        for unknown in ["readme", "snapshots/readme", "index/data/1", "keys/x", "keys/a/0000000000000000"] {
+            assert!(!is_known(unknown), "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `mlvault backup`
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::json;
+
+use mlvault::backup::{self, Options, Summary, What};
+use mlvault::error::Result;
+use mlvault::format::snapshot::Completeness;
+use mlvault::units::format_bytes;
+
+use crate::cli::context::Context;
+use crate::cli::{exit, output, progress};
+
+/// Back up files and directories, or a stream, as one snapshot
+///
+/// Paths are stored as tar would: relative ones as they are, absolute ones without the leading `/`, the content of `.`
+/// at the top. Files that look as they did in the last snapshot of the same paths are not read again.
+#[derive(Parser)]
+pub struct Args {
+    /// Files and directories
+    #[arg(required_unless_present_any = ["stdin", "command"], value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Store standard input under the name given by --name
+    #[arg(long, requires = "name", conflicts_with_all = ["paths", "command"])]
+    stdin: bool,
+    /// Store the output of a shell command under the name given by --name; if it fails there is no snapshot
+    #[arg(long, requires = "name", conflicts_with = "paths", value_name = "COMMAND")]
+    command: Option<String>,
+    /// Name of the stream in the snapshot
+    #[arg(long)]
+    name: Option<String>,
+    /// Tag of the snapshot; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Leave out what matches this glob: a name, or with `/` a whole path in the snapshot; may be given several times
+    #[arg(long = "exclude", value_name = "GLOB")]
+    excludes: Vec<String>,
+    /// Read every file, also those that look unchanged
+    #[arg(long)]
+    force: bool,
+    /// Do not take another inode or change time for a change (for network file systems)
+    #[arg(long)]
+    ignore_inode: bool,
+    /// Only tell what would be read; write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    let name = args.name.unwrap_or_default();
+    let what = match args.command {
+        Some(line) => What::Command { line, name },
+        None if args.stdin => What::Stdin { name },
+        None => What::Paths { paths: args.paths, excludes: args.excludes },
+    };
+    let options =
+        Options { what, tags: args.tags, force: args.force, ignore_inode: args.ignore_inode, dry_run: args.dry_run };
+    let repository = context.repository()?;
+    let summary = backup::run(&repository, &options, &context.monitor(), context.cancel())?;
+    context.finish();
+    if context.json() {
+        output::print_json(&json!({ "snapshot": summary.snapshot, "record": summary.record }))?;
+    } else {
+        print_summary(&summary)?;
+    }
+    Ok(match summary.record.completeness {
+        Completeness::Complete => exit::COMPLETE,
+        Completeness::Incomplete => exit::INCOMPLETE,
+    })
+}
+
+fn print_summary(summary: &Summary) -> Result<()> {
+    let (record, numbers) = (&summary.record, &summary.record.statistics);
+    let bytes: u64 = record.components.iter().map(|component| component.bytes).sum();
+    output::print_line(&format!(
+        "Files: {} new, {} changed, {} unchanged; {} in all",
+        numbers.files_new,
+        numbers.files_changed,
+        numbers.files_unchanged,
+        format_bytes(bytes)
+    ))?;
+    let Some(id) = summary.snapshot else {
+        return output::print_line(&format!(
+            "Dry run: {} would be read; nothing was written",
+            format_bytes(numbers.bytes_read)
+        ));
+    };
+    output::print_line(&format!(
+        "Read {}, new {}, stored {}, in {}",
+        format_bytes(numbers.bytes_read),
+        format_bytes(numbers.bytes_new),
+        format_bytes(numbers.bytes_stored),
+        progress::format_duration(numbers.duration_ms as f64 / 1000.0)
+    ))?;
+    if record.problem_count > 0 {
+        output::print_line(&format!("Snapshot {} saved, INCOMPLETE: {} problems", id.short(), record.problem_count))
+    } else {
+        output::print_line(&format!("Snapshot {} saved", id.short()))
+    }
+}

@@ -1,0 +1,217 @@
+//! What all commands share: global arguments, settings, the open repository, the monitor, the wish to stop.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use mlvault::backend::Backend;
+use mlvault::backend::location::{self, BackendOptions, Location};
+use mlvault::cancel::Cancel;
+use mlvault::clock::SystemClock;
+use mlvault::config::credential::CredentialSource;
+use mlvault::config::file::ConfigFile;
+use mlvault::error::{Error, Result};
+use mlvault::monitor::Monitor;
+use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
+use mlvault::repository::{OpenOptions, Repository};
+use mlvault::units::parse_bytes;
+
+use crate::cli::progress::{Progress, Verbosity};
+
+/// Arguments of every command.
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Location of the repository: a path or s3://bucket/prefix
+    #[arg(long, global = true, env = "MLVAULT_REPO", value_name = "LOCATION")]
+    repo: Option<String>,
+    /// Configuration file (default: ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml)
+    #[arg(long, global = true, env = "MLVAULT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// File that holds a key (MLVK1-…)
+    #[arg(long, global = true, env = "MLVAULT_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// File whose first line is the passphrase; the passphrase itself can be in MLVAULT_PASSPHRASE
+    #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_FILE", value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Shell command that prints the passphrase
+    #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_COMMAND", value_name = "COMMAND")]
+    passphrase_command: Option<String>,
+    /// URL of an S3 server other than AWS
+    #[arg(long, global = true, env = "MLVAULT_S3_ENDPOINT", value_name = "URL")]
+    s3_endpoint: Option<String>,
+    /// Region of the bucket
+    #[arg(long, global = true, env = "MLVAULT_S3_REGION", value_name = "REGION")]
+    s3_region: Option<String>,
+    /// Put the bucket into the path instead of the host name (default: with an endpoint)
+    #[arg(long, global = true, env = "MLVAULT_S3_PATH_STYLE", value_name = "BOOL")]
+    s3_path_style: Option<bool>,
+    /// Allow an S3 endpoint without TLS that is not on this machine
+    #[arg(long, global = true, env = "MLVAULT_S3_INSECURE_HTTP")]
+    s3_insecure_http: bool,
+    /// Directory of the index cache, which can be deleted at any time
+    #[arg(long, global = true, env = "MLVAULT_CACHE_DIR", value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Memory limit, as 512M (default: the container's limit, less a tenth, or 1G)
+    #[arg(long, global = true, env = "MLVAULT_MEMORY_LIMIT", value_name = "SIZE")]
+    memory_limit: Option<String>,
+    /// Print the result as one JSON document, and progress and problems as JSON lines on standard error
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print errors, problems and results only
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print more
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+/// What a command works with.
+pub struct Context {
+    args: GlobalArgs,
+    file: ConfigFile,
+    progress: Arc<Progress>,
+    cancel: Cancel,
+}
+
+impl Context {
+    /// Reads the configuration file, starts progress output and listens for signals.
+    pub fn new(args: GlobalArgs) -> std::result::Result<Self, (Error, bool)> {
+        let json = args.json;
+        let file = ConfigFile::load(args.config.as_deref()).map_err(|error| (error, json))?;
+        let verbosity = match (args.quiet, args.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        };
+        let cancel = Cancel::default();
+        listen_for_signals(&cancel);
+        Ok(Self { progress: Progress::start(verbosity, json), args, file, cancel })
+    }
+
+    /// Returns whether output is for programs.
+    pub fn json(&self) -> bool {
+        self.args.json
+    }
+
+    /// Returns what hears of progress.
+    pub fn monitor(&self) -> Arc<dyn Monitor> {
+        Arc::clone(&self.progress) as Arc<dyn Monitor>
+    }
+
+    /// Returns the wish to stop.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Ends progress output, before a result is printed.
+    pub fn finish(&self) {
+        self.progress.finish();
+    }
+
+    /// Returns where the repository is.
+    pub fn location(&self) -> Result<Location> {
+        let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {
+            Error::Invalid(
+                "No repository was given: set --repo, MLVAULT_REPO or `repository` in mlvault.toml".to_owned(),
+            )
+        })?;
+        Location::from_str(text)
+    }
+
+    /// Returns how S3 is reached.
+    pub fn backend_options(&self) -> BackendOptions {
+        let (args, s3) = (&self.args, &self.file.s3);
+        BackendOptions {
+            endpoint: args.s3_endpoint.clone().or_else(|| s3.endpoint.clone()),
+            region: args.s3_region.clone().or_else(|| s3.region.clone()),
+            path_style: args.s3_path_style.or(s3.path_style),
+            insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
+            credentials: None,
+        }
+    }
+
+    /// Opens the backend.
+    pub fn backend(&self) -> Result<Arc<dyn Backend>> {
+        location::open(&self.location()?, &self.backend_options())
+    }
+
+    /// Returns where the key comes from: flags and environment, else the configuration file.
+    pub fn credential_source(&self) -> Result<CredentialSource> {
+        let (args, file) = (&self.args, &self.file);
+        let mut given = sources(&args.key_file, &args.passphrase_file, &args.passphrase_command);
+        if let Ok(words) = std::env::var("MLVAULT_PASSPHRASE") {
+            given.push(CredentialSource::Passphrase(Zeroizing::new(words)));
+        }
+        if given.is_empty() {
+            given = sources(&file.key_file, &file.passphrase_file, &file.passphrase_command);
+        }
+        CredentialSource::choose(given)
+    }
+
+    /// Opens the repository.
+    pub fn repository(&self) -> Result<Arc<Repository>> {
+        let backend = self.backend().map_err(|error| match error.fault() {
+            Some(mlvault::error::Fault::NotFound) => match self.location() {
+                Ok(location) => Error::NoRepository { location: location.to_string() },
+                Err(error) => error,
+            },
+            _ => error,
+        })?;
+        let credential = self.credential_source()?.read()?;
+        let options = OpenOptions {
+            cache_root: self.cache_root(),
+            memory_limit: self.memory_limit()?,
+            clock: Arc::new(SystemClock),
+        };
+        Repository::open(backend, &credential, &options)
+    }
+
+    fn cache_root(&self) -> Option<PathBuf> {
+        let configured = self.args.cache_dir.clone().or_else(|| self.file.cache_dir.clone());
+        let base = || {
+            let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+            std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)
+        };
+        configured.or_else(|| base().map(|base| base.join("mlvault")))
+    }
+
+    fn memory_limit(&self) -> Result<u64> {
+        match self.args.memory_limit.as_ref().or(self.file.memory_limit.as_ref()) {
+            Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size"))),
+            None => Ok(cgroup_limit().map_or(MEMORY_LIMIT_DEFAULT, |limit| {
+                (limit - limit / 10).clamp(MEMORY_LIMIT_MIN, MEMORY_LIMIT_DEFAULT)
+            })),
+        }
+    }
+}
+
+fn sources(
+    key_file: &Option<PathBuf>,
+    passphrase_file: &Option<PathBuf>,
+    passphrase_command: &Option<String>,
+) -> Vec<CredentialSource> {
+    let key_file = key_file.clone().map(CredentialSource::KeyFile);
+    let passphrase_file = passphrase_file.clone().map(CredentialSource::PassphraseFile);
+    let passphrase_command = passphrase_command.clone().map(CredentialSource::PassphraseCommand);
+    [key_file, passphrase_file, passphrase_command].into_iter().flatten().collect()
+}
+
+/// The memory limit of the container, version 2 or 1 of cgroups.
+fn cgroup_limit() -> Option<u64> {
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+}
+
+/// The first signal asks to stop; a second one of the same kind ends the process at once.
+fn listen_for_signals(cancel: &Cancel) {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flag = cancel.flag();
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag));
+        let _ = signal_hook::flag::register(signal, flag);
+    }
+}

@@ -1,0 +1,80 @@
+//! Exit codes, and what a user can do about an error.
+
+use std::process::ExitCode;
+
+use mlvault::error::{Error, Fault};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(u8);
+
+/// Everything was done.
+pub const COMPLETE: Code = Code(0);
+/// The command failed.
+pub const FAILED: Code = Code(1);
+/// The arguments are unusable.
+pub const USAGE: Code = Code(2);
+/// The command finished, but something is missing or damaged.
+pub const INCOMPLETE: Code = Code(3);
+/// There is no repository at the location.
+pub const NO_REPOSITORY: Code = Code(10);
+/// Something is in use, or was ended from outside.
+pub const BUSY: Code = Code(11);
+/// The key does not open the repository, or not for this.
+pub const WRONG_KEY: Code = Code(12);
+/// The user or the system asked to stop.
+pub const INTERRUPTED: Code = Code(130);
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.0)
+    }
+}
+
+/// Returns the exit code of an error.
+pub fn code_of(error: &Error) -> Code {
+    match error {
+        Error::Invalid(_) => USAGE,
+        Error::NoRepository { .. } => NO_REPOSITORY,
+        Error::Busy(_) => BUSY,
+        Error::WrongKey { .. } | Error::Role { .. } => WRONG_KEY,
+        Error::Interrupted => INTERRUPTED,
+        _ => FAILED,
+    }
+}
+
+/// Returns what a user can do about an error.
+fn hint_of(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::NoRepository { .. } => Some("`mlvault init` makes one; is the location right?"),
+        Error::WrongKey { .. } => Some("the recovery key that init printed opens the repository too: MLVAULT_KEY_FILE"),
+        Error::Role { .. } => Some("use a reader's or maintainer's key"),
+        Error::MissingChunk { .. } => Some(
+            "`mlvault check` tells what else is affected; `mlvault repair index` finds chunks that no index segment names",
+        ),
+        Error::Damaged { .. } => Some("`mlvault check` tells what else is affected"),
+        Error::FormatVersion { .. } => Some("use the mlvault version that wrote the repository, or a newer one"),
+        Error::Backend { fault: Fault::Denied, .. } => Some("are the credentials right, and allowed to do this?"),
+        Error::Backend { fault: Fault::Full, .. } => {
+            Some("make room and run the command again; nothing half-written is visible")
+        }
+        Error::Backend { fault: Fault::Unavailable, .. } => Some("`mlvault doctor` tells how the backend behaves"),
+        _ => None,
+    }
+}
+
+/// Prints an error with its hint and returns its exit code.
+pub fn report(error: &Error, json: bool) -> ExitCode {
+    let (code, hint) = (code_of(error), hint_of(error));
+    if json {
+        let line =
+            serde_json::json!({ "type": "error", "message": error.to_string(), "hint": hint, "exit_code": code.0 });
+        eprintln!("{line}");
+    } else {
+        eprintln!("Error: {error}");
+        if let Some(hint) = hint {
+            eprintln!("Hint: {hint}");
+        }
+    }
+    code.into()
+}

@@ -1,0 +1,76 @@
+//! The command line: one file per command, each with its arguments, its call into the library and its rendering.
+//!
+//! What must stay true: results go to standard output, everything else to standard error; with `--json`, standard
+//! output is one JSON document, and standard error one JSON object per line.
+
+mod backup;
+mod check;
+mod context;
+mod exit;
+mod init;
+mod key;
+mod output;
+mod progress;
+mod repair;
+mod restore;
+mod snapshots;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::context::{Context, GlobalArgs};
+
+/// Backs up a whole MLflow deployment into a deduplicating, encrypted repository, and gets it back
+///
+/// Exit codes: 0 complete, 1 failed, 2 usage, 3 finished but incomplete, 10 no repository, 11 busy, 12 wrong key,
+/// 130 interrupted.
+#[derive(Parser)]
+#[command(name = "mlvault", version, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Args),
+    Key(key::Args),
+    Backup(backup::Args),
+    Snapshots(snapshots::Args),
+    Restore(restore::Args),
+    Check(check::Args),
+    Repair(repair::Args),
+}
+
+/// Parses the arguments, runs the command, and returns its exit code.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let context = match Context::new(cli.global) {
+        Ok(context) => context,
+        Err((error, json)) => return exit::report(&error, json),
+    };
+    let json = context.json();
+    let result = match cli.command {
+        Command::Init(args) => init::run(&context, args),
+        Command::Key(args) => key::run(&context, args),
+        Command::Backup(args) => backup::run(&context, args),
+        Command::Snapshots(args) => snapshots::run(&context, args),
+        Command::Restore(args) => restore::run(&context, args),
+        Command::Check(args) => check::run(&context, args),
+        Command::Repair(args) => repair::run(&context, args),
+    };
+    context.finish();
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => exit::report(&error, json),
+    }
+}

@@ -1,0 +1,224 @@
+//! Progress for people (a bar on a terminal, a line now and then in a log) and for programs (JSON lines).
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use mlvault::monitor::{Counter, Monitor, Totals};
+use mlvault::units::format_bytes;
+
+/// Time between updates of the bar.
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
+/// Time between lines in a log.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between JSON lines.
+const JSON_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Errors and problems only.
+    Quiet,
+    /// Progress too.
+    Normal,
+    /// Notes too.
+    Verbose,
+}
+
+/// Where progress goes.
+enum Style {
+    Silent,
+    Bar(ProgressBar),
+    Log,
+    Json,
+}
+
+/// A monitor that shows what it hears.
+pub struct Progress {
+    shown: Arc<Shown>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread that shows progress looks at.
+struct Shown {
+    verbosity: Verbosity,
+    json: bool,
+    style: Style,
+    totals: Totals,
+    entries_total: AtomicU64,
+    bytes_total: AtomicU64,
+    phase: Mutex<Option<(&'static str, Instant)>>,
+    stopped: AtomicBool,
+}
+
+impl Progress {
+    /// Starts showing; the first thing shown is that of the first phase.
+    pub fn start(verbosity: Verbosity, json: bool) -> Arc<Self> {
+        let style = match verbosity {
+            Verbosity::Quiet => Style::Silent,
+            _ if json => Style::Json,
+            _ if std::io::stderr().is_terminal() => Style::Bar(new_bar()),
+            _ => Style::Log,
+        };
+        let shown = Arc::new(Shown {
+            verbosity,
+            json,
+            style,
+            totals: Totals::default(),
+            entries_total: AtomicU64::new(0),
+            bytes_total: AtomicU64::new(0),
+            phase: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        Arc::new(Self { shown, ticker: Mutex::default() })
+    }
+
+    /// Stops showing and clears the line.
+    pub fn finish(&self) {
+        self.shown.stopped.store(true, Ordering::Relaxed);
+        if let Some(ticker) = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            ticker.thread().unpark();
+            let _ = ticker.join();
+        }
+        if let Style::Bar(bar) = &self.shown.style {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Shown {
+    fn interval(&self) -> Option<Duration> {
+        match self.style {
+            Style::Silent => None,
+            Style::Bar(_) => Some(BAR_INTERVAL),
+            Style::Log => Some(LOG_INTERVAL),
+            Style::Json => Some(JSON_INTERVAL),
+        }
+    }
+
+    fn show(&self) {
+        let Some((phase, begun)) = *self.phase.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+        let entries = self.totals.get(Counter::Entries);
+        let bytes = self.totals.get(Counter::Bytes);
+        let known = self.totals.get(Counter::BytesDeduplicated);
+        let total = self.bytes_total.load(Ordering::Relaxed);
+        let seconds = begun.elapsed().as_secs_f64();
+        let rate = bytes as f64 / seconds.max(0.001);
+        let remaining = (total > bytes && rate > 0.0).then(|| (total - bytes) as f64 / rate);
+        match &self.style {
+            Style::Silent => {}
+            Style::Json => eprintln!(
+                "{}",
+                json!({
+                    "type": "progress", "phase": phase, "seconds": seconds,
+                    "entries": entries, "entries_total": self.entries_total.load(Ordering::Relaxed),
+                    "bytes": bytes, "bytes_total": total, "bytes_deduplicated": known,
+                    "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": remaining,
+                })
+            ),
+            Style::Log => eprintln!("{}", line(phase, entries, bytes, total, known, rate, remaining)),
+            Style::Bar(bar) => {
+                bar.set_length(total.max(bytes).max(1));
+                bar.set_position(bytes);
+                bar.set_message(line(phase, entries, bytes, total, known, rate, remaining));
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.style {
+            Style::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            _ => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Monitor for Progress {
+    fn phase(&self, name: &'static str, entries_total: Option<u64>, bytes_total: Option<u64>) {
+        self.shown.totals.reset();
+        self.shown.entries_total.store(entries_total.unwrap_or(0), Ordering::Relaxed);
+        self.shown.bytes_total.store(bytes_total.unwrap_or(0), Ordering::Relaxed);
+        *self.shown.phase.lock().unwrap_or_else(PoisonError::into_inner) = Some((name, Instant::now()));
+        let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(interval)) = (ticker.as_ref(), self.shown.interval()) {
+            let shown = Arc::clone(&self.shown);
+            *ticker = Some(std::thread::spawn(move || {
+                loop {
+                    std::thread::park_timeout(interval);
+                    if shown.stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    shown.show();
+                }
+            }));
+        }
+    }
+
+    fn wants_totals(&self) -> bool {
+        matches!(self.shown.style, Style::Bar(_))
+    }
+
+    fn totals(&self, entries: u64, bytes: u64) {
+        self.shown.entries_total.store(entries, Ordering::Relaxed);
+        self.shown.bytes_total.store(bytes, Ordering::Relaxed);
+    }
+
+    fn count(&self, counter: Counter, amount: u64) {
+        self.shown.totals.add(counter, amount);
+    }
+
+    fn problem(&self, subject: &str, message: &str) {
+        if self.shown.json {
+            self.shown.say(&json!({ "type": "problem", "subject": subject, "message": message }).to_string());
+        } else {
+            self.shown.say(&format!("Problem: {}: {message}", printable(subject)));
+        }
+    }
+
+    fn note(&self, message: &str) {
+        match (self.shown.verbosity, self.shown.json) {
+            (Verbosity::Quiet, _) => {}
+            (_, true) => self.shown.say(&json!({ "type": "note", "message": message }).to_string()),
+            _ => self.shown.say(&format!("Note: {message}")),
+        }
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:24} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar
+}
+
+fn line(phase: &str, entries: u64, bytes: u64, total: u64, known: u64, rate: f64, remaining: Option<f64>) -> String {
+    let mut text = format!("{phase}: {entries} entries, {}", format_bytes(bytes));
+    if total > 0 {
+        text.push_str(&format!(" of {}", format_bytes(total)));
+    }
+    text.push_str(&format!(", {}/s, {} already there", format_bytes(rate as u64), format_bytes(known)));
+    if let Some(seconds) = remaining {
+        text.push_str(&format!(", {} left", format_duration(seconds)));
+    }
+    text
+}
+
+/// Formats seconds as `45 s`, `12 min`, `3 h 20 min`.
+pub fn format_duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..90 => format!("{seconds} s"),
+        90..5400 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Makes control characters visible, so that a file name cannot forge output.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}

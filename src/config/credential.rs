@@ -1,0 +1,144 @@
+//! Where the key comes from. Secrets come from files, the environment or a command, never from an argument.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use zeroize::Zeroizing;
+
+use crate::crypto::passphrase::{Credential, PASSPHRASE_LEN_MIN, decode_key_file};
+use crate::error::{Error, Result};
+
+/// Largest key or passphrase file that is read, in bytes.
+const SECRET_LEN_MAX: u64 = 64 << 10;
+
+/// A way to a key.
+#[derive(Clone)]
+pub enum CredentialSource {
+    /// A key file, as `key add --new-key-file` wrote it, or a recovery key in a file.
+    KeyFile(PathBuf),
+    /// The passphrase itself, from the environment.
+    Passphrase(Zeroizing<String>),
+    /// A file whose first line is the passphrase.
+    PassphraseFile(PathBuf),
+    /// A command that prints the passphrase.
+    PassphraseCommand(String),
+    /// Ask on the terminal.
+    Prompt,
+}
+
+impl CredentialSource {
+    /// Chooses the only one given; asks on the terminal if none is. Several at one level are refused: it would not be
+    /// clear which one counts.
+    pub fn choose(given: Vec<Self>) -> Result<Self> {
+        match <[Self; 1]>::try_from(given) {
+            Ok([source]) => Ok(source),
+            Err(given) if given.is_empty() && io::stdin().is_terminal() => Ok(Self::Prompt),
+            Err(given) if given.is_empty() => Err(Error::Invalid(
+                "No key was given: set MLVAULT_KEY_FILE, MLVAULT_PASSPHRASE_FILE, MLVAULT_PASSPHRASE_COMMAND or \
+                 MLVAULT_PASSPHRASE"
+                    .to_owned(),
+            )),
+            Err(_) => Err(Error::Invalid("Several keys were given; give one".to_owned())),
+        }
+    }
+
+    /// Reads the key.
+    pub fn read(&self) -> Result<Credential> {
+        match self {
+            Self::KeyFile(path) => read_key_file(path),
+            Self::Passphrase(words) => Ok(passphrase(words.as_bytes())),
+            Self::PassphraseFile(path) => Ok(passphrase(&read_secret_file(path)?)),
+            Self::PassphraseCommand(line) => Ok(passphrase(&command_output(line)?)),
+            Self::Prompt => prompt("Passphrase: ").map(|words| passphrase(words.as_bytes())),
+        }
+    }
+
+    /// Reads a key for a new slot: a prompt asks twice, and short passphrases are refused.
+    pub fn read_new(&self) -> Result<Credential> {
+        let credential = self.read()?;
+        if let Credential::Passphrase(words) = &credential
+            && words.len() < PASSPHRASE_LEN_MIN
+        {
+            return Err(Error::Invalid(format!("The passphrase is shorter than {PASSPHRASE_LEN_MIN} bytes")));
+        }
+        if let (Self::Prompt, Credential::Passphrase(words)) = (self, &credential)
+            && prompt("The same again: ")?.as_bytes() != words.as_slice()
+        {
+            return Err(Error::Invalid("The two passphrases differ".to_owned()));
+        }
+        Ok(credential)
+    }
+}
+
+fn passphrase(bytes: &[u8]) -> Credential {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    Credential::Passphrase(Zeroizing::new(line.to_vec()))
+}
+
+fn read_key_file(path: &Path) -> Result<Credential> {
+    let bytes = read_secret_file(path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::Invalid(format!("The key file {path:?} is not text")))?;
+    let secret = decode_key_file(text).map_err(|error| Error::Invalid(format!("The key file {path:?}: {error}")))?;
+    Ok(Credential::KeyFile(secret))
+}
+
+fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    use std::io::Read;
+    let fault = |source| Error::Source { action: "read", path: path.to_owned(), source };
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = std::fs::File::open(path).map_err(fault)?;
+    file.take(SECRET_LEN_MAX + 1).read_to_end(&mut bytes).map_err(fault)?;
+    if bytes.len() as u64 > SECRET_LEN_MAX {
+        return Err(Error::Invalid(format!("{path:?} is too large to hold a key")));
+    }
+    Ok(bytes)
+}
+
+fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let fault = |source| Error::Source { action: "run", path: line.into(), source };
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(fault)?;
+    let bytes = Zeroizing::new(output.stdout);
+    if !output.status.success() {
+        return Err(Error::Command { command: line.to_owned(), status: output.status.to_string() });
+    }
+    Ok(bytes)
+}
+
+fn prompt(text: &str) -> Result<Zeroizing<String>> {
+    rpassword::prompt_password(text).map(Zeroizing::new).map_err(|source| Error::Source {
+        action: "read",
+        path: "the terminal".into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_line_of_a_passphrase_file_counts() {
+        let Credential::Passphrase(words) = passphrase(b"correct horse\r\nignored\n") else { panic!() };
+        assert_eq!(&words[..], b"correct horse");
+    }
+
+    #[test]
+    fn two_keys_at_once_are_refused() {
+        let given = vec![CredentialSource::KeyFile("/a".into()), CredentialSource::PassphraseFile("/b".into())];
+        assert!(CredentialSource::choose(given).is_err());
+    }
+
+    #[test]
+    fn a_passphrase_command_that_fails_is_an_error() {
+        assert!(matches!(CredentialSource::PassphraseCommand("false".into()).read(), Err(Error::Command { .. })));
+        assert!(CredentialSource::PassphraseCommand("echo correct horse".into()).read_new().is_ok());
+        assert!(CredentialSource::PassphraseCommand("echo short".into()).read_new().is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Settings that come from outside: flags, environment, configuration file, in this order of precedence.
+
+pub mod credential;
+pub mod file;

@@ -1,0 +1,301 @@
+//! Makes the index again from packs alone.
+//!
+//! What must stay true:
+//! - A segment is removed only after every pack that it named and that is still there is named by another one. So a
+//!   repair can be stopped anywhere, and backups and restores beside it find every chunk at every moment.
+//! - A segment that is sound and whose packs are all there is kept as it is.
+//! - Packs that a tombstone names are left out where no segment names them: a prune is about to delete them, and a new
+//!   segment could outlive them. Where a segment names them they stay named: sessions disregard them anyway, and an
+//!   older snapshot may still need them until the sweep. Tombstones are listed after packs, so that none is missed;
+//!   a prune that begins later must keep off a repair that runs.
+//!
+//! The meta secret is enough: writers and auditors can repair too, if the backend lets them remove segments.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::backend::Listed;
+use crate::cancel::Cancel;
+use crate::error::{Error, Fault, Result};
+use crate::format::BlobKind;
+use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::id::{PackId, SegmentId};
+use crate::monitor::{Counter, Monitor};
+use crate::parallel;
+use crate::repository::{Repository, index_sync, layout, pack_reader, session};
+
+/// Chunks of a new segment, but for one pack that has more.
+const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
+/// Packs of a new segment.
+const SEGMENT_PACKS_MAX: usize = 4096;
+/// Packs whose directories are read before they are looked at; bounds memory to this many directories.
+const PACK_BATCH: usize = 64;
+/// Faults that a report names one by one.
+const FAULTS_MAX: usize = 1000;
+
+/// How to repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// Something that could not be repaired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unrepaired {
+    /// The object's key.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What a repair did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Segments that are right as they are.
+    pub segments_kept: u64,
+    /// Segments removed, because they are damaged or name packs that are gone.
+    pub segments_removed: u64,
+    /// Segments written in their place, or for packs that none named.
+    pub segments_written: u64,
+    /// Packs whose chunks are known again, because their directories were read.
+    pub packs_added: u64,
+    /// Packs left out because a tombstone names them and no segment does.
+    pub packs_tombstoned: u64,
+    /// Packs that cannot be made known and packs that are known no more, at most a thousand. What needs them cannot be
+    /// restored from them.
+    pub unrepaired: Vec<Unrepaired>,
+    /// How many there are.
+    pub unrepaired_count: u64,
+}
+
+impl Report {
+    /// Returns whether the index is as it was.
+    pub fn is_unchanged(&self) -> bool {
+        self.segments_removed == 0 && self.segments_written == 0
+    }
+
+    fn give_up(&mut self, monitor: &dyn Monitor, object: &str, reason: &str) {
+        monitor.problem(object, reason);
+        self.unrepaired_count += 1;
+        if self.unrepaired.len() < FAULTS_MAX {
+            self.unrepaired.push(Unrepaired { object: object.to_owned(), reason: reason.to_owned() });
+        }
+    }
+}
+
+/// Repairs both halves of the index.
+pub fn run(repository: &Repository, options: &Options, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
+    let mut report = Report::default();
+    for kind in BlobKind::ALL {
+        monitor.phase("repair index", None, None);
+        let mut repair = Repair::begin(repository, kind, options.dry_run, monitor, cancel, &mut report)?;
+        let replaced = repair.sort_segments()?;
+        repair.rewrite(&replaced.partial)?;
+        repair.add_packs()?;
+        repair.finish(&replaced)?;
+        if !options.dry_run {
+            repository.index().refresh(kind)?;
+        }
+    }
+    repository.index().take_damage();
+    Ok(report)
+}
+
+/// Segments that are to go once what is good in them stands elsewhere.
+#[derive(Default)]
+struct Replaced {
+    /// Those that cannot be read.
+    damaged: Vec<SegmentId>,
+    /// Those that name packs that are gone or of another length.
+    partial: Vec<SegmentId>,
+}
+
+/// One half of the index under repair.
+struct Repair<'a> {
+    repository: &'a Repository,
+    kind: BlobKind,
+    dry_run: bool,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+    report: &'a mut Report,
+    segments: Vec<Listed>,
+    /// Packs that are there, with their lengths.
+    stored: HashMap<PackId, u64>,
+    tombstoned: HashSet<PackId>,
+    /// Packs that a sound segment names, or one that is about to be written.
+    covered: HashSet<PackId>,
+    /// Packs of the next segment.
+    pending: Vec<IndexedPack>,
+}
+
+impl<'a> Repair<'a> {
+    /// Lists what there is: segments before packs, so that no segment is taken for one that names missing packs.
+    fn begin(
+        repository: &'a Repository,
+        kind: BlobKind,
+        dry_run: bool,
+        monitor: &'a dyn Monitor,
+        cancel: &'a Cancel,
+        report: &'a mut Report,
+    ) -> Result<Self> {
+        let backend = repository.backend();
+        let segments = backend.list(&layout::segments(kind))?;
+        let stored = backend.list(&layout::packs(kind))?;
+        let stored = stored.iter().filter_map(|object| Some((pack_of(kind, &object.key)?, object.size))).collect();
+        let tombstoned = session::tombstoned_packs(repository)?;
+        let (covered, pending) = (HashSet::new(), Vec::new());
+        Ok(Self { repository, kind, dry_run, monitor, cancel, report, segments, stored, tombstoned, covered, pending })
+    }
+
+    /// Tells segments that stay from those that go.
+    fn sort_segments(&mut self) -> Result<Replaced> {
+        let mut replaced = Replaced::default();
+        for listed in std::mem::take(&mut self.segments) {
+            self.cancel.check()?;
+            let Some(id) = layout::id_of::<SegmentId>(&listed.key) else { continue };
+            match self.read_segment(&id) {
+                Ok(segment) if segment.packs.iter().all(|pack| self.is_there(pack)) => {
+                    self.report.segments_kept += 1;
+                    self.covered.extend(segment.packs.iter().map(|pack| pack.id));
+                }
+                Ok(_) => replaced.partial.push(id),
+                Err(error) if error.fault() == Some(Fault::NotFound) => {}
+                Err(error) if error.is_damage() => {
+                    self.monitor.note(&format!("It is replaced: {error}"));
+                    replaced.damaged.push(id);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(replaced)
+    }
+
+    fn read_segment(&self, id: &SegmentId) -> Result<Segment> {
+        let key = layout::segment(self.kind, id);
+        let bytes: Bytes = self.repository.backend().read(&key)?;
+        index_sync::open_segment(self.repository.keys(), self.repository.id(), self.kind, id, &bytes)
+            .map_err(|error| Error::damaged(key, error))
+    }
+
+    fn is_there(&self, pack: &IndexedPack) -> bool {
+        self.stored.get(&pack.id) == Some(&pack.len)
+    }
+
+    /// Takes over what is good in segments of which not all is.
+    fn rewrite(&mut self, partial: &[SegmentId]) -> Result<()> {
+        for id in partial {
+            self.cancel.check()?;
+            let segment = match self.read_segment(id) {
+                // Another repair was faster. What it named is found in the packs themselves.
+                Err(error) if error.fault() == Some(Fault::NotFound) => continue,
+                segment => segment?,
+            };
+            for pack in segment.packs {
+                if !self.covered.contains(&pack.id) {
+                    self.take_over(pack)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names a pack again if it is there; else says that it is named no more. Its directory is not tried: it stands at the
+    /// end of a pack, which is not where it was.
+    fn take_over(&mut self, pack: IndexedPack) -> Result<()> {
+        let reason = match self.stored.get(&pack.id) {
+            Some(len) if *len == pack.len => return self.name(pack),
+            Some(len) => format!("it has {len} bytes, not {}", pack.len),
+            None => "it is missing".to_owned(),
+        };
+        let reason = format!("{reason}; the index names it no more");
+        self.report.give_up(self.monitor, &layout::pack(self.kind, &pack.id), &reason);
+        self.covered.insert(pack.id);
+        Ok(())
+    }
+
+    /// Reads the directories of packs that no segment names.
+    fn add_packs(&mut self) -> Result<()> {
+        let mut unnamed: Vec<(PackId, u64)> =
+            self.stored.iter().map(|(id, len)| (*id, *len)).filter(|(id, _)| !self.covered.contains(id)).collect();
+        let before = unnamed.len();
+        unnamed.retain(|(id, _)| !self.tombstoned.contains(id));
+        self.report.packs_tombstoned += (before - unnamed.len()) as u64;
+        unnamed.sort();
+        for batch in unnamed.chunks(PACK_BATCH) {
+            let (repository, kind, cancel) = (self.repository, self.kind, self.cancel);
+            let read = parallel::map(batch, repository.backend().concurrency(), |(id, len)| {
+                cancel.check()?;
+                pack_reader::read_directory(repository, kind, id, *len)
+            });
+            for ((id, _), directory) in batch.iter().zip(read) {
+                self.monitor.count(Counter::Entries, 1);
+                self.add_pack(id, directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_pack(&mut self, id: &PackId, directory: Result<IndexedPack>) -> Result<()> {
+        match directory {
+            Ok(pack) => {
+                self.report.packs_added += 1;
+                self.name(pack)
+            }
+            Err(error) if error.is_damage() => {
+                let reason = match error {
+                    Error::Damaged { reason, .. } => format!("its directory cannot be read: {reason}"),
+                    other => format!("its directory cannot be read: {other}"),
+                };
+                self.report.give_up(self.monitor, &layout::pack(self.kind, id), &reason);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a pack into the next segment, and writes that when it is full.
+    fn name(&mut self, pack: IndexedPack) -> Result<()> {
+        let chunks: usize = self.pending.iter().map(|pack| pack.chunks.len()).sum();
+        if self.pending.len() >= SEGMENT_PACKS_MAX || chunks + pack.chunks.len() > SEGMENT_CHUNKS {
+            self.write()?;
+        }
+        self.covered.insert(pack.id);
+        self.pending.push(pack);
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let packs = std::mem::take(&mut self.pending);
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.report.segments_written += 1;
+        if self.dry_run {
+            return Ok(());
+        }
+        let segment = Segment { kind: self.kind, packs };
+        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        self.repository.backend().create(&layout::segment(self.kind, &id), bytes)
+    }
+
+    /// Writes what is left, then removes what stands elsewhere now.
+    fn finish(mut self, replaced: &Replaced) -> Result<()> {
+        self.write()?;
+        for id in replaced.damaged.iter().chain(&replaced.partial) {
+            self.report.segments_removed += 1;
+            if !self.dry_run {
+                self.cancel.check()?;
+                self.repository.backend().remove(&layout::segment(self.kind, id))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the pack of a key, if it stands where packs of this kind stand.
+fn pack_of(kind: BlobKind, key: &str) -> Option<PackId> {
+    layout::id_of(key).filter(|id| layout::pack(kind, id) == key)
+}
