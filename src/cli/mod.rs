@@ -4,8 +4,8 @@
 //! output is one JSON document, and standard error one JSON object per line.
 
 mod backup;
-mod check;
 mod cat;
+mod check;
 mod context;
 mod diff;
 mod doctor;

@@ -196,7 +196,10 @@ pub fn decode(
     Ok((decode_record(kind, record)?, certificate))
 }
 
-fn split(body: &[u8]) -> Result<(u8, Certificate, [u8; SIGNATURE_LEN], &[u8]), FormatError> {
+/// Kind, certificate, signature and record of a body.
+type Parts<'a> = (u8, Certificate, [u8; SIGNATURE_LEN], &'a [u8]);
+
+fn split(body: &[u8]) -> Result<Parts<'_>, FormatError> {
     let mut cursor = Cursor::new(body);
     let kind = cursor.u8()?;
     cursor.zeros(3)?;

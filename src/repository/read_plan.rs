@@ -46,7 +46,7 @@ pub struct Span {
 
 /// Groups wanted chunks into spans.
 pub fn spans(mut wants: Vec<Want>) -> Vec<Span> {
-    wants.sort_unstable_by(|a, b| (a.place.pack.id, a.place.offset).cmp(&(b.place.pack.id, b.place.offset)));
+    wants.sort_unstable_by_key(|want| (want.place.pack.id, want.place.offset));
     let mut spans: Vec<Span> = Vec::new();
     for want in wants {
         let start = want.place.offset;

@@ -114,10 +114,10 @@ impl Run<'_> {
     fn decide(&self, entry: &Entry) -> Result<Decision> {
         let Some(file) = entry.file() else { return Ok(Decision::Done) };
         let existing = self.target.look(&entry.path)?;
-        if let Some(existing) = existing {
-            if let Some(decision) = self.decide_without_reading(entry, file, &existing)? {
-                return Ok(decision);
-            }
+        if let Some(existing) = existing
+            && let Some(decision) = self.decide_without_reading(entry, file, &existing)?
+        {
+            return Ok(decision);
         }
         let chunks = chunks_of(self.reader, &entry.path_text(), file)?;
         let reusable = existing.filter(|existing| existing.kind == ExistingKind::File && existing.links == 1);

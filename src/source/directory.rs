@@ -3,6 +3,7 @@
 //! What must stay true: symlinks are stored, never followed, but for a path that the user named; a file is read from
 //! the very inode that was looked at; paths in the tree are what tar would store: relative, without a leading `/`.
 
+use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -231,8 +232,7 @@ impl Walk<'_> {
             let pending = Pending { tree_path, location: child.path(), shallow: false, named: false };
             children.push((is_directory, pending));
         }
-        children
-            .sort_unstable_by(|(a_is, a), (b_is, b)| tree_key(&b.tree_path, *b_is).cmp(&tree_key(&a.tree_path, *a_is)));
+        children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
         Ok(())
     }
