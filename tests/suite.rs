@@ -10,4 +10,5 @@ mod damage;
 mod doctor;
 mod repair;
 mod roles;
+mod s3_journey;
 mod support;
