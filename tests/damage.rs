@@ -16,7 +16,7 @@ use mlvault::format::key_slot::Role;
 use mlvault::id::SessionId;
 use tempfile::TempDir;
 
-use crate::support::repo::{Tree, Vault, fill, key_file, stored_path, tree};
+use crate::support::repo::{Tree, Vault, WatchedBackend, fill, key_file, prose, stored_path, tree};
 
 /// How an object is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -439,4 +439,84 @@ fn a_restore_with_a_lost_tree_removes_nothing() {
     let summary = mlvault::restore::run(&repository, &snapshot, &options, &mlvault::monitor::Silent, &cancel).unwrap();
     assert!(summary.problems > 0 && summary.removed == 0);
     assert!(Path::new(&kept).exists());
+}
+
+/// Files of [`a_lost_tree_node_costs_what_is_below_it_and_nothing_else`]: enough for a tree of several nodes.
+const MANY_FILES: usize = 3000;
+
+#[test]
+fn a_lost_tree_node_costs_what_is_below_it_and_nothing_else() {
+    let (vault, memory) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    for number in 0..MANY_FILES {
+        std::fs::write(directory.path().join(format!("{number:05}")), number.to_string()).unwrap();
+    }
+    let expected = tree(directory.path());
+    let id = vault.backup(directory.path()).unwrap();
+    let sound = vault.check(ReadData::Nothing);
+    assert!(sound.counts.tree_nodes > 3, "{:?}", sound.counts);
+    let victim = vault.keys_under("packs/meta/")[0].clone();
+    let bytes = memory.read(&victim).unwrap();
+    let mut lost_nodes = 0;
+    for hundredths in (5..95).step_by(15) {
+        apply(&memory, Damage::Flipped(hundredths), &victim, &victim);
+        let report = vault.check(ReadData::Nothing);
+        let (restored, problems) = vault.restore(id, directory.path()).unwrap();
+        let hurts: Vec<_> = report.problems.iter().flat_map(|problem| &problem.hurts).collect();
+        let lost: u64 = hurts.iter().map(|hurt| hurt.entries).sum();
+        assert_eq!(problems.len(), hurts.len(), "{hundredths}: {report:#?}");
+        assert!(hurts.len() <= 1, "one flipped bit cannot cost two nodes: {report:#?}");
+        if let [hurt] = hurts[..] {
+            assert_eq!(report.problems[0].object, victim);
+            lost_nodes += usize::from(hurt.entries < MANY_FILES as u64);
+        }
+        // The directory itself counts as an entry too.
+        let missing = expected.len() - restored.len();
+        assert!(missing as u64 == lost || missing as u64 + 1 == lost, "{hundredths}: {missing} {lost}");
+        assert!(restored.iter().all(|(path, node)| expected.get(path) == Some(node)), "{hundredths}");
+        memory.overwrite(&victim, bytes.clone());
+    }
+    assert!(lost_nodes > 0, "no flipped bit hit a leaf");
+}
+
+#[test]
+fn a_lost_list_of_chunks_costs_its_file_and_nothing_else() {
+    let (vault, memory) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("dump.sql"), prose("a long dump", 4 << 20)).unwrap();
+    std::fs::write(directory.path().join("other"), b"other").unwrap();
+    let expected = tree(directory.path());
+    let id = vault.backup(directory.path()).unwrap();
+    vault.assert_clean();
+    let victim = vault.keys_under("packs/meta/")[0].clone();
+    apply(&memory, Damage::Flipped(30), &victim, &victim);
+    let report = vault.check(ReadData::Nothing);
+    assert_eq!(report.problems[0].object, victim, "{report:#?}");
+    assert_eq!(lost_paths(&report, id), BTreeSet::from([stored_path(directory.path(), Path::new("dump.sql"))]));
+    let (restored, problems) = vault.restore(id, directory.path()).unwrap();
+    assert_eq!(problems, [stored_path(directory.path(), Path::new("dump.sql"))]);
+    assert_eq!(restored.get(Path::new("other")), expected.get(Path::new("other")));
+}
+
+#[test]
+fn an_unread_pack_costs_three_small_requests_at_most_and_shared_nodes_are_read_once() {
+    let (vault, _) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "cost");
+    vault.backup(directory.path()).unwrap();
+    let nodes = vault.check(ReadData::Nothing).counts.tree_nodes;
+    for _ in 0..4 {
+        vault.backup(directory.path()).unwrap();
+    }
+    let watched = Arc::new(WatchedBackend::new(Arc::clone(&vault.backend)));
+    let report = vault.through(Arc::clone(&watched) as Arc<dyn Backend>).check(ReadData::Nothing);
+    assert_eq!((report.counts.snapshots, report.counts.tree_nodes), (5, nodes));
+    let whole = watched.keys_of("read");
+    assert!(whole.iter().all(|key| !key.starts_with("packs/")), "{whole:?}");
+    let ranges = watched.keys_of("read_range");
+    for pack in vault.keys_under("packs/data/") {
+        let requests = ranges.iter().filter(|key| **key == pack).count();
+        assert!((1..=3).contains(&requests), "{requests} for {pack}");
+    }
+    assert_eq!(watched.keys_of("create").len() + watched.keys_of("remove").len(), 0);
 }
