@@ -5,4 +5,5 @@ mod backend_local;
 mod backend_s3_faults;
 mod backend_s3_tls;
 mod doctor;
+mod fuzz_smoke;
 mod support;
