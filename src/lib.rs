@@ -10,7 +10,7 @@
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
 //! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 3 repository | [`repository`]: stored things |
-//! | 4 operations | [`backup`] [`restore`] [`check`] [`repair`] [`doctor`] |
+//! | 4 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
 //! | 5 edges | [`config`] |
 
 pub mod backend;
@@ -23,16 +23,21 @@ pub mod clock;
 pub mod compress;
 pub mod config;
 pub mod crypto;
+pub mod diff;
 pub mod doctor;
+pub mod dump;
 pub mod error;
+pub mod find;
 pub mod format;
 pub mod id;
 pub mod index;
+pub mod list;
 pub mod monitor;
 pub mod parallel;
 pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod source;
+pub mod stats;
 pub mod target;
 pub mod units;

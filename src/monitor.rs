@@ -34,6 +34,8 @@ pub trait Monitor: Send + Sync {
     fn problem(&self, subject: &str, message: &str);
     /// Something worth saying that is not a problem.
     fn note(&self, message: &str);
+    /// Something was done to one item. The text is only made for those who want to see it.
+    fn detail(&self, _text: &dyn Fn() -> String) {}
 }
 
 /// Running totals, for implementations of [`Monitor`].

@@ -1,6 +1,7 @@
 //! What the S3 backend makes of servers that fail: it tries again where that can help, ends in bounded time with the
 //! right fault where it cannot, and never passes on a part of an object.
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -104,7 +105,7 @@ fn a_server_that_stays_overloaded_is_unavailable() {
 
 #[test]
 fn a_server_that_is_not_there_is_unavailable() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let read = connect(port).read("object");
     assert_eq!(fault(&read), Fault::Unavailable);
     assert_is_fit_to_print(read.as_ref().unwrap_err());
@@ -143,6 +144,17 @@ fn a_server_that_says_nothing_is_given_up() {
     assert_eq!(fault(&created), Fault::Unavailable);
     let (listed, _) = with_server(silent, |backend| backend.list(""));
     assert_eq!(fault(&listed), Fault::Unavailable);
+}
+
+#[test]
+fn a_server_that_does_not_take_the_body_is_given_up() {
+    // It accepts connections, by the kernel's grace, and never reads.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    let bytes = vec![0; 16 * 1024 * 1024];
+    let created = connect(listener.local_addr().unwrap().port()).create("object", bytes.into());
+    assert_eq!(fault(&created), Fault::Unavailable);
+    assert!(begun.elapsed() < BOUND, "the wait is for progress, not for the whole body: {:?}", begun.elapsed());
 }
 
 #[test]
@@ -214,19 +226,29 @@ fn a_listing_that_does_not_advance_is_refused() {
     let same_token = |number, _: &Request| listing(&[&format!("prefix/{number}")], true, Some("token"));
     let same_page = |number, _: &Request| listing(&["prefix/a", "prefix/b"], true, Some(&format!("t{number}")));
     let no_token = |_, _: &Request| listing(&["prefix/a"], true, None);
-    let overlap = |number, _: &Request| match number {
-        0 => listing(&["prefix/a", "prefix/b"], true, Some("t")),
-        _ => listing(&["prefix/b", "prefix/c"], false, None),
-    };
     for (result, requests) in [
         with_server(same_token, |backend| backend.list("")),
         with_server(same_page, |backend| backend.list("")),
         with_server(no_token, |backend| backend.list("")),
-        with_server(overlap, |backend| backend.list("")),
     ] {
         assert_eq!(fault(&result), Fault::BadAnswer);
         assert!(requests <= 2, "{requests}");
     }
+}
+
+#[test]
+fn an_object_that_is_listed_twice_counts_once() {
+    let overlap = |number, _: &Request| match number {
+        0 => listing(&["prefix/a", "prefix/b"], true, Some("t")),
+        _ => listing(&["prefix/b", "prefix/c", "prefix/c"], false, None),
+    };
+    let (listed, _) = with_server(overlap, |backend| backend.list(""));
+    let keys: Vec<String> = listed.unwrap().into_iter().map(|object| object.key).collect();
+    assert_eq!(keys, ["a", "b", "c"]);
+    let torn = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>prefix/a</Key><Size>1</Size></Contents>\
+                <Contents><Key>prefix/a</Key><Size>2</Size></Contents></ListBucketResult>";
+    let (listed, _) = with_server(move |_, _| Answer::with(200, torn), |backend| backend.list(""));
+    assert_eq!(fault(&listed), Fault::BadAnswer);
 }
 
 #[test]
@@ -317,6 +339,16 @@ fn a_refused_write_stays_refused_where_reading_is_forbidden() {
         backend.create("object", Bytes::from_static(b"content"))
     });
     assert_eq!(fault(&created), Fault::AlreadyExists);
+}
+
+#[test]
+fn a_refused_write_that_cannot_be_looked_at_is_no_refusal() {
+    let answer = |_, request: &Request| match request.method.as_str() {
+        "PUT" => Answer::error(412, "PreconditionFailed"),
+        _ => Answer::error(503, "SlowDown"),
+    };
+    let (created, _) = with_server(answer, |backend| backend.create("object", Bytes::from_static(b"content")));
+    assert_eq!(fault(&created), Fault::Unavailable);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::backup::parent::Parent;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{
-    Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
+    Completeness, Component, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
 };
 use crate::id::SessionId;
 use crate::monitor::Monitor;
@@ -28,9 +28,6 @@ use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::tree_reader::TreeReader;
 use crate::repository::tree_writer::TreeSummary;
 use crate::source::directory::DirectorySource;
-
-/// Name of the component that holds plain paths and streams.
-pub const FILES: &str = "files";
 
 /// What to back up.
 #[derive(Debug, Clone)]

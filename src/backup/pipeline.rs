@@ -305,7 +305,9 @@ impl Stages<'_> {
                         content.hard_link = hard_link;
                         EntryKind::File(content)
                     }
-                    Verdict::New | Verdict::Changed => {
+                    verdict => {
+                        let word = if verdict == Verdict::New { "new" } else { "changed" };
+                        self.job.monitor.detail(&|| format!("{word} {}", item.location.display()));
                         let _ = files.send(self.begin_file(sequence, item, hard_link, done));
                         return Ok(());
                     }

@@ -100,9 +100,9 @@ pub struct Counts {
     pub unreferenced_packs: u64,
     /// Bytes of those.
     pub unreferenced_bytes: u64,
-    /// Distinct tree nodes.
+    /// Tree nodes read: each once, but for those above damage, which are read for every snapshot that it hurts.
     pub tree_nodes: u64,
-    /// References from distinct tree nodes to chunks of files.
+    /// References from those nodes to chunks of files.
     pub chunk_references: u64,
 }
 

@@ -64,7 +64,7 @@ pub struct GlobalArgs {
     /// Print errors, problems and results only
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Print more
+    /// Print a line for each file that is read or written
     #[arg(long, short, global = true)]
     verbose: bool,
 }

@@ -12,6 +12,8 @@ pub struct Code(u8);
 pub const COMPLETE: Code = Code(0);
 /// The command failed.
 pub const FAILED: Code = Code(1);
+/// A comparison found differences.
+pub const DIFFERENT: Code = Code(1);
 /// The arguments are unusable.
 pub const USAGE: Code = Code(2);
 /// The command finished, but something is missing or damaged.

@@ -4,16 +4,24 @@
 //! output is one JSON document, and standard error one JSON object per line.
 
 mod backup;
+mod cat;
 mod check;
 mod context;
+mod diff;
+mod doctor;
+mod dump;
+mod entry;
 mod exit;
+mod find;
 mod init;
 mod key;
+mod ls;
 mod output;
 mod progress;
 mod repair;
 mod restore;
 mod snapshots;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -40,9 +48,16 @@ enum Command {
     Key(key::Args),
     Backup(backup::Args),
     Snapshots(snapshots::Args),
+    Ls(ls::Args),
+    Find(find::Args),
+    Diff(diff::Args),
+    Cat(cat::Args),
+    Dump(dump::Args),
     Restore(restore::Args),
     Check(check::Args),
     Repair(repair::Args),
+    Stats(stats::Args),
+    Doctor(doctor::Args),
 }
 
 /// Parses the arguments, runs the command, and returns its exit code.
@@ -64,13 +79,21 @@ pub fn run() -> ExitCode {
         Command::Key(args) => key::run(&context, args),
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, args),
+        Command::Ls(args) => ls::run(&context, args),
+        Command::Find(args) => find::run(&context, args),
+        Command::Diff(args) => diff::run(&context, args),
+        Command::Cat(args) => cat::run(&context, args),
+        Command::Dump(args) => dump::run(&context, args),
         Command::Restore(args) => restore::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
+        Command::Stats(args) => stats::run(&context, args),
+        Command::Doctor(args) => doctor::run(&context, args),
     };
     context.finish();
     match result {
         Ok(code) => code.into(),
+        Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
         Err(error) => exit::report(&error, json),
     }
 }

@@ -1,10 +1,16 @@
 //! How results are printed.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use mlvault::error::{Error, Result};
+
+/// Buffer of standard output where much is written, in bytes.
+const STDOUT_BUFFER_BYTES: usize = 256 << 10;
 
 /// Prints a result as one JSON document.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
@@ -16,11 +22,80 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
 pub fn print_line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::Target { action: "write", path: "standard output".into(), source: error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fault(error)),
         _ => Ok(()),
     }
+}
+
+/// A result that is printed while it is found: lines for people, or one JSON document with one list in it.
+pub struct Listing {
+    out: BufWriter<File>,
+    is_json: bool,
+    items: u64,
+}
+
+impl Listing {
+    /// Begins. `head` and `list` only matter for JSON: an object, and the name of the list to add to it.
+    pub fn begin(is_json: bool, head: &Value, list: &str) -> Result<Self> {
+        let mut listing = Self { out: raw_stdout()?, is_json, items: 0 };
+        if is_json {
+            let head = head.to_string();
+            let comma = if head == "{}" { "" } else { "," };
+            listing.write(&format!("{}{comma}\n{}: [", head.strip_suffix('}').unwrap_or(&head), Value::from(list)))?;
+        }
+        Ok(listing)
+    }
+
+    /// Returns how many items there were.
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
+    /// Prints one item. Fails if nobody reads any more: see [`is_closed`].
+    pub fn item(&mut self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
+        let line = match (self.is_json, self.items) {
+            (false, _) => format!("{}\n", text()),
+            (true, 0) => format!("\n  {}", json()),
+            (true, _) => format!(",\n  {}", json()),
+        };
+        self.items += 1;
+        self.write(&line)
+    }
+
+    /// Ends. `tail` is an object whose members end the JSON document; `text`, if not empty, is the last line for people.
+    pub fn finish(mut self, text: &str, tail: &Value) -> Result<()> {
+        match (self.is_json, tail.to_string().strip_prefix('{')) {
+            (true, Some(rest)) if rest != "}" => self.write(&format!("\n],\n{rest}\n"))?,
+            (true, _) => self.write("\n]}\n")?,
+            (false, _) if text.is_empty() => {}
+            (false, _) => self.write(&format!("{text}\n"))?,
+        }
+        self.out.flush().map_err(fault)
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).map_err(fault)
+    }
+}
+
+/// Returns standard output for bytes, without the standard library's search for line ends.
+pub fn raw_stdout() -> Result<BufWriter<File>> {
+    let handle = io::stdout().as_fd().try_clone_to_owned().map_err(fault)?;
+    Ok(BufWriter::with_capacity(STDOUT_BUFFER_BYTES, File::from(handle)))
+}
+
+/// Returns whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Returns whether an error says no more than that the reader of standard output went away (`| head`).
+pub fn is_closed(error: &Error) -> bool {
+    matches!(error, Error::Target { action: "write", source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn fault(source: io::Error) -> Error {
+    Error::Target { action: "write", path: "standard output".into(), source }
 }
 
 /// Prints rows in columns; the first row is the heading. Numbers are for the caller to align.

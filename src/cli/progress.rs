@@ -24,9 +24,9 @@ const JSON_INTERVAL: Duration = Duration::from_secs(5);
 pub enum Verbosity {
     /// Errors and problems only.
     Quiet,
-    /// Progress too.
+    /// Progress and notes too.
     Normal,
-    /// Notes too.
+    /// A line for each file too.
     Verbose,
 }
 
@@ -187,6 +187,17 @@ impl Monitor for Progress {
             _ => self.shown.say(&format!("Note: {message}")),
         }
     }
+
+    fn detail(&self, text: &dyn Fn() -> String) {
+        if self.shown.verbosity != Verbosity::Verbose {
+            return;
+        }
+        if self.shown.json {
+            self.shown.say(&json!({ "type": "detail", "message": text() }).to_string());
+        } else {
+            self.shown.say(&printable(&text()));
+        }
+    }
 }
 
 fn new_bar() -> ProgressBar {
@@ -218,7 +229,15 @@ pub fn format_duration(seconds: f64) -> String {
     }
 }
 
-/// Makes control characters visible, so that a file name cannot forge output.
+/// Makes characters visible that would not be seen or would move others, so that a file name cannot forge output.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    let show = |c: char| if is_treacherous(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
+}
+
+/// Control characters, line separators, and what turns the direction of writing or takes no space.
+fn is_treacherous(c: char) -> bool {
+    let is_invisible =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    c.is_control() || is_invisible
 }

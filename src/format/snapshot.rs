@@ -22,6 +22,8 @@ use crate::format::key_slot::Certificate;
 use crate::format::{Cursor, FormatError};
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
+/// Name of the component that holds plain paths and streams.
+pub const FILES: &str = "files";
 /// Most problems that a record names one by one; the rest is only counted.
 pub const PROBLEMS_MAX: usize = 1000;
 
@@ -194,7 +196,10 @@ pub fn decode(
     Ok((decode_record(kind, record)?, certificate))
 }
 
-fn split(body: &[u8]) -> Result<(u8, Certificate, [u8; SIGNATURE_LEN], &[u8]), FormatError> {
+/// Kind, certificate, signature and record of a body.
+type Parts<'a> = (u8, Certificate, [u8; SIGNATURE_LEN], &'a [u8]);
+
+fn split(body: &[u8]) -> Result<Parts<'_>, FormatError> {
     let mut cursor = Cursor::new(body);
     let kind = cursor.u8()?;
     cursor.zeros(3)?;

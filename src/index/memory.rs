@@ -1,6 +1,6 @@
 //! An index in memory: the obvious implementation, for tests to compare with.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub struct MemoryIndex(Mutex<Content>);
 struct Content {
     segments: BTreeMap<SegmentId, (BlobKind, Vec<PackNumber>)>,
     packs: BTreeMap<PackNumber, PackRecord>,
-    chunks: HashMap<ChunkId, Vec<Location>>,
+    chunks: BTreeMap<ChunkId, Vec<Location>>,
     next: u32,
 }
 

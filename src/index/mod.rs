@@ -78,6 +78,6 @@ pub trait ChunkIndex: Send + Sync {
     /// Returns all packs of a kind. A pack that stands in several segments appears as often.
     fn packs(&self, kind: BlobKind) -> Result<Vec<(PackNumber, PackRecord)>>;
 
-    /// Calls `visit` with every chunk of every pack of a kind, in no particular order.
+    /// Calls `visit` with every chunk of every pack of a kind, in the order of their ids.
     fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()>;
 }

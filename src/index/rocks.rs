@@ -55,6 +55,9 @@ pub struct RocksIndex {
     adding: Mutex<()>,
 }
 
+/// A key with its value, as the database hands it out.
+type Row = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
 #[derive(Default)]
 struct State {
     segments: [BTreeMap<SegmentId, (u32, u32)>; 2],
@@ -142,7 +145,7 @@ impl RocksIndex {
         self.write(batch)
     }
 
-    fn rows(&self, tag: &'static [u8]) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>> + '_ {
+    fn rows(&self, tag: &'static [u8]) -> impl Iterator<Item = Row> + '_ {
         let mut read = ReadOptions::default();
         read.set_total_order_seek(true);
         self.db

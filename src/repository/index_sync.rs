@@ -45,6 +45,9 @@ pub struct Place {
     pub header: ChunkHeader,
 }
 
+/// Is called with a chunk's pack, its offset there, and what opens it.
+pub type ChunkVisitor<'a> = dyn FnMut(&Arc<PackRecord>, u64, &ChunkHeader) -> Result<()> + 'a;
+
 /// The index of an open repository. Calls may come from many threads.
 pub struct Index {
     backend: Arc<dyn Backend>,
@@ -113,12 +116,9 @@ impl Index {
         })
     }
 
-    /// Calls `visit` with every chunk of a kind and the pack that it stands in.
-    pub fn for_each_chunk(
-        &self,
-        kind: BlobKind,
-        visit: &mut dyn FnMut(&Arc<PackRecord>, u64, &ChunkHeader) -> Result<()>,
-    ) -> Result<()> {
+    /// Calls `visit` with every chunk of a kind and the pack that it stands in, in the order of the chunks' ids. A chunk
+    /// that stands in several packs comes as often.
+    pub fn for_each_chunk(&self, kind: BlobKind, visit: &mut ChunkVisitor<'_>) -> Result<()> {
         let cache = self.cache(kind)?;
         let packs: HashMap<_, _> =
             cache.index().packs(kind)?.into_iter().map(|(number, pack)| (number, Arc::new(pack))).collect();

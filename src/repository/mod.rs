@@ -5,13 +5,16 @@
 
 pub mod chunk_reader;
 pub mod chunk_writer;
+pub mod contents;
 pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
 pub mod pack_reader;
+pub mod read_plan;
 pub mod session;
 pub mod snapshots;
+pub mod tree_merge;
 pub mod tree_reader;
 pub mod tree_writer;
 

@@ -58,7 +58,7 @@ impl Session {
     pub fn commit(&self, repository: &Repository, record: SnapshotRecord) -> Result<()> {
         match repository.write_outcome(&self.id, &Outcome::Snapshot(Box::new(record))) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(Error::Busy(format!(
-                "The session {} was declared void by a prune while it ran; nothing was stored, run the backup again",
+                "The session {} was declared void by a prune while it ran, so there is no snapshot of it",
                 self.id.short()
             ))),
             result => result,

@@ -18,6 +18,7 @@ pub struct TreeReader<'a> {
     stack: Vec<std::vec::IntoIter<Child>>,
     entries: std::iter::Peekable<std::vec::IntoIter<Entry>>,
     prefix: Vec<u8>,
+    from: Vec<u8>,
     last_path: Vec<u8>,
     failed: bool,
 }
@@ -36,6 +37,7 @@ impl<'a> TreeReader<'a> {
             stack: Vec::new(),
             entries: Vec::new().into_iter().peekable(),
             prefix: prefix.to_vec(),
+            from: prefix.to_vec(),
             last_path: Vec::new(),
             failed: false,
         };
@@ -51,6 +53,13 @@ impl<'a> TreeReader<'a> {
         }
     }
 
+    /// Goes on at the first entry whose path is not below `path`, which must not be behind the prefix or an entry already
+    /// taken. Nodes that end before it are not read.
+    pub fn skip_to(&mut self, path: &[u8]) {
+        self.from.clear();
+        self.from.extend_from_slice(path);
+    }
+
     /// Makes sure that the next entry, if there is one, is in `entries`.
     fn advance(&mut self) -> Result<()> {
         if self.failed {
@@ -64,7 +73,7 @@ impl<'a> TreeReader<'a> {
     fn try_advance(&mut self) -> Result<()> {
         loop {
             while let Some(entry) = self.entries.peek() {
-                if entry.path.as_slice() >= self.prefix.as_slice() {
+                if entry.path >= self.from {
                     if !entry.path.starts_with(&self.prefix) {
                         self.entries = Vec::new().into_iter().peekable();
                         self.stack.clear();
@@ -77,7 +86,14 @@ impl<'a> TreeReader<'a> {
                 return Ok(());
             }
             let Some(level) = self.stack.last_mut() else { return Ok(()) };
+            // Children whose successor still begins at or before the place to go on from end before it.
+            while level.as_slice().get(1).is_some_and(|second| second.first_path <= self.from) {
+                level.next();
+            }
             match level.next() {
+                Some(child) if child.first_path > self.prefix && !child.first_path.starts_with(&self.prefix) => {
+                    self.stack.clear();
+                }
                 Some(child) => {
                     let height = self.stack.len();
                     self.descend(&child.node, Some((height, child.first_path)))?;
@@ -89,10 +105,8 @@ impl<'a> TreeReader<'a> {
 
     /// Opens a node. `expected` is how many levels are above it and its first path.
     fn descend(&mut self, node: &ChunkId, expected: Option<(usize, Vec<u8>)>) -> Result<()> {
-        let component = &self.component;
-        let bytes = self.chunks.read(BlobKind::Meta, node, &|| format!("the tree of {component}"))?;
-        let damaged = |reason: &str| Error::damaged(format!("tree node {node} of {component}"), reason);
-        let decoded = tree::decode_node(&bytes).map_err(|error| damaged(&error.to_string()))?;
+        let decoded = read_node(self.chunks, &self.component, node)?;
+        let damaged = |reason: &str| damaged_node(&self.component, node, reason);
         if self.stack.len() > usize::from(LEVEL_MAX) {
             return Err(damaged("a tree has too many levels"));
         }
@@ -110,7 +124,7 @@ impl<'a> TreeReader<'a> {
         }
         match decoded {
             Node::Leaf(entries) => self.enter_leaf(entries),
-            Node::Inner { children, .. } => self.enter_inner(children),
+            Node::Inner { children, .. } => self.stack.push(children.into_iter()),
         }
         Ok(())
     }
@@ -120,15 +134,6 @@ impl<'a> TreeReader<'a> {
             self.last_path.clone_from(&last.path);
         }
         self.entries = entries.into_iter().peekable();
-    }
-
-    /// Skips children that end before the prefix: those whose successor still begins at or before it.
-    fn enter_inner(&mut self, children: Vec<Child>) {
-        let skipped =
-            children.windows(2).take_while(|pair| pair[1].first_path.as_slice() <= self.prefix.as_slice()).count();
-        let mut rest = children;
-        rest.drain(..skipped);
-        self.stack.push(rest.into_iter());
     }
 }
 
@@ -144,20 +149,51 @@ impl Iterator for TreeReader<'_> {
     }
 }
 
+/// Reads one node of the tree of `component`.
+pub fn read_node(chunks: &ChunkReader, component: &str, node: &ChunkId) -> Result<Node> {
+    let bytes = chunks.read(BlobKind::Meta, node, &|| format!("the tree of {component}"))?;
+    tree::decode_node(&bytes).map_err(|error| damaged_node(component, node, error))
+}
+
+/// Makes the error that says that a node is not what a tree may hold.
+pub(super) fn damaged_node(component: &str, node: &ChunkId, reason: impl ToString) -> Error {
+    Error::damaged(format!("tree node {node} of {component}"), reason)
+}
+
 /// Returns all chunks of a file in order, reading an indirect list if there is one.
 pub fn chunks_of(chunks: &ChunkReader, path: &str, file: &FileContent) -> Result<Vec<ChunkRef>> {
+    let mut refs = Vec::with_capacity(if file.indirect { 0 } else { file.chunks.len() });
+    for_each_chunk_of(chunks, path, file, &mut |chunk| {
+        refs.push(chunk);
+        Ok(())
+    })?;
+    Ok(refs)
+}
+
+/// Calls `visit` with every chunk of a file in order. Of an indirect list one part at a time is in memory.
+///
+/// A list that does not add up to the file's size is an error, though perhaps only after its chunks were visited.
+pub fn for_each_chunk_of(
+    chunks: &ChunkReader,
+    path: &str,
+    file: &FileContent,
+    visit: &mut dyn FnMut(ChunkRef) -> Result<()>,
+) -> Result<()> {
     if !file.indirect {
-        return Ok(file.chunks.clone());
+        return file.chunks.iter().try_for_each(|chunk| visit(*chunk));
     }
-    let mut refs = Vec::new();
+    let mut size: u64 = 0;
     for list in &file.chunks {
         let bytes = chunks.read(BlobKind::Meta, &list.id, &|| path.to_owned())?;
         let decoded = tree::decode_chunk_refs(&bytes)
             .map_err(|error| Error::damaged(format!("chunk list {} of {path}", list.id), error))?;
-        refs.extend_from_slice(&decoded);
+        for chunk in decoded {
+            size += u64::from(chunk.len);
+            visit(chunk)?;
+        }
     }
-    if refs.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>() != file.size {
+    if size != file.size {
         return Err(Error::damaged(format!("chunk list of {path}"), "its chunks do not add up to the file's size"));
     }
-    Ok(refs)
+    Ok(())
 }

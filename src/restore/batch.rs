@@ -16,8 +16,8 @@ use crate::format::tree::{ChunkRef, Entry, FileContent};
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
+use crate::repository::read_plan::{self, Destination, Span, Want};
 use crate::repository::tree_reader::chunks_of;
-use crate::restore::plan::{self, Destination, Span, Want};
 use crate::restore::{Overwrite, Run, add};
 use crate::target::directory::{Existing, ExistingKind};
 use crate::units::KIB;
@@ -114,10 +114,10 @@ impl Run<'_> {
     fn decide(&self, entry: &Entry) -> Result<Decision> {
         let Some(file) = entry.file() else { return Ok(Decision::Done) };
         let existing = self.target.look(&entry.path)?;
-        if let Some(existing) = existing {
-            if let Some(decision) = self.decide_without_reading(entry, file, &existing)? {
-                return Ok(decision);
-            }
+        if let Some(existing) = existing
+            && let Some(decision) = self.decide_without_reading(entry, file, &existing)?
+        {
+            return Ok(decision);
         }
         let chunks = chunks_of(self.reader, &entry.path_text(), file)?;
         let reusable = existing.filter(|existing| existing.kind == ExistingKind::File && existing.links == 1);
@@ -241,7 +241,7 @@ impl Run<'_> {
             let needed_by = output.entry.path_text();
             self.fail(output, &Error::MissingChunk { chunk: chunk.id, needed_by });
         }
-        self.fetch(outputs, plan::spans(wants))
+        self.fetch(outputs, read_plan::spans(wants))
     }
 
     fn fetch(&self, outputs: &[OpenOutput], spans: Vec<Span>) -> Result<()> {
@@ -354,7 +354,10 @@ impl Run<'_> {
             None => self.target.open_file(&output.entry.path).and_then(|file| self.verify_and_seal(output, &file)),
         };
         match completed {
-            Ok(()) => self.monitor.count(Counter::Entries, 1),
+            Ok(()) => {
+                self.monitor.count(Counter::Entries, 1);
+                self.monitor.detail(&|| format!("restored {}", output.entry.path_text()));
+            }
             Err(error) => self.fail(output, &error),
         }
     }

@@ -10,7 +10,6 @@
 //! hard links (when everything that they could be confused with is there), and for the directories' own metadata.
 
 mod batch;
-mod plan;
 mod sweep;
 
 use std::path::PathBuf;
@@ -21,7 +20,7 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::format::snapshot::Component;
+use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
@@ -150,7 +149,7 @@ pub fn run(
     );
     for component in &snapshot.record.components {
         let root = match component.name.as_str() {
-            crate::backup::FILES => options.target.clone(),
+            FILES => options.target.clone(),
             name => options.target.join(name),
         };
         let target = open_target(&root, options)?;

@@ -3,9 +3,8 @@
 //! What must stay true: only what is below the restored path is looked at, and a path is removed only if the whole
 //! tree was read without an error.
 
-use std::collections::HashSet;
-
 use crate::error::Result;
+use crate::format::tree::Entry;
 use crate::restore::{Run, add};
 use crate::source::directory::DirectorySource;
 use crate::source::{Found, Source};
@@ -40,7 +39,6 @@ impl Run<'_> {
         }
         let source = DirectorySource::content_of(&base)?;
         let mut tree = self.entries()?.peekable();
-        let ancestors = ancestors(&self.prefix);
         let mut doomed: Vec<Vec<u8>> = Vec::new();
         for found in source.walk() {
             let Found::Item(item) = found else { continue };
@@ -53,17 +51,15 @@ impl Run<'_> {
             if let Some(Err(_)) = tree.peek() {
                 tree.next().transpose()?;
             }
-            let known = tree.peek().is_some_and(|entry| entry.as_ref().is_ok_and(|entry| entry.path == path));
+            // A directory that the snapshot only implies, by what is below it, belongs to it too.
+            let is_known =
+                |entry: &Entry| entry.path == path || (path.ends_with(b"/") && entry.path.starts_with(&path));
+            let known = tree.peek().is_some_and(|entry| entry.as_ref().is_ok_and(is_known));
             let below_doomed = doomed.last().is_some_and(|last| last.ends_with(b"/") && path.starts_with(last));
-            if !known && !below_doomed && !ancestors.contains(&path) {
+            if !known && !below_doomed {
                 doomed.push(path);
             }
         }
         Ok(doomed)
     }
-}
-
-fn ancestors(prefix: &[u8]) -> HashSet<Vec<u8>> {
-    let ends = prefix.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| prefix[..=at].to_vec());
-    ends.collect()
 }

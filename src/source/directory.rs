@@ -3,6 +3,7 @@
 //! What must stay true: symlinks are stored, never followed, but for a path that the user named; a file is read from
 //! the very inode that was looked at; paths in the tree are what tar would store: relative, without a leading `/`.
 
+use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -73,7 +74,7 @@ impl DirectorySource {
 
 impl Source for DirectorySource {
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(Walk { source: self, roots: self.roots.iter(), pending: Vec::new(), last_parent: Vec::new() })
+        Box::new(Walk { source: self, roots: self.roots.iter(), pending: Vec::new() })
     }
 
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
@@ -127,15 +128,12 @@ struct Walk<'a> {
     source: &'a DirectorySource,
     roots: std::slice::Iter<'a, Root>,
     pending: Vec<Pending>,
-    last_parent: Vec<u8>,
 }
 
 /// Something to visit.
 struct Pending {
     tree_path: Vec<u8>,
     location: PathBuf,
-    /// An ancestor of a path that the user named: itself only, not its content.
-    shallow: bool,
     /// A path that the user named: followed if it is a symlink.
     named: bool,
 }
@@ -158,21 +156,9 @@ impl Iterator for Walk<'_> {
 }
 
 impl Walk<'_> {
-    /// Queues a root and those of its ancestors in the tree that were not visited yet.
     fn enter_root(&mut self, root: &Root) {
-        let named =
-            |tree_path: Vec<u8>, location: PathBuf, shallow| Pending { tree_path, location, shallow, named: true };
-        self.pending.push(named(root.tree_path.clone(), root.location.clone(), false));
-        let (mut tree_path, mut location) = (root.tree_path.as_slice(), root.location.as_path());
-        while let (Some(at), Some(parent)) = (tree_path.iter().rposition(|byte| *byte == b'/'), location.parent()) {
-            (tree_path, location) = (&tree_path[..at], parent);
-            let prefix = tree_key(tree_path, true);
-            if self.last_parent.starts_with(&prefix) {
-                break;
-            }
-            self.pending.push(named(tree_path.to_vec(), location.to_owned(), true));
-        }
-        self.last_parent = tree_key(&root.tree_path, true);
+        let (tree_path, location) = (root.tree_path.clone(), root.location.clone());
+        self.pending.push(Pending { tree_path, location, named: true });
     }
 
     fn visit(&mut self, next: Pending) -> Option<Found> {
@@ -204,8 +190,7 @@ impl Walk<'_> {
     }
 
     fn visit_directory(&mut self, next: Pending, found: &fs::Metadata) -> Option<Found> {
-        let listed = if next.shallow { Ok(()) } else { self.enter_directory(&next) };
-        match listed {
+        match self.enter_directory(&next) {
             Err(error) => Some(unreadable(&next.location, &error)),
             Ok(()) if next.tree_path.is_empty() => None,
             Ok(()) => Some(Found::Item(Item {
@@ -228,11 +213,10 @@ impl Walk<'_> {
             }
             tree_path.extend_from_slice(child.file_name().as_bytes());
             let is_directory = child.file_type()?.is_dir();
-            let pending = Pending { tree_path, location: child.path(), shallow: false, named: false };
+            let pending = Pending { tree_path, location: child.path(), named: false };
             children.push((is_directory, pending));
         }
-        children
-            .sort_unstable_by(|(a_is, a), (b_is, b)| tree_key(&b.tree_path, *b_is).cmp(&tree_key(&a.tree_path, *a_is)));
+        children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
         Ok(())
     }
@@ -354,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn several_roots_share_their_ancestors_and_nested_ones_are_visited_once() {
+    fn several_roots_keep_the_order_and_nested_ones_are_visited_once() {
         let directory = tempfile::tempdir().unwrap();
         make(directory.path(), &["s/one/x", "s/one/y", "s/two/z", "s/one-more", "t"]);
         let of = |name: &str| directory.path().join(name);

@@ -2,6 +2,7 @@
 
 pub mod allocations;
 pub mod fault_server;
+pub mod repo;
 pub mod s3_server;
 
 use std::process::{Command, Stdio};

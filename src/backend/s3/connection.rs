@@ -20,8 +20,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{BeforeDeserializationInterceptorContextRef, InterceptorContext};
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::{
-    ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    ConfigBag, Intercept, Region, ResponseChecksumValidation, RuntimeComponents, SharedHttpClient,
+    StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -89,7 +89,6 @@ pub async fn connect(options: &BackendOptions, patience: &Patience) -> Result<Cl
         .retry_classifier(UntrustedServer)
         .timeout_config(patience.timeouts(0))
         .stalled_stream_protection(stalls)
-        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
         // Some servers give the checksum of the whole object with a part of it.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     config.set_endpoint_url(endpoint);

@@ -15,10 +15,10 @@ pub const SPAN_BYTES_MAX: u64 = 8 * MIB;
 /// Longest gap that is read along rather than skipped, in bytes: a request costs more than that.
 pub const GAP_BYTES_MAX: u64 = 256 * KIB;
 
-/// Where a chunk's content goes: which file of the batch, at which offset.
+/// Where a chunk's content goes: which file of those that are read together, at which offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Number of the file in the batch.
+    /// Number of the file.
     pub file: u32,
     /// Offset in the file in bytes.
     pub offset: u64,
@@ -46,7 +46,7 @@ pub struct Span {
 
 /// Groups wanted chunks into spans.
 pub fn spans(mut wants: Vec<Want>) -> Vec<Span> {
-    wants.sort_unstable_by(|a, b| (a.place.pack.id, a.place.offset).cmp(&(b.place.pack.id, b.place.offset)));
+    wants.sort_unstable_by_key(|want| (want.place.pack.id, want.place.offset));
     let mut spans: Vec<Span> = Vec::new();
     for want in wants {
         let start = want.place.offset;

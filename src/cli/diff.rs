@@ -1,0 +1,130 @@
+//! `mlvault diff`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+use mlvault::diff::{self, Change, ChangeKind, Options, Summary};
+use mlvault::error::Result;
+use mlvault::units::format_bytes;
+
+use crate::cli::context::Context;
+use crate::cli::entry::{Shown, path_text, put_bytes};
+use crate::cli::exit;
+use crate::cli::output::Listing;
+
+/// Compare two snapshots, or a snapshot with a directory that it was restored to
+///
+/// One line for each difference, in the order of paths: + added, - removed, M other content, U other metadata only, T
+/// other type. A file of a directory is equal if its content has the digest that the snapshot recorded; so this proves a
+/// restore, and needs no key that reads content.
+///
+/// Exit code 0 if nothing differs, 1 if something does, 3 if something could not be compared.
+#[derive(Parser)]
+pub struct Args {
+    /// The old snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    old: String,
+    /// The new snapshot
+    #[arg(required_unless_present = "dir")]
+    new: Option<String>,
+    /// Compare with this directory instead of a new snapshot, as if the old one had been restored into it
+    #[arg(long, value_name = "DIR", conflicts_with = "new")]
+    dir: Option<PathBuf>,
+    /// Only this path and what is below it
+    #[arg(long)]
+    path: Option<OsString>,
+    /// Show what differs in mode, owner, group or time alone, too
+    #[arg(long)]
+    metadata: bool,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    let repository = context.repository()?;
+    let old = repository.find_snapshot(&args.old)?;
+    let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
+    let (monitor, cancel) = (context.monitor(), context.cancel());
+    let (mut listing, summary);
+    match (&args.new, &args.dir) {
+        (None, Some(directory)) => {
+            let head = json!({ "old": old.id, "directory": directory.to_string_lossy() });
+            listing = Listing::begin(context.json(), &head, "changes")?;
+            let mut visit = |change: Change| show(&mut listing, &change);
+            summary = diff::directory(&repository, &old, directory, &options, monitor.as_ref(), cancel, &mut visit)?;
+        }
+        (new, _) => {
+            let new = repository.find_snapshot(new.as_deref().unwrap_or_default())?;
+            let head = json!({ "old": old.id, "new": new.id });
+            listing = Listing::begin(context.json(), &head, "changes")?;
+            let mut visit = |change: Change| show(&mut listing, &change);
+            summary = diff::snapshots(&repository, (&old, &new), &options, monitor.as_ref(), cancel, &mut visit)?;
+        }
+    }
+    context.finish();
+    listing.finish(&summary_text(&summary), &json!({ "summary": summary }))?;
+    Ok(match (summary.problems, summary.is_equal()) {
+        (1.., _) => exit::INCOMPLETE,
+        (0, true) => exit::COMPLETE,
+        (0, false) => exit::DIFFERENT,
+    })
+}
+
+fn show(listing: &mut Listing, change: &Change) -> Result<()> {
+    listing.item(|| line(change), || change_json(change))
+}
+
+fn line(change: &Change) -> String {
+    let mark = match change.kind {
+        ChangeKind::Added => '+',
+        ChangeKind::Removed => '-',
+        ChangeKind::Modified => 'M',
+        ChangeKind::Metadata => 'U',
+        ChangeKind::Type => 'T',
+    };
+    let [old, new] = [&change.old, &change.new].map(|side| side.as_ref().map(Shown::from));
+    let describe = |shown: &Shown<'_>| shown.size_text().unwrap_or_else(|| shown.kind_name().to_owned());
+    let facts = match (change.kind, old, new) {
+        (ChangeKind::Metadata, ..) => String::new(),
+        (_, Some(old), Some(new)) => format!("  ({} to {})", describe(&old), describe(&new)),
+        (_, old, new) => {
+            old.or(new).and_then(|one| one.size_text()).map_or(String::new(), |size| format!("  ({size})"))
+        }
+    };
+    format!("{mark} {}{facts}", path_text(&change.path))
+}
+
+fn change_json(change: &Change) -> Value {
+    let mut object = Map::new();
+    object.insert("change".to_owned(), json!(change.kind));
+    put_bytes(&mut object, "path", &change.path);
+    for (key, side) in [("old", &change.old), ("new", &change.new)] {
+        if let Some(side) = side {
+            object.insert(key.to_owned(), Shown::from(side).json().into());
+        }
+    }
+    Value::Object(object)
+}
+
+fn summary_text(summary: &Summary) -> String {
+    let mut text = if summary.is_equal() {
+        "No differences".to_owned()
+    } else {
+        format!(
+            "{} added, {} removed, {} modified, {} of another type, {} with other metadata; {} new, {} gone",
+            summary.added,
+            summary.removed,
+            summary.modified,
+            summary.types,
+            summary.metadata,
+            format_bytes(summary.bytes_new),
+            format_bytes(summary.bytes_old)
+        )
+    };
+    if summary.problems > 0 {
+        text.push_str(&format!("\nINCOMPLETE: {} could not be compared", summary.problems));
+    }
+    text
+}

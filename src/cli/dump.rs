@@ -1,0 +1,38 @@
+//! `mlvault dump`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use clap::Parser;
+
+use mlvault::dump;
+use mlvault::error::{Error, Result};
+
+use crate::cli::context::Context;
+use crate::cli::{exit, output};
+
+/// Write a snapshot, or a part of it, to standard output as a tar archive
+///
+/// Names are the paths of the snapshot. An archive whose exit code is not 0 is cut off and lacks its end.
+#[derive(Parser)]
+pub struct Args {
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    snapshot: String,
+    /// Directory or file in the snapshot (default: everything)
+    path: Option<OsString>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    if output::is_terminal() {
+        return Err(Error::Invalid(
+            "Refused to write an archive to a terminal; send it to a file or to tar".to_owned(),
+        ));
+    }
+    let repository = context.repository()?;
+    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let path = args.path.map(OsString::into_vec).unwrap_or_default();
+    let mut out = output::raw_stdout()?;
+    dump::archive(&repository, &snapshot, &path, &mut out, (context.monitor().as_ref(), context.cancel()))?;
+    Ok(exit::COMPLETE)
+}

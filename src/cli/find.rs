@@ -1,0 +1,125 @@
+//! `mlvault find`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+use mlvault::error::{Error, Result};
+use mlvault::find::{self, Found, Query, Version};
+use mlvault::id::Digest;
+use mlvault::repository::Repository;
+use mlvault::repository::snapshots::Snapshot;
+
+use crate::cli::context::Context;
+use crate::cli::entry::{Shown, path_text, put_bytes};
+use crate::cli::exit;
+use crate::cli::output::Listing;
+
+/// Find files in all snapshots, and which snapshots have which version of them
+///
+/// A pattern without `/` is matched with names, one with `/` with whole paths (`*` stays within a directory, `**` does
+/// not). Exit code 1 if nothing was found, 3 if a part of the repository could not be searched.
+#[derive(Parser)]
+pub struct Args {
+    /// Globs, of which one must match
+    #[arg(required_unless_present = "digests", value_name = "PATTERN")]
+    patterns: Vec<String>,
+    /// Only files with this BLAKE3 digest, as `b3sum` prints it; may be given several times
+    #[arg(long = "digest", value_name = "HEX")]
+    digests: Vec<String>,
+    /// Search this snapshot only (id, latest, latest~2, a day or a time); may be given several times
+    #[arg(long = "snapshot", value_name = "SNAPSHOT")]
+    snapshots: Vec<String>,
+    /// Only this path of the snapshots and what is below it
+    #[arg(long)]
+    path: Option<OsString>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    let parse =
+        |text: &String| text.parse::<Digest>().map_err(|error| Error::Invalid(format!("Invalid digest: {error}")));
+    let query = Query {
+        digests: args.digests.iter().map(parse).collect::<Result<_>>()?,
+        patterns: args.patterns,
+        path: args.path.map(OsString::into_vec).unwrap_or_default(),
+    };
+    let repository = context.repository()?;
+    let (snapshots, damaged) = choose(&repository, &args.snapshots)?;
+    let monitor = context.monitor();
+    for error in &damaged {
+        monitor.problem("snapshots", &error.to_string());
+    }
+    let mut listing = Listing::begin(context.json(), &json!({}), "found")?;
+    let unreadable = find::run(&repository, &snapshots, &query, monitor.as_ref(), context.cancel(), &mut |found| {
+        listing.item(|| text(&found, &snapshots), || found_json(&found, &snapshots))
+    })?;
+    context.finish();
+    let count = listing.items();
+    listing.finish("", &json!({ "unreadable_nodes": unreadable }))?;
+    Ok(match (unreadable as usize + damaged.len(), count) {
+        (0, 0) => exit::FAILED,
+        (0, _) => exit::COMPLETE,
+        _ => exit::INCOMPLETE,
+    })
+}
+
+/// Returns the snapshots named, or all, by time, and what could not be read.
+fn choose(repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, Vec<Error>)> {
+    if names.is_empty() {
+        let list = repository.list_snapshots()?;
+        return Ok((list.snapshots, list.damaged));
+    }
+    let mut chosen = names.iter().map(|name| repository.find_snapshot(name)).collect::<Result<Vec<_>>>()?;
+    chosen.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+    chosen.dedup_by_key(|snapshot| snapshot.id);
+    Ok((chosen, Vec::new()))
+}
+
+fn text(found: &Found, snapshots: &[Snapshot]) -> String {
+    let mut text = path_text(&found.path);
+    for version in &found.versions {
+        let shown = Shown::from(&version.entry);
+        let digest = shown.digest().map_or(String::new(), |digest| format!("  {digest}"));
+        text.push_str(&format!(
+            "\n  {:>10}  {}{digest}{}  {}",
+            shown.size_text().unwrap_or_else(|| shown.kind_name().to_owned()),
+            shown.time_text(),
+            shown.arrow(),
+            range_text(version, snapshots)
+        ));
+    }
+    text
+}
+
+/// Names the first and last snapshot of a version, and how many there are.
+fn range_text(version: &Version, snapshots: &[Snapshot]) -> String {
+    let name = |number: Option<&usize>| {
+        let snapshot = number.and_then(|number| snapshots.get(*number));
+        snapshot.map_or(String::new(), |snapshot| {
+            format!("{} ({})", snapshot.id.short(), snapshot.record.started.strftime("%F %R"))
+        })
+    };
+    match version.snapshots.as_slice() {
+        [only] => format!("in {}", name(Some(only))),
+        all => format!("in {} snapshots, {} … {}", all.len(), name(all.first()), name(all.last())),
+    }
+}
+
+fn found_json(found: &Found, snapshots: &[Snapshot]) -> Value {
+    let mut object = Map::new();
+    put_bytes(&mut object, "path", &found.path);
+    let versions = found.versions.iter().map(|version| {
+        let mut object = Shown::from(&version.entry).json();
+        let ids: Vec<_> =
+            version.snapshots.iter().filter_map(|number| snapshots.get(*number)).map(|snapshot| snapshot.id).collect();
+        object.insert("first".to_owned(), json!(ids.first()));
+        object.insert("last".to_owned(), json!(ids.last()));
+        object.insert("snapshots".to_owned(), json!(ids));
+        Value::Object(object)
+    });
+    object.insert("versions".to_owned(), versions.collect());
+    Value::Object(object)
+}

@@ -1,0 +1,67 @@
+//! `mlvault ls`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use mlvault::error::Result;
+use mlvault::format::tree::Entry;
+use mlvault::list::{self, Options};
+
+use crate::cli::context::Context;
+use crate::cli::entry::{Shown, path_text, put_bytes};
+use crate::cli::exit;
+use crate::cli::output::Listing;
+
+/// List what is in a snapshot
+///
+/// Shows type and mode, size, time of the last change (UTC) and path; of a directory, what is directly in it. Reads only
+/// the part of the snapshot that is listed.
+#[derive(Parser)]
+pub struct Args {
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    snapshot: String,
+    /// Directory or file in the snapshot (default: all that is at the top)
+    path: Option<OsString>,
+    /// List what is in subdirectories too
+    #[arg(long, short = 'R')]
+    recursive: bool,
+    /// Show owner, group and the exact size too
+    #[arg(long, short)]
+    long: bool,
+    /// Show the BLAKE3 digest of each file, as `b3sum` prints it
+    #[arg(long)]
+    digest: bool,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    let repository = context.repository()?;
+    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
+    let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id }), "entries")?;
+    list::run(&repository, &snapshot, &options, context.cancel(), &mut |path, entry| {
+        listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))
+    })?;
+    listing.finish("", &json!({}))?;
+    Ok(exit::COMPLETE)
+}
+
+fn line(path: &[u8], entry: &Entry, is_long: bool, with_digest: bool) -> String {
+    let shown = Shown::from(entry);
+    let digest = match (with_digest, shown.digest()) {
+        (false, _) => String::new(),
+        (true, Some(digest)) => format!("{digest}  "),
+        (true, None) => format!("{:66}", ""),
+    };
+    format!("{}  {digest}{}{}", shown.columns(is_long), path_text(path), shown.arrow())
+}
+
+fn entry_json(path: &[u8], entry: &Entry) -> Value {
+    let mut object = serde_json::Map::new();
+    put_bytes(&mut object, "path", path);
+    object.extend(Shown::from(entry).json());
+    Value::Object(object)
+}

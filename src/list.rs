@@ -1,0 +1,96 @@
+//! Lists what is in a snapshot.
+//!
+//! What must stay true: entries come in path order, component by component; of a tree only what is listed is read, and
+//! for one level of a directory not what is below its subdirectories.
+
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::error::Result;
+use crate::format::tree::{Entry, EntryKind};
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::contents::{self, Selection, shown_path};
+use crate::repository::snapshots::Snapshot;
+use crate::repository::tree_reader::TreeReader;
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A file, or a directory whose content is listed; empty for everything.
+    pub path: Vec<u8>,
+    /// Whether to list what is below subdirectories too.
+    pub recursive: bool,
+}
+
+/// Calls `visit` with every entry listed and the path that users know it by.
+///
+/// Fails with [`crate::error::Error::NotFound`] if the snapshot does not have the path.
+pub fn run(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    options: &Options,
+    cancel: &Cancel,
+    visit: &mut dyn FnMut(&[u8], &Entry) -> Result<()>,
+) -> Result<()> {
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let path = contents::normal_path(&options.path);
+    let mut found = path.is_empty();
+    for selection in contents::select(snapshot, path) {
+        found |= list(&reader, &selection, options.recursive, &mut |entry| {
+            cancel.check()?;
+            visit(&shown_path(&selection.component.name, &entry.path), entry)
+        })?;
+    }
+    if found { Ok(()) } else { Err(contents::no_such_path(snapshot, path)) }
+}
+
+/// Returns whether the path is there.
+fn list(
+    reader: &ChunkReader,
+    selection: &Selection<'_>,
+    recursive: bool,
+    visit: &mut dyn FnMut(&Entry) -> Result<()>,
+) -> Result<bool> {
+    let (component, path) = (selection.component, &selection.path);
+    if path.is_empty() {
+        list_below(reader, selection, b"", recursive, visit)?;
+        return Ok(true);
+    }
+    if let Some(entry) = contents::entry_at(reader, component, path)?
+        && entry.kind != EntryKind::Directory
+    {
+        visit(&entry)?;
+        return Ok(true);
+    }
+    list_below(reader, selection, &[path, &b"/"[..]].concat(), recursive, visit)
+}
+
+/// Lists what is below `directory`, which ends in `/` or is empty. Returns whether it is there.
+fn list_below(
+    reader: &ChunkReader,
+    selection: &Selection<'_>,
+    directory: &[u8],
+    recursive: bool,
+    visit: &mut dyn FnMut(&Entry) -> Result<()>,
+) -> Result<bool> {
+    let component = selection.component;
+    let mut tree = TreeReader::open_prefix(reader, &component.name, &component.root, directory)?;
+    let mut found = false;
+    while let Some(entry) = tree.next().transpose()? {
+        found = true;
+        if entry.path == directory {
+            continue;
+        }
+        visit(&entry)?;
+        if !recursive && entry.kind == EntryKind::Directory {
+            tree.skip_to(&end_of(&entry.path));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the least path behind everything below a directory, whose path ends in `/`: `0` is the byte after it.
+fn end_of(directory: &[u8]) -> Vec<u8> {
+    [directory.strip_suffix(b"/").unwrap_or(directory), b"0"].concat()
+}

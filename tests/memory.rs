@@ -1,0 +1,74 @@
+//! Memory stays below the limit, whatever the source: one large file, or very many small ones.
+//!
+//! Method: the real program runs with the least limit that can be set, and its own high-water mark is read from
+//! `/proc` until it ends.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
+use mlvault::units::MIB;
+
+use crate::support::cli::Runner;
+
+/// Twice the limit, so that buffering it whole would show.
+const LARGE_FILE_BYTES: u64 = 2 * MEMORY_LIMIT_MIN + 13 * MIB;
+const SMALL_FILES: usize = 20_000;
+
+fn write_noise(path: &Path, len: u64) {
+    let mut noise = blake3::Hasher::new().finalize_xof();
+    let mut block = vec![0; MIB as usize];
+    let mut file = File::create(path).unwrap();
+    let mut left = len;
+    while left > 0 {
+        noise.fill(&mut block);
+        let part = left.min(MIB);
+        file.write_all(&block[..part as usize]).unwrap();
+        left -= part;
+    }
+}
+
+/// Runs a command to its end and returns the largest resident set that was seen, in bytes.
+fn peak_of(mut command: Command) -> u64 {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let seen = fs::read_to_string(&status).ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        peak = peak.max(seen.unwrap_or(0) * 1024);
+        if let Some(ended) = child.try_wait().unwrap() {
+            assert!(ended.success());
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_large_file_and_many_small_ones_stay_below_the_memory_limit() {
+    let runner = Runner::with_repository();
+    let source = runner.path("source");
+    fs::create_dir_all(source.join("small")).unwrap();
+    write_noise(&source.join("large"), LARGE_FILE_BYTES);
+    for number in 0..SMALL_FILES {
+        fs::write(source.join(format!("small/{number}")), format!("{number} ").repeat(number % 40)).unwrap();
+    }
+    let limit = (MEMORY_LIMIT_MIN / MIB).to_string() + "M";
+    let mut backup = runner.command(&["--quiet", "--memory-limit", &limit, "backup", "source"]);
+    backup.current_dir(runner.path("."));
+    let backup_peak = peak_of(backup);
+    let target = runner.path("target");
+    let restore = ["--quiet", "--memory-limit", &limit, "restore", "--snapshot", "latest", "--target"];
+    let mut command = runner.command(&restore);
+    command.arg(&target);
+    let restore_peak = peak_of(command);
+    assert!(backup_peak < MEMORY_LIMIT_MIN, "backup: {} MiB", backup_peak / MIB);
+    assert!(restore_peak < MEMORY_LIMIT_MIN, "restore: {} MiB", restore_peak / MIB);
+    assert_eq!(fs::read_dir(target.join("source/small")).unwrap().count(), SMALL_FILES);
+}
