@@ -8,6 +8,7 @@ mod concurrent;
 mod crash;
 mod damage;
 mod doctor;
+mod fuzz_smoke;
 mod repair;
 mod roles;
 mod s3_journey;
