@@ -126,6 +126,7 @@ fn secrets(role: Role) -> RoleSecrets {
         signing_seed: targets::signing_seed(),
         data: role.reads_content().then(|| Secret::new([6; 32])),
         root_seed: (role == Role::Maintainer).then(targets::root_seed),
+        root_key: mlvault::crypto::sign::signer_key(&targets::root_seed()),
     }
 }
 

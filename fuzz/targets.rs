@@ -108,7 +108,7 @@ pub fn signing_seed() -> Secret {
 /// The certificate of the slot of the seeds.
 pub fn certificate() -> Certificate {
     let signer = sign::signer_key(&signing_seed());
-    Certificate::issue(REPOSITORY, &root_seed(), SLOT, "cron", Role::Writer, jiff::Timestamp::UNIX_EPOCH, signer)
+    Certificate::issue(REPOSITORY, &root_seed(), SLOT, "cron", Role::Maintainer, jiff::Timestamp::UNIX_EPOCH, signer)
 }
 
 fn root_key() -> SignerKey {
@@ -197,7 +197,7 @@ fn key_slot_secrets(data: &[u8]) {
     plain.extend_from_slice(&*secrets.signing_seed);
     plain.extend_from_slice(&optional(&secrets.data));
     plain.extend_from_slice(&optional(&secrets.root_seed));
-    plain.extend_from_slice(&[0; 16]);
+    plain.extend_from_slice(secrets.root_key.as_bytes());
     assert_eq!(plain, data);
 }
 

@@ -383,6 +383,7 @@ impl Run<'_> {
     /// Reports a file once, however many of its chunks are lost.
     fn fail(&self, output: &OpenOutput, error: &Error) {
         if !output.failed.swap(true, Ordering::Relaxed) {
+            self.tally.files_written.fetch_sub(1, Ordering::Relaxed);
             self.problem(&output.entry, &error.to_string());
         }
     }
