@@ -1,5 +1,6 @@
 //! What several test files share.
 
+pub mod cli;
 pub mod fault_server;
 pub mod repo;
 pub mod s3_server;
