@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
@@ -113,7 +112,6 @@ fn a_second_backup_of_the_same_reads_no_pack_of_content_and_writes_no_pack() {
     let (vault, _) = Vault::in_memory();
     let directory = TempDir::new().unwrap();
     fill(directory.path(), "same");
-    std::thread::sleep(Duration::from_millis(50));
     vault.backup(directory.path()).unwrap();
     let watched = Arc::new(WatchedBackend::new(Arc::clone(&vault.backend)));
     vault.through(Arc::clone(&watched) as Arc<dyn Backend>).backup(directory.path()).unwrap();

@@ -15,6 +15,7 @@ mod concurrent;
 mod crash;
 mod damage;
 mod doctor;
+mod fuzz_smoke;
 mod memory;
 mod repair;
 mod roles;

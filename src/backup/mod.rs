@@ -111,9 +111,15 @@ pub fn run(
 ) -> Result<Summary> {
     check(options)?;
     if options.dry_run {
-        dry_run(repository, options, monitor, cancel)
-    } else {
-        store(repository, options, monitor, cancel)
+        return dry_run(repository, options, monitor, cancel);
+    }
+    match store(repository, options, monitor, cancel) {
+        // A second time is no coincidence: then the operator should know. Standard input cannot be read again.
+        Err(Error::Busy(reason)) if !matches!(options.what, What::Stdin { .. }) => {
+            monitor.note(&format!("{reason}; the backup is begun anew"));
+            store(repository, options, monitor, cancel)
+        }
+        result => result,
     }
 }
 

@@ -93,6 +93,9 @@ impl RepositoryConfig {
         if !(Self::PACK_BYTES_MIN..=(PACK_LEN_MAX / 2) as u32).contains(&config.pack_bytes) {
             return Err(FormatError::new("its pack size is out of bounds"));
         }
+        if !config.data_public_key.is_sound() {
+            return Err(FormatError::new("its public key is unusable"));
+        }
         Ok(config)
     }
 }

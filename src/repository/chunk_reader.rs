@@ -2,7 +2,7 @@
 //!
 //! What must stay true: nothing leaves here that does not authenticate and hash to its id. If a chunk stands in several
 //! packs and one is damaged or gone, another serves. Ranges asked of the backend are rounded, so that its access
-//! log does not tell chunk boundaries.
+//! log does not tell chunk boundaries; but for packs that are shorter than they were.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::crypto::keys;
 use crate::crypto::seal::Cipher;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::session_header::SessionHeader;
 use crate::format::{BlobKind, chunk};
 use crate::id::{ChunkId, PackId};
@@ -62,7 +62,8 @@ impl ChunkReader {
         for place in &places {
             match self.read_place(place) {
                 Ok(plain) => return Ok(plain),
-                Err(error) => failure = Some(error),
+                // A place that cannot be reached now is no proof that the chunk is lost.
+                Err(error) => failure = Some(failure.filter(|earlier: &Error| !earlier.is_damage()).unwrap_or(error)),
             }
         }
         Err(failure.unwrap_or_else(|| Error::MissingChunk { chunk: *id, needed_by: needed_by() }))
@@ -70,12 +71,18 @@ impl ChunkReader {
 
     fn read_place(&self, place: &Place) -> Result<Vec<u8>> {
         let range = place.offset..place.offset + u64::from(place.header.stored_len);
-        let stored = match place.pack.kind {
-            BlobKind::Meta => Bytes::from(self.read_through_blocks(&place.pack, range)?),
-            BlobKind::Data => {
-                let (start, bytes) = self.read_span(&place.pack, range.clone())?;
-                bytes.slice((range.start - start) as usize..(range.end - start) as usize)
+        let rounded = match place.pack.kind {
+            BlobKind::Meta => self.read_through_blocks(&place.pack, range.clone()).map(Bytes::from),
+            BlobKind::Data => self
+                .read_span(&place.pack, range.clone())
+                .map(|(start, bytes)| bytes.slice((range.start - start) as usize..(range.end - start) as usize)),
+        };
+        let stored = match rounded {
+            // A pack that was cut short may still hold the chunk, though not all of the rounded range.
+            Err(error) if error.fault() == Some(Fault::BadAnswer) => {
+                self.repository.backend().read_range(&layout::pack(place.pack.kind, &place.pack.id), range)?
             }
+            rounded => rounded?,
         };
         self.open(place, &stored)
     }

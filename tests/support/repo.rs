@@ -256,7 +256,11 @@ pub fn prose(seed: &str, len: usize) -> Vec<u8> {
     noise(seed, len).iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]).collect()
 }
 
-/// Fills a directory with files of many kinds: about 3 MiB, of which nothing repeats between seeds.
+/// Time after which a file that was written no longer looks as if it might change again unnoticed.
+const SETTLED: Duration = Duration::from_millis(40);
+
+/// Fills a directory with files of many kinds: about 3 MiB, of which nothing repeats between seeds. Waits until they
+/// have settled, so that the next backup can tell that they are unchanged.
 pub fn fill(directory: &Path, seed: &str) {
     let write = |path: &str, bytes: &[u8]| {
         let path = directory.join(path);
@@ -279,6 +283,7 @@ pub fn fill(directory: &Path, seed: &str) {
     fs::set_permissions(directory.join("models"), fs::Permissions::from_mode(0o750)).unwrap();
     set_times(&directory.join("models/3/MLmodel"), 86_400 * 400);
     set_times(&directory.join("models"), 86_400 * 30);
+    std::thread::sleep(SETTLED);
 }
 
 /// Sets a path's time to so many seconds before now.
