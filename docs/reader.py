@@ -76,7 +76,9 @@ class Repository:
         config = self.read("config")
         self.id = config[16:32]
         self.unlock(*self.credential())
-        self.config = json.loads(self.open_object(CONFIG, "config", config))
+        body = self.open_object(CONFIG, "config", config)
+        verify(self.root_key.hex(), body[:64], b"mlvault v1 config signature", self.id, body[64:])
+        self.config = json.loads(body[64:])
         self.index, self.loaded, self.ciphers = {}, set(), {}
 
     def read(self, key, offset=0, length=-1):
@@ -110,8 +112,8 @@ class Repository:
             else:
                 key = derive("mlvault v1 key file slot", secret + salt)
             if derive("mlvault v1 slot commitment", key + slot_id) == slot[72:104]:
-                secrets = open_sealed(key, 0, slot[104:272], slot[:104])
-                self.meta, self.data_secret = secrets[8:40], secrets[72:104]
+                secrets = open_sealed(key, 0, slot[104:288], slot[:104])
+                self.meta, self.data_secret, self.root_key = secrets[8:40], secrets[72:104], secrets[136:168]
                 return
         need(False, "no key slot opens with this key")
 
@@ -156,7 +158,7 @@ class Repository:
         role, created = bytes([ROLES[certificate["role"]]]), struct.pack("<q", created)
         message = self.id + slot + role + created + signer + certificate["label"].encode()
         signature = bytes.fromhex(certificate["signature"])
-        verify(self.config["root_key"], signature, b"mlvault v1 certificate signature", message)
+        verify(self.root_key.hex(), signature, b"mlvault v1 certificate signature", message)
 
     def load_index(self, kind, word):
         self.loaded.add(kind)
