@@ -198,7 +198,7 @@ show mlvault restore --snapshot latest --target deployment
 
 step "Compare every byte with the reference copy"
 compare deployment day2
-show mlvault diff latest deployment
+show mlvault diff latest --dir deployment --metadata
 
 step "Start MLflow on the restored files, load every model version, predict again"
 start_server

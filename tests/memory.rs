@@ -60,15 +60,17 @@ fn a_large_file_and_many_small_ones_stay_below_the_memory_limit() {
         fs::write(source.join(format!("small/{number}")), format!("{number} ").repeat(number % 40)).unwrap();
     }
     let limit = (MEMORY_LIMIT_MIN / MIB).to_string() + "M";
-    let mut backup = runner.command(&["--quiet", "--memory-limit", &limit, "backup", "source"]);
+    let mut backup = runner.command(["--quiet", "--memory-limit", &limit, "backup", "source"]);
     backup.current_dir(runner.path("."));
     let backup_peak = peak_of(backup);
     let target = runner.path("target");
     let restore = ["--quiet", "--memory-limit", &limit, "restore", "--snapshot", "latest", "--target"];
-    let mut command = runner.command(&restore);
+    let mut command = runner.command(restore);
     command.arg(&target);
     let restore_peak = peak_of(command);
+    let dump_peak = peak_of(runner.command(["--quiet", "--memory-limit", &limit, "dump", "latest"]));
     assert!(backup_peak < MEMORY_LIMIT_MIN, "backup: {} MiB", backup_peak / MIB);
     assert!(restore_peak < MEMORY_LIMIT_MIN, "restore: {} MiB", restore_peak / MIB);
+    assert!(dump_peak < MEMORY_LIMIT_MIN, "dump: {} MiB", dump_peak / MIB);
     assert_eq!(fs::read_dir(target.join("source/small")).unwrap().count(), SMALL_FILES);
 }

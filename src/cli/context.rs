@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use zeroize::Zeroizing;
 
 use mlvault::backend::Backend;
@@ -50,7 +51,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "MLVAULT_S3_PATH_STYLE", value_name = "BOOL")]
     s3_path_style: Option<bool>,
     /// Allow an S3 endpoint without TLS that is not on this machine
-    #[arg(long, global = true, env = "MLVAULT_S3_INSECURE_HTTP")]
+    #[arg(long, global = true, env = "MLVAULT_S3_INSECURE_HTTP", value_parser = BoolishValueParser::new())]
     s3_insecure_http: bool,
     /// Directory of the index cache, which can be deleted at any time
     #[arg(long, global = true, env = "MLVAULT_CACHE_DIR", value_name = "DIR")]

@@ -50,7 +50,7 @@ fn hint_of(error: &Error) -> Option<&'static str> {
     match error {
         Error::NoRepository { .. } => Some("`mlvault init` makes one; is the location right?"),
         Error::WrongKey { .. } => Some("the recovery key that init printed opens the repository too: MLVAULT_KEY_FILE"),
-        Error::Role { .. } => Some("use a reader's or maintainer's key"),
+        Error::Role { .. } => Some("use a key whose role allows it; `mlvault key list` tells which there are"),
         Error::MissingChunk { .. } => Some(
             "`mlvault check` tells what else is affected; `mlvault repair index` finds chunks that no index segment names",
         ),

@@ -75,7 +75,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     if context.json() {
         output::print_json(&json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary }))?;
     } else {
-        print_summary(&snapshot.id.short(), args.dry_run, &summary)?;
+        print_summary(&snapshot.id.short(), args.overwrite, args.dry_run, &summary)?;
     }
     if snapshot.is_incomplete() {
         let message = format!("the backup itself was incomplete: {} problems", snapshot.record.problem_count);
@@ -84,7 +84,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     Ok(if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE })
 }
 
-fn print_summary(snapshot: &str, dry_run: bool, summary: &Summary) -> Result<()> {
+fn print_summary(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summary) -> Result<()> {
     let (verb, lead) = if dry_run { ("would be written", "Dry run of") } else { ("written", "Restored") };
     output::print_line(&format!(
         "{lead} snapshot {snapshot}: {} files {verb} ({}), {} unchanged, {} kept, {} removed, {} directories, {} links",
@@ -99,7 +99,10 @@ fn print_summary(snapshot: &str, dry_run: bool, summary: &Summary) -> Result<()>
     if summary.problems > 0 {
         output::print_line(&format!("INCOMPLETE: {} problems", summary.problems))?;
     } else if !dry_run {
-        output::print_line("Every file was verified against its digest")?;
+        output::print_line(match overwrite {
+            OverwriteArg::Always => "Every file was verified against its digest",
+            _ => "Every file written was verified against its digest; those left as they were, were not read",
+        })?;
     }
     Ok(())
 }

@@ -93,6 +93,15 @@ impl MetaKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataPublicKey(pub [u8; 32]);
 
+impl DataPublicKey {
+    /// Returns whether a session can seal to this key. The few points of small order, which would make every session
+    /// key guessable, are no keys: HPKE refuses them (RFC 9180, section 7.1.4).
+    pub fn is_sound(&self) -> bool {
+        let Ok(public) = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.0) else { return false };
+        single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&OpModeS::Base, &public, b"", b"", b"").is_ok()
+    }
+}
+
 /// Draws a data key pair.
 pub fn new_data_key_pair() -> (Secret, DataPublicKey) {
     let (secret, public) = X25519HkdfSha256::gen_keypair();
@@ -232,6 +241,15 @@ mod tests {
         assert!(open_data_cipher(elsewhere, &session.header, &keys(1), &secret).is_err());
         let meta = open_meta_cipher(&session.header, &keys(1));
         assert!(meta.open(0, b"", &sealed).is_err());
+    }
+
+    #[test]
+    fn points_of_small_order_are_no_public_keys() {
+        assert!(new_data_key_pair().1.is_sound());
+        let mut one = [0; 32];
+        assert!(!DataPublicKey(one).is_sound());
+        one[0] = 1;
+        assert!(!DataPublicKey(one).is_sound());
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Domain {
     Snapshot,
     /// A key slot's certificate, by the repository's root key.
     Certificate,
+    /// The repository's configuration, by its root key.
+    Config,
 }
 
 impl Domain {
@@ -22,6 +24,7 @@ impl Domain {
         match self {
             Self::Snapshot => b"mlvault v1 snapshot signature\0",
             Self::Certificate => b"mlvault v1 certificate signature\0",
+            Self::Config => b"mlvault v1 config signature\0",
         }
     }
 

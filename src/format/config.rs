@@ -1,12 +1,18 @@
 //! The repository's parameters: the object `config`, written once by `init`, read first by everyone.
 //!
-//! Its envelope tells the repository id in the clear; its body is JSON, authenticated by the meta secret, so that
-//! whoever can write to the bucket cannot change how clients chunk, or whose public key they seal to.
+//! ```text
+//!   0  64  Ed25519 signature of the root key over repository id and JSON
+//!  64   …  JSON
+//! ```
+//!
+//! Its envelope tells the repository id in the clear. The root key is learnt from the key slot that was opened, so that
+//! nobody, not even the holder of a writer key, can change how clients chunk, or whose public key they seal to.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::keys::DataPublicKey;
+use crate::crypto::keys::{DataPublicKey, Secret};
+use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
 use crate::format::chunk::CHUNK_LEN_MAX;
 use crate::format::pack::PACK_LEN_MAX;
 use crate::format::{FORMAT_VERSION, FormatError};
@@ -77,12 +83,33 @@ impl RepositoryConfig {
         u64::from(self.chunk_profiles.text.max.max(self.chunk_profiles.binary.max))
     }
 
-    /// Returns the stored form of the body.
+    /// Returns the stored form of the body, signed with the root key.
+    pub fn sign(&self, root_seed: &Secret) -> Vec<u8> {
+        let json = self.encode();
+        let signature = sign::sign(root_seed, Domain::Config, &[self.repository.as_bytes(), &json]);
+        [&signature[..], &json].concat()
+    }
+
+    /// Reads the stored form of the body of this repository's `config`, and verifies that the root key signed it.
+    pub fn verify(body: &[u8], repository: RepositoryId, root_key: &SignerKey) -> Result<Self, FormatError> {
+        let (signature, json) =
+            body.split_first_chunk::<SIGNATURE_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
+        if !sign::verify(root_key, Domain::Config, &[repository.as_bytes(), json], signature) {
+            return Err(FormatError::new("the root key did not sign it"));
+        }
+        let config = Self::decode(json)?;
+        if config.repository != repository || config.root_key != *root_key {
+            return Err(FormatError::new("it names another repository or root key"));
+        }
+        Ok(config)
+    }
+
+    /// Returns the JSON part of the body.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a configuration is always representable as JSON")
     }
 
-    /// Reads the stored form of the body; values outside the limits are refused.
+    /// Reads the JSON part of the body; values outside the limits are refused.
     pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
         let config: Self = serde_json::from_slice(body).map_err(|error| FormatError::new(error.to_string()))?;
         if config.format != FORMAT_VERSION {
@@ -92,6 +119,9 @@ impl RepositoryConfig {
         check_sizes(&config.chunk_profiles.binary)?;
         if !(Self::PACK_BYTES_MIN..=(PACK_LEN_MAX / 2) as u32).contains(&config.pack_bytes) {
             return Err(FormatError::new("its pack size is out of bounds"));
+        }
+        if !config.data_public_key.is_sound() {
+            return Err(FormatError::new("its public key is unusable"));
         }
         Ok(config)
     }
@@ -128,6 +158,7 @@ mod hex_key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::keys::new_secret;
 
     fn config() -> RepositoryConfig {
         RepositoryConfig {
@@ -145,6 +176,20 @@ mod tests {
     #[test]
     fn a_configuration_survives_encoding() {
         assert_eq!(RepositoryConfig::decode(&config().encode()), Ok(config()));
+    }
+
+    #[test]
+    fn only_the_root_key_of_the_slot_vouches_for_a_configuration() {
+        let (root_seed, other_seed) = (new_secret(), new_secret());
+        let config = RepositoryConfig { root_key: sign::signer_key(&root_seed), ..config() };
+        let verify = |body: &[u8]| RepositoryConfig::verify(body, config.repository, &config.root_key);
+        assert_eq!(verify(&config.sign(&root_seed)), Ok(config.clone()));
+        assert!(verify(&config.sign(&other_seed)).is_err());
+        let mut changed = config.sign(&root_seed);
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(verify(&changed).is_err());
+        let forged = RepositoryConfig { root_key: sign::signer_key(&other_seed), ..config.clone() };
+        assert!(verify(&forged.sign(&root_seed)).is_err());
     }
 
     #[test]

@@ -13,14 +13,15 @@
 //!  64   4  Argon2 lanes
 //!  68   4  zero
 //!  72  32  commitment to the slot key
-//! 104 168  AES-256-GCM (counter 0) of the secrets below, then 16 bytes of tag; associated data: bytes 0..104
-//! 272   …  object envelope: the slot's description, JSON, readable with the meta secret
+//! 104 184  AES-256-GCM (counter 0) of the secrets below, then 16 bytes of tag; associated data: bytes 0..104
+//! 288   …  object envelope: the slot's description, JSON, readable with the meta secret
 //!   …  32  BLAKE3 of everything before
 //!
-//! secrets: role (1), zero (7), meta secret (32), signing seed (32), data secret (32), root seed (32), reserved (16)
+//! secrets: role (1), zero (7), meta secret (32), signing seed (32), data secret (32), root seed (32), root key (32)
 //! ```
 //!
-//! The data secret is zero for writers and auditors, the root seed for all but maintainers.
+//! The root key is the public one that `config` and certificates must be signed with: whoever opens the repository
+//! learns it from the slot and not from anything that others can replace. The data secret is zero for writers and auditors, the root seed for all but maintainers.
 //! The commitment keeps one slot from opening under several passphrases (AES-GCM alone does not commit to its key).
 //! The hash at the end proves nothing against an attacker: it lets anyone tell a damaged slot from a wrong passphrase.
 
@@ -39,7 +40,7 @@ use crate::id::{RepositoryId, SignerKey, SlotId};
 
 const MAGIC: &[u8; 8] = b"MLVKEY01";
 const PREFIX_LEN: usize = 104;
-const SECRETS_LEN: usize = 8 + 4 * 32 + 16;
+const SECRETS_LEN: usize = 8 + 5 * 32;
 const DESCRIPTION_AT: usize = PREFIX_LEN + SECRETS_LEN + TAG_LEN;
 const CHECKSUM_LEN: usize = 32;
 /// Largest slot object in bytes.
@@ -81,6 +82,11 @@ impl Role {
             .ok_or_else(|| FormatError::new(format!("unknown role {byte}")))
     }
 
+    /// Returns whether snapshots signed by the role count.
+    pub fn writes_snapshots(self) -> bool {
+        matches!(self, Self::Writer | Self::Maintainer)
+    }
+
     /// Returns whether the role holds the data secret.
     pub fn reads_content(self) -> bool {
         matches!(self, Self::Reader | Self::Maintainer)
@@ -99,6 +105,8 @@ pub struct RoleSecrets {
     pub data: Option<Secret>,
     /// Certifies slots; maintainers only.
     pub root_seed: Option<Secret>,
+    /// Public key that signs `config` and certificates.
+    pub root_key: SignerKey,
 }
 
 /// Says who a slot belongs to, under the root key's signature. Snapshots carry it, so that they can be
@@ -299,7 +307,7 @@ fn encode_secrets(secrets: &RoleSecrets) -> Vec<u8> {
     for optional in [&secrets.data, &secrets.root_seed] {
         plain.extend_from_slice(optional.as_deref().unwrap_or(&[0; 32]));
     }
-    plain.resize(SECRETS_LEN, 0);
+    plain.extend_from_slice(secrets.root_key.as_bytes());
     plain
 }
 
@@ -310,7 +318,7 @@ pub fn decode_secrets(plain: &[u8]) -> Result<RoleSecrets, FormatError> {
     cursor.zeros(7)?;
     let mut secret = || Ok::<Secret, FormatError>(Zeroizing::new(cursor.array()?));
     let (meta, signing_seed, data, root_seed) = (secret()?, secret()?, secret()?, secret()?);
-    cursor.zeros(16)?;
+    let root_key = SignerKey::from_bytes(cursor.array()?);
     cursor.finish()?;
     let present = |mut secret: Secret| {
         if *secret == [0; 32] {
@@ -320,7 +328,8 @@ pub fn decode_secrets(plain: &[u8]) -> Result<RoleSecrets, FormatError> {
             Some(secret)
         }
     };
-    let secrets = RoleSecrets { role, meta, signing_seed, data: present(data), root_seed: present(root_seed) };
+    let (data, root_seed) = (present(data), present(root_seed));
+    let secrets = RoleSecrets { role, meta, signing_seed, data, root_seed, root_key };
     if secrets.data.is_some() != role.reads_content() || secrets.root_seed.is_some() != (role == Role::Maintainer) {
         return Err(FormatError::new("its secrets do not fit its role"));
     }
@@ -342,6 +351,7 @@ mod tests {
             signing_seed: new_secret(),
             data: None,
             root_seed: None,
+            root_key: sign::signer_key(&root_seed),
         };
         let signer = sign::signer_key(&secrets.signing_seed);
         let slot = SlotId::from_bytes([7; 8]);

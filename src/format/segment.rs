@@ -11,7 +11,10 @@
 //!   …   …  p packs: pack id (32), session index (4), chunk count n (4), pack length (8), n chunk headers of 44 bytes
 //! ```
 //!
-//! Chunks are listed in the order of the pack, so that offsets follow from lengths.
+//! Chunks are listed in the order of the pack, so that offsets follow from lengths. Sessions are listed once each, in
+//! the order in which packs first name them: a segment has one stored form only.
+
+use std::collections::HashSet;
 
 use crate::format::chunk::ChunkHeader;
 use crate::format::pack::{self, DIRECTORY_ENTRY_LEN, PACK_LEN_MAX};
@@ -91,17 +94,34 @@ impl Segment {
             return Err(FormatError::new("a count exceeds what is there"));
         }
         let sessions = (0..session_count).map(|_| SessionHeader::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
-        let packs = (0..pack_count).map(|_| decode_pack(&mut cursor, &sessions)).collect::<Result<Vec<_>, _>>()?;
+        if sessions.iter().collect::<HashSet<_>>().len() != session_count {
+            return Err(FormatError::new("it lists a session twice"));
+        }
+        let mut named = 0;
+        let decode = |_| decode_pack(&mut cursor, &sessions, &mut named);
+        let packs = (0..pack_count).map(decode).collect::<Result<Vec<_>, _>>()?;
         cursor.finish()?;
+        if named != session_count {
+            return Err(FormatError::new("it lists a session that no pack names"));
+        }
         Ok(Self { kind, packs })
     }
 }
 
-fn decode_pack(cursor: &mut Cursor<'_>, sessions: &[SessionHeader]) -> Result<IndexedPack, FormatError> {
+/// Reads one pack's part; `named` counts the sessions that packs have named so far.
+fn decode_pack(
+    cursor: &mut Cursor<'_>,
+    sessions: &[SessionHeader],
+    named: &mut usize,
+) -> Result<IndexedPack, FormatError> {
     let id = PackId::from_bytes(cursor.array()?);
     let session = cursor.u32()? as usize;
     let count = cursor.u32()? as usize;
     let len = cursor.u64()?;
+    if session > *named {
+        return Err(FormatError::new("its sessions are not in the order in which packs name them"));
+    }
+    *named = (*named).max(session + 1);
     let session = *sessions.get(session).ok_or_else(|| FormatError::new("a pack names a session that is not there"))?;
     let directory = cursor.bytes(count.saturating_mul(DIRECTORY_ENTRY_LEN))?;
     let mut entries = Cursor::new(directory);
@@ -149,6 +169,24 @@ mod tests {
         assert_eq!(Segment::decode(&segment.encode()).unwrap(), segment);
         let offsets: Vec<u64> = segment.packs[0].located_chunks().map(|(offset, _)| offset).collect();
         assert_eq!(offsets, [192, 226]);
+    }
+
+    #[test]
+    fn a_session_that_is_unused_out_of_order_or_there_twice_is_refused() {
+        let body = segment().encode();
+        let (first, second) = (12, 12 + SESSION_HEADER_LEN);
+        let pack_at = |number| 12 + 2 * SESSION_HEADER_LEN + number * (PACK_RECORD_LEN + 2 * DIRECTORY_ENTRY_LEN);
+        let with_sessions = |sessions: [u8; 3]| {
+            let mut changed = body.clone();
+            (0..3).for_each(|number| changed[pack_at(number) + 32] = sessions[number]);
+            Segment::decode(&changed)
+        };
+        assert!(with_sessions([0, 1, 0]).is_ok());
+        assert!(with_sessions([0, 0, 0]).is_err());
+        assert!(with_sessions([1, 0, 1]).is_err());
+        let mut twice = body.clone();
+        twice.copy_within(first..second, second);
+        assert!(Segment::decode(&twice).is_err());
     }
 
     #[test]

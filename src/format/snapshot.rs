@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::keys::Secret;
 use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
-use crate::format::key_slot::Certificate;
+use crate::format::key_slot::{Certificate, Role};
 use crate::format::{Cursor, FormatError};
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
@@ -193,7 +193,16 @@ pub fn decode(
     if !sign::verify(&certificate.signer, Domain::Snapshot, &parts, &signature) {
         return Err(FormatError::new("its signature is wrong"));
     }
-    Ok((decode_record(kind, record)?, certificate))
+    let outcome = decode_record(kind, record)?;
+    let allowed = match outcome {
+        Outcome::Snapshot(_) => certificate.role.writes_snapshots(),
+        Outcome::Void(_) => certificate.role == Role::Maintainer,
+    };
+    if !allowed {
+        let role = certificate.role.name();
+        return Err(FormatError::new(format!("its signer's role, {role}, does not allow it")));
+    }
+    Ok((outcome, certificate))
 }
 
 /// Kind, certificate, signature and record of a body.
@@ -237,7 +246,7 @@ mod tests {
             &root_seed,
             SlotId::from_bytes([3; 8]),
             "cron",
-            Role::Writer,
+            Role::Maintainer,
             Timestamp::UNIX_EPOCH,
             sign::signer_key(&seed),
         );

@@ -336,8 +336,8 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, FormatError> {
     }
     let kind = match kind {
         1 if path.ends_with(b"/") => EntryKind::Directory,
-        2 => EntryKind::File(decode_file(cursor, flags)?),
-        3 => EntryKind::Symlink { target: decode_short(cursor)? },
+        2 if !path.ends_with(b"/") => EntryKind::File(decode_file(cursor, flags)?),
+        3 if !path.ends_with(b"/") => EntryKind::Symlink { target: decode_short(cursor)? },
         _ => return Err(FormatError::new("an entry is of an unknown kind, or its path does not fit its kind")),
     };
     Ok(Entry { path, metadata, kind, attributes: decode_attributes(cursor)? })
@@ -380,6 +380,9 @@ fn decode_attributes(cursor: &mut Cursor<'_>) -> Result<Vec<(u16, Vec<u8>)>, For
 /// Reads the stored form of a child.
 pub fn decode_child(cursor: &mut Cursor<'_>) -> Result<Child, FormatError> {
     let first_path = decode_short(cursor)?;
+    if first_path.is_empty() {
+        return Err(FormatError::new("a child has no path"));
+    }
     let node = ChunkId::from_bytes(cursor.array()?);
     Ok(Child { first_path, node, entries: cursor.u64()?, bytes: cursor.u64()? })
 }
@@ -448,6 +451,8 @@ mod tests {
             content.size = 11;
         }
         assert!(decode_node(&leaf(&[wrong_size])).is_err());
+        let directory_like = leaf(&[file("a/", &[])]);
+        assert!(decode_node(&directory_like).is_err());
         let mut huge = leaf(&[file("a", &[])]);
         huge[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(decode_node(&huge).is_err());

@@ -3,6 +3,8 @@
 //! What must stay true:
 //! - The database can be deleted, or the process killed, at any moment. There is no write-ahead log: a segment's row is
 //!   written after its chunks, and RocksDB loses only a suffix of what was written, so a segment that is there is whole.
+//!   A pack's row is written before its chunks, so that the numbers of a segment that is not whole are never used again:
+//!   its chunks would come back to life under another segment.
 //! - A removed segment's chunks stay behind as dead rows, told by their segment number, until the database is dropped
 //!   ([`RocksIndex::is_mostly_dead`]).
 //!
@@ -119,7 +121,13 @@ impl RocksIndex {
     }
 
     fn add_pack(&self, segment: u32, kind: BlobKind, pack: &IndexedPack, number: u32) -> Result<()> {
+        let mut value = segment.to_be_bytes().to_vec();
+        value.push(kind as u8);
+        value.extend_from_slice(pack.id.as_bytes());
+        value.extend_from_slice(&pack.len.to_be_bytes());
+        value.extend_from_slice(&pack.session.encode());
         let mut batch = WriteBatch::default();
+        batch.put(pack_key(number), value);
         for (row, (offset, chunk)) in pack.located_chunks().enumerate() {
             let location = Location {
                 pack: PackNumber(number),
@@ -134,12 +142,6 @@ impl RocksIndex {
                 self.write(std::mem::take(&mut batch))?;
             }
         }
-        let mut value = segment.to_be_bytes().to_vec();
-        value.push(kind as u8);
-        value.extend_from_slice(pack.id.as_bytes());
-        value.extend_from_slice(&pack.len.to_be_bytes());
-        value.extend_from_slice(&pack.session.encode());
-        batch.put(pack_key(number), value);
         self.write(batch)
     }
 
@@ -443,6 +445,24 @@ mod tests {
         rocks.add(ids[0], &segments[0]).unwrap();
         obvious.add(ids[0], &segments[0]).unwrap();
         assert_eq!(answers(&rocks), answers(&obvious));
+    }
+
+    /// Method: what a killed process leaves of a segment is rows of its chunks without its own row.
+    #[test]
+    fn chunks_of_a_segment_that_was_not_finished_never_show() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = RepositoryId::from_bytes([1; 16]);
+        {
+            let index = RocksIndex::open(directory.path(), repository).unwrap();
+            let unfinished = segment(BlobKind::Data, 0);
+            index.add_pack(0, BlobKind::Data, &unfinished.packs[0], 0).unwrap();
+            assert!(index.locate(&ChunkId::from_bytes([0; 32])).unwrap().is_empty());
+        }
+        let index = RocksIndex::open(directory.path(), repository).unwrap();
+        index.add(SegmentId::from_bytes([9; 32]), &segment(BlobKind::Data, 10)).unwrap();
+        assert!(index.locate(&ChunkId::from_bytes([0; 32])).unwrap().is_empty());
+        let places = index.locate(&ChunkId::from_bytes([10; 32])).unwrap();
+        assert_eq!(index.pack(places[0].pack).unwrap().unwrap().id, PackId::from_bytes([10; 32]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -35,17 +36,23 @@ pub struct ChunkReader {
     repository: Arc<Repository>,
     ciphers: Mutex<HashMap<(BlobKind, SessionHeader), Arc<Cipher>>>,
     blocks: Mutex<VecDeque<((PackId, u64), Bytes)>>,
+    opened: AtomicU64,
 }
 
 impl ChunkReader {
     /// Makes a reader; nothing is read yet.
     pub fn new(repository: Arc<Repository>) -> Self {
-        Self { repository, ciphers: Mutex::default(), blocks: Mutex::default() }
+        Self { repository, ciphers: Mutex::default(), blocks: Mutex::default(), opened: AtomicU64::new(0) }
     }
 
     /// Returns the repository that is read.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.repository
+    }
+
+    /// Returns how many chunks were opened so far: what an operation cost.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Reads a chunk, from any of its places. `needed_by` names what refers to it, for messages.
@@ -96,6 +103,7 @@ impl ChunkReader {
     pub fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
         let repository = &self.repository;
         let cipher = self.cipher(&place.pack)?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(
             |error| {
                 let key = layout::pack(place.pack.kind, &place.pack.id);

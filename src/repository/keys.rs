@@ -134,6 +134,7 @@ impl Repository {
             signing_seed: new_secret(),
             data: if role.reads_content() { self.access().data.clone() } else { None },
             root_seed: if role == Role::Maintainer { Some(root_seed.clone()) } else { None },
+            root_key: self.config().root_key,
         };
         let (certificate, bytes) = new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
         self.backend().create(&layout::key_slot(&certificate.slot), bytes)?;

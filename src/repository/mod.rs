@@ -106,6 +106,7 @@ impl Repository {
                 signing_seed: new_secret(),
                 data: Some(data_secret.clone()),
                 root_seed: Some(root_seed.clone()),
+                root_key: sign::signer_key(&root_seed),
             };
             let (certificate, bytes) = keys::new_slot(repository, &root_seed, label, credential, secrets, created)?;
             backend.create(&layout::key_slot(&certificate.slot), bytes)?;
@@ -121,7 +122,7 @@ impl Repository {
             create_only: options.create_only,
         };
         let keys = MetaKeys::new(meta);
-        let sealed = object::seal(&keys, repository, ObjectKind::Config, layout::CONFIG, &config.encode());
+        let sealed = object::seal(&keys, repository, ObjectKind::Config, layout::CONFIG, &config.sign(&root_seed));
         backend.create(layout::CONFIG, Bytes::from(sealed))?;
         Ok(Created { repository, recovery_key: encode_key_file(&recovery) })
     }
@@ -162,7 +163,7 @@ impl Repository {
         let (secrets, slot) = keys::unlock(backend.as_ref(), id, credential)?;
         let keys = Arc::new(MetaKeys::new(secrets.meta));
         let body = object::open(&keys, id, ObjectKind::Config, layout::CONFIG, &bytes).map_err(damaged)?;
-        let config = RepositoryConfig::decode(&body).map_err(damaged)?;
+        let config = RepositoryConfig::verify(&body, id, &secrets.root_key).map_err(damaged)?;
         let certificate = key_slot::open_description(&slot, &keys, id, &config.root_key)
             .map_err(|error| Error::damaged("the key slot in use", error))?;
         let index = Index::new(Arc::clone(&backend), Arc::clone(&keys), id, options.cache_root.clone());

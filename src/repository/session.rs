@@ -40,6 +40,9 @@ pub struct Session {
 impl Session {
     /// Announces a session, then learns which packs it must not rely on.
     pub fn begin(repository: &Repository, purpose: &str) -> Result<Self> {
+        if !repository.access().certificate.role.writes_snapshots() {
+            return Err(repository.access().refusal("write snapshots"));
+        }
         let started = repository.clock().now();
         let id = SessionId::new(started.as_millisecond().max(0) as u64, random());
         let record =

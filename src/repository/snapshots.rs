@@ -124,10 +124,10 @@ fn is_id(name: &str) -> bool {
     name.len() >= ID_PREFIX_LEN_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Returns the index of the snapshot meant by `name`; `snapshots` are sorted by time.
-fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
+/// Returns the index of the snapshot meant by `name`, see [`Repository::find_snapshot`]; `snapshots` are sorted by time.
+pub fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
     if let Some(back) = latest_offset(name)? {
-        return snapshots.len().checked_sub(back + 1).ok_or_else(|| {
+        return snapshots.len().checked_sub(1).and_then(|last| last.checked_sub(back)).ok_or_else(|| {
             Error::NotFound(format!("There is no snapshot {name:?}: the repository has {}", snapshots.len()))
         });
     }

@@ -120,21 +120,21 @@ impl Run<'_> {
             return Ok(decision);
         }
         let chunks = chunks_of(self.reader, &entry.path_text(), file)?;
-        let reusable = existing.filter(|existing| existing.kind == ExistingKind::File && existing.links == 1);
-        let mut wants = Vec::with_capacity(chunks.len());
-        match reusable {
-            Some(existing) => self.compare(entry, existing.size, &chunks, &mut wants)?,
-            None => {
-                let mut offset = 0;
-                for chunk in chunks {
-                    wants.push((chunk, offset));
-                    offset += u64::from(chunk.len);
-                }
-            }
-        }
-        let right_size = reusable.is_some_and(|existing| existing.size == file.size);
-        if wants.is_empty() && right_size {
+        let file_there = existing.filter(|existing| existing.kind == ExistingKind::File);
+        let mut wants = match file_there {
+            Some(existing) => self.compare(entry, existing.size, &chunks)?,
+            None => with_offsets(&chunks),
+        };
+        // A file with other names is not changed in place: they would change with it.
+        let is_right = |existing: &Existing| {
+            existing.size == file.size && (existing.links == 1 || existing.mtime == entry.metadata.mtime)
+        };
+        if wants.is_empty() && file_there.as_ref().is_some_and(is_right) {
             return self.finish_unchanged(entry, file);
+        }
+        let reusable = file_there.filter(|existing| existing.links == 1);
+        if reusable.is_none() {
+            wants = with_offsets(&chunks);
         }
         if reusable.is_none() && existing.is_some() && !self.options.dry_run {
             self.remove_in_the_way(entry)?;
@@ -184,7 +184,6 @@ impl Run<'_> {
         Ok(Decision::Done)
     }
 
-    /// A file with other names is not written in place: they would change with it.
     fn remove_in_the_way(&self, entry: &Entry) -> Result<()> {
         match self.target.look(&entry.path)? {
             Some(existing) if existing.kind == ExistingKind::File => self.target.remove(&entry.path),
@@ -193,13 +192,8 @@ impl Run<'_> {
     }
 
     /// Collects the chunks of which the file that is there has something else.
-    fn compare(
-        &self,
-        entry: &Entry,
-        existing_size: u64,
-        chunks: &[ChunkRef],
-        wants: &mut Vec<(ChunkRef, u64)>,
-    ) -> Result<()> {
+    fn compare(&self, entry: &Entry, existing_size: u64, chunks: &[ChunkRef]) -> Result<Vec<(ChunkRef, u64)>> {
+        let mut wants = Vec::new();
         let mut file = self.target.read_file(&entry.path)?;
         let keys = self.reader.repository().keys();
         let mut offset = 0;
@@ -218,7 +212,7 @@ impl Run<'_> {
             }
             offset = end;
         }
-        Ok(())
+        Ok(wants)
     }
 
     fn write(&self, outputs: &[OpenOutput], wanted: Vec<(ChunkRef, u32, u64)>) -> Result<()> {
@@ -383,9 +377,20 @@ impl Run<'_> {
     /// Reports a file once, however many of its chunks are lost.
     fn fail(&self, output: &OpenOutput, error: &Error) {
         if !output.failed.swap(true, Ordering::Relaxed) {
+            self.tally.files_written.fetch_sub(1, Ordering::Relaxed);
             self.problem(&output.entry, &error.to_string());
         }
     }
+}
+
+/// Returns all chunks with their offsets in the file.
+fn with_offsets(chunks: &[ChunkRef]) -> Vec<(ChunkRef, u64)> {
+    let offset_after = |offset: &mut u64, chunk: &ChunkRef| {
+        let here = *offset;
+        *offset += u64::from(chunk.len);
+        Some((*chunk, here))
+    };
+    chunks.iter().scan(0, offset_after).collect()
 }
 
 fn is_full(error: &Error) -> bool {

@@ -110,9 +110,10 @@ impl DirectoryTarget {
         }
     }
 
-    /// Makes a directory, and its parents. One that is there already is fine.
+    /// Makes a directory that only its owner can enter until [`DirectoryTarget::set_metadata`] says otherwise, and its
+    /// parents. One that is there already is fine.
     pub fn make_directory(&self, path: &[u8]) -> Result<()> {
-        let made = self.parent(path, true).and_then(|(parent, name)| make_directory(&parent, name));
+        let made = self.parent(path, true).and_then(|(parent, name)| make_directory(&parent, name, Mode::RWXU));
         made.map_err(|source| self.fault("create", path, source))
     }
 
@@ -229,7 +230,7 @@ fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<Owne
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::NOENT) if create => {
-            make_directory(directory, name)?;
+            make_directory(directory, name, Mode::from_raw_mode(0o755))?;
             Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
         }
         Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -240,8 +241,8 @@ fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<Owne
     }
 }
 
-fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::mkdirat(parent, name, Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH) {
+fn make_directory(parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<()> {
+    match rustix::fs::mkdirat(parent, name, mode) {
         Err(Errno::EXIST) => {
             let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
             match FileType::from_raw_mode(found.st_mode) {

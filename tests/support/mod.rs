@@ -1,5 +1,7 @@
 //! What several test files share.
 
+pub mod allocations;
+pub mod cli;
 pub mod fault_server;
 pub mod repo;
 pub mod s3_server;

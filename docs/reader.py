@@ -1,0 +1,252 @@
+"""Reads a mlvault repository in a local directory: docs/format.md in executable form, with no code of mlvault.
+
+    pip install blake3 cryptography zstandard argon2-cffi pyhpke
+    python3 docs/reader.py REPOSITORY                        lists the snapshots
+    python3 docs/reader.py REPOSITORY SNAPSHOT               lists the entries of one
+    python3 docs/reader.py REPOSITORY SNAPSHOT PATH >FILE    writes the content of one file
+
+The key comes from MLVAULT_KEY_FILE or MLVAULT_PASSPHRASE. Verified are names, tags, signatures, chunk ids and the
+digest of the file. This is for learning and for the worst day, not for speed: it holds the whole index in memory.
+"""
+
+import base64, json, os, struct, sys
+from datetime import datetime
+from pathlib import Path
+
+import zstandard
+from argon2.low_level import Type, hash_secret_raw
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
+
+FORMAT, DATA, META = 1, 1, 2
+CONFIG, SNAPSHOT, SEGMENT = 1, 2, 5
+ROLES = {"writer": 1, "auditor": 2, "reader": 3, "maintainer": 4}
+INDIRECT, HARD_LINK = 4, 8
+SUITE = CipherSuite.new(KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.AES256_GCM)
+
+
+def need(condition, message):
+    if not condition:
+        raise SystemExit(f"reader: {message}")
+
+
+def derive(context, secret):
+    return blake3(secret, derive_key_context=context).digest()
+
+
+def open_sealed(key, counter, sealed, associated):
+    return AESGCM(key).decrypt(bytes(4) + counter.to_bytes(8, "big"), sealed, associated)
+
+
+def decode(codec, stored, plain_len):
+    need(codec in (0, 1), f"unknown codec {codec}")
+    plain = stored if codec == 0 else zstandard.ZstdDecompressor().decompress(stored, max_output_size=plain_len)
+    need(len(plain) == plain_len, "a length is not the declared one")
+    return plain
+
+
+def verify(signer, signature, domain, *parts):
+    message = domain + b"\0" + b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+    Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(signature, message)
+
+
+class Cursor:
+    def __init__(self, data, at=0):
+        self.data, self.at = data, at
+
+    def bytes(self, length):
+        need(self.at + length <= len(self.data), "something ends early")
+        self.at += length
+        return self.data[self.at - length : self.at]
+
+    def take(self, layout):  # little-endian, packed
+        values = struct.unpack("<" + layout, self.bytes(struct.calcsize("<" + layout)))
+        return values[0] if len(values) == 1 else values
+
+    def short(self):
+        return self.bytes(self.take("H"))
+
+
+class Repository:
+    def __init__(self, root):
+        self.root = Path(root)
+        config = self.read("config")
+        self.id = config[16:32]
+        self.unlock(*self.credential())
+        body = self.open_object(CONFIG, "config", config)
+        verify(self.root_key.hex(), body[:64], b"mlvault v1 config signature", self.id, body[64:])
+        self.config = json.loads(body[64:])
+        self.index, self.loaded, self.ciphers = {}, set(), {}
+
+    def read(self, key, offset=0, length=-1):
+        with open(self.root / key, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def list(self, prefix):
+        return sorted((self.root / prefix).glob("*"))
+
+    def credential(self):
+        if "MLVAULT_KEY_FILE" not in os.environ:
+            return 1, os.environ["MLVAULT_PASSPHRASE"].encode()
+        text = Path(os.environ["MLVAULT_KEY_FILE"]).read_text().upper().replace("-", " ")
+        digits = "".join(text.split()).removeprefix("MLVK1")
+        raw = base64.b32decode(digits + "=" * (-len(digits) % 8))
+        need(blake3(raw[:32]).digest()[:4] == raw[32:], "a digit of the key is wrong")
+        return 2, raw[:32]
+
+    def unlock(self, kind, secret):
+        for path in self.list("keys"):
+            slot = path.read_bytes()
+            need(slot[:8] == b"MLVKEY01" and slot[8] == FORMAT and slot[16:32] == self.id, f"{path} is no key slot")
+            need(blake3(slot[:-32]).digest() == slot[-32:], f"the checksum of {path} is wrong")
+            slot_id, salt = slot[32:40], slot[40:56]
+            if slot[9] != kind:
+                continue
+            if kind == 1:
+                memory, passes, lanes = struct.unpack("<III", slot[56:68])
+                key = hash_secret_raw(secret, salt, passes, memory, lanes, 32, Type.ID, version=0x13)
+            else:
+                key = derive("mlvault v1 key file slot", secret + salt)
+            if derive("mlvault v1 slot commitment", key + slot_id) == slot[72:104]:
+                secrets = open_sealed(key, 0, slot[104:288], slot[:104])
+                self.meta, self.data_secret, self.root_key = secrets[8:40], secrets[72:104], secrets[136:168]
+                return
+        need(False, "no key slot opens with this key")
+
+    def cipher_key(self, kind, session):
+        """Returns the key of a session's packs; `session` is a session header of 160 bytes."""
+        if (kind, session) not in self.ciphers:
+            if kind == META:
+                key = blake3(session[:48], key=derive("mlvault v1 meta pack", self.meta)).digest()
+            else:
+                need(any(self.data_secret), "this key reads no content")
+                secret = KEMKey.from_pyca_cryptography_key(X25519PrivateKey.from_private_bytes(self.data_secret))
+                info = b"mlvault v1 session" + self.id + session[:48]
+                psk = {"psk": derive("mlvault v1 hpke psk", self.meta), "psk_id": b"mlvault v1"}
+                key = SUITE.create_recipient_context(session[48:80], secret, info, **psk).open(session[80:128], b"")
+                need(derive("mlvault v1 session commitment", key) == session[128:160], "a session key is not committed")
+            self.ciphers[kind, session] = key
+        return self.ciphers[kind, session]
+
+    def open_object(self, kind, name, data):
+        need(data[:8] == b"MLVOBJ01" and data[8] == kind and data[9] == FORMAT, f"the header of {name!r} is wrong")
+        need(data[16:32] == self.id, f"{name!r} belongs to another repository")
+        key = blake3(data[32:64], key=derive("mlvault v1 object", self.meta)).digest()
+        payload = Cursor(open_sealed(key, 0, data[64:], data[:64] + name.encode()))
+        codec, stored_len, plain_len = payload.take("B3xII")
+        return decode(codec, payload.bytes(stored_len), plain_len)
+
+    def snapshot(self, name):
+        """Returns a verified record, or None for a void marker."""
+        body = Cursor(self.open_object(SNAPSHOT, name, self.read(f"snapshots/{name}")))
+        kind, certificate_len = body.take("B3xI")
+        certificate = json.loads(body.bytes(certificate_len))
+        signature, record = body.bytes(64), body.data[body.at :]
+        self.verify_certificate(certificate)
+        parts = [bytes([kind]), self.id, bytes.fromhex(name), record]
+        verify(certificate["signer"], signature, b"mlvault v1 snapshot signature", *parts)
+        return json.loads(record) if kind == 1 else None
+
+    def verify_certificate(self, certificate):
+        seconds, _, fraction = certificate["created"].rstrip("Z").partition(".")
+        created = int(datetime.fromisoformat(seconds + "+00:00").timestamp()) * 1000 + int((fraction + "000")[:3])
+        slot, signer = bytes.fromhex(certificate["slot"]), bytes.fromhex(certificate["signer"])
+        role, created = bytes([ROLES[certificate["role"]]]), struct.pack("<q", created)
+        message = self.id + slot + role + created + signer + certificate["label"].encode()
+        signature = bytes.fromhex(certificate["signature"])
+        verify(self.root_key.hex(), signature, b"mlvault v1 certificate signature", message)
+
+    def load_index(self, kind, word):
+        self.loaded.add(kind)
+        for path in self.list(f"index/{word}"):
+            data = path.read_bytes()
+            need(blake3(data).hexdigest() == path.name, f"{path} is not what its name says")
+            body = Cursor(self.open_object(SEGMENT, "", data))
+            found, session_count, pack_count = body.take("B3xII")
+            need(found == kind, f"{path} is of the other kind")
+            sessions = [body.bytes(160) for _ in range(session_count)]
+            for _ in range(pack_count):
+                pack, session, count, _ = body.take("32sIIQ")
+                offset = 192
+                for _ in range(count):
+                    chunk, plain_len, stored_len, codec, filter_byte = body.take("32sIIBB2x")
+                    place = (f"packs/{word}/{pack.hex()[:2]}/{pack.hex()}", sessions[session], offset, stored_len)
+                    self.index[kind, chunk] = place + (plain_len, codec, filter_byte)
+                    offset += stored_len
+
+    def chunk(self, kind, chunk):
+        if kind not in self.loaded:
+            self.load_index(kind, {DATA: "data", META: "meta"}[kind])
+        need((kind, chunk) in self.index, f"chunk {chunk.hex()} is in no pack")
+        pack, session, offset, stored_len, plain_len, codec, filter_byte = self.index[kind, chunk]
+        need(filter_byte == 0, f"unknown filter {filter_byte}")
+        stored = self.read(pack, offset, stored_len)
+        associated = struct.pack("<BBBBI16s32s", FORMAT, kind, codec, filter_byte, plain_len, self.id, chunk)
+        counter = int.from_bytes(stored[:8], "big")
+        plain = decode(codec, open_sealed(self.cipher_key(kind, session), counter, stored[8:], associated), plain_len)
+        name = blake3(bytes([kind]) + plain, key=derive("mlvault v1 chunk id", self.meta)).digest()
+        need(name == chunk, f"chunk {chunk.hex()} does not hash to its name")
+        return plain
+
+    def entries(self, node):
+        data = Cursor(self.chunk(META, node))
+        node_format, level, count = data.take("BB2xI")
+        need(node_format == 1 and level <= 8, "unknown node format")
+        for _ in range(count):
+            if level == 0:
+                yield self.entry(data)
+            else:
+                data.short()  # the first path below
+                yield from self.entries(data.take("32sQQ")[0])
+
+    def entry(self, data):
+        kind, flags = data.take("BB")
+        path = data.short()
+        mode, _, _, mtime, _, _, _, _, _ = data.take("IIIqIqIQQ")
+        entry = {"path": path, "mode": mode, "mtime": mtime, "size": 0, "link": b""}
+        if kind == 2:
+            entry["size"], entry["digest"], count = data.take("Q32sI")
+            entry["chunks"] = [data.take("32sI") for _ in range(count)]
+            entry["indirect"] = flags & INDIRECT
+        if kind == 3 or flags & HARD_LINK:
+            entry["link"] = data.short()
+        for _ in range(data.take("H")):
+            data.bytes(data.take("HI")[1])
+        return entry
+
+    def content(self, entry):
+        chunks = entry["chunks"]
+        if entry["indirect"]:
+            lists = Cursor(b"".join(self.chunk(META, chunk) for chunk, _ in chunks))
+            chunks = [lists.take("32sI") for _ in range(len(lists.data) // 36)]
+        digest = blake3()
+        for chunk, length in chunks:
+            plain = self.chunk(DATA, chunk)
+            need(len(plain) == length, "a chunk has not the length that the tree says")
+            digest.update(plain)
+            yield plain
+        need(digest.digest() == entry["digest"], "the file has another digest")
+
+
+def main(root, snapshot=None, path=None):
+    repository = Repository(root)
+    for name in [item.name for item in repository.list("snapshots") if item.name.startswith(snapshot or "")]:
+        record = repository.snapshot(name)
+        if snapshot is None:
+            print(name, record["started"] if record else "void")
+            continue
+        roots = [bytes.fromhex(component["root"]) for component in record["components"]] if record else []
+        for entry in (entry for root in roots for entry in repository.entries(root)):
+            if path is None:
+                print(f"{entry['mode']:04o} {entry['size']:12} {os.fsdecode(entry['path'])}")
+            elif entry["path"] == os.fsencode(path):
+                return sys.stdout.buffer.writelines(repository.content(entry))
+    need(path is None, "there is no such file")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

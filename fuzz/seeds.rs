@@ -1,0 +1,336 @@
+//! What mutation starts from: for each target, what the real encoders make, in small.
+
+use mlvault::compress::{self, Codec, Encoder};
+use mlvault::crypto::keys::{Secret, SessionKeys};
+use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
+use mlvault::crypto::seal::{Cipher, Counter};
+use mlvault::format::chunk::{self, ChunkHeader};
+use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
+use mlvault::format::key_slot::{self, Role, RoleSecrets};
+use mlvault::format::object::{self, ObjectKind};
+use mlvault::format::pack::{self, PackBuilder, PackHeader};
+use mlvault::format::segment::{IndexedPack, Segment};
+use mlvault::format::session::SessionRecord;
+use mlvault::format::session_header::SessionHeader;
+use mlvault::format::snapshot::{
+    self, Completeness, Component, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord, Statistics, VoidRecord,
+};
+use mlvault::format::tombstone::Tombstone;
+use mlvault::format::tree::{
+    self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
+};
+use mlvault::format::{BlobKind, FORMAT_VERSION};
+use mlvault::id::{ChunkId, Digest, PackId, SessionId};
+
+use super::targets::{self, CHUNK_KEY, REPOSITORY, SESSION};
+
+/// Returns the seeds of a target.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "object" => [ObjectKind::Config, ObjectKind::Segment].map(object_seed).to_vec(),
+        "object_payload" => vec![payload(b""), payload(&[7; 300]), payload(&noise(100))],
+        "config" => vec![config(), config_with_key_zero(), nested("{\"format\":1,\"created\":", "[")],
+        "key_slot" => vec![slot(Role::Writer), slot(Role::Maintainer)],
+        "key_slot_secrets" => [Role::Writer, Role::Reader, Role::Maintainer].map(secrets_plain).to_vec(),
+        "pack_header" => vec![pack_header().encode().to_vec(), session_header(1).encode().to_vec()],
+        "pack_footer" => vec![footer(1, 200), footer(30, 1 << 20)],
+        "pack_directory" => vec![directory(0), directory(1), directory(20)],
+        "pack" => vec![whole_pack()],
+        "segment" => vec![segment(&[], 0), segment(&[1], 3), segment(&[1, 2, 1], 2)],
+        "session" => vec![session()],
+        "tombstone" => [0, 3].map(|count| tombstone(count).encode()).to_vec(),
+        "snapshot" => vec![body(&record()), body(&void())],
+        "snapshot_record" => vec![tagged(1, &record()), tagged(2, &void()), nested("\u{1}{\"more\":", "{\"a\":[")],
+        "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
+        "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
+        "chunk" => vec![sealed_chunk(b""), sealed_chunk(&[7; 500]), sealed_chunk(&noise(64))],
+        "compressed" => vec![compressed(b""), compressed(&[7; 5000]), compressed(&noise(64)), frame_of_zeros()],
+        "key_file" => texts(&[&encode_key_file(&Secret::new([9; 32])), "MLVK1-"]),
+        "target_path" => texts(&["a", "runs/0a1b/artifacts/model/data.bin", "a/b\n/\u{FF}/", "..", "/etc/passwd"]),
+        "config_file" => {
+            [texts(&[CONFIG_FILE, "repository = 's3://b/p'\n"]), vec![nested("repository = ", "[{a=")]].concat()
+        }
+        "location" => texts(&["s3://models/prod/vault/", "/srv/backup", "https://user:password@host/x", "s3:x"]),
+        "snapshot_name" => texts(&[
+            "latest",
+            "latest~18446744073709551615",
+            "2026-01-03",
+            "2026-01-03T03:00Z",
+            "019b7710",
+            "019b77a5c400",
+        ]),
+        "byte_size" => texts(&["512M", "1 GiB", "0", "16777215T", "18446744073709551615"]),
+        "subset" => texts(&["10%", "3/7", "1G", "0.5%"]),
+        _ => panic!("the target {target} has no seeds"),
+    }
+}
+
+const CONFIG_FILE: &str = "repository = \"s3://backups/mlflow\"\ncache-dir = '/var/cache/mlvault'\n\
+    memory-limit = \"512M\"\nkey-file = \"/run/secrets/key\" # a comment\n\n[s3]\nendpoint = \"https://minio.example.org\"\n\
+    region = \"us-east-1\"\npath-style = true\ninsecure-http = false\n";
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn object_seed(kind: ObjectKind) -> Vec<u8> {
+    object::seal(&targets::meta_keys(), REPOSITORY, kind, "name", &[7; 300])
+}
+
+fn payload(body: &[u8]) -> Vec<u8> {
+    let (codec, stored) = compress::encode_small(body);
+    let mut payload = vec![codec as u8, 0, 0, 0];
+    payload.extend_from_slice(&(stored.len() as u32).to_le_bytes());
+    payload.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    payload.extend_from_slice(&stored);
+    payload.extend_from_slice(&[0; 9]);
+    payload
+}
+
+fn config() -> Vec<u8> {
+    let config = RepositoryConfig {
+        format: FORMAT_VERSION,
+        repository: REPOSITORY,
+        created: jiff::Timestamp::UNIX_EPOCH,
+        data_public_key: targets::data_keys().1,
+        root_key: targets::certificate().signer,
+        chunk_profiles: ChunkProfiles::default(),
+        pack_bytes: RepositoryConfig::PACK_BYTES,
+        create_only: true,
+    };
+    config.encode()
+}
+
+fn config_with_key_zero() -> Vec<u8> {
+    let key = targets::data_keys().1.0;
+    let text = String::from_utf8(config()).expect("JSON is text");
+    text.replace(&ChunkId::from_bytes(key).to_string(), &"0".repeat(64)).into_bytes()
+}
+
+/// As deep as fits into an input.
+fn nested(start: &str, open: &str) -> Vec<u8> {
+    [start, &open.repeat(4000 / open.len())].concat().into_bytes()
+}
+
+fn secrets(role: Role) -> RoleSecrets {
+    RoleSecrets {
+        role,
+        meta: Secret::new([5; 32]),
+        signing_seed: targets::signing_seed(),
+        data: role.reads_content().then(|| Secret::new([6; 32])),
+        root_seed: (role == Role::Maintainer).then(targets::root_seed),
+        root_key: mlvault::crypto::sign::signer_key(&targets::root_seed()),
+    }
+}
+
+/// A slot without its checksum, which the target adds.
+fn slot(role: Role) -> Vec<u8> {
+    let credential = Credential::KeyFile(Secret::new([9; 32]));
+    let cost = Argon2Cost::default();
+    let sealed = key_slot::seal(REPOSITORY, &credential, &cost, &secrets(role), &targets::certificate());
+    let sealed = sealed.expect("sealing with a key file cannot fail");
+    sealed[..sealed.len() - 32].to_vec()
+}
+
+fn secrets_plain(role: Role) -> Vec<u8> {
+    let secrets = secrets(role);
+    let mut plain = vec![role as u8, 0, 0, 0, 0, 0, 0, 0];
+    plain.extend_from_slice(&*secrets.meta);
+    plain.extend_from_slice(&*secrets.signing_seed);
+    for optional in [secrets.data, secrets.root_seed] {
+        plain.extend_from_slice(&optional.map_or([0; 32], |secret| *secret));
+    }
+    plain.extend_from_slice(&[0; 16]);
+    plain
+}
+
+fn session_header(byte: u8) -> SessionHeader {
+    let session = SessionId::from_bytes([byte; 16]);
+    SessionHeader { session, meta_salt: [3; 32], enc: [4; 32], sealed_key: [5; 48], commitment: [6; 32] }
+}
+
+/// With keys that open.
+fn pack_header() -> PackHeader {
+    let (_, public) = targets::data_keys();
+    let session = SessionKeys::create(REPOSITORY, SESSION, &targets::meta_keys(), &public).header;
+    PackHeader { kind: BlobKind::Data, repository: REPOSITORY, session }
+}
+
+fn footer(chunks: u32, offset: u32) -> Vec<u8> {
+    let mut bytes = (u64::from(offset) + 24 + u64::from(chunks) * 44 + 40 + 5).to_le_bytes().to_vec();
+    [offset, 24 + chunks * 44, chunks, 0].iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    bytes
+}
+
+fn chunk_header(byte: u8) -> ChunkHeader {
+    let id = ChunkId::from_bytes([byte; 32]);
+    ChunkHeader { id, plain_len: 100, stored_len: 30 + u32::from(byte), codec: Codec::Zstd, filter: 0 }
+}
+
+fn directory(count: u8) -> Vec<u8> {
+    let chunks: Vec<_> = (0..count).map(chunk_header).collect();
+    let offset = 192 + chunks.iter().map(|chunk| chunk.stored_len).sum::<u32>();
+    let mut bytes = [offset, count.into()].map(u32::to_le_bytes).concat();
+    chunks.iter().for_each(|chunk| pack::encode_chunk_header(chunk, &mut bytes));
+    bytes
+}
+
+fn whole_pack() -> Vec<u8> {
+    let mut builder = PackBuilder::new(pack_header(), 0);
+    for byte in 0..3 {
+        let header = chunk_header(byte);
+        builder.push(header, &vec![byte; header.stored_len as usize]);
+    }
+    builder.finish(&Cipher::new(&CHUNK_KEY), &Counter::default()).bytes
+}
+
+/// One pack for each session named.
+fn segment(sessions: &[u8], chunks: u8) -> Vec<u8> {
+    let pack = |(number, session): (usize, &u8)| IndexedPack {
+        id: PackId::from_bytes([number as u8; 32]),
+        session: session_header(*session),
+        len: 1000,
+        chunks: (0..chunks).map(chunk_header).collect(),
+    };
+    Segment { kind: BlobKind::Meta, packs: sessions.iter().enumerate().map(pack).collect() }.encode()
+}
+
+fn session() -> Vec<u8> {
+    let record = SessionRecord {
+        started: jiff::Timestamp::UNIX_EPOCH,
+        host: "pod-\u{FF}\n".to_owned(),
+        program: "mlvault 0".to_owned(),
+        purpose: "backup".to_owned(),
+    };
+    record.encode()
+}
+
+fn tombstone(count: u8) -> Tombstone {
+    Tombstone { packs: (0..count).map(|byte| PackId::from_bytes([byte; 32])).collect() }
+}
+
+fn record() -> Outcome {
+    let component = Component {
+        name: "files".to_owned(),
+        root: ChunkId::from_bytes([8; 32]),
+        entries: 3,
+        bytes: 1 << 40,
+        completeness: Completeness::Incomplete,
+    };
+    Outcome::Snapshot(Box::new(SnapshotRecord {
+        started: jiff::Timestamp::UNIX_EPOCH,
+        finished: jiff::Timestamp::UNIX_EPOCH,
+        host: "pod".to_owned(),
+        program: "mlvault 0".to_owned(),
+        source: SourceRecord::Stream { name: "dump.sql".to_owned(), command: Some("pg_dump".to_owned()) },
+        tags: vec!["nightly".to_owned()],
+        parent: Some(SESSION),
+        seen: vec![SESSION],
+        components: vec![component],
+        completeness: Completeness::Incomplete,
+        statistics: Statistics { files_new: 1, ..Statistics::default() },
+        problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
+        problem_count: 1,
+        more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
+    }))
+}
+
+fn void() -> Outcome {
+    Outcome::Void(VoidRecord { at: jiff::Timestamp::UNIX_EPOCH, reason: "too old".to_owned() })
+}
+
+fn body(outcome: &Outcome) -> Vec<u8> {
+    let (certificate, seed) = (targets::certificate(), targets::signing_seed());
+    snapshot::encode(REPOSITORY, SESSION, outcome, &Signer { certificate: &certificate, seed: &seed })
+}
+
+/// The record as its body ends, behind the byte that tells its kind.
+fn tagged(kind: u8, outcome: &Outcome) -> Vec<u8> {
+    let record = match outcome {
+        Outcome::Snapshot(record) => serde_json::to_vec(record),
+        Outcome::Void(record) => serde_json::to_vec(record),
+    };
+    [vec![kind], record.expect("a record is always representable as JSON")].concat()
+}
+
+fn entries() -> Vec<Entry> {
+    let chunks: Vec<_> = (0..3).map(|byte| ChunkRef { id: ChunkId::from_bytes([byte; 32]), len: 10 }).collect();
+    let content = FileContent {
+        size: 30,
+        digest: Digest::from_bytes([8; 32]),
+        chunks,
+        indirect: false,
+        sparse: true,
+        racy: false,
+        hard_link: None,
+    };
+    let metadata = Metadata { mode: 0o644, mtime: FileTime { seconds: -1, nanoseconds: 5 }, ..Metadata::default() };
+    let entry = |path: &[u8], kind| Entry { path: path.to_vec(), metadata, kind, attributes: vec![] };
+    let linked = FileContent { hard_link: Some(b"a/x".to_vec()), ..content.clone() };
+    let indirect = FileContent { indirect: true, size: 1 << 40, ..content.clone() };
+    let attributes = vec![(1, b"etag".to_vec()), (9, vec![])];
+    vec![
+        entry(b"a/", EntryKind::Directory),
+        Entry { attributes, ..entry(b"a/x", EntryKind::File(content)) },
+        entry(b"a/\xFF\n", EntryKind::File(linked)),
+        entry(b"b", EntryKind::Symlink { target: b"../x".to_vec() }),
+        entry(b"c", EntryKind::File(indirect)),
+    ]
+}
+
+fn file_like_a_directory() -> Entry {
+    let [.., last] = &entries()[..] else { unreachable!("there are entries") };
+    Entry { path: b"c/".to_vec(), ..last.clone() }
+}
+
+fn leaf(entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = tree::node_header(0, entries.len() as u32).to_vec();
+    entries.iter().for_each(|entry| tree::encode_entry(entry, &mut bytes));
+    assert!(bytes.len() >= NODE_HEADER_LEN);
+    bytes
+}
+
+fn inner(level: u8, count: u8) -> Vec<u8> {
+    let mut bytes = tree::node_header(level, count.into()).to_vec();
+    for byte in 0..count {
+        let node = ChunkId::from_bytes([byte; 32]);
+        tree::encode_child(&Child { first_path: vec![b'a' + byte], node, entries: 5, bytes: 1 << 33 }, &mut bytes);
+    }
+    bytes
+}
+
+fn chunk_list(count: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for byte in 0..count {
+        tree::encode_chunk_ref(&ChunkRef { id: ChunkId::from_bytes([byte; 32]), len: u32::from(byte) }, &mut bytes);
+    }
+    bytes
+}
+
+fn sealed_chunk(plain: &[u8]) -> Vec<u8> {
+    let id = targets::meta_keys().chunk_id(BlobKind::Data as u8, plain);
+    let (mut encoder, cipher, counter) = (Encoder::default(), Cipher::new(&CHUNK_KEY), Counter::default());
+    let sealed = chunk::seal(&mut encoder, &cipher, &counter, BlobKind::Data, REPOSITORY, id, plain);
+    let (header, sealed) = sealed.expect("sealing cannot fail");
+    let mut bytes = Vec::new();
+    pack::encode_chunk_header(&header, &mut bytes);
+    bytes.extend_from_slice(&sealed);
+    bytes
+}
+
+fn compressed(plain: &[u8]) -> Vec<u8> {
+    let (codec, stored) = compress::encode_small(plain);
+    [&[codec as u8][..], &(plain.len() as u32).to_le_bytes(), &stored].concat()
+}
+
+/// As much content for as few bytes as zstd allows.
+fn frame_of_zeros() -> Vec<u8> {
+    compressed(&vec![0; targets::DECLARED_LEN_MAX])
+}

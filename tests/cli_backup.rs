@@ -1,0 +1,214 @@
+//! `backup` and `snapshots`: what is stored, what is reported, and what ends without a snapshot.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::cli::{Runner, finish, noise};
+
+fn snapshot_count(runner: &Runner) -> usize {
+    runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len()
+}
+
+fn problems(json: &Value) -> Vec<String> {
+    let problems = json["record"]["problems"].as_array().unwrap();
+    problems.iter().map(|problem| format!("{}: {}", problem["path"], problem["message"])).collect()
+}
+
+#[test]
+fn a_backup_is_listed_with_its_tags_and_numbers() {
+    let runner = Runner::with_repository();
+    runner.write("a/b", noise(1, 100_000));
+    runner.settle();
+    let json = runner.run(["backup", ".", "--json", "--tag", "nightly", "--tag", "one"]).expect(0).json();
+    let numbers = &json["record"]["statistics"];
+    assert_eq!((&numbers["files_new"], &numbers["bytes_read"]), (&1.into(), &100_000.into()));
+    let listed = runner.run(["snapshots", "--json", "--tag", "one", "--tag", "nightly"]).expect(0).json();
+    assert_eq!(listed["snapshots"][0]["id"], json["snapshot"]);
+    assert_eq!(runner.run(["snapshots", "--json", "--tag", "two"]).expect(0).json()["snapshots"], Value::Array(vec![]));
+    let table = runner.run(["snapshots"]).expect(0).text();
+    assert!(table.contains("97.7 KiB") && table.contains("complete") && table.contains("nightly,one"), "{table}");
+}
+
+#[test]
+fn unchanged_files_are_not_read_again() {
+    // Goal: not only the numbers say so. Method: the files cannot be read any more when the second backup runs.
+    let runner = Runner::with_repository();
+    for name in ["a", "b/c", "b/d"] {
+        runner.write(name, noise(1, 10_000));
+    }
+    runner.backup();
+    for name in ["a", "b/c", "b/d"] {
+        fs::set_permissions(runner.path("src").join(name), Permissions::from_mode(0o000)).unwrap();
+    }
+    let mut command = runner.command_without_privileges(["backup", ".", "--ignore-inode", "--json"]);
+    let json = finish(&mut command).expect(0).json();
+    let numbers = &json["record"]["statistics"];
+    assert_eq!((&numbers["files_unchanged"], &numbers["bytes_read"]), (&3.into(), &0.into()));
+    assert_eq!(numbers["chunks_new"].as_u64().unwrap(), 1, "only the tree, whose modes differ, is new");
+    let forced = finish(&mut runner.command_without_privileges(["backup", ".", "--force"])).expect(3);
+    assert_eq!(forced.stderr.matches("cannot be read").count(), 3, "{}", forced.stderr);
+}
+
+#[test]
+fn a_backup_of_the_same_again_stores_next_to_nothing() {
+    let runner = Runner::with_repository();
+    (0..50).for_each(|number| drop(runner.write(&format!("file-{number}"), noise(number, 20_000))));
+    runner.backup();
+    let json = runner.run(["backup", ".", "--json"]).expect(0).json();
+    let numbers = &json["record"]["statistics"];
+    assert_eq!((&numbers["bytes_read"], &numbers["chunks_new"]), (&0.into(), &0.into()));
+    let forced = runner.run(["backup", ".", "--json", "--force"]).expect(0).json();
+    let numbers = &forced["record"]["statistics"];
+    assert_eq!((&numbers["bytes_read"], &numbers["bytes_new"]), (&1_000_000.into(), &0.into()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_makes_an_incomplete_snapshot_of_the_rest() {
+    let runner = Runner::with_repository();
+    runner.write("good", "x");
+    let path = runner.write("locked", "y");
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
+    let outcome = finish(&mut runner.command_without_privileges(["backup", ".", "--json"])).expect(3);
+    let json = outcome.json();
+    assert_eq!(json["record"]["completeness"], "incomplete");
+    let found = problems(&json);
+    assert!(found.len() == 1 && found[0].contains("locked") && found[0].contains("cannot be read"), "{found:?}");
+    assert!(outcome.stderr.contains(r#""type":"problem""#), "{}", outcome.stderr);
+    assert!(runner.run(["snapshots"]).expect(0).text().contains("INCOMPLETE"));
+    let listed = runner.run(["ls", "latest", "--json"]).expect(0).json();
+    assert_eq!(listed["entries"].as_array().unwrap().len(), 1);
+    let target = runner.path("out").display().to_string();
+    let restored = runner.run(["restore", "--snapshot", "latest", "--target", &target]).expect(0);
+    assert!(restored.stderr.contains("incomplete"), "{}", restored.stderr);
+}
+
+#[test]
+fn what_vanishes_between_listing_and_looking_is_reported() {
+    // A listing of a process's own descriptors names the one that it is read through, which is gone afterwards.
+    let runner = Runner::with_repository();
+    let json = runner.run(["backup", "/proc/self/fd", "--json"]).expect(3).json();
+    let found = problems(&json);
+    assert!(found.iter().any(|problem| problem.contains("vanished during the backup")), "{found:?}");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_reported() {
+    let runner = Runner::with_repository();
+    let path = runner.write("growing", "");
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.set_len(256 << 20).unwrap();
+    let done = AtomicBool::new(false);
+    let json = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                file.write_all(b"more").unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let outcome = runner.run(["backup", ".", "--json"]);
+        done.store(true, Ordering::Relaxed);
+        outcome.expect(3).json()
+    });
+    let found = problems(&json);
+    assert!(found.len() == 1 && found[0].contains("changed while it was read"), "{found:?}");
+    // It is read again next time, and then is whole.
+    let again = runner.run(["backup", ".", "--json"]).expect(0).json();
+    assert_eq!(again["record"]["statistics"]["files_changed"], 1);
+    runner.run(["diff", "latest", "--dir", "."]).expect(0);
+}
+
+#[test]
+fn a_missing_path_is_an_error_and_no_snapshot() {
+    let runner = Runner::with_repository();
+    runner.run(["backup", "no-such-path"]).expect(1);
+    runner.run(["backup"]).expect(2);
+    assert_eq!(snapshot_count(&runner), 0);
+}
+
+#[test]
+fn a_stream_is_stored_under_its_name_only_if_its_command_succeeds() {
+    let runner = Runner::with_repository();
+    let json =
+        runner.run(["backup", "--command", "printf content", "--name", "dumps/db.sql", "--json"]).expect(0).json();
+    assert_eq!(json["record"]["components"][0]["bytes"], 7);
+    assert_eq!(runner.run(["cat", "latest", "dumps/db.sql"]).expect(0).text(), "content");
+    for command in ["false", "printf content; exit 3", "kill -9 $$"] {
+        let failed = runner.run(["backup", "--command", command, "--name", "db.sql"]).expect(1);
+        assert!(failed.stderr.contains("nothing was stored"), "{}", failed.stderr);
+    }
+    assert_eq!(snapshot_count(&runner), 1);
+    runner.run(["backup", "--command", "true", "--name", "../db.sql"]).expect(2);
+    runner.run(["backup", "--command", "true"]).expect(2);
+}
+
+#[test]
+fn standard_input_is_stored_under_a_name() {
+    let runner = Runner::with_repository();
+    let content = noise(7, 3_000_000);
+    let mut command = runner.command(["backup", "--stdin", "--name", "stream"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&content).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(runner.run(["cat", "latest", "stream"]).expect(0).stdout == content);
+}
+
+#[test]
+fn excluded_names_and_paths_are_left_out() {
+    let runner = Runner::with_repository();
+    for name in ["keep", "a/drop.tmp", "a/keep", "cache/x", "a/cache/x", "a/b/logs/x"] {
+        runner.write(name, "x");
+    }
+    runner.run(["backup", ".", "--exclude", "*.tmp", "--exclude", "cache", "--exclude", "a/*/logs"]).expect(0);
+    let json = runner.run(["ls", "latest", "-R", "--json"]).expect(0).json();
+    let paths: Vec<_> =
+        json["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["a/", "a/b/", "a/keep", "keep"]);
+    runner.run(["backup", ".", "--exclude", "["]).expect(2);
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_read_and_writes_nothing() {
+    let runner = Runner::with_repository();
+    runner.write("old", noise(1, 1000));
+    runner.backup();
+    runner.write("new", noise(2, 5000));
+    let before = runner.files("repo");
+    let json = runner.run(["backup", ".", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(json["snapshot"], Value::Null);
+    let numbers = &json["record"]["statistics"];
+    assert_eq!((&numbers["files_new"], &numbers["files_unchanged"]), (&1.into(), &1.into()));
+    assert_eq!(numbers["bytes_read"], 5000);
+    assert_eq!(runner.files("repo"), before);
+}
+
+#[test]
+fn an_interrupted_backup_ends_with_130_and_its_work_is_used_by_the_next() {
+    // A pipe holds the stream open until packs have been uploaded and the signal is sent.
+    const LARGE_BYTES: usize = 128 << 20;
+    let runner = Runner::with_repository();
+    runner.write("large", noise(3, LARGE_BYTES));
+    let pipe_path = runner.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe_path).status().unwrap().success());
+    let line = format!("cat large {}", pipe_path.display());
+    let mut child =
+        runner.command(["backup", "--command", &line, "--name", "s"]).stderr(Stdio::null()).spawn().unwrap();
+    let pipe = File::options().write(true).open(&pipe_path).unwrap();
+    let packs = runner.path("repo/packs/data");
+    while !packs.exists() || runner.files("repo/packs/data").is_empty() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    drop(pipe);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(snapshot_count(&runner), 0);
+    let json = runner.run(["backup", "large", "--json"]).expect(0).json();
+    let new = json["record"]["statistics"]["bytes_new"].as_u64().unwrap();
+    assert!(new < LARGE_BYTES as u64 - (20 << 20), "{new} bytes are new again");
+}
