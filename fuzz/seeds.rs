@@ -4,6 +4,7 @@ use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::{Secret, SessionKeys};
 use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
 use mlvault::crypto::seal::{Cipher, Counter};
+use mlvault::crypto::sign;
 use mlvault::format::chunk::{self, ChunkHeader};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::format::key_slot::{self, Role, RoleSecrets};
@@ -29,7 +30,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "object" => [ObjectKind::Config, ObjectKind::Segment].map(object_seed).to_vec(),
         "object_payload" => vec![payload(b""), payload(&[7; 300]), payload(&noise(100))],
-        "config" => vec![config(), config_with_key_zero(), nested("{\"format\":1,\"created\":", "[")],
+        "config_signed" => vec![config().sign(&targets::root_seed())],
+        "config" => vec![config().encode(), config_with_key_zero(), nested("{\"format\":1,\"created\":", "[")],
         "key_slot" => vec![slot(Role::Writer), slot(Role::Maintainer)],
         "key_slot_secrets" => [Role::Writer, Role::Reader, Role::Maintainer].map(secrets_plain).to_vec(),
         "pack_header" => vec![pack_header().encode().to_vec(), session_header(1).encode().to_vec()],
@@ -94,23 +96,22 @@ fn payload(body: &[u8]) -> Vec<u8> {
     payload
 }
 
-fn config() -> Vec<u8> {
-    let config = RepositoryConfig {
+fn config() -> RepositoryConfig {
+    RepositoryConfig {
         format: FORMAT_VERSION,
         repository: REPOSITORY,
         created: jiff::Timestamp::UNIX_EPOCH,
         data_public_key: targets::data_keys().1,
-        root_key: targets::certificate().signer,
+        root_key: sign::signer_key(&targets::root_seed()),
         chunk_profiles: ChunkProfiles::default(),
         pack_bytes: RepositoryConfig::PACK_BYTES,
         create_only: true,
-    };
-    config.encode()
+    }
 }
 
 fn config_with_key_zero() -> Vec<u8> {
     let key = targets::data_keys().1.0;
-    let text = String::from_utf8(config()).expect("JSON is text");
+    let text = String::from_utf8(config().encode()).expect("JSON is text");
     text.replace(&ChunkId::from_bytes(key).to_string(), &"0".repeat(64)).into_bytes()
 }
 
@@ -126,7 +127,7 @@ fn secrets(role: Role) -> RoleSecrets {
         signing_seed: targets::signing_seed(),
         data: role.reads_content().then(|| Secret::new([6; 32])),
         root_seed: (role == Role::Maintainer).then(targets::root_seed),
-        root_key: mlvault::crypto::sign::signer_key(&targets::root_seed()),
+        root_key: sign::signer_key(&targets::root_seed()),
     }
 }
 
@@ -147,7 +148,7 @@ fn secrets_plain(role: Role) -> Vec<u8> {
     for optional in [secrets.data, secrets.root_seed] {
         plain.extend_from_slice(&optional.map_or([0; 32], |secret| *secret));
     }
-    plain.extend_from_slice(&[0; 16]);
+    plain.extend_from_slice(secrets.root_key.as_bytes());
     plain
 }
 

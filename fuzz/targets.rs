@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("object", sealed_object),
     ("object_payload", object_payload),
     ("config", config),
+    ("config_signed", signed_config),
     ("key_slot", key_slot),
     ("key_slot_secrets", key_slot_secrets),
     ("pack_header", pack_header),
@@ -162,6 +163,12 @@ fn config(data: &[u8]) {
     }
     // Whatever is accepted as a public key, a session can seal to it.
     SessionKeys::create(REPOSITORY, SESSION, &meta_keys(), &config.data_public_key);
+}
+
+fn signed_config(data: &[u8]) {
+    let Ok(config) = RepositoryConfig::verify(data, REPOSITORY, &root_key()) else { return };
+    assert_eq!((config.repository, config.root_key), (REPOSITORY, root_key()));
+    assert!(RepositoryConfig::verify(&damaged(data), REPOSITORY, &root_key()).is_err());
 }
 
 /// The checksum is put right, so that what is behind it is reached. Only a key file is tried: Argon2 is slow by design,

@@ -16,6 +16,7 @@ mod crash;
 mod damage;
 mod doctor;
 mod fuzz_smoke;
+mod golden;
 mod memory;
 mod repair;
 mod roles;
