@@ -153,7 +153,7 @@ fn tool(name: &str) -> PathBuf {
     let path = tools.join("bin").join(name);
     assert!(
         tools.join("bin/moto_server").is_file() && path.is_file(),
-        "{path:?} is missing: run tests/setup-tools.sh first"
+        "{path:?} is missing: run scripts/setup.sh test first"
     );
     path
 }
