@@ -93,12 +93,21 @@ fn print_verdict(report: &Report) -> Result<()> {
     for snapshot in &report.hurt_snapshots {
         output::print_line(&format!("Snapshot {}: {} entries are lost", snapshot.id.short(), snapshot.entries))?;
     }
-    if report.problems.iter().any(is_of_the_index) {
-        output::print_line("Run `mlvault repair index`: what packs still hold becomes known again")?;
+    if let Some(advice) = advice(report) {
+        output::print_line(advice)?;
     }
     output::print_line(&format!("The repository is DAMAGED: {} problems", report.problem_count))
 }
 
-fn is_of_the_index(problem: &Problem) -> bool {
-    matches!(problem.kind, ProblemKind::Segment | ProblemKind::MissingChunks)
+fn advice(report: &Report) -> Option<&'static str> {
+    let any = |kinds: &[ProblemKind]| report.problems.iter().any(|problem| kinds.contains(&problem.kind));
+    if any(&[ProblemKind::Segment]) || report.counts.unreferenced_packs > 0 && any(&[ProblemKind::MissingChunks]) {
+        Some("Run `mlvault repair index`: what packs still hold becomes known again")
+    } else if any(&[ProblemKind::MissingChunks]) {
+        Some("Run `mlvault backup --force` while the source still has the files: chunks that are lost are stored again")
+    } else if any(&[ProblemKind::Pack]) {
+        Some("Restore first what must be kept; `mlvault repair index` drops packs that are missing or cut short")
+    } else {
+        None
+    }
 }
