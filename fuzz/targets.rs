@@ -37,8 +37,11 @@ use mlvault::repository::snapshots::{Snapshot, select};
 use mlvault::target::directory::parts;
 use mlvault::units::parse_bytes;
 
+/// What a target does with an input: panics if something does not hold.
+pub type Target = fn(&[u8]);
+
 /// All targets by name. Each has a file of its name in `fuzz_targets/`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("object", sealed_object),
     ("object_payload", object_payload),
     ("config", config),
