@@ -144,7 +144,8 @@ impl Context {
     pub fn credential_source(&self) -> Result<CredentialSource> {
         let (args, file) = (&self.args, &self.file);
         let mut given = sources(&args.key_file, &args.passphrase_file, &args.passphrase_command);
-        if let Ok(words) = std::env::var("MLVAULT_PASSPHRASE") {
+        // An empty variable is how manifests leave one out.
+        if let Some(words) = std::env::var("MLVAULT_PASSPHRASE").ok().filter(|words| !words.is_empty()) {
             given.push(CredentialSource::Passphrase(Zeroizing::new(words)));
         }
         if given.is_empty() {
