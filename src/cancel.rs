@@ -10,11 +10,6 @@ use crate::error::{Error, Result};
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Raises the flag. Safe to call from a signal handler's thread, and more than once.
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
     /// Returns whether the flag is raised.
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::Relaxed)

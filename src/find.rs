@@ -5,16 +5,12 @@
 //! is searched.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
-
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, EntryKind};
+use crate::globs::Globs;
 use crate::id::{ChunkId, Digest};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
@@ -168,38 +164,22 @@ fn is_same(a: &Entry, b: &Entry) -> bool {
 }
 
 struct Matcher {
-    names: GlobSet,
-    paths: GlobSet,
+    globs: Globs,
     digests: Vec<Digest>,
 }
 
 impl Matcher {
     fn new(query: &Query) -> Result<Self> {
-        let (paths, names): (Vec<_>, Vec<_>) = query.patterns.iter().partition(|pattern| pattern.contains('/'));
-        Ok(Self { names: glob_set(&names)?, paths: glob_set(&paths)?, digests: query.digests.clone() })
+        Ok(Self { globs: Globs::new(&query.patterns, "pattern")?, digests: query.digests.clone() })
     }
 
     fn matches_path(&self, path: &[u8]) -> bool {
-        if self.names.is_empty() && self.paths.is_empty() {
-            return true;
-        }
-        let path = Path::new(OsStr::from_bytes(path.strip_suffix(b"/").unwrap_or(path)));
-        self.paths.is_match(path) || path.file_name().is_some_and(|name| self.names.is_match(name))
+        self.globs.is_empty() || self.globs.matches(path)
     }
 
     fn matches_digest(&self, entry: &Entry) -> bool {
         self.digests.is_empty() || entry.file().is_some_and(|file| self.digests.contains(&file.digest))
     }
-}
-
-fn glob_set(patterns: &[&String]) -> Result<GlobSet> {
-    let fault = |error: globset::Error| Error::Invalid(format!("Invalid pattern: {error}"));
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let pattern = pattern.trim_start_matches('/').trim_end_matches('/');
-        set.add(GlobBuilder::new(pattern).literal_separator(true).build().map_err(fault)?);
-    }
-    set.build().map_err(fault)
 }
 
 #[cfg(test)]

@@ -24,9 +24,6 @@ macro_rules! id_type {
         pub struct $name([u8; $len]);
 
         impl $name {
-            /// Length of the id in bytes.
-            pub const LEN: usize = $len;
-
             /// Wraps raw bytes.
             pub const fn from_bytes(bytes: [u8; $len]) -> Self {
                 Self(bytes)

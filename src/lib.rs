@@ -6,7 +6,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
 //! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 3 repository | [`repository`]: stored things |
@@ -29,6 +29,7 @@ pub mod dump;
 pub mod error;
 pub mod find;
 pub mod format;
+pub mod globs;
 pub mod id;
 pub mod index;
 pub mod list;

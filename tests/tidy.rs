@@ -31,7 +31,7 @@ const HOMES: [(&str, &[&str]); 23] = [
     ("crossbeam_channel", &["src/backup/pipeline.rs", "src/repository/"]),
     ("ed25519_dalek", &["src/crypto/sign.rs"]),
     ("fastcdc", &["src/chunker/"]),
-    ("globset", &["src/source/directory.rs", "src/find.rs"]),
+    ("globset", &["src/globs.rs"]),
     ("hpke", &["src/crypto/keys.rs"]),
     ("indicatif", &["src/cli/progress.rs"]),
     ("rocksdb", &["src/index/rocks.rs"]),

@@ -25,6 +25,7 @@ use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::contents::{self, is_selected};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
 use crate::restore::batch::Batch;
@@ -158,7 +159,7 @@ pub fn run(
         found |= run.restore()?;
     }
     match &options.path {
-        Some(path) if !found => Err(Error::NotFound(format!("The snapshot {} has no {path:?}", snapshot.id.short()))),
+        Some(path) if !found => Err(contents::no_such_path(snapshot, path.as_bytes())),
         _ => Ok(tally.summary()),
     }
 }
@@ -382,33 +383,11 @@ impl Run<'_> {
     }
 }
 
-/// Returns whether `path` is `prefix`, a directory of that name, or below it.
-fn is_selected(path: &[u8], prefix: &[u8]) -> bool {
-    match path.strip_prefix(prefix) {
-        Some(rest) => prefix.is_empty() || rest.is_empty() || rest.starts_with(b"/"),
-        None => false,
-    }
-}
-
 fn describe(kind: ExistingKind) -> &'static str {
     match kind {
         ExistingKind::Directory => "a directory",
         ExistingKind::File => "a file",
         ExistingKind::Symlink => "a symlink",
         ExistingKind::Other => "a special file",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_selects_itself_and_what_is_below_it() {
-        assert!(is_selected(b"a/b", b"a"));
-        assert!(is_selected(b"a/", b"a"));
-        assert!(is_selected(b"a", b"a"));
-        assert!(!is_selected(b"ab", b"a"));
-        assert!(is_selected(b"x", b""));
     }
 }

@@ -10,17 +10,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
+use crate::globs::Globs;
 use crate::source::{Content, Found, Item, ItemKind, Source};
 
 /// Paths given by the user.
 pub struct DirectorySource {
     roots: Vec<Root>,
-    excludes: GlobSet,
-    exclude_names: GlobSet,
+    excludes: Globs,
 }
 
 /// A path given by the user, and where it goes in the tree.
@@ -51,8 +49,7 @@ impl DirectorySource {
             all[at + 1..].iter().try_for_each(|inner| refuse_collision(outer, inner))?;
         }
         roots.retain(|root| !all.iter().any(|other| contains(other, root)));
-        let (of_paths, of_names): (Vec<_>, Vec<_>) = excludes.iter().partition(|pattern| pattern.contains('/'));
-        Ok(Self { roots, excludes: glob_set(&of_paths)?, exclude_names: glob_set(&of_names)? })
+        Ok(Self { roots, excludes: Globs::new(excludes, "exclude pattern")? })
     }
 
     /// Prepares a walk of what is in a directory, with paths relative to it.
@@ -60,15 +57,7 @@ impl DirectorySource {
         let fault = |source| Error::Source { action: "look at", path: directory.to_owned(), source };
         let location = std::path::absolute(directory).map_err(fault)?;
         let roots = vec![Root { tree_path: Vec::new(), location, is_directory: true }];
-        Ok(Self { roots, excludes: GlobSet::empty(), exclude_names: GlobSet::empty() })
-    }
-
-    fn is_excluded(&self, tree_path: &[u8]) -> bool {
-        if self.excludes.is_empty() && self.exclude_names.is_empty() {
-            return false;
-        }
-        let path = Path::new(std::ffi::OsStr::from_bytes(tree_path));
-        self.excludes.is_match(path) || path.file_name().is_some_and(|name| self.exclude_names.is_match(name))
+        Ok(Self { roots, excludes: Globs::default() })
     }
 }
 
@@ -162,7 +151,7 @@ impl Walk<'_> {
     }
 
     fn visit(&mut self, next: Pending) -> Option<Found> {
-        if !next.tree_path.is_empty() && self.source.is_excluded(&next.tree_path) {
+        if !next.tree_path.is_empty() && self.source.excludes.matches(&next.tree_path) {
             return None;
         }
         let looked = if next.named { fs::metadata(&next.location) } else { fs::symlink_metadata(&next.location) };
@@ -286,16 +275,6 @@ fn root(path: &Path) -> Result<Root> {
         .collect();
     let location = std::path::absolute(&resolved).map_err(fault)?;
     Ok(Root { tree_path: parts.join(&b'/'), location, is_directory })
-}
-
-fn glob_set(patterns: &[&String]) -> Result<GlobSet> {
-    let fault = |error: globset::Error| Error::Invalid(format!("Invalid exclude pattern: {error}"));
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let pattern = pattern.trim_start_matches('/').trim_end_matches('/');
-        set.add(GlobBuilder::new(pattern).literal_separator(true).build().map_err(fault)?);
-    }
-    set.build().map_err(fault)
 }
 
 #[cfg(test)]
