@@ -7,11 +7,12 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`]: plain functions on bytes |
-//! | 2 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
-//! | 3 repository | [`repository`]: stored things |
-//! | 4 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
-//! | 5 edges | [`config`] |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`]: plain functions on bytes |
+//! | 2 clients | [`database`]: what talks to other programs, for the ports |
+//! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
+//! | 4 repository | [`repository`]: stored things |
+//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
+//! | 6 edges | [`config`] |
 
 pub mod backend;
 pub mod backup;
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod compress;
 pub mod config;
 pub mod crypto;
+pub mod database;
 pub mod diff;
 pub mod doctor;
 pub mod dump;
@@ -39,6 +41,7 @@ pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod source;
+pub mod sql;
 pub mod stats;
 pub mod target;
 pub mod units;

@@ -1,0 +1,131 @@
+//! The databases of an MLflow deployment: PostgreSQL and SQLite, read at one instant, loaded, and merged into.
+//!
+//! What must stay true:
+//! - What is read through one [`DatabaseReader`], dump and queries, is one committed instant of the database; a live
+//!   SQLite file is never just copied.
+//! - A dump that fails, ends early, or was made by a program that cannot dump this server, ends in an error.
+//! - Writing happens in one transaction: after an error the database is what it was.
+//! - Passwords never appear in arguments of child processes, in messages, or in what is stored.
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::sql::{TableRecord, Value};
+
+/// Which program a database belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// PostgreSQL; dumps are pg_dump's plain format.
+    Postgresql,
+    /// SQLite; dumps are SQL text.
+    Sqlite,
+}
+
+/// What is known of a database at the instant of its reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseFacts {
+    /// Which program it belongs to.
+    pub engine: Engine,
+    /// Version of the server or library.
+    pub server_version: String,
+    /// Version of what made the dump: pg_dump, or SQLite itself.
+    pub dump_version: String,
+    /// Where it is, without a password.
+    pub location: String,
+}
+
+/// A database at one instant.
+pub trait DatabaseReader: Send {
+    /// Returns what is known of it.
+    fn facts(&self) -> &DatabaseFacts;
+    /// Returns the names of its tables.
+    fn tables(&mut self) -> Result<Vec<String>>;
+    /// Begins a dump of everything in it.
+    fn dump(&mut self) -> Result<Box<dyn DumpStream>>;
+    /// Runs a SELECT and hands on each row, every value in the text form of its type.
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
+}
+
+/// The text of a dump. Reading to the end does not mean that it is whole: [`DumpStream::finish`] tells.
+pub trait DumpStream: Read + Send {
+    /// Ends the dump: an error unless it is whole. Returns the tables that were in it.
+    fn finish(self: Box<Self>) -> Result<Vec<TableRecord>>;
+}
+
+/// What to do with rows that are there already and differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Change nothing at all.
+    Refuse,
+    /// Leave them, and insert the others.
+    Keep,
+    /// Put the snapshot's in their place.
+    Replace,
+}
+
+/// Why a row is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It was asked for.
+    Selected,
+    /// One that was asked for refers to it: it is inserted if it is missing, and left alone otherwise.
+    Referenced,
+}
+
+/// A change of a beginning of texts in one column, as `UPDATE` would make it: whole path segments only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The table.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// Most characters that the column can hold, where that is limited.
+    pub length_max: Option<u32>,
+    /// Only rows where this column has one of these values.
+    pub only: Option<(String, Vec<String>)>,
+    /// Old and new beginnings; the longest old one that fits counts.
+    pub roots: Vec<(String, String)>,
+}
+
+/// How a merge would go for one table, or went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TableMerge {
+    /// The table.
+    pub table: String,
+    /// Rows that are not there yet.
+    pub inserted: u64,
+    /// Rows that are there and the same.
+    pub same: u64,
+    /// Referenced rows that are there and differ; left alone.
+    pub kept: u64,
+    /// Selected rows that are there and differ.
+    pub conflicts: u64,
+    /// Keys of some of those, for people to read.
+    pub examples: Vec<String>,
+}
+
+/// A database to restore into.
+pub trait DatabaseWriter: Send {
+    /// Returns the tables (of whatever schema) that are there, with the number of their rows.
+    fn contents(&mut self) -> Result<Vec<(String, u64)>>;
+    /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are what
+    /// `expected` says; all in one transaction. Returns how many rows each rewrite changed.
+    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>>;
+    /// Begins to merge rows into a database in use.
+    fn merge(&mut self) -> Result<Box<dyn Merge + '_>>;
+    /// Runs a SELECT, as [`DatabaseReader::query`] does, on what is there now.
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
+}
+
+/// Rows on their way into a database in use; dropped, it changes nothing.
+pub trait Merge {
+    /// Sets a row aside. Tables are merged in the order in which they first appear here: referenced ones first.
+    fn stage(&mut self, table: &str, columns: &[String], row: &[Value], need: Need) -> Result<()>;
+    /// Compares what was set aside with what is there.
+    fn report(&mut self) -> Result<Vec<TableMerge>>;
+    /// Inserts, in one transaction, and moves sequences past the new keys, never back.
+    fn apply(self: Box<Self>, on_conflict: OnConflict) -> Result<Vec<TableMerge>>;
+}

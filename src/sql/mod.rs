@@ -1,0 +1,39 @@
+//! The text of database dumps, as plain functions on bytes: values, rows, and the scripts that hold them.
+//!
+//! What must stay true: bytes come from a repository or a server and are not trusted: no input panics, and no value is
+//! changed on its way from a script into a database and back.
+
+/// A value of a column, as a dump holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// No value.
+    Null,
+    /// The text form of a value, in the database's own notation for the column's type (PostgreSQL writes every type so).
+    Text(Vec<u8>),
+    /// A number, as a SQL literal (SQLite only).
+    Number(String),
+    /// Bytes (SQLite only).
+    Blob(Vec<u8>),
+}
+
+impl Value {
+    /// Returns the value as text; `None` if it is null or not text.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(bytes) => std::str::from_utf8(bytes).ok(),
+            Self::Number(text) => Some(text),
+            Self::Null | Self::Blob(_) => None,
+        }
+    }
+}
+
+/// Rows and content of one table at the instant of a dump.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TableRecord {
+    /// Its name, without a schema.
+    pub name: String,
+    /// How many rows it has.
+    pub rows: u64,
+    /// A digest over its rows that does not depend on their order.
+    pub digest: crate::id::Digest,
+}
