@@ -1,8 +1,10 @@
 //! What several test files share.
 
 pub mod allocations;
+pub mod buckets;
 pub mod cli;
 pub mod fault_server;
+pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
 
