@@ -196,7 +196,7 @@ fn an_object_in_an_archive_is_a_problem_that_says_so() {
     let server = S3Server::start(Program::Moto);
     let (vault, _) = Vault::in_memory();
     put(&server.bucket(), "at hand", "x");
-    let proxy = RecordingProxy::start_with(&server, |request| archived(request));
+    let proxy = RecordingProxy::start_with(&server, archived);
     let summary = backup_prefix(&vault, "", proxy.options()).unwrap();
     assert_eq!(summary.record.problem_count, 1);
     let message = &summary.record.problems[0].message;

@@ -26,9 +26,6 @@ pub const USER_METADATA: u16 = 9;
 /// Tags of an object: a JSON object of strings.
 pub const TAGS: u16 = 10;
 
-/// Longest attribute that is stored, in bytes: S3 allows 2 KiB of user metadata, and headers are as short.
-pub const ATTRIBUTE_BYTES_MAX: usize = 16 * 1024;
-
 /// Returns the value of a key.
 pub fn get(attributes: &[(u16, Vec<u8>)], key: u16) -> Option<&[u8]> {
     attributes.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_slice())

@@ -9,7 +9,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::format::attributes::{self, ATTRIBUTE_BYTES_MAX, Attributes};
+use crate::format::attributes::{self, Attributes};
 use crate::format::tree::FileTime;
 
 /// Storage class that is not worth a word.
@@ -85,7 +85,7 @@ impl ObjectFacts {
 
     /// Returns what an entry keeps.
     pub fn attributes(&self) -> Attributes {
-        let (own, headers) = (Attributes::new(), &self.headers);
+        let headers = &self.headers;
         let texts = [
             (attributes::ETAG, &self.etag),
             (attributes::VERSION_ID, &self.version_id),
@@ -100,8 +100,7 @@ impl ObjectFacts {
         let maps = [(attributes::USER_METADATA, &headers.user_metadata), (attributes::TAGS, &headers.tags)];
         let maps = maps.into_iter().filter(|(_, map)| !map.is_empty());
         let maps = maps.filter_map(|(key, map)| Some((key, serde_json::to_vec(map).ok()?)));
-        let short = |value: &Vec<u8>| value.len() <= ATTRIBUTE_BYTES_MAX;
-        own.into_iter().chain(texts).chain(maps).filter(|(_, value)| short(value)).collect()
+        texts.chain(maps).collect()
     }
 }
 
