@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`]: plain functions on bytes |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`]: plain functions on bytes |
 //! | 2 clients | [`database`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
@@ -35,6 +35,7 @@ pub mod globs;
 pub mod id;
 pub mod index;
 pub mod list;
+pub mod mlflow;
 pub mod monitor;
 pub mod parallel;
 pub mod repair;
