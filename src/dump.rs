@@ -147,7 +147,7 @@ enum Piece {
 /// What the reading thread is going to hand over.
 enum Planned {
     Entry(Box<Entry>, Option<Vec<u8>>),
-    Chunk(ChunkRef, Arc<str>),
+    Chunk(ChunkRef, BlobKind, Arc<str>),
 }
 
 /// Runs `feed` on a thread that reads ahead of `write`.
@@ -210,7 +210,7 @@ impl Feeder<'_> {
         let Some(content) = content else { return Ok(()) };
         let reader = self.reader;
         for_each_chunk_of(reader, &Arc::clone(&name), &content, &mut |chunk| {
-            self.plan(Planned::Chunk(chunk, Arc::clone(&name)), u64::from(chunk.len))
+            self.plan(Planned::Chunk(chunk, content.kind, Arc::clone(&name)), u64::from(chunk.len))
         })
     }
 
@@ -255,8 +255,8 @@ impl Feeder<'_> {
         let mut contents = vec![Vec::new(); planned.len()];
         let mut wants = Vec::new();
         for (number, planned) in planned.iter().enumerate() {
-            let Planned::Chunk(chunk, file) = planned else { continue };
-            let places = self.reader.repository().index().locate(BlobKind::Data, &chunk.id)?;
+            let Planned::Chunk(chunk, kind, file) = planned else { continue };
+            let places = self.reader.repository().index().locate(*kind, &chunk.id)?;
             let fitting = places.into_iter().find(|place| place.header.plain_len == chunk.len);
             let missing = || Error::MissingChunk { chunk: chunk.id, needed_by: file.to_string() };
             let to = Destination { file: number as u32, offset: 0 };
@@ -290,13 +290,13 @@ impl Feeder<'_> {
                 self.reader.open(place, &bytes[at..at + place.header.stored_len as usize]).ok()
             });
             let needed_by = || match planned.get(wants[0].to.file as usize) {
-                Some(Planned::Chunk(_, file)) => file.to_string(),
+                Some(Planned::Chunk(_, _, file)) => file.to_string(),
                 _ => String::new(),
             };
             let plain = match from_span {
                 Some(plain) => plain,
                 // Perhaps the chunk stands in another pack too.
-                None => self.reader.read(BlobKind::Data, &place.header.id, &needed_by)?,
+                None => self.reader.read(place.pack.kind, &place.header.id, &needed_by)?,
             };
             fetched.extend(wants.iter().map(|want| (want.to.file as usize, plain.clone())));
         }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backup::parent::Parent;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::format::BlobKind;
 use crate::format::snapshot::{
     Completeness, Component, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
 };
@@ -27,7 +28,9 @@ use crate::repository::session::{PROGRAM, Session, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::tree_reader::TreeReader;
 use crate::repository::tree_writer::TreeSummary;
+use crate::source::command::CommandStream;
 use crate::source::directory::DirectorySource;
+use crate::source::stream::{Opener, Stdin, StreamSource};
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -151,7 +154,7 @@ fn store(
     let parent = if options.force { None } else { parent_of(&list, &source_record) };
     let problems = Problems::new(Arc::clone(monitor));
     let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
-    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel };
+    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel, kind: BlobKind::Data };
     let stored = store_component(&job, options, parent, !session.tombstoned.is_empty());
     let finished = chunks.finish();
     report_index_damage(repository, monitor);
@@ -181,9 +184,17 @@ fn store_component(
             let parent = Parent::new(tree, &reader, job.monitor.as_ref(), options.ignore_inode, check_chunks);
             pipeline::store_tree(job, &source, parent)
         }
-        What::Stdin { name } => pipeline::store_stream(job, name, reader::Stream::Stdin),
-        What::Command { line, name } => pipeline::store_stream(job, name, reader::Stream::command(line)?),
+        What::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin)))),
+        What::Command { line, name } => store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line)?)))),
     }
+}
+
+/// Stores one stream as a tree of one file.
+fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
+    let source = StreamSource::new(vec![(name.to_owned(), opener)], job.repository.clock().now());
+    let reader = ChunkReader::new(Arc::clone(job.repository));
+    let stored = pipeline::store_tree(job, &source, Parent::none(&reader, job.monitor.as_ref()));
+    source.into_result().and(stored)
 }
 
 /// Opens the parent's tree. If that fails everything is read anew, which is slower and nothing worse.

@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::Problems;
 use crate::backup::parent::{Parent, Verdict};
-use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Stream, Window};
+use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Window};
 use crate::budget::{Budget, Permit};
 use crate::cancel::Cancel;
 use crate::compress::Encoder;
@@ -32,7 +32,7 @@ use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
 use crate::repository::chunk_writer::{ChunkWriter, Fate};
 use crate::repository::tree_writer::{TreeSummary, TreeWriter};
-use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::source::{Found, Item, ItemKind, Source};
 use crate::units::KIB;
 
 /// Entries between the walker and the tree writer.
@@ -57,6 +57,8 @@ pub struct Job<'a> {
     pub monitor: &'a Arc<dyn Monitor>,
     /// Says when to stop.
     pub cancel: &'a Cancel,
+    /// Kind of the chunks that files are stored as.
+    pub kind: BlobKind,
 }
 
 /// An entry, or nothing where a file could not be read, with its place in the order.
@@ -70,6 +72,7 @@ struct Done {
 struct FileUnderWay {
     sequence: u64,
     item: Item,
+    kind: BlobKind,
     hard_link: Option<Vec<u8>>,
     slots: Slots,
     facts: Mutex<Option<(ReadFacts, Metadata, bool)>>,
@@ -84,7 +87,7 @@ impl Drop for FileUnderWay {
         let whole = facts.zip(chunks).filter(|((facts, ..), chunks)| facts.size == total_len(chunks));
         let entry = whole.map(|((facts, metadata, racy), chunks)| {
             let sparse = matches!(self.item.kind, ItemKind::File { sparse: true, .. });
-            let content = facts.content(chunks, sparse, racy, self.hard_link.take());
+            let content = facts.content(self.kind, chunks, sparse, racy, self.hard_link.take());
             let path = std::mem::take(&mut self.item.path);
             Entry { path, metadata, kind: EntryKind::File(content), attributes: Vec::new() }
         });
@@ -168,7 +171,7 @@ pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Res
     };
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if job.monitor.wants_totals() {
+        if job.monitor.wants_totals() && source.has_sizes() {
             scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
         }
         let stored = run_stages(job, source, walk);
@@ -190,23 +193,6 @@ fn find_totals(source: &dyn Source, monitor: &dyn Monitor, finished: &AtomicBool
         }
     }
     monitor.totals(entries, bytes);
-}
-
-/// Stores one stream as a tree of one file.
-pub fn store_stream(job: &Job<'_>, name: &str, stream: Stream) -> Result<(TreeSummary, Statistics)> {
-    let now = job.repository.clock().now();
-    let source = OneStream { stream: Mutex::new(Some(stream)), failure: Mutex::default(), now };
-    let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
-        stages.tally.count(&Verdict::New);
-        let kind = ItemKind::File { size: u64::MAX, sparse: false, linked: false };
-        let item = Item { path: name.into(), metadata: source.metadata(), kind, location: name.into() };
-        let _ = files.send(stages.begin_file(0, item, None, done));
-    };
-    let stored = run_stages(job, &source, walk);
-    match source.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => stored,
-    }
 }
 
 fn run_stages(
@@ -296,7 +282,7 @@ impl Stages<'_> {
             ItemKind::Directory => EntryKind::Directory,
             ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
             ItemKind::File { size, .. } => {
-                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(BlobKind::Data, chunk))?;
+                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(self.job.kind, chunk))?;
                 self.tally.count(&verdict);
                 match verdict {
                     Verdict::Unchanged(mut content) => {
@@ -329,6 +315,7 @@ impl Stages<'_> {
         Arc::new(FileUnderWay {
             sequence,
             item,
+            kind: self.job.kind,
             hard_link,
             slots: Slots::default(),
             facts: Mutex::default(),
@@ -401,7 +388,7 @@ impl Stages<'_> {
     }
 
     fn store_chunk(&self, encoder: &mut Encoder, file: &FileUnderWay, number: usize, plain: &[u8]) -> Result<()> {
-        let (id, fate) = self.job.chunks.write(encoder, BlobKind::Data, plain)?;
+        let (id, fate) = self.job.chunks.write(encoder, self.job.kind, plain)?;
         file.slots.put(number, id, plain.len());
         self.job.monitor.count(Counter::Bytes, plain.len() as u64);
         if fate == Fate::Known {
@@ -486,67 +473,4 @@ fn total_len(chunks: &[ChunkRef]) -> u64 {
 fn is_racy(ctime: &FileTime, now: jiff::Timestamp) -> bool {
     let changed = i128::from(ctime.seconds) * 1_000_000_000 + i128::from(ctime.nanoseconds);
     now.as_nanosecond() - changed < RACY_NANOSECONDS
-}
-
-/// A stream dressed up as a source of one file.
-struct OneStream {
-    stream: Mutex<Option<Stream>>,
-    failure: Mutex<Option<Error>>,
-    now: jiff::Timestamp,
-}
-
-impl OneStream {
-    fn metadata(&self) -> Metadata {
-        let now = FileTime { seconds: self.now.as_second(), nanoseconds: self.now.subsec_nanosecond().max(0) as u32 };
-        Metadata { mode: 0o600, mtime: now, ctime: now, ..Metadata::default() }
-    }
-}
-
-impl Source for OneStream {
-    fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(std::iter::empty())
-    }
-
-    fn open(&self, _: &Item) -> std::io::Result<Box<dyn Content + '_>> {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stream = stream.ok_or_else(|| std::io::Error::other("a stream can be read only once"))?;
-        Ok(Box::new(OpenStream { stream: Some(stream), source: self }))
-    }
-}
-
-struct OpenStream<'a> {
-    stream: Option<Stream>,
-    source: &'a OneStream,
-}
-
-impl OpenStream<'_> {
-    fn fail(&self, error: Error) -> std::io::Error {
-        let told = std::io::Error::other(error.to_string());
-        self.source.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        told
-    }
-}
-
-impl std::io::Read for OpenStream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let Some(stream) = &mut self.stream else { return Ok(0) };
-        stream
-            .read(buffer)
-            .map_err(|source| self.fail(Error::Source { action: "read", path: "the stream".into(), source }))
-    }
-}
-
-impl Content for OpenStream<'_> {
-    fn metadata(&self) -> Metadata {
-        self.source.metadata()
-    }
-
-    fn size(&self) -> Option<u64> {
-        None
-    }
-
-    fn finish(mut self: Box<Self>) -> std::io::Result<Option<String>> {
-        let finished = self.stream.take().map_or(Ok(()), Stream::finish);
-        finished.map(|()| None).map_err(|error| self.fail(error))
-    }
 }

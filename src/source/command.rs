@@ -1,4 +1,4 @@
-//! A stream as a source: standard input, or the output of a command.
+//! The output of a command as a stream.
 //!
 //! What must stay true: a command that fails, in whatever way and however late, makes the whole stream an error.
 
@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::source::stream::Stream;
 
 /// Lines of standard error that an error message repeats.
 const ERROR_LINES_MAX: usize = 10;
@@ -40,8 +41,7 @@ impl CommandStream {
         Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
     }
 
-    /// Waits for the command's end; fails unless it exited with 0.
-    pub fn finish(mut self) -> Result<()> {
+    fn wait(mut self) -> Result<()> {
         let fault = |source| Error::Source { action: "wait for", path: self.line.clone().into(), source };
         let status = self.child.wait().map_err(fault)?;
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
@@ -60,6 +60,13 @@ impl CommandStream {
 impl Read for CommandStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.output.read(buffer)
+    }
+}
+
+impl Stream for CommandStream {
+    /// Waits for the command's end; fails unless it exited with 0.
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.wait()
     }
 }
 
@@ -97,7 +104,7 @@ mod tests {
         let mut stream = CommandStream::start(line).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        (text, stream.finish())
+        (text, stream.wait())
     }
 
     #[test]

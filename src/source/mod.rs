@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod directory;
+pub mod stream;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -82,4 +83,8 @@ pub trait Source: Send + Sync {
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_>;
     /// Opens a file that the walk found.
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>>;
+    /// Returns whether a walk tells how much there is to read.
+    fn has_sizes(&self) -> bool {
+        true
+    }
 }
