@@ -9,7 +9,7 @@ use clap::builder::BoolishValueParser;
 use zeroize::Zeroizing;
 
 use mlvault::backend::Backend;
-use mlvault::backend::location::{self, BackendOptions, Location};
+use mlvault::backend::location::{self, Location};
 use mlvault::cancel::Cancel;
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
@@ -18,6 +18,7 @@ use mlvault::error::{Error, Result};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
+use mlvault::s3::S3Options;
 use mlvault::units::parse_bytes;
 
 use crate::cli::progress::{Progress, Verbosity};
@@ -124,14 +125,15 @@ impl Context {
     }
 
     /// Returns how S3 is reached.
-    pub fn backend_options(&self) -> BackendOptions {
+    pub fn backend_options(&self) -> S3Options {
         let (args, s3) = (&self.args, &self.file.s3);
-        BackendOptions {
+        S3Options {
             endpoint: args.s3_endpoint.clone().or_else(|| s3.endpoint.clone()),
             region: args.s3_region.clone().or_else(|| s3.region.clone()),
             path_style: args.s3_path_style.or(s3.path_style),
             insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
             credentials: None,
+            ca_bundle: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! and never allocate more than a small multiple of what they were given or a named limit; what is decoded encodes
 //! to the same bytes again.
 
+pub mod attributes;
 pub mod chunk;
 pub mod config;
 pub mod key_slot;

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mlvault::backend::location::{BackendOptions, Credentials};
-use mlvault::backend::s3::{Patience, S3Backend};
+use mlvault::backend::s3::S3Backend;
+use mlvault::s3::{Credentials, Patience, S3Options};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -62,7 +62,7 @@ impl S3Server {
     }
 
     /// Returns what a client needs to know.
-    pub fn options(&self) -> BackendOptions {
+    pub fn options(&self) -> S3Options {
         let mut options = options_for(self.port);
         if let Program::RcloneWithTls = self.program {
             options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
@@ -102,14 +102,15 @@ impl Drop for S3Server {
 }
 
 /// Returns options for a server on a loopback port.
-pub fn options_for(port: u16) -> BackendOptions {
-    BackendOptions {
+pub fn options_for(port: u16) -> S3Options {
+    S3Options {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         credentials: Some(Credentials {
             access_key_id: ACCESS_KEY_ID.to_owned(),
             secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
+            session_token: None,
         }),
-        ..BackendOptions::default()
+        ..S3Options::default()
     }
 }
 
