@@ -190,7 +190,7 @@ impl Feeder<'_> {
     fn selection(&mut self, selection: &Selection<'_>) -> Result<bool> {
         let mut found = false;
         for entry in contents::entries(self.reader, selection)? {
-            let mut entry = entry?;
+            let mut entry = contents::as_directory(entry?);
             found = true;
             let shown = shown_path(&selection.component.name, &entry.path);
             parts(&shown).map_err(|reason| {

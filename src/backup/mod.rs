@@ -28,6 +28,9 @@ use crate::repository::session::{PROGRAM, Session, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::tree_reader::TreeReader;
 use crate::repository::tree_writer::TreeSummary;
+use crate::s3::{BucketLocation, S3Options};
+use crate::source::Source;
+use crate::source::bucket::BucketSource;
 use crate::source::command::CommandStream;
 use crate::source::directory::DirectorySource;
 use crate::source::stream::{Opener, Stdin, StreamSource};
@@ -39,6 +42,15 @@ pub enum What {
     Paths {
         /// The paths.
         paths: Vec<PathBuf>,
+        /// Glob patterns of what to leave out.
+        excludes: Vec<String>,
+    },
+    /// A part of a bucket.
+    Bucket {
+        /// Which part.
+        location: BucketLocation,
+        /// How to reach it.
+        options: S3Options,
         /// Glob patterns of what to leave out.
         excludes: Vec<String>,
     },
@@ -170,6 +182,44 @@ fn store(
     Ok(Summary { snapshot: Some(session.id), record })
 }
 
+/// What a source is compared with.
+pub(crate) struct Compare<'a> {
+    /// The snapshot whose component of the same name unchanged files are taken over from.
+    pub parent: Option<&'a Snapshot>,
+    /// Do not take another inode or change time for a change.
+    pub ignore_inode: bool,
+    /// There are tombstones: no chunk may be relied on unasked.
+    pub check_chunks: bool,
+}
+
+/// Stores a source as the component of this name.
+pub(crate) fn store_source(
+    job: &pipeline::Job<'_>,
+    source: &dyn Source,
+    component: &str,
+    compare: &Compare<'_>,
+) -> Result<(TreeSummary, Statistics)> {
+    let reader = ChunkReader::new(Arc::clone(job.repository));
+    let tree = compare.parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
+    let parent = Parent::new(tree, &reader, job.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
+    pipeline::store_tree(job, source, parent)
+}
+
+/// Opens a source that can be walked. Half of the memory for chunks is between readers and sealers; what is read ahead of
+/// a bucket has the other half.
+fn open_source(what: &What, repository: &Repository) -> Result<Box<dyn Source>> {
+    match what {
+        What::Paths { paths, excludes } => Ok(Box::new(DirectorySource::new(paths, excludes)?)),
+        What::Bucket { location, options, excludes } => {
+            let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
+            Ok(Box::new(BucketSource::connect(location, options, excludes, read_ahead_bytes)?))
+        }
+        What::Stdin { .. } | What::Command { .. } => {
+            Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()))
+        }
+    }
+}
+
 fn store_component(
     job: &pipeline::Job<'_>,
     options: &Options,
@@ -177,12 +227,10 @@ fn store_component(
     check_chunks: bool,
 ) -> Result<(TreeSummary, Statistics)> {
     match &options.what {
-        What::Paths { paths, excludes } => {
-            let source = DirectorySource::new(paths, excludes)?;
-            let reader = ChunkReader::new(Arc::clone(job.repository));
-            let tree = parent.and_then(|parent| open_parent(&reader, parent, job.monitor));
-            let parent = Parent::new(tree, &reader, job.monitor.as_ref(), options.ignore_inode, check_chunks);
-            pipeline::store_tree(job, &source, parent)
+        What::Paths { .. } | What::Bucket { .. } => {
+            let source = open_source(&options.what, job.repository)?;
+            let compare = Compare { parent, ignore_inode: options.ignore_inode, check_chunks };
+            store_source(job, source.as_ref(), FILES, &compare)
         }
         What::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin)))),
         What::Command { line, name } => store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line)?)))),
@@ -198,9 +246,14 @@ fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Resu
 }
 
 /// Opens the parent's tree. If that fails everything is read anew, which is slower and nothing worse.
-fn open_parent<'a>(reader: &'a ChunkReader, parent: &Snapshot, monitor: &Arc<dyn Monitor>) -> Option<TreeReader<'a>> {
-    let component = parent.record.components.iter().find(|component| component.name == FILES)?;
-    match TreeReader::open(reader, FILES, &component.root) {
+fn open_parent<'a>(
+    reader: &'a ChunkReader,
+    parent: &Snapshot,
+    component: &str,
+    monitor: &Arc<dyn Monitor>,
+) -> Option<TreeReader<'a>> {
+    let component = parent.record.components.iter().find(|known| known.name == component)?;
+    match TreeReader::open(reader, &component.name, &component.root) {
         Ok(tree) => Some(tree),
         Err(error) => {
             monitor
@@ -216,19 +269,16 @@ fn dry_run(
     monitor: &Arc<dyn Monitor>,
     cancel: &Cancel,
 ) -> Result<Summary> {
-    let What::Paths { paths, excludes } = &options.what else {
-        return Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()));
-    };
+    let source = open_source(&options.what, repository)?;
     let started = repository.clock().now();
     let list = repository.list_snapshots()?;
     let source_record = source_record(&options.what)?;
     let parent = if options.force { None } else { parent_of(&list, &source_record) };
     let reader = ChunkReader::new(Arc::clone(repository));
-    let tree = parent.and_then(|parent| open_parent(&reader, parent, monitor));
+    let tree = parent.and_then(|parent| open_parent(&reader, parent, FILES, monitor));
     let parent_tree = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
     let problems = Problems::new(Arc::clone(monitor));
-    let source = DirectorySource::new(paths, excludes)?;
-    let (entries, bytes, statistics) = pipeline::survey(&source, parent_tree, &problems, monitor, cancel)?;
+    let (entries, bytes, statistics) = pipeline::survey(source.as_ref(), parent_tree, &problems, monitor, cancel)?;
     let root = crate::id::ChunkId::from_bytes([0; 32]);
     let tree = TreeSummary { root, entries, bytes };
     let record = record(repository, &started, options, source_record, parent, &list, tree, statistics, &problems);
@@ -260,6 +310,7 @@ fn source_record(what: &What) -> Result<SourceRecord> {
             paths.dedup();
             Ok(SourceRecord::Paths { paths })
         }
+        What::Bucket { location, .. } => Ok(SourceRecord::Paths { paths: vec![location.to_string()] }),
         What::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
         What::Command { line, name } => Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) }),
     }

@@ -26,6 +26,7 @@ use crate::cancel::Cancel;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
+use crate::format::attributes::Attributes;
 use crate::format::snapshot::Statistics;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime, Metadata};
 use crate::monitor::{Counter, Monitor};
@@ -41,6 +42,8 @@ const ENTRIES_MAX: u64 = 8192;
 const FILES_WAITING_MAX: usize = 64;
 /// Files up to this size are stored by the thread that reads them; chunks of larger ones go to the sealers.
 const SMALL_FILE_BYTES: u64 = 256 * KIB;
+/// How often a file is read that turns into another one underway.
+const READ_ATTEMPTS_MAX: u32 = 3;
 /// A file that changed within this time before it was read may change again without its times showing it: kernels
 /// stamp times with a tick of at most ten milliseconds.
 const RACY_NANOSECONDS: i128 = 20_000_000;
@@ -68,6 +71,14 @@ struct Done {
     _ticket: Option<Permit>,
 }
 
+/// What is known of a file once it was read.
+struct ReadFile {
+    facts: ReadFacts,
+    metadata: Metadata,
+    racy: bool,
+    attributes: Attributes,
+}
+
 /// A file on its way through the stages. When the last stage lets go of it, its entry goes to the tree writer.
 struct FileUnderWay {
     sequence: u64,
@@ -75,21 +86,21 @@ struct FileUnderWay {
     kind: BlobKind,
     hard_link: Option<Vec<u8>>,
     slots: Slots,
-    facts: Mutex<Option<(ReadFacts, Metadata, bool)>>,
+    read: Mutex<Option<ReadFile>>,
     ticket: Option<Permit>,
     done: Sender<Done>,
 }
 
 impl Drop for FileUnderWay {
     fn drop(&mut self) {
-        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).take();
         let chunks = self.slots.take_chunks();
-        let whole = facts.zip(chunks).filter(|((facts, ..), chunks)| facts.size == total_len(chunks));
-        let entry = whole.map(|((facts, metadata, racy), chunks)| {
+        let whole = read.zip(chunks).filter(|(read, chunks)| read.facts.size == total_len(chunks));
+        let entry = whole.map(|(read, chunks)| {
             let sparse = matches!(self.item.kind, ItemKind::File { sparse: true, .. });
-            let content = facts.content(self.kind, chunks, sparse, racy, self.hard_link.take());
+            let content = read.facts.content(self.kind, chunks, sparse, read.racy, self.hard_link.take());
             let path = std::mem::take(&mut self.item.path);
-            Entry { path, metadata, kind: EntryKind::File(content), attributes: Vec::new() }
+            Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes: read.attributes }
         });
         let done = Done { sequence: self.sequence, entry, _ticket: self.ticket.take() };
         // Nobody listens any more only when the backup has failed already.
@@ -100,6 +111,7 @@ impl Drop for FileUnderWay {
 /// A chunk for the sealers.
 struct ChunkJob {
     file: Arc<FileUnderWay>,
+    attempt: u32,
     number: usize,
     plain: Vec<u8>,
     _permit: Permit,
@@ -140,7 +152,7 @@ impl Tally {
         let counter = match verdict {
             Verdict::New => &self.new,
             Verdict::Changed => &self.changed,
-            Verdict::Unchanged(_) => &self.unchanged,
+            Verdict::Unchanged(..) => &self.unchanged,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -171,7 +183,7 @@ pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Res
     };
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if job.monitor.wants_totals() && source.has_sizes() {
+        if job.monitor.wants_totals() && source.is_cheap_to_walk() {
             scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
         }
         let stored = run_stages(job, source, walk);
@@ -189,7 +201,7 @@ fn find_totals(source: &dyn Source, monitor: &dyn Monitor, finished: &AtomicBool
         }
         if let Found::Item(item) = found {
             entries += 1;
-            bytes += if let ItemKind::File { size, .. } = item.kind { size } else { 0 };
+            bytes += item.size().unwrap_or(0);
         }
     }
     monitor.totals(entries, bytes);
@@ -246,7 +258,11 @@ impl Stages<'_> {
             if self.failure.is_set() {
                 return;
             }
-            let Some(item) = self.item_of(found) else { continue };
+            let item = match self.item_of(found) {
+                Ok(Some(item)) => item,
+                Ok(None) => continue,
+                Err(error) => return self.failure.set(error),
+            };
             match self.dispatch(sequence, item, &mut parent, &mut first_links, files, done) {
                 Ok(()) => sequence += 1,
                 Err(error) => return self.failure.set(error),
@@ -254,18 +270,16 @@ impl Stages<'_> {
         }
     }
 
-    fn item_of(&self, found: Found) -> Option<Item> {
+    fn item_of(&self, found: Found) -> Result<Option<Item>> {
         match found {
-            Found::Item(item) => Some(item),
-            Found::Unreadable { path, message } => {
-                self.job.problems.add(&path, &message);
-                None
-            }
+            Found::Item(item) => return Ok(Some(item)),
+            Found::Unreadable { path, message } => self.job.problems.add(&path, &message),
             Found::Skipped { path, message } => {
                 self.job.monitor.note(&format!("{path} was left out: it is {message}"));
-                None
             }
+            Found::Failed(error) => return Err(error),
         }
+        Ok(None)
     }
 
     fn dispatch(
@@ -278,17 +292,19 @@ impl Stages<'_> {
         done: &Sender<Done>,
     ) -> Result<()> {
         let hard_link = hard_link_of(&item, first_links);
+        let mut attributes = Attributes::new();
         let kind = match &item.kind {
             ItemKind::Directory => EntryKind::Directory,
             ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
-            ItemKind::File { size, .. } => {
+            ItemKind::File { size, .. } | ItemKind::Object { size, .. } => {
                 let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(self.job.kind, chunk))?;
                 self.tally.count(&verdict);
                 match verdict {
-                    Verdict::Unchanged(mut content) => {
+                    Verdict::Unchanged(mut content, known) => {
                         self.job.monitor.count(Counter::Bytes, *size);
                         self.job.monitor.count(Counter::BytesDeduplicated, *size);
                         content.hard_link = hard_link;
+                        attributes = known;
                         EntryKind::File(content)
                     }
                     verdict => {
@@ -300,7 +316,7 @@ impl Stages<'_> {
                 }
             }
         };
-        let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes: Vec::new() };
+        let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes };
         let _ = done.send(Done { sequence, entry: Some(entry), _ticket: Some(self.tickets.take(1)) });
         Ok(())
     }
@@ -318,7 +334,7 @@ impl Stages<'_> {
             kind: self.job.kind,
             hard_link,
             slots: Slots::default(),
-            facts: Mutex::default(),
+            read: Mutex::default(),
             ticket: Some(self.tickets.take(1)),
             done: done.clone(),
         })
@@ -333,6 +349,10 @@ impl Stages<'_> {
             match self.read_file(source, &file, &mut window, &mut encoder, chunks) {
                 Ok(()) => {}
                 Err(ReadError::Fatal(error)) => self.failure.set(error),
+                Err(ReadError::Changed) => {
+                    let message = format!("it changed each of the {READ_ATTEMPTS_MAX} times that it was read");
+                    self.job.problems.add(&file.item.location.to_string_lossy(), &message);
+                }
                 Err(ReadError::Source(error)) => {
                     let message = match error.kind() {
                         std::io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
@@ -352,7 +372,25 @@ impl Stages<'_> {
         encoder: &mut Encoder,
         chunks: &Sender<ChunkJob>,
     ) -> Result<(), ReadError> {
-        let mut content = source.open(&file.item).map_err(ReadError::Source)?;
+        for attempt in 1..READ_ATTEMPTS_MAX {
+            match self.read_file_once(source, (file, attempt), window, encoder, chunks) {
+                Err(ReadError::Changed) => {}
+                result => return result,
+            }
+        }
+        self.read_file_once(source, (file, READ_ATTEMPTS_MAX), window, encoder, chunks)
+    }
+
+    fn read_file_once(
+        &self,
+        source: &dyn Source,
+        (file, attempt): (&Arc<FileUnderWay>, u32),
+        window: &mut Window,
+        encoder: &mut Encoder,
+        chunks: &Sender<ChunkJob>,
+    ) -> Result<(), ReadError> {
+        file.slots.begin(attempt);
+        let mut content = source.open(&file.item)?;
         let metadata = content.metadata();
         let racy = is_racy(&metadata.ctime, self.job.repository.clock().now());
         let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
@@ -360,19 +398,21 @@ impl Stages<'_> {
             self.job.cancel.check()?;
             self.tally.bytes_read.fetch_add(plain.len() as u64, Ordering::Relaxed);
             if small {
-                return self.store_chunk(encoder, file, number, plain);
+                return self.store_chunk(encoder, (file, attempt), number, plain);
             }
             let permit = self.chunk_budget.take(plain.len() as u64);
-            let job = ChunkJob { file: Arc::clone(file), number, plain: plain.to_vec(), _permit: permit };
+            let job = ChunkJob { file: Arc::clone(file), attempt, number, plain: plain.to_vec(), _permit: permit };
             if self.failure.is_set() {
                 return Err(Error::Interrupted);
             }
             chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()))
         })?;
-        if let Some(change) = content.finish().map_err(ReadError::Source)? {
+        let attributes = content.attributes();
+        if let Some(change) = content.finish()? {
             self.job.problems.add(&file.item.location.to_string_lossy(), &change);
         }
-        *file.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some((facts, metadata, racy));
+        let read = ReadFile { facts, metadata, racy, attributes };
+        *file.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
         Ok(())
     }
 
@@ -380,16 +420,22 @@ impl Stages<'_> {
         let mut encoder = Encoder::default();
         for job in chunks {
             if !self.failure.is_set()
-                && let Err(error) = self.store_chunk(&mut encoder, &job.file, job.number, &job.plain)
+                && let Err(error) = self.store_chunk(&mut encoder, (&job.file, job.attempt), job.number, &job.plain)
             {
                 self.failure.set(error);
             }
         }
     }
 
-    fn store_chunk(&self, encoder: &mut Encoder, file: &FileUnderWay, number: usize, plain: &[u8]) -> Result<()> {
+    fn store_chunk(
+        &self,
+        encoder: &mut Encoder,
+        (file, attempt): (&FileUnderWay, u32),
+        number: usize,
+        plain: &[u8],
+    ) -> Result<()> {
         let (id, fate) = self.job.chunks.write(encoder, self.job.kind, plain)?;
-        file.slots.put(number, id, plain.len());
+        file.slots.put(attempt, number, id, plain.len());
         self.job.monitor.count(Counter::Bytes, plain.len() as u64);
         if fate == Fate::Known {
             self.job.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
@@ -438,14 +484,15 @@ pub fn survey(
         match found {
             Found::Unreadable { path, message } => problems.add(&path, &message),
             Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),
+            Found::Failed(error) => return Err(error),
             Found::Item(item) => {
                 entries += 1;
                 monitor.count(Counter::Entries, 1);
-                if let ItemKind::File { size, .. } = item.kind {
+                if let Some(size) = item.size() {
                     bytes += size;
                     let verdict = parent.compare(&item, |_| Ok(true))?;
                     tally.count(&verdict);
-                    if !matches!(verdict, Verdict::Unchanged(_)) {
+                    if !matches!(verdict, Verdict::Unchanged(..)) {
                         tally.bytes_read.fetch_add(size, Ordering::Relaxed);
                     }
                 }

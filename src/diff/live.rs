@@ -143,6 +143,7 @@ impl Comparison<'_> {
                     continue;
                 }
                 Found::Skipped { .. } => continue,
+                Found::Failed(error) => return Err(error),
             };
             any = true;
             any |= self.removed_before(place, &mut tree, Some(&item.path), &mut types, &mut batch)?;
@@ -285,7 +286,7 @@ fn live_directory(place: &Place<'_>, entry: &Entry) -> Option<Side> {
 fn side_of(item: &Item) -> Side {
     let kind = match &item.kind {
         ItemKind::Directory => SideKind::Directory,
-        ItemKind::File { size, .. } => SideKind::File { size: *size, digest: None },
+        ItemKind::File { size, .. } | ItemKind::Object { size, .. } => SideKind::File { size: *size, digest: None },
         ItemKind::Symlink { target } => SideKind::Symlink { target: target.clone() },
     };
     Side { kind, metadata: item.metadata }

@@ -5,7 +5,7 @@
 /// The facts of one entry, ascending by key.
 pub type Attributes = Vec<(u16, Vec<u8>)>;
 
-/// ETag of an object, with its quotes.
+/// ETag of an object, without its quotes; never a weak one.
 pub const ETAG: u16 = 1;
 /// Version of an object in a bucket that keeps versions.
 pub const VERSION_ID: u16 = 2;

@@ -1,7 +1,8 @@
 //! A component's tree: its entries sorted by path, cut into nodes, which are meta chunks.
 //!
-//! Paths are raw bytes, relative, without a leading `/`; the path of a directory ends in `/`. Everything is in plain
-//! byte order of these paths, so that a directory precedes its content and its content is contiguous.
+//! Paths are raw bytes, relative; the path of a directory ends in `/`. Everything is in plain byte order of these paths,
+//! so that a directory precedes its content and its content is contiguous. Files that were objects in a bucket have
+//! whatever path their key was: with a `/` at its beginning or end, or two in a row.
 //!
 //! ```text
 //! node:
@@ -122,7 +123,7 @@ pub enum EntryKind {
 /// One file, directory or symlink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative path; ends in `/` for directories.
+    /// Relative path; ends in `/` for directories, and for objects whose keys do.
     pub path: Vec<u8>,
     /// What the file system tells of it.
     pub metadata: Metadata,
@@ -340,7 +341,7 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, FormatError> {
     }
     let kind = match kind {
         1 if path.ends_with(b"/") => EntryKind::Directory,
-        2 if !path.ends_with(b"/") => EntryKind::File(decode_file(cursor, flags)?),
+        2 => EntryKind::File(decode_file(cursor, flags)?),
         3 if !path.ends_with(b"/") => EntryKind::Symlink { target: decode_short(cursor)? },
         _ => return Err(FormatError::new("an entry is of an unknown kind, or its path does not fit its kind")),
     };
@@ -441,10 +442,11 @@ mod tests {
             kind: EntryKind::Directory,
             attributes: vec![],
         };
+        let object = file("a/b/", &[3]);
         let odd_name = Entry { path: b"a/\xFF\n".to_vec(), ..file("", &[1]) };
         let link =
             Entry { path: b"b".to_vec(), kind: EntryKind::Symlink { target: b"../x".to_vec() }, ..directory.clone() };
-        let entries = vec![directory, file("a/x", &[10, 20]), odd_name, link];
+        let entries = vec![directory, object, file("a/x", &[10, 20]), odd_name, link];
         assert_eq!(decode_node(&leaf(&entries)), Ok(Node::Leaf(entries)));
     }
 
@@ -457,8 +459,6 @@ mod tests {
             content.size = 11;
         }
         assert!(decode_node(&leaf(&[wrong_size])).is_err());
-        let directory_like = leaf(&[file("a/", &[])]);
-        assert!(decode_node(&directory_like).is_err());
         let mut huge = leaf(&[file("a", &[])]);
         huge[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(decode_node(&huge).is_err());

@@ -183,17 +183,16 @@ impl Bucket {
 
     async fn fetch_once(&self, key: &str, wanted: &Wanted, etag: Option<&str>) -> Result<Fetched, Broken> {
         let request = self.client.get_object().bucket(&self.name).key(key).set_range(wanted.header());
-        let answer = request.set_if_match(etag.map(str::to_owned)).send().await;
+        let answer = request.set_if_match(etag.map(|etag| format!("\"{etag}\""))).send().await;
         let answer = answer.map_err(|error| Broken::Answer(self.failed("read", key, error)))?;
-        if let (Some(asked), Some(given)) = (etag, answer.e_tag())
-            && asked != given
-        {
-            let reason = format!("the version {asked} was asked for, {given} was given");
-            return Err(Broken::Answer(self.fault(Fault::AlreadyExists, "read", key, reason)));
-        }
         let (len, size) = announced(&answer, wanted)
             .map_err(|reason| Broken::Answer(self.fault(Fault::BadAnswer, "read", key, reason)))?;
         let facts = ObjectFacts::of(&answer, size);
+        if etag.is_some() && facts.etag.as_deref() != etag {
+            // Not every server honours the condition.
+            let reason = "it has been replaced by another version";
+            return Err(Broken::Answer(self.fault(Fault::AlreadyExists, "read", key, reason)));
+        }
         match timeout(self.patience.for_body(len), body::collect(answer.body, len)).await {
             Ok(Ok(bytes)) => Ok(Fetched { facts, bytes }),
             Ok(Err(reason)) => Err(Broken::Body(self.fault(Fault::Unavailable, "read", key, reason))),

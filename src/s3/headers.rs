@@ -39,7 +39,7 @@ pub struct ObjectHeaders {
 pub struct ObjectFacts {
     /// Length in bytes.
     pub size: u64,
-    /// ETag with its quotes.
+    /// ETag without its quotes; none if it is weak, which proves nothing.
     pub etag: Option<String>,
     /// When it was written, to the second.
     pub modified: FileTime,
@@ -58,7 +58,7 @@ impl ObjectFacts {
     pub(super) fn of(answer: &GetObjectOutput, size: u64) -> Self {
         Self {
             size,
-            etag: answer.e_tag().map(str::to_owned),
+            etag: answer.e_tag().and_then(strong_etag),
             modified: answer.last_modified().map(file_time).unwrap_or_default(),
             version_id: answer.version_id().filter(|id| *id != "null").map(str::to_owned),
             storage_class: answer
@@ -149,6 +149,12 @@ impl ObjectHeaders {
     }
 }
 
+/// Returns an ETag without its quotes, or `None` if it does not stand for the very bytes.
+pub(super) fn strong_etag(text: &str) -> Option<String> {
+    let etag = text.trim_matches('"');
+    (!etag.is_empty() && !text.starts_with("W/")).then(|| etag.to_owned())
+}
+
 /// Returns a server's time, to the second: listings tell more than headers do.
 pub(super) fn file_time(time: &DateTime) -> FileTime {
     FileTime { seconds: time.secs(), nanoseconds: 0 }
@@ -181,11 +187,18 @@ mod tests {
             ..ObjectHeaders::default()
         };
         let facts =
-            ObjectFacts { size: 1, etag: Some("\"x\"".to_owned()), headers: headers.clone(), ..ObjectFacts::default() };
+            ObjectFacts { size: 1, etag: Some("x".to_owned()), headers: headers.clone(), ..ObjectFacts::default() };
         let attributes = facts.attributes();
         assert!(attributes.is_sorted_by(|left, right| left.0 < right.0));
         assert_eq!(ObjectHeaders::from_attributes(&attributes), (headers.clone(), vec![]));
         assert_eq!(headers.tagging().unwrap(), "empty=&owner=Zo%C3%AB%20%26%20co");
+    }
+
+    #[test]
+    fn only_an_etag_that_stands_for_the_very_bytes_counts() {
+        assert_eq!(strong_etag("\"d41d-2\""), Some("d41d-2".to_owned()));
+        assert_eq!(strong_etag("d41d"), Some("d41d".to_owned()));
+        assert!(strong_etag("W/\"d41d\"").is_none() && strong_etag("\"\"").is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use crate::error::{Fault, Result};
 use crate::format::tree::FileTime;
 use crate::s3::bucket::Bucket;
-use crate::s3::headers::file_time;
+use crate::s3::headers::{file_time, strong_etag};
 
 /// Pages of up to 1,000 keys that one listing may have: 10⁸ objects.
 pub const LIST_PAGES_MAX: usize = 100_000;
@@ -30,7 +30,7 @@ pub struct Listed {
     pub key: Vec<u8>,
     /// Length in bytes.
     pub size: u64,
-    /// ETag with its quotes.
+    /// ETag without its quotes; none if it is weak, or in doubt.
     pub etag: Option<String>,
     /// When it was written, to the second.
     pub modified: FileTime,
@@ -135,7 +135,7 @@ fn listed(object: &Object, is_encoded: bool, prefix: &str) -> Result<Listed, &'s
     Ok(Listed {
         key,
         size: size.ok_or("the listing has an object without a size")?,
-        etag: object.e_tag().map(str::to_owned),
+        etag: object.e_tag().and_then(strong_etag),
         modified: object.last_modified().map(file_time).unwrap_or_default(),
         storage_class: object.storage_class().map(|class| class.as_str().to_owned()),
     })
@@ -186,7 +186,7 @@ mod tests {
 
     fn listed(key: &[u8], seconds: i64) -> Listed {
         let modified = FileTime { seconds, nanoseconds: 0 };
-        Listed { key: key.to_vec(), size: 1, etag: Some(format!("\"{seconds}\"")), modified, storage_class: None }
+        Listed { key: key.to_vec(), size: 1, etag: Some(seconds.to_string()), modified, storage_class: None }
     }
 
     fn drain(window: &mut Window) -> Vec<Vec<u8>> {

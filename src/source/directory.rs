@@ -288,6 +288,7 @@ mod tests {
                 Found::Item(item) => String::from_utf8_lossy(&item.path).into_owned(),
                 Found::Unreadable { path, .. } => format!("unreadable {path}"),
                 Found::Skipped { path, .. } => format!("skipped {path}"),
+                Found::Failed(error) => panic!("{error}"),
             })
             .collect()
     }

@@ -89,7 +89,7 @@ impl Source for StreamSource<'_> {
         Ok(Box::new(OpenStream { stream: Some(stream), source: self }))
     }
 
-    fn has_sizes(&self) -> bool {
+    fn is_cheap_to_walk(&self) -> bool {
         false
     }
 }
