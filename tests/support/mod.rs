@@ -3,6 +3,7 @@
 pub mod allocations;
 pub mod cli;
 pub mod fault_server;
+pub mod mlflow_server;
 pub mod repo;
 pub mod s3_server;
 
