@@ -3,17 +3,13 @@
 //! What must stay true: a command that fails, in whatever way and however late, makes the whole stream an error.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
+use crate::last_lines::last_lines;
 use crate::source::stream::Stream;
-
-/// Lines of standard error that an error message repeats.
-const ERROR_LINES_MAX: usize = 10;
-/// Longest such line in bytes.
-const ERROR_LINE_LEN_MAX: usize = 400;
 
 /// A running command whose standard output is read.
 pub struct CommandStream {
@@ -78,22 +74,6 @@ impl Drop for CommandStream {
             let _ = self.child.wait();
         }
     }
-}
-
-fn last_lines(mut errors: impl BufRead) -> VecDeque<String> {
-    let mut lines = VecDeque::new();
-    let mut bytes = Vec::new();
-    while matches!(errors.by_ref().take(ERROR_LINE_LEN_MAX as u64).read_until(b'\n', &mut bytes), Ok(len) if len > 0) {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        if !line.is_empty() {
-            if lines.len() == ERROR_LINES_MAX {
-                lines.pop_front();
-            }
-            lines.push_back(line);
-        }
-        bytes.clear();
-    }
-    lines
 }
 
 #[cfg(test)]

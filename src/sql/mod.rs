@@ -33,6 +33,15 @@ pub enum Value {
 }
 
 impl Value {
+    /// Returns the number of bytes that it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Text(bytes) | Self::Blob(bytes) => bytes.len(),
+            Self::Number(text) => text.len(),
+        }
+    }
+
     /// Returns the value as text; `None` if it is null or not text.
     pub fn as_text(&self) -> Option<&str> {
         match self {
