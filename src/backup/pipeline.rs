@@ -64,10 +64,62 @@ pub struct Job<'a> {
     pub kind: BlobKind,
 }
 
+/// What decides on entries on their way into the tree, in path order.
+pub trait Review {
+    /// Goes on to the next path, or to the end, and returns what has to be written before it.
+    fn advance(&mut self, next: Option<&[u8]>) -> Result<Vec<Entry>>;
+    /// Takes note of the entry of the path gone on to.
+    fn take_note(&mut self, entry: &Entry) -> Result<()>;
+    /// Decides on the path gone on to, which was found and could not be read.
+    fn replace(&mut self, path: &[u8]) -> Result<Replacement>;
+    /// Returns whether a file may change while it is read, because it is still being written.
+    fn may_change(&self, path: &[u8]) -> bool;
+}
+
+/// What to make of something that could not be read.
+#[derive(Debug)]
+pub enum Replacement {
+    /// It is missing in the snapshot.
+    Problem,
+    /// It was deleted on purpose; this is what stands in its place, if anything does.
+    By(Option<Box<Entry>>),
+}
+
+/// Lets everything pass.
+pub struct NoReview;
+
+impl Review for NoReview {
+    fn advance(&mut self, _: Option<&[u8]>) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+
+    fn take_note(&mut self, _: &Entry) -> Result<()> {
+        Ok(())
+    }
+
+    fn replace(&mut self, _: &[u8]) -> Result<Replacement> {
+        Ok(Replacement::Problem)
+    }
+
+    fn may_change(&self, _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// Something that went wrong with one item.
+struct Trouble {
+    /// Its path in the tree.
+    path: Vec<u8>,
+    /// Where the source has it.
+    location: String,
+    message: String,
+}
+
 /// An entry, or nothing where a file could not be read, with its place in the order.
 struct Done {
     sequence: u64,
     entry: Option<Entry>,
+    trouble: Option<Trouble>,
     _ticket: Option<Permit>,
 }
 
@@ -87,6 +139,7 @@ struct FileUnderWay {
     hard_link: Option<Vec<u8>>,
     slots: Slots,
     read: Mutex<Option<ReadFile>>,
+    trouble: Mutex<Option<Trouble>>,
     ticket: Option<Permit>,
     done: Sender<Done>,
 }
@@ -102,9 +155,19 @@ impl Drop for FileUnderWay {
             let path = std::mem::take(&mut self.item.path);
             Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes: read.attributes }
         });
-        let done = Done { sequence: self.sequence, entry, _ticket: self.ticket.take() };
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let done = Done { sequence: self.sequence, entry, trouble, _ticket: self.ticket.take() };
         // Nobody listens any more only when the backup has failed already.
         let _ = self.done.send(done);
+    }
+}
+
+impl FileUnderWay {
+    fn has_trouble(&self, message: &str) {
+        let path = self.item.path.clone();
+        let trouble =
+            Trouble { path, location: self.item.location.to_string_lossy().into_owned(), message: message.to_owned() };
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
     }
 }
 
@@ -177,7 +240,12 @@ struct Stages<'a> {
 }
 
 /// Stores a whole source as a tree.
-pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Result<(TreeSummary, Statistics)> {
+pub fn store_tree(
+    job: &Job<'_>,
+    source: &dyn Source,
+    parent: Parent<'_>,
+    review: &mut dyn Review,
+) -> Result<(TreeSummary, Statistics)> {
     let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
         stages.walk(source, parent, files, done);
     };
@@ -186,7 +254,7 @@ pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Res
         if job.monitor.wants_totals() && source.is_cheap_to_walk() {
             scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
         }
-        let stored = run_stages(job, source, walk);
+        let stored = run_stages(job, source, walk, review);
         finished.store(true, Ordering::Relaxed);
         stored
     })
@@ -211,6 +279,7 @@ fn run_stages(
     job: &Job<'_>,
     source: &dyn Source,
     walk: impl FnOnce(&Stages<'_>, &Sender<Arc<FileUnderWay>>, &Sender<Done>) + Send,
+    review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
     job.monitor.phase("backup", None, None);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -233,7 +302,7 @@ fn run_stages(
         }
         drop(chunk_sender);
         scope.spawn(move || walk(stages, &file_sender, &done_sender));
-        stages.write_tree(&done)
+        stages.write_tree(&done, review)
     });
     let statistics = stages.tally.statistics();
     stages.failure.into_result()?;
@@ -258,28 +327,26 @@ impl Stages<'_> {
             if self.failure.is_set() {
                 return;
             }
-            let item = match self.item_of(found) {
-                Ok(Some(item)) => item,
-                Ok(None) => continue,
-                Err(error) => return self.failure.set(error),
+            let item = match found {
+                Found::Item(item) => item,
+                Found::Unreadable { item, path, message } => {
+                    let trouble = Some(Trouble { path: item, location: path, message });
+                    let _ticket = Some(self.tickets.take(1));
+                    let _ = done.send(Done { sequence, entry: None, trouble, _ticket });
+                    sequence += 1;
+                    continue;
+                }
+                Found::Skipped { path, message } => {
+                    self.job.monitor.note(&format!("{path} was left out: it is {message}"));
+                    continue;
+                }
+                Found::Failed(error) => return self.failure.set(error),
             };
             match self.dispatch(sequence, item, &mut parent, &mut first_links, files, done) {
                 Ok(()) => sequence += 1,
                 Err(error) => return self.failure.set(error),
             }
         }
-    }
-
-    fn item_of(&self, found: Found) -> Result<Option<Item>> {
-        match found {
-            Found::Item(item) => return Ok(Some(item)),
-            Found::Unreadable { path, message } => self.job.problems.add(&path, &message),
-            Found::Skipped { path, message } => {
-                self.job.monitor.note(&format!("{path} was left out: it is {message}"));
-            }
-            Found::Failed(error) => return Err(error),
-        }
-        Ok(None)
     }
 
     fn dispatch(
@@ -317,7 +384,7 @@ impl Stages<'_> {
             }
         };
         let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes };
-        let _ = done.send(Done { sequence, entry: Some(entry), _ticket: Some(self.tickets.take(1)) });
+        let _ = done.send(Done { sequence, entry: Some(entry), trouble: None, _ticket: Some(self.tickets.take(1)) });
         Ok(())
     }
 
@@ -335,6 +402,7 @@ impl Stages<'_> {
             hard_link,
             slots: Slots::default(),
             read: Mutex::default(),
+            trouble: Mutex::default(),
             ticket: Some(self.tickets.take(1)),
             done: done.clone(),
         })
@@ -351,14 +419,14 @@ impl Stages<'_> {
                 Err(ReadError::Fatal(error)) => self.failure.set(error),
                 Err(ReadError::Changed) => {
                     let message = format!("it changed each of the {READ_ATTEMPTS_MAX} times that it was read");
-                    self.job.problems.add(&file.item.location.to_string_lossy(), &message);
+                    file.has_trouble(&message);
                 }
                 Err(ReadError::Source(error)) => {
                     let message = match error.kind() {
                         std::io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
                         _ => format!("it cannot be read: {error}"),
                     };
-                    self.job.problems.add(&file.item.location.to_string_lossy(), &message);
+                    file.has_trouble(&message);
                 }
             }
         }
@@ -409,7 +477,7 @@ impl Stages<'_> {
         })?;
         let attributes = content.attributes();
         if let Some(change) = content.finish()? {
-            self.job.problems.add(&file.item.location.to_string_lossy(), &change);
+            file.has_trouble(&change);
         }
         let read = ReadFile { facts, metadata, racy, attributes };
         *file.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
@@ -444,7 +512,7 @@ impl Stages<'_> {
     }
 
     /// Puts entries in order and writes the tree.
-    fn write_tree(&self, done: &Receiver<Done>) -> Result<TreeSummary> {
+    fn write_tree(&self, done: &Receiver<Done>, review: &mut dyn Review) -> Result<TreeSummary> {
         let mut tree = TreeWriter::new(self.job.chunks);
         let mut waiting = BTreeMap::new();
         let mut next = 0;
@@ -452,19 +520,65 @@ impl Stages<'_> {
             waiting.insert(item.sequence, item);
             while let Some(item) = waiting.remove(&next) {
                 next += 1;
-                if let Some(mut entry) = item.entry
-                    && !self.failure.is_set()
-                {
-                    let pushed = tree.make_indirect(&mut entry).and_then(|()| tree.push(&entry));
-                    pushed.unwrap_or_else(|error| self.failure.set(error));
-                    self.job.monitor.count(Counter::Entries, 1);
+                if !self.failure.is_set() {
+                    let written = self.take_in(&mut tree, item, review);
+                    written.unwrap_or_else(|error| self.failure.set(error));
                 }
             }
         }
         if self.failure.is_set() {
             return Err(Error::Interrupted);
         }
+        self.advance(&mut tree, None, review)?;
         tree.finish()
+    }
+
+    fn take_in(&self, tree: &mut TreeWriter<'_>, item: Done, review: &mut dyn Review) -> Result<()> {
+        let Done { entry, trouble, .. } = item;
+        let path = entry.as_ref().map(|entry| &entry.path).or(trouble.as_ref().map(|trouble| &trouble.path));
+        // A file has neither only after a failure elsewhere.
+        let Some(path) = path else { return Ok(()) };
+        self.advance(tree, Some(path), review)?;
+        match (entry, trouble) {
+            (Some(entry), trouble) => {
+                if let Some(trouble) = trouble {
+                    self.report_change(&trouble, review);
+                }
+                review.take_note(&entry)?;
+                self.write(tree, entry)
+            }
+            (None, Some(trouble)) => match review.replace(&trouble.path)? {
+                Replacement::By(Some(entry)) => self.write(tree, *entry),
+                Replacement::By(None) => {
+                    self.job.monitor.note(&format!("{}: {}, and so did its row", trouble.location, trouble.message));
+                    Ok(())
+                }
+                Replacement::Problem => {
+                    self.job.problems.add(&trouble.location, &trouble.message);
+                    Ok(())
+                }
+            },
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn report_change(&self, trouble: &Trouble, review: &dyn Review) {
+        if review.may_change(&trouble.path) {
+            self.job.monitor.note(&format!("{}: {}", trouble.location, trouble.message));
+        } else {
+            self.job.problems.add(&trouble.location, &trouble.message);
+        }
+    }
+
+    fn advance(&self, tree: &mut TreeWriter<'_>, next: Option<&[u8]>, review: &mut dyn Review) -> Result<()> {
+        review.advance(next)?.into_iter().try_for_each(|entry| self.write(tree, entry))
+    }
+
+    fn write(&self, tree: &mut TreeWriter<'_>, mut entry: Entry) -> Result<()> {
+        tree.make_indirect(&mut entry)?;
+        tree.push(&entry)?;
+        self.job.monitor.count(Counter::Entries, 1);
+        Ok(())
     }
 }
 
@@ -482,7 +596,7 @@ pub fn survey(
     for found in source.walk() {
         cancel.check()?;
         match found {
-            Found::Unreadable { path, message } => problems.add(&path, &message),
+            Found::Unreadable { path, message, .. } => problems.add(&path, &message),
             Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),
             Found::Failed(error) => return Err(error),
             Found::Item(item) => {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::sql::{Dialect, TableRecord, Value};
-use uri::DatabaseUri;
+pub use uri::DatabaseUri;
 
 /// Which program a database belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

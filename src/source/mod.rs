@@ -5,7 +5,9 @@
 
 pub mod bucket;
 pub mod command;
+pub mod deployment;
 pub mod directory;
+pub mod spool;
 pub mod stream;
 
 use std::io::{self, Read};
@@ -22,6 +24,8 @@ pub enum Found {
     Item(Item),
     /// Something that should be stored and cannot be: the snapshot will be incomplete.
     Unreadable {
+        /// Its path in the tree.
+        item: Vec<u8>,
         /// Where.
         path: String,
         /// Why.
