@@ -196,6 +196,9 @@ impl Error {
             Self::Interrupted => Self::Interrupted,
             Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
             Self::Database { action, location, reason } => Self::database(action, location, reason),
+            Self::MissingChunk { chunk, needed_by } => {
+                Self::MissingChunk { chunk: *chunk, needed_by: needed_by.clone() }
+            }
             other => Self::Internal(other.to_string()),
         }
     }

@@ -3,6 +3,7 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
+pub mod chunk_fetch;
 pub mod chunk_reader;
 pub mod chunk_writer;
 pub mod contents;

@@ -10,6 +10,7 @@
 //! hard links (when everything that they could be confused with is there), and for the directories' own metadata.
 
 mod batch;
+pub mod bucket;
 mod sweep;
 
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, is_selected};
+use crate::repository::contents::{self, Selection, is_selected};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
 use crate::restore::batch::Batch;
@@ -141,27 +142,24 @@ pub fn run(
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let tally = Tally::default();
-    let mut found = false;
+    let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
+    let mut found = path.is_empty();
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
     monitor.phase(
         "restore",
         total.map(|components| components.iter().map(|component| component.entries).sum()),
         total.map(|components| components.iter().map(|component| component.bytes).sum()),
     );
-    for component in &snapshot.record.components {
+    for Selection { component, path: prefix } in contents::select(snapshot, path) {
         let root = match component.name.as_str() {
             FILES => options.target.clone(),
             name => options.target.join(name),
         };
         let target = open_target(&root, options)?;
-        let prefix = options.path.as_deref().map(normal_path).unwrap_or_default();
         let run = Run { reader: &reader, component, prefix, target: &target, options, monitor, cancel, tally: &tally };
         found |= run.restore()?;
     }
-    match &options.path {
-        Some(path) if !found => Err(contents::no_such_path(snapshot, path.as_bytes())),
-        _ => Ok(tally.summary()),
-    }
+    if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
 }
 
 /// A dry run must not even make the directory.
@@ -170,10 +168,6 @@ fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTar
         return DirectoryTarget::create(root);
     }
     if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
-}
-
-fn normal_path(path: &str) -> Vec<u8> {
-    path.trim_start_matches("./").trim_matches('/').as_bytes().to_vec()
 }
 
 impl Run<'_> {
@@ -198,7 +192,8 @@ impl Run<'_> {
             Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
             tree => tree?,
         };
-        Ok(Box::new(tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)))))
+        let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)));
+        Ok(Box::new(selected.map(|entry| entry.map(contents::as_directory))))
     }
 
     /// Returns the selected entries that can be read. What cannot was reported when files were restored.
@@ -209,6 +204,7 @@ impl Run<'_> {
     fn restore_files(&self) -> Result<bool> {
         let mut batch = Batch::default();
         let mut found = false;
+        let mut names = FileNames::default();
         for entry in self.entries()? {
             self.cancel.check()?;
             found = true;
@@ -219,7 +215,7 @@ impl Run<'_> {
                 }
                 entry => entry?,
             };
-            if let Err(reason) = directory::parts(&entry.path) {
+            if let Err(reason) = names.admit(&entry) {
                 self.problem(&entry, &format!("it is not restored: {reason}"));
                 continue;
             }
@@ -253,10 +249,11 @@ impl Run<'_> {
     /// Symlinks and hard links come after all files: no file is ever written through one.
     fn restore_links(&self) -> Result<()> {
         let mut batch = Batch::default();
+        let mut names = FileNames::default();
         for entry in self.readable_entries()? {
             self.cancel.check()?;
             let entry = entry?;
-            if directory::parts(&entry.path).is_err() {
+            if names.admit(&entry).is_err() {
                 continue;
             }
             match &entry.kind {
@@ -383,11 +380,78 @@ impl Run<'_> {
     }
 }
 
+/// Files that would have to be directories for what may follow: in a bucket, `k` and `k/x` can both be objects.
+#[derive(Default)]
+struct FileNames(Vec<Vec<u8>>);
+
+impl FileNames {
+    /// Fails for what a directory cannot hold, by itself or beside the entries before it. Entries come in byte order.
+    fn admit(&mut self, entry: &Entry) -> Result<(), &'static str> {
+        directory::parts(&entry.path)?;
+        // Between `k` and `k/x` there may be `k-y`; what does not begin with `k` comes after both.
+        while self.0.last().is_some_and(|name| !entry.path.starts_with(name)) {
+            self.0.pop();
+        }
+        if self.0.iter().any(|name| entry.path[name.len()..].starts_with(b"/")) {
+            return Err("a file stands where it needs a directory");
+        }
+        if entry.kind != EntryKind::Directory {
+            if entry.path.ends_with(b"/") {
+                return Err("it has content, and only a directory can have a name that ends in /");
+            }
+            self.0.push(entry.path.clone());
+        }
+        Ok(())
+    }
+}
+
 fn describe(kind: ExistingKind) -> &'static str {
     match kind {
         ExistingKind::Directory => "a directory",
         ExistingKind::File => "a file",
         ExistingKind::Symlink => "a symlink",
         ExistingKind::Other => "a special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::tree::FileContent;
+    use crate::id::Digest;
+
+    fn file(path: &str) -> Entry {
+        let digest = Digest::from_bytes([0; 32]);
+        let content = FileContent {
+            size: 1,
+            digest,
+            chunks: vec![],
+            indirect: false,
+            sparse: false,
+            racy: false,
+            hard_link: None,
+        };
+        Entry { path: path.into(), metadata: Metadata::default(), kind: EntryKind::File(content), attributes: vec![] }
+    }
+
+    #[test]
+    fn of_keys_that_no_directory_can_hold_together_the_first_is_restored() {
+        let mut names = FileNames::default();
+        let cases = [
+            ("/a", false),
+            ("a//b", false),
+            ("k", true),
+            ("k-y", true),
+            ("k-y/z", false),
+            ("k/", false),
+            ("k/x", false),
+            ("k/x/y", false),
+            ("kk", true),
+            ("l/", false),
+            ("l/x", true),
+        ];
+        for (path, is_admitted) in cases {
+            assert_eq!(names.admit(&file(path)).is_ok(), is_admitted, "{path}");
+        }
     }
 }

@@ -18,11 +18,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Fault, Result};
 use crate::s3::headers::{ObjectFacts, ObjectHeaders};
-use crate::s3::listing::{Listed, Objects};
+use crate::s3::listing::{self, Listed, Objects};
 use crate::s3::{Patience, S3Options, body, connection, fault};
 
 /// How often a read is begun anew because its body broke off.
 const BODY_ATTEMPTS_MAX: u32 = 4;
+
+/// Most objects that one answer lists.
+const LIST_PAGE_KEYS_MAX: usize = 1000;
 
 /// A bucket, and how it is reached. Clones share connections.
 #[derive(Debug, Clone)]
@@ -83,9 +86,17 @@ impl Bucket {
         Objects::new(self.clone(), prefix)
     }
 
-    /// Returns the first objects of a listing, at most `limit`, with one request for each thousand.
+    /// Returns what a server lists first of a prefix, at most `limit` objects and a thousand, with one request.
     pub fn first_objects(&self, prefix: &str, limit: usize) -> Result<Vec<Listed>> {
-        self.objects(prefix).take(limit).collect()
+        let page = self.list_page(prefix, None, Some(limit.min(LIST_PAGE_KEYS_MAX) as i32))?;
+        let listed = listing::objects_of(&page, prefix);
+        listed.map_err(|reason| self.fault(Fault::BadAnswer, "list", prefix, reason))
+    }
+
+    /// Returns what a listing says of one object, or `None` if there is none.
+    pub fn find(&self, key: &str) -> Result<Option<Listed>> {
+        let objects = self.first_objects(key, LIST_PAGE_KEYS_MAX)?;
+        Ok(objects.into_iter().find(|listed| listed.key == key.as_bytes()))
     }
 
     /// Reads a part of an object, of the version with this ETag if one is given.
@@ -162,8 +173,13 @@ impl Bucket {
         Error::backend(fault::of(&error), action, self.place(key), fault::describe(&error))
     }
 
-    pub(super) fn list_page(&self, prefix: &str, token: Option<String>) -> Result<ListObjectsV2Output> {
-        let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
+    pub(super) fn list_page(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+        max_keys: Option<i32>,
+    ) -> Result<ListObjectsV2Output> {
+        let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix).set_max_keys(max_keys);
         let request = request.encoding_type(EncodingType::Url).set_continuation_token(token);
         self.block_on(request.send()).map_err(|error| self.failed("list", prefix.trim_end_matches('/'), error))
     }

@@ -62,11 +62,9 @@ impl Objects {
             if self.pages > LIST_PAGES_MAX {
                 return Err(bad(format!("the listing did not end in {LIST_PAGES_MAX} pages")));
             }
-            let page = bucket.list_page(&self.prefix, self.progress.token())?;
+            let page = bucket.list_page(&self.prefix, self.progress.token(), None)?;
             self.has_more = self.progress.advance(&page).map_err(|reason| bad(reason.to_owned()))?;
-            let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
-            for object in page.contents() {
-                let listed = listed(object, is_encoded, &self.prefix).map_err(|reason| bad(reason.to_owned()))?;
+            for listed in objects_of(&page, &self.prefix).map_err(|reason| bad(reason.to_owned()))? {
                 self.window.take_in(listed).map_err(bad)?;
             }
         }
@@ -123,6 +121,12 @@ impl Window {
         self.last = Some(next.clone());
         Some(next)
     }
+}
+
+/// Reads the objects of a page.
+pub(super) fn objects_of(page: &ListObjectsV2Output, prefix: &str) -> Result<Vec<Listed>, &'static str> {
+    let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
+    page.contents().iter().map(|object| listed(object, is_encoded, prefix)).collect()
 }
 
 fn listed(object: &Object, is_encoded: bool, prefix: &str) -> Result<Listed, &'static str> {

@@ -3,6 +3,7 @@
 //! What must stay true: an upload that is not completed is aborted, also when it is dropped because of an error: parts
 //! that are left behind cost money and show in no listing.
 
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
@@ -44,9 +45,15 @@ impl Upload {
             .set_metadata(Some(headers.user_metadata.clone().into_iter().collect()))
             .set_tagging(headers.tagging())
             .checksum_algorithm(ChecksumAlgorithm::Crc32);
-        let answer = bucket.block_on(request.send()).map_err(|error| bucket.failed("create", key, error))?;
+        let id = match bucket.block_on(request.send()) {
+            Ok(answer) => answer.upload_id().map(str::to_owned),
+            Err(error) => match id_in_odd_answer(&error) {
+                None => return Err(bucket.failed("create", key, error)),
+                id => id,
+            },
+        };
         let nameless = || bucket.fault(Fault::BadAnswer, "create", key, "the upload was given no id");
-        let id = answer.upload_id().ok_or_else(nameless)?.to_owned();
+        let id = id.ok_or_else(nameless)?;
         Ok(Self { bucket: bucket.clone(), key: key.to_owned(), id, is_completed: false })
     }
 
@@ -100,6 +107,14 @@ impl Upload {
         let answer = self.bucket.block_on(request.key(&self.key).upload_id(&self.id).send());
         answer.map(drop).map_err(|error| self.bucket.failed("give up", &self.key, error))
     }
+}
+
+/// Reads the id out of an answer that the SDK does not accept: `rclone serve s3` gives its root element another name.
+fn id_in_odd_answer<E>(error: &SdkError<E>) -> Option<String> {
+    let answer = error.raw_response().filter(|answer| answer.status().as_u16() == 200)?;
+    let text = std::str::from_utf8(answer.body().bytes()?).ok()?;
+    let (_, rest) = text.split_once("<UploadId>")?;
+    rest.split_once("</UploadId>").map(|(id, _)| id.to_owned())
 }
 
 impl Drop for Upload {

@@ -41,8 +41,7 @@ pub struct BucketSource {
 }
 
 impl BucketSource {
-    /// Prepares a source; fails if the bucket cannot be listed. Exclude patterns with a `/` match whole paths below the
-    /// prefix, others match names. At most `read_ahead_bytes` of objects are in memory.
+    /// Connects to a bucket and prepares a source, as [`BucketSource::new`] does.
     pub fn connect(
         location: &BucketLocation,
         options: &S3Options,
@@ -50,6 +49,12 @@ impl BucketSource {
         read_ahead_bytes: u64,
     ) -> Result<Self> {
         let bucket = Bucket::connect(&location.bucket, options, Patience::default())?;
+        Self::new(bucket, location, excludes, read_ahead_bytes)
+    }
+
+    /// Prepares a source; fails if the bucket cannot be listed. Exclude patterns with a `/` match whole paths below the
+    /// prefix, others match names. At most `read_ahead_bytes` of objects are in memory.
+    pub fn new(bucket: Bucket, location: &BucketLocation, excludes: &[String], read_ahead_bytes: u64) -> Result<Self> {
         let source = Self {
             bucket,
             key_prefix: location.key_prefix(),

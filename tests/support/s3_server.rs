@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mlvault::backend::s3::S3Backend;
-use mlvault::s3::{Credentials, Patience, S3Options};
+use mlvault::s3::{Bucket, Credentials, Patience, S3Options};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -68,6 +68,15 @@ impl S3Server {
             options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
         }
         options
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns a client for the bucket.
+    pub fn bucket(&self) -> Bucket {
+        Bucket::connect(BUCKET, &self.options(), Patience::default()).unwrap()
     }
 
     pub fn backend(&self, prefix: &str) -> S3Backend {
@@ -159,15 +168,20 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// Asks for the bucket to be made, without a signature. Returns whether the server answered at all.
+/// Asks for the bucket to be made. Returns whether the server answered at all.
 ///
 /// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
 fn make_bucket(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    unsigned_request(port, "PUT", &format!("/{BUCKET}")).starts_with("HTTP/")
+}
+
+/// Sends a request without a signature, which is all that moto needs. Returns the answer, empty if there was none.
+pub fn unsigned_request(port: u16, method: &str, target: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let request =
-        format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let is_answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_ok();
-    is_answered && answer.starts_with(b"HTTP/")
+    if is_answered { String::from_utf8_lossy(&answer).into_owned() } else { String::new() }
 }
