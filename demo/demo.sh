@@ -119,9 +119,9 @@ start_server() {
 
 # Runs one command of the deployment's generator; its chatter goes to a file, which is shown if it fails.
 deployment() {
-    python "$here/make_mlflow.py" "$@" 2>"$work/deployment.log" | sed 's/^/     /' || {
+    python "$here/../tests/make_deployment.py" "$@" 2>"$work/deployment.log" | sed 's/^/     /' || {
         tail -n 30 "$work/deployment.log" >&2
-        fail "make_mlflow.py $*"
+        fail "make_deployment.py $*"
     }
 }
 

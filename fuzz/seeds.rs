@@ -273,6 +273,7 @@ fn entries() -> Vec<Entry> {
         size: 30,
         digest: Digest::from_bytes([8; 32]),
         chunks,
+        kind: BlobKind::Data,
         indirect: false,
         sparse: true,
         racy: false,

@@ -4,7 +4,7 @@
 #   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (without arguments: build test demo)
 #
 #   build   what compiling needs: a C++ compiler and libclang (RocksDB's bindings); Rust itself must be there already
-#   test    build, and the object stores that the tests talk to
+#   test    build, and the servers that the tests talk to: object stores and MLflow
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
 #   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
@@ -105,7 +105,7 @@ first_imports() {
     data) echo 'import numpy' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc'
-        echo 'import sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy'
+        echo 'import mlflow.server.auth.client, sklearn.ensemble, sklearn.pipeline, PIL.ImageDraw, safetensors.numpy, flask_wtf'
         ;;
     esac
 }
@@ -130,7 +130,7 @@ python_parts() {
 
 setup_test() {
     setup_build
-    python_parts s3
+    python_parts s3 data mlflow
 }
 
 setup_demo() {

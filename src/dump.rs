@@ -17,6 +17,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent, FileTime};
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
@@ -144,7 +145,7 @@ enum Piece {
 /// What the reading thread is going to hand over.
 enum Planned {
     Entry(Box<Entry>, Option<Vec<u8>>),
-    Chunk(ChunkRef, Arc<str>),
+    Chunk(ChunkRef, BlobKind, Arc<str>),
 }
 
 /// Runs `feed` on a thread that reads ahead of `write`.
@@ -206,7 +207,7 @@ impl Feeder<'_> {
         let Some(content) = content else { return Ok(()) };
         let reader = self.fetcher.reader();
         for_each_chunk_of(reader, &Arc::clone(&name), &content, &mut |chunk| {
-            self.plan(Planned::Chunk(chunk, Arc::clone(&name)), u64::from(chunk.len))
+            self.plan(Planned::Chunk(chunk, content.kind, Arc::clone(&name)), u64::from(chunk.len))
         })
     }
 
@@ -240,7 +241,9 @@ impl Feeder<'_> {
         let wanted: Vec<WantedChunk> = planned
             .iter()
             .filter_map(|planned| match planned {
-                Planned::Chunk(chunk, file) => Some((*chunk, Arc::clone(file))),
+                Planned::Chunk(chunk, kind, file) => {
+                    Some(WantedChunk { kind: *kind, chunk: *chunk, needed_by: Arc::clone(file) })
+                }
                 Planned::Entry(..) => None,
             })
             .collect();

@@ -137,6 +137,16 @@ pub enum Error {
         /// How it ended, with the last lines of its standard error.
         status: String,
     },
+    /// A database refused something, is not what it should be, or cannot be reached.
+    #[error("Cannot {action} the database {location}: {reason}")]
+    Database {
+        /// The operation, as in "cannot dump".
+        action: &'static str,
+        /// Where the database is, without a password.
+        location: String,
+        /// The cause.
+        reason: String,
+    },
     /// The local index cache failed even after it was rebuilt.
     #[error("Cannot use the index cache {path:?}: {reason}")]
     Cache {
@@ -167,6 +177,11 @@ impl Error {
         Self::Backend { fault, action, object: object.into(), source: source.into() }
     }
 
+    /// Makes an error of a database.
+    pub fn database(action: &'static str, location: impl ToString, reason: impl ToString) -> Self {
+        Self::Database { action, location: location.to_string(), reason: reason.to_string() }
+    }
+
     /// Makes a damage report for a stored object.
     pub fn damaged(object: impl Into<String>, reason: impl ToString) -> Self {
         Self::Damaged { object: object.into(), reason: reason.to_string() }
@@ -180,6 +195,7 @@ impl Error {
             }
             Self::Interrupted => Self::Interrupted,
             Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
+            Self::Database { action, location, reason } => Self::database(action, location, reason),
             Self::MissingChunk { chunk, needed_by } => {
                 Self::MissingChunk { chunk: *chunk, needed_by: needed_by.clone() }
             }

@@ -20,6 +20,7 @@ mod doctor;
 mod fuzz_smoke;
 mod golden;
 mod memory;
+mod mlflow_deployment;
 mod repair;
 mod roles;
 mod s3_journey;

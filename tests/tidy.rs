@@ -26,6 +26,7 @@ const HOMES: [(&str, &[&str]); 30] = [
             "src/check/",
             "src/diff/live.rs",
             "src/dump.rs",
+            "src/sql/",
         ],
     ),
     ("clap", &["src/cli/"]),

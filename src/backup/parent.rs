@@ -45,6 +45,11 @@ impl<'a> Parent<'a> {
         Self { tree, reader, monitor, ignore_inode, check_chunks }
     }
 
+    /// Makes every file new.
+    pub fn none(reader: &'a ChunkReader, monitor: &'a dyn Monitor) -> Self {
+        Self::new(None, reader, monitor, false, false)
+    }
+
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
     pub fn compare(&mut self, item: &Item, holds: impl Fn(&ChunkId) -> Result<bool>) -> Result<Verdict> {
         let Some(entry) = self.find(&item.path) else { return Ok(Verdict::New) };

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::chunker::{CLASS_SAMPLE_LEN, Chunker, ContentClass};
 use crate::error::Result;
+use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, FileContent};
 use crate::id::{ChunkId, Digest};
 use crate::source::Interruption;
-use crate::source::command::CommandStream;
 use crate::units::MIB;
 
 /// Bytes read ahead of the chunker, beside one maximal chunk.
@@ -55,8 +55,15 @@ pub struct ReadFacts {
 
 impl ReadFacts {
     /// Completes the content of an entry.
-    pub fn content(self, chunks: Vec<ChunkRef>, sparse: bool, racy: bool, hard_link: Option<Vec<u8>>) -> FileContent {
-        FileContent { size: self.size, digest: self.digest, chunks, indirect: false, sparse, racy, hard_link }
+    pub fn content(
+        self,
+        kind: BlobKind,
+        chunks: Vec<ChunkRef>,
+        sparse: bool,
+        racy: bool,
+        hard_link: Option<Vec<u8>>,
+    ) -> FileContent {
+        FileContent { size: self.size, digest: self.digest, chunks, kind, indirect: false, sparse, racy, hard_link }
     }
 }
 
@@ -147,38 +154,6 @@ pub fn read_chunks(
         window.start += len;
         size += len as u64;
         number += 1;
-    }
-}
-
-/// A stream to store.
-pub enum Stream {
-    /// Standard input.
-    Stdin,
-    /// The output of a command.
-    Command(Box<CommandStream>),
-}
-
-impl Stream {
-    /// Starts a command.
-    pub fn command(line: &str) -> Result<Self> {
-        CommandStream::start(line).map(|stream| Self::Command(Box::new(stream)))
-    }
-
-    /// Waits for the stream's end; fails if the command failed.
-    pub fn finish(self) -> Result<()> {
-        match self {
-            Self::Stdin => Ok(()),
-            Self::Command(stream) => stream.finish(),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Stdin => io::stdin().lock().read(buffer),
-            Self::Command(stream) => stream.read(buffer),
-        }
     }
 }
 

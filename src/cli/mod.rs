@@ -7,6 +7,7 @@ mod backup;
 mod cat;
 mod check;
 mod context;
+mod deployment;
 mod diff;
 mod doctor;
 mod dump;

@@ -107,7 +107,7 @@ fn bucket_target(context: &Context, args: &Args) -> Result<Option<(BucketTarget,
     if args.delete || args.ownership {
         return Err(Error::Invalid("--delete and --ownership are for directories".to_owned()));
     }
-    let target = BucketTarget::connect(&text.parse()?, &context.backend_options())?;
+    let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
     Ok(Some((target, restore::bucket::Options { replace, dry_run: args.dry_run })))
 }
 

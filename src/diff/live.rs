@@ -102,7 +102,7 @@ impl Place<'_> {
 fn look(path: &[u8], location: &Path) -> Option<Found> {
     let unreadable = |error: io::Error| {
         let path = location.display().to_string();
-        Some(Found::Unreadable { path, message: format!("it cannot be read: {error}") })
+        Some(Found::Unreadable { item: Vec::new(), path, message: format!("it cannot be read: {error}") })
     };
     let found = match fs::symlink_metadata(location) {
         Ok(found) => found,
@@ -138,7 +138,7 @@ impl Comparison<'_> {
             self.cancel.check()?;
             let item = match found {
                 Found::Item(item) => item,
-                Found::Unreadable { path, message } => {
+                Found::Unreadable { path, message, .. } => {
                     self.push(&mut batch, Candidate::Unreadable { path, message })?;
                     continue;
                 }

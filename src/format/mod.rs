@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod chunk;
 pub mod config;
+pub mod deployment;
 pub mod key_slot;
 pub mod object;
 pub mod pack;

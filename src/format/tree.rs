@@ -27,7 +27,7 @@
 //! A file of more than [`DIRECT_CHUNKS_MAX`] chunks is *indirect*: its list names meta chunks whose contents, one
 //! after another, are the list of (chunk id, plain length).
 
-use crate::format::{Cursor, FormatError};
+use crate::format::{BlobKind, Cursor, FormatError};
 use crate::id::{ChunkId, Digest};
 
 const NODE_FORMAT: u8 = 1;
@@ -46,6 +46,7 @@ const FLAG_SPARSE: u8 = 1;
 const FLAG_RACY: u8 = 2;
 const FLAG_INDIRECT: u8 = 4;
 const FLAG_HARD_LINK: u8 = 8;
+const FLAG_META: u8 = 16;
 
 /// A point in time as file systems keep it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +94,8 @@ pub struct FileContent {
     pub digest: Digest,
     /// Its chunks in order, or the meta chunks that list them.
     pub chunks: Vec<ChunkRef>,
+    /// Which kind its own chunks are of: data, or meta for what every key holder may read, as the catalogue.
+    pub kind: BlobKind,
     /// Whether `chunks` are meta chunks that list the chunks.
     pub indirect: bool,
     /// Whether the file had holes.
@@ -265,6 +268,7 @@ fn file_flags(file: &FileContent) -> u8 {
         | flag(file.racy, FLAG_RACY)
         | flag(file.indirect, FLAG_INDIRECT)
         | flag(file.hard_link.is_some(), FLAG_HARD_LINK)
+        | flag(file.kind == BlobKind::Meta, FLAG_META)
 }
 
 fn encode_short(bytes: &[u8], out: &mut Vec<u8>) {
@@ -345,7 +349,7 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, FormatError> {
 }
 
 fn decode_file(cursor: &mut Cursor<'_>, flags: u8) -> Result<FileContent, FormatError> {
-    if flags & !(FLAG_SPARSE | FLAG_RACY | FLAG_INDIRECT | FLAG_HARD_LINK) != 0 {
+    if flags & !(FLAG_SPARSE | FLAG_RACY | FLAG_INDIRECT | FLAG_HARD_LINK | FLAG_META) != 0 {
         return Err(FormatError::new("an entry has unknown flags"));
     }
     let size = cursor.u64()?;
@@ -361,7 +365,8 @@ fn decode_file(cursor: &mut Cursor<'_>, flags: u8) -> Result<FileContent, Format
     }
     let hard_link = if flags & FLAG_HARD_LINK != 0 { Some(decode_short(cursor)?) } else { None };
     let (sparse, racy) = (flags & FLAG_SPARSE != 0, flags & FLAG_RACY != 0);
-    Ok(FileContent { size, digest, chunks, indirect, sparse, racy, hard_link })
+    let kind = if flags & FLAG_META != 0 { BlobKind::Meta } else { BlobKind::Data };
+    Ok(FileContent { size, digest, chunks, kind, indirect, sparse, racy, hard_link })
 }
 
 fn decode_attributes(cursor: &mut Cursor<'_>) -> Result<Vec<(u16, Vec<u8>)>, FormatError> {
@@ -413,6 +418,7 @@ mod tests {
                 size: chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
                 digest: Digest::from_bytes([8; 32]),
                 chunks,
+                kind: BlobKind::Data,
                 indirect: false,
                 sparse: true,
                 racy: false,

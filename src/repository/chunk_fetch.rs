@@ -14,8 +14,16 @@ use crate::parallel;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::read_plan::{self, Destination, Span, Want};
 
-/// A chunk that is wanted, and the path of the file that needs it, for messages.
-pub type WantedChunk = (ChunkRef, Arc<str>);
+/// A chunk that is wanted.
+#[derive(Debug, Clone)]
+pub struct WantedChunk {
+    /// Which kind of pack it is in.
+    pub kind: BlobKind,
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// The path of the file that needs it, for messages.
+    pub needed_by: Arc<str>,
+}
 
 /// Reads chunks of one repository.
 pub struct ChunkFetcher<'a> {
@@ -37,12 +45,13 @@ impl<'a> ChunkFetcher<'a> {
 
     /// Returns the content of each chunk, in the order given, or what is wrong with it.
     pub fn fetch(&self, wanted: &[WantedChunk]) -> Result<Vec<Result<Vec<u8>>>> {
-        let missing =
-            |(chunk, file): &WantedChunk| Err(Error::MissingChunk { chunk: chunk.id, needed_by: file.to_string() });
+        let missing = |wanted: &WantedChunk| {
+            Err(Error::MissingChunk { chunk: wanted.chunk.id, needed_by: wanted.needed_by.to_string() })
+        };
         let mut contents: Vec<Result<Vec<u8>>> = wanted.iter().map(missing).collect();
         let mut wants = Vec::with_capacity(wanted.len());
-        for (number, (chunk, _)) in wanted.iter().enumerate() {
-            let places = self.reader.repository().index().locate(BlobKind::Data, &chunk.id)?;
+        for (number, WantedChunk { kind, chunk, .. }) in wanted.iter().enumerate() {
+            let places = self.reader.repository().index().locate(*kind, &chunk.id)?;
             let to = Destination { file: number as u32, offset: 0 };
             wants.extend(
                 places.into_iter().find(|place| place.header.plain_len == chunk.len).map(|place| Want { place, to }),
@@ -74,11 +83,11 @@ impl<'a> ChunkFetcher<'a> {
                 let at = (place.offset - start) as usize;
                 self.reader.open(place, &bytes[at..at + place.header.stored_len as usize]).ok()
             });
-            let needed_by = || wanted[wants[0].to.file as usize].1.to_string();
+            let needed_by = || wanted[wants[0].to.file as usize].needed_by.to_string();
             let plain = match from_span {
                 Some(plain) => Ok(plain),
                 // Perhaps the chunk stands in another pack too.
-                None => self.reader.read(BlobKind::Data, &place.header.id, &needed_by),
+                None => self.reader.read(place.pack.kind, &place.header.id, &needed_by),
             };
             let plain = match plain {
                 Err(error) if !error.is_damage() => return Err(error),

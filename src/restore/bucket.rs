@@ -238,7 +238,9 @@ impl<'a> Run<'a> {
             let path: Arc<str> = object.entry.path_text().into();
             let chunks = self.settle(&object, chunks_of(self.reader, &path, &object.content))?;
             to_write.extend(chunks.map(|chunks| {
-                let wanted = chunks.into_iter().map(|chunk| (chunk, Arc::clone(&path))).collect();
+                let kind = object.content.kind;
+                let wanted = |chunk| WantedChunk { kind, chunk, needed_by: Arc::clone(&path) };
+                let wanted = chunks.into_iter().map(wanted).collect();
                 (object, wanted)
             }));
         }
@@ -282,7 +284,7 @@ impl<'a> Run<'a> {
             Transfer { run: self, writer, hasher: blake3::Hasher::new(), wanted: Vec::new(), bytes: 0, written: 0 };
         for_each_chunk_of(self.reader, &path, &object.content, &mut |chunk| {
             transfer.bytes += u64::from(chunk.len);
-            transfer.wanted.push((chunk, Arc::clone(&path)));
+            transfer.wanted.push(WantedChunk { kind: object.content.kind, chunk, needed_by: Arc::clone(&path) });
             if transfer.bytes >= PART_BYTES.min(self.batch_bytes_max) { transfer.flush() } else { Ok(()) }
         })?;
         transfer.flush()?;

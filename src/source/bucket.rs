@@ -74,7 +74,11 @@ impl BucketSource {
         }
         let unreadable = |message: &str| {
             let path = self.bucket.place(&String::from_utf8_lossy(&listed.key));
-            Some(Found::Unreadable { path, message: message.to_owned() })
+            Some(Found::Unreadable {
+                item: listed.key.get(self.key_prefix.len()..).unwrap_or_default().to_vec(),
+                path,
+                message: message.to_owned(),
+            })
         };
         if path.is_empty() {
             return unreadable("it has content, but no name below the prefix");

@@ -5,7 +5,10 @@
 
 pub mod bucket;
 pub mod command;
+pub mod deployment;
 pub mod directory;
+pub mod spool;
+pub mod stream;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ pub enum Found {
     Item(Item),
     /// Something that should be stored and cannot be: the snapshot will be incomplete.
     Unreadable {
+        /// Its path in the tree.
+        item: Vec<u8>,
         /// Where.
         path: String,
         /// Why.
@@ -123,7 +128,7 @@ pub trait Content: Read + Send {
 
 /// Lists and opens what is to be backed up.
 pub trait Source: Send + Sync {
-    /// Returns whether a walk costs so little that it may be taken once more to find totals.
+    /// Returns whether a walk tells how much there is, and costs so little that it may be taken once more for that.
     fn is_cheap_to_walk(&self) -> bool {
         true
     }

@@ -4,6 +4,7 @@ pub mod allocations;
 pub mod buckets;
 pub mod cli;
 pub mod fault_server;
+pub mod mlflow_server;
 pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
