@@ -245,6 +245,7 @@ fn record() -> Outcome {
         statistics: Statistics { files_new: 1, ..Statistics::default() },
         problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
         problem_count: 1,
+        deployment: None,
         more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
     }))
 }

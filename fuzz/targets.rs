@@ -480,6 +480,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         statistics: snapshot::Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        deployment: None,
         more: Default::default(),
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);

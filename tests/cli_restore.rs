@@ -314,6 +314,7 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
         statistics: Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        deployment: None,
         more: BTreeMap::new(),
     };
     session.commit(&repository, record).unwrap();

@@ -241,7 +241,6 @@ pub fn decode_record(kind: u8, record: &[u8]) -> Result<Outcome, FormatError> {
 mod tests {
     use super::*;
     use crate::crypto::keys::new_secret;
-    use crate::format::deployment::DeploymentRecord;
     use crate::format::key_slot::Role;
     use crate::id::SlotId;
 

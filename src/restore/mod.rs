@@ -417,12 +417,14 @@ fn describe(kind: ExistingKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::BlobKind;
     use crate::format::tree::FileContent;
     use crate::id::Digest;
 
     fn file(path: &str) -> Entry {
         let digest = Digest::from_bytes([0; 32]);
         let content = FileContent {
+            kind: BlobKind::Data,
             size: 1,
             digest,
             chunks: vec![],

@@ -55,7 +55,8 @@ pub fn backup_prefix(vault: &Vault, prefix: &str, options: S3Options) -> Result<
 /// Backs up a part of a bucket as a new process would, but for temporary files.
 pub fn backup(vault: &Vault, location: &str, options: S3Options) -> Result<Summary, Error> {
     let what = What::Bucket { location: location.parse().unwrap(), options, excludes: vec!["*.tmp".to_owned()] };
-    let options = backup::Options { what, tags: vec![], force: false, ignore_inode: false, dry_run: false };
+    let options =
+        backup::Options { what, tags: vec![], force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
     backup::run(&vault.open().unwrap(), &options, &(Arc::new(Silent) as _), &Cancel::default())
 }
 

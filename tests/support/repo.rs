@@ -151,7 +151,8 @@ pub fn restore_options(target: &Path) -> restore::Options {
 /// Backs up a directory with an open repository.
 pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<backup::Summary> {
     let what = What::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options = backup::Options { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false };
+    let options =
+        backup::Options { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
     let monitor: Arc<dyn Monitor> = Arc::new(Silent);
     backup::run(repository, &options, &monitor, &Cancel::default())
 }
