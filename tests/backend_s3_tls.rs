@@ -27,6 +27,29 @@ fn a_server_with_an_unknown_certificate_is_refused_at_once() {
 }
 
 #[test]
+fn a_certificate_counts_for_nothing_where_the_user_says_so_and_only_there() {
+    let server = S3Server::start(Program::RcloneWithTls);
+    let options = S3Options { ignore_tls: true, ..server.options() };
+    let backend = S3Backend::connect(BUCKET, "", &options, Patience::default()).unwrap();
+    backend.create("object", Bytes::from(vec![7; 3 << 20])).unwrap();
+    assert_eq!(backend.read("object").unwrap(), vec![7; 3 << 20]);
+    assert_eq!(server.backend("").read("object").unwrap_err().fault(), Some(Fault::Other));
+    drop(server);
+    let impatient = Patience { attempts_max: 2, wait_first: Duration::from_millis(10), ..Patience::default() };
+    let backend = S3Backend::connect(BUCKET, "", &options, impatient).unwrap();
+    assert_eq!(backend.read("object").unwrap_err().fault(), Some(Fault::Unavailable));
+}
+
+#[test]
+fn a_certificate_authority_can_be_trusted_for_one_bucket() {
+    let server = S3Server::start(Program::RcloneWithTls);
+    let options = S3Options { ca_bundle: Some(certificate()), ..server.options() };
+    let backend = S3Backend::connect(BUCKET, "", &options, Patience::default()).unwrap();
+    backend.create("object", Bytes::from_static(b"content")).unwrap();
+    assert_eq!(backend.read("object").unwrap(), "content");
+}
+
+#[test]
 fn the_users_own_certificate_authority_is_trusted() {
     let server = S3Server::start(Program::RcloneWithTls);
     let mut client = child("backend_s3_tls::child_stores_an_object", "");

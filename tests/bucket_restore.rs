@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -264,6 +265,7 @@ fn a_bucket_is_restored_into_a_directory_as_far_as_names_allow() {
     }
     put(&bucket, "empty/", "");
     put(&bucket, "a/", "");
+    put(&bucket, "k/", "");
     let snapshot = backup_prefix(&vault, "", server.options()).unwrap().snapshot.unwrap();
     let repository = vault.open().unwrap();
     let snapshot = repository.find_snapshot(&snapshot.to_string()).unwrap();
@@ -272,12 +274,14 @@ fn a_bucket_is_restored_into_a_directory_as_far_as_names_allow() {
     let summary = restore::run(&repository, &snapshot, &options, &problems, &Cancel::default()).unwrap();
     let mut subjects = problems.subjects();
     subjects.sort();
-    assert_eq!(subjects, ["/o", "full/", "k/x", "m//n"]);
+    assert_eq!(subjects, ["/o", "full/", "k/", "k/x", "m//n"]);
     assert_eq!((summary.files_written, summary.directories), (5, 2));
     for key in ["a/b", "a/c d", "k", "k-y", "é"] {
         assert_eq!(fs::read(directory.path().join(key)).unwrap(), key.as_bytes());
     }
     assert!(directory.path().join("empty").is_dir());
+    let mode = |name| fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("k"), mode("a"), mode("empty")), (0o644, 0o755, 0o755));
 }
 
 #[test]

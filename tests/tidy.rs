@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 30] = [
+const HOMES: [(&str, &[&str]); 33] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
     ("aws_credential_types", &["src/s3/"]),
     ("aws_sdk_s3", &["src/backend/s3.rs", "src/s3/"]),
     ("aws_smithy_http_client", &["src/s3/"]),
+    ("aws_smithy_runtime_api", &["src/s3/"]),
     ("aws_types", &["src/s3/"]),
     (
         "blake3",
@@ -35,6 +36,8 @@ const HOMES: [(&str, &[&str]); 30] = [
     ("fastcdc", &["src/chunker/"]),
     ("globset", &["src/globs.rs"]),
     ("hpke", &["src/crypto/keys.rs"]),
+    ("hyper_rustls", &["src/s3/"]),
+    ("hyper_util", &["src/s3/"]),
     ("indicatif", &["src/cli/progress.rs"]),
     ("rocksdb", &["src/index/rocks.rs"]),
     ("percent_encoding", &["src/database/", "src/s3/", "src/tracking/"]),

@@ -148,6 +148,7 @@ impl Context {
                 None => s3.credentials()?,
             },
             ca_bundle: s3.ca_bundle.clone(),
+            ignore_tls: false,
         })
     }
 

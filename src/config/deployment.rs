@@ -208,6 +208,7 @@ fn bucket_options(
     let general = &section.s3;
     let pick = |own: &Option<String>, general: &Option<String>| own.clone().or_else(|| general.clone());
     let from_mlflow = || env("MLFLOW_S3_ENDPOINT_URL").filter(|url| !url.is_empty());
+    let ignores_tls = |value: String| matches!(value.to_ascii_lowercase().as_str(), "true" | "1");
     let credentials = own.credentials()?.map_or_else(|| general.credentials(), |own| Ok(Some(own)))?;
     Ok(S3Options {
         endpoint: pick(&own.endpoint, &general.endpoint).or_else(from_mlflow).or_else(|| flags.s3.endpoint.clone()),
@@ -215,6 +216,7 @@ fn bucket_options(
         path_style: own.path_style.or(general.path_style).or(flags.s3.path_style),
         insecure_http: own.insecure_http.or(general.insecure_http).unwrap_or(flags.s3.insecure_http),
         ca_bundle: own.ca_bundle.clone().or_else(|| general.ca_bundle.clone()).or_else(|| flags.s3.ca_bundle.clone()),
+        ignore_tls: env("MLFLOW_S3_IGNORE_TLS").is_some_and(ignores_tls),
         credentials,
     })
 }

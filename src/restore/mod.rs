@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
@@ -196,9 +196,14 @@ impl Run<'_> {
         Ok(Box::new(selected.map(|entry| entry.map(contents::as_directory))))
     }
 
-    /// Returns the selected entries that can be read. What cannot was reported when files were restored.
-    fn readable_entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
-        Ok(self.entries()?.filter(|entry| !entry.as_ref().is_err_and(Error::is_damage)))
+    /// Returns the selected entries that can be read, and that a directory can hold. What is none of these was reported
+    /// when files were restored.
+    fn restorable_entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
+        let mut names = FileNames::default();
+        Ok(self.entries()?.filter(move |entry| match entry {
+            Ok(entry) => names.admit(entry).is_ok(),
+            Err(error) => !error.is_damage(),
+        }))
     }
 
     fn restore_files(&self) -> Result<bool> {
@@ -249,13 +254,9 @@ impl Run<'_> {
     /// Symlinks and hard links come after all files: no file is ever written through one.
     fn restore_links(&self) -> Result<()> {
         let mut batch = Batch::default();
-        let mut names = FileNames::default();
-        for entry in self.readable_entries()? {
+        for entry in self.restorable_entries()? {
             self.cancel.check()?;
             let entry = entry?;
-            if names.admit(&entry).is_err() {
-                continue;
-            }
             match &entry.kind {
                 EntryKind::Symlink { target } => {
                     let target = target.clone();
@@ -348,12 +349,12 @@ impl Run<'_> {
     /// Sets each directory's metadata once everything below it is done, so that nothing touches it afterwards.
     fn restore_directory_metadata(&self) -> Result<()> {
         let mut open: Vec<(Vec<u8>, Metadata)> = Vec::new();
-        for entry in self.readable_entries()? {
+        for entry in self.restorable_entries()? {
             let entry = entry?;
             while open.last().is_some_and(|(path, _)| !entry.path.starts_with(path)) {
                 self.close_directory(open.pop());
             }
-            if entry.kind == EntryKind::Directory && directory::parts(&entry.path).is_ok() {
+            if entry.kind == EntryKind::Directory {
                 open.push((entry.path, entry.metadata));
             }
         }

@@ -37,7 +37,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::error::{Error, Result};
-use crate::s3::{Credentials, Patience, S3Options, fault};
+use crate::s3::{Credentials, Patience, S3Options, fault, unverified};
 
 /// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.
 const RUNTIME_WORKERS: usize = 2;
@@ -64,7 +64,7 @@ pub fn runtime() -> Result<&'static Runtime> {
 pub async fn connect(options: &S3Options, patience: &Patience) -> Result<Client> {
     let aws = aws_config::defaults(BehaviorVersion::latest())
         .region(regions(options))
-        .http_client(http_client(options)?)
+        .http_client(http_client(options, patience)?)
         .load()
         .await;
     let endpoint = endpoint(options, &aws);
@@ -149,8 +149,11 @@ fn is_loopback(authority: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Makes an HTTP client that honours the CA bundle and the usual proxy variables.
-fn http_client(options: &S3Options) -> Result<SharedHttpClient> {
+/// Makes an HTTP client that honours the CA bundle and the usual proxy variables, unless certificates do not count.
+fn http_client(options: &S3Options, patience: &Patience) -> Result<SharedHttpClient> {
+    if options.ignore_tls {
+        return unverified::http_client(patience.connect);
+    }
     let of_environment = || env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let trust = match options.ca_bundle.clone().or_else(of_environment) {
         None => TrustStore::default(),

@@ -15,6 +15,7 @@ pub mod fault;
 mod headers;
 mod listing;
 mod location;
+mod unverified;
 mod upload;
 
 use std::fmt;
@@ -49,6 +50,8 @@ pub struct S3Options {
     pub insecure_http: bool,
     /// File of CA certificates to trust instead of the system's. Without it, `AWS_CA_BUNDLE` is asked.
     pub ca_bundle: Option<PathBuf>,
+    /// Does not verify the server's certificate: only for what the user asked it for. No proxy is used then.
+    pub ignore_tls: bool,
     /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,
     /// container or instance metadata. Two buckets on different servers need one of it here.
     pub credentials: Option<Credentials>,
