@@ -319,6 +319,9 @@ fn the_program_backs_up_a_bucket_and_restores_into_one() {
     assert!(run(&["backup", "s3://vault/p/"]).expect(0).text().contains("2 unchanged"));
     assert_eq!(run(&["cat", "latest", "b/c"]).expect(0).text(), "p/b/c");
     assert!(run(&["backup", "s3://vault/p", "."]).expect(2).stderr.contains("only path"));
+    let listed = run(&["ls", "latest"]).expect(0).text();
+    assert!(listed.contains("b/") && !listed.contains("b/c"), "{listed}");
+    assert!(run(&["ls", "latest", "b"]).expect(0).text().contains("b/c"));
     run(&["restore", "--snapshot", "latest", "--target", "s3://vault/r"]).expect(0);
     assert_eq!(contents(&bucket, "r/"), contents(&bucket, "p/"));
     put(&bucket, "r/a", "other");

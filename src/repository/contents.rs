@@ -10,7 +10,7 @@ use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
 
-/// Permissions of a directory that was an object.
+/// Permissions of a directory that was an object, or has no entry of its own.
 const DIRECTORY_MODE: u32 = 0o755;
 
 /// Returns the name under which users know an entry of a component.
@@ -85,6 +85,12 @@ pub fn entries<'a>(
     let itself = entry_at(chunks, component, path)?;
     let below = TreeReader::open_prefix(chunks, &component.name, &component.root, &[path, &b"/"[..]].concat())?;
     Ok(Box::new(itself.map(Ok).into_iter().chain(below)))
+}
+
+/// Returns an entry for a directory that has none of its own, but something below it. Its path ends in `/`.
+pub fn implied_directory(path: &[u8]) -> Entry {
+    let metadata = Metadata { mode: DIRECTORY_MODE, ..Metadata::default() };
+    Entry { path: path.to_vec(), metadata, kind: EntryKind::Directory, attributes: Vec::new() }
 }
 
 /// Returns an entry as a file system has it: an empty object whose key ends in `/` stands for a directory.

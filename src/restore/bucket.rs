@@ -193,13 +193,12 @@ impl<'a> Run<'a> {
         if object.content.size > PART_BYTES {
             return self.restore_large(&object);
         }
-        batch.bytes += object.content.size;
-        batch.objects.push(object);
-        if batch.bytes >= self.batch_bytes_max - PART_BYTES.min(self.batch_bytes_max / 2)
-            || batch.objects.len() >= BATCH_OBJECTS_MAX
-        {
+        let is_full = batch.bytes + object.content.size > self.batch_bytes_max;
+        if is_full || batch.objects.len() >= BATCH_OBJECTS_MAX {
             self.restore_batch(std::mem::take(batch))?;
         }
+        batch.bytes += object.content.size;
+        batch.objects.push(object);
         Ok(())
     }
 
