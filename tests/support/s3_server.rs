@@ -48,7 +48,7 @@ pub struct S3Server {
     program: Program,
     child: Child,
     port: u16,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl S3Server {
@@ -74,6 +74,12 @@ impl S3Server {
         self.port
     }
 
+    /// Returns the directory whose files are the bucket's objects, of a server that keeps them so.
+    pub fn bucket_directory(&self) -> PathBuf {
+        assert!(!matches!(self.program, Program::Moto));
+        self.directory.path().join("data").join(BUCKET)
+    }
+
     /// Returns a client for the bucket.
     pub fn bucket(&self) -> Bucket {
         Bucket::connect(BUCKET, &self.options(), Patience::default()).unwrap()
@@ -91,7 +97,7 @@ impl S3Server {
         let mut command = command(program, directory.path(), port);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
-        let mut server = Self { program, child, port, _directory: directory };
+        let mut server = Self { program, child, port, directory };
         let begun = Instant::now();
         while !make_bucket(port) {
             if server.child.try_wait().unwrap().is_some() || begun.elapsed() > START_MAX {
