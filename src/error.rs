@@ -108,6 +108,9 @@ pub enum Error {
     /// Something that the user named is not there, or not unique.
     #[error("{0}")]
     NotFound(String),
+    /// What was asked for would do harm, or cannot end well; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
     /// A setting or argument is unusable.
     #[error("{0}")]
     Invalid(String),
