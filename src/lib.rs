@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`]: plain functions on bytes |
-//! | 2 clients | [`database`] [`s3`]: what talks to other programs, for the ports |
+//! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
 //! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
@@ -47,4 +47,5 @@ pub mod source;
 pub mod sql;
 pub mod stats;
 pub mod target;
+pub mod tracking;
 pub mod units;

@@ -26,4 +26,5 @@ mod roles;
 mod s3_journey;
 mod support;
 mod tidy;
+mod tracking_export;
 mod tree_merge;

@@ -11,6 +11,7 @@
 
 mod batch;
 pub mod bucket;
+pub mod deployment;
 mod sweep;
 
 use std::path::PathBuf;
@@ -124,6 +125,8 @@ struct Run<'a> {
     reader: &'a ChunkReader,
     component: &'a Component,
     prefix: Vec<u8>,
+    /// Whether paths in the target begin behind the prefix.
+    strips_prefix: bool,
     target: &'a DirectoryTarget,
     options: &'a Options,
     monitor: &'a dyn Monitor,
@@ -156,10 +159,49 @@ pub fn run(
             name => options.target.join(name),
         };
         let target = open_target(&root, options)?;
-        let run = Run { reader: &reader, component, prefix, target: &target, options, monitor, cancel, tally: &tally };
+        let run = Run {
+            reader: &reader,
+            component,
+            prefix,
+            strips_prefix: false,
+            target: &target,
+            options,
+            monitor,
+            cancel,
+            tally: &tally,
+        };
         found |= run.restore()?;
     }
     if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
+}
+
+/// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind `path` comes
+/// behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
+pub fn run_below(
+    reader: &ChunkReader,
+    component: &Component,
+    path: &[u8],
+    options: &Options,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Summary> {
+    reader.repository().access().data_secret()?;
+    let tally = Tally::default();
+    let target = open_target(&options.target, options)?;
+    let options = Options { delete: false, ..options.clone() };
+    let (prefix, strips_prefix) = (path.to_vec(), !path.is_empty());
+    let run = Run {
+        reader,
+        component,
+        prefix,
+        strips_prefix,
+        target: &target,
+        options: &options,
+        monitor,
+        cancel,
+        tally: &tally,
+    };
+    run.restore()?;
+    Ok(tally.summary())
 }
 
 /// A dry run must not even make the directory.
@@ -193,7 +235,32 @@ impl Run<'_> {
             tree => tree?,
         };
         let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)));
-        Ok(Box::new(selected.map(|entry| entry.map(contents::as_directory))))
+        let directories = selected.map(|entry| entry.map(contents::as_directory));
+        if !self.strips_prefix {
+            return Ok(Box::new(directories));
+        }
+        Ok(Box::new(directories.filter_map(|entry| match entry {
+            Ok(entry) => self.without_prefix(entry).map(Ok),
+            Err(error) => Some(Err(error)),
+        })))
+    }
+
+    /// Takes the prefix away from an entry's path; the entry of the prefix itself, if it is a directory, is the target.
+    fn without_prefix(&self, mut entry: Entry) -> Option<Entry> {
+        let behind = |path: &[u8]| {
+            let rest = path.strip_prefix(self.prefix.as_slice())?;
+            Some(rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
+        };
+        entry.path = match behind(&entry.path)? {
+            path if !path.is_empty() => path,
+            _ if entry.kind == EntryKind::Directory => return None,
+            _ => self.prefix.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec(),
+        };
+        if let EntryKind::File(file) = &mut entry.kind {
+            // A first name outside of what is restored is of no use: the content stands here too.
+            file.hard_link = file.hard_link.take().and_then(|first| behind(&first)).filter(|path| !path.is_empty());
+        }
+        Some(entry)
     }
 
     /// Returns the selected entries that can be read, and that a directory can hold. What is none of these was reported
@@ -304,7 +371,7 @@ impl Run<'_> {
 
     /// The first name must have been restored too, or else be what the snapshot says.
     fn is_linkable(&self, first: &[u8], entry: &Entry) -> bool {
-        let selected = is_selected(first, &self.prefix) && directory::parts(first).is_ok();
+        let selected = (self.strips_prefix || is_selected(first, &self.prefix)) && directory::parts(first).is_ok();
         if self.options.dry_run || !selected {
             return selected;
         }

@@ -155,7 +155,7 @@ fn select(engine: Engine, spec: &TableSpec, columns: &[&ColumnSpec]) -> String {
 
 fn parse<T: DeserializeOwned>(row: &Map<String, Json>) -> Result<T> {
     serde_json::from_value(Json::Object(row.clone()))
-        .map_err(|error| Error::Invalid(format!("A row of the database is not what MLflow writes: {error}: {row:?}")))
+        .map_err(|error| Error::Refused(format!("A row of the database is not what MLflow writes: {error}: {row:?}")))
 }
 
 impl Collector<'_> {
@@ -298,7 +298,7 @@ fn unmapped(roots: &BTreeMap<String, u64>) -> Error {
         roots.iter().take(UNMAPPED_SHOWN_MAX).map(|(root, rows)| format!("{root} ({rows} rows)")).collect();
     let more = roots.len().saturating_sub(UNMAPPED_SHOWN_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Error::Invalid(format!(
+    Error::Refused(format!(
         "The database refers to artifact roots that are neither mapped nor excluded: {}{more}",
         shown.join(", ")
     ))

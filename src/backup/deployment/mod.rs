@@ -387,7 +387,7 @@ fn database_record(database: &mut OpenDatabase) -> Result<DatabaseRecord> {
     }
     let facts = database.reader.facts();
     if revisions.is_empty() && database.store != Store::Auth {
-        return Err(Error::Invalid(format!(
+        return Err(Error::Refused(format!(
             "The database {} is not one of MLflow's: it has no table {table}",
             facts.location
         )));

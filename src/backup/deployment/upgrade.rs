@@ -26,7 +26,7 @@ pub fn check(databases: &[DatabaseRecord], options: &Options, last: Option<&Snap
         return Ok(());
     };
     let refused = |reason: String| {
-        Err(Error::Invalid(format!(
+        Err(Error::Refused(format!(
             "This is no pre-upgrade backup: {reason}. Without the tag it can be made; the way back is an earlier snapshot"
         )))
     };

@@ -11,8 +11,8 @@ use crate::sql::{Value, copy, quoted, quoted_list};
 const ACTION: &str = "merge into";
 
 /// Begins a merge.
-pub fn begin(session: &mut Session) -> Box<dyn Merge + '_> {
-    Box::new(Merger::new(session))
+pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a> {
+    Box::new(Merger::new(session, order))
 }
 
 fn literal(text: &str) -> String {
