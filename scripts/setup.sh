@@ -4,7 +4,7 @@
 #   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (without arguments: build test demo)
 #
 #   build   what compiling needs: a C++ compiler and libclang (RocksDB's bindings); Rust itself must be there already
-#   test    build, and the object stores that the tests talk to
+#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
 #   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
@@ -104,7 +104,7 @@ first_imports() {
     s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
     data) echo 'import numpy' ;;
     mlflow)
-        echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc'
+        echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
         echo 'import sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy'
         ;;
     esac
@@ -128,9 +128,19 @@ python_parts() {
     exec {lock}>&-
 }
 
+# Tests start clusters of their own: the one that Debian would make and start is not wanted.
+without_main_cluster() {
+    local settings=/etc/postgresql-common/createcluster.conf
+    [ -e "$settings" ] && return
+    as_root mkdir -p "$(dirname "$settings")"
+    echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+}
+
 setup_test() {
     setup_build
-    python_parts s3
+    without_main_cluster
+    debian_packages postgresql sqlite3
+    python_parts s3 data mlflow
 }
 
 setup_demo() {

@@ -230,9 +230,9 @@ mod tests {
     fn a_row_that_is_too_long_or_has_too_few_values_is_an_error_that_names_its_line() {
         let long = POSTGRESQL.replace("1\t", &format!("{}\t", "1".repeat(1000)));
         let message = pieces(&long, Dialect::Postgresql).unwrap_err().to_string();
-        assert!(message.contains("line 22: a line is longer than 1000 bytes"), "{message}");
+        assert!(message.contains("line 23: a line is longer than 1000 bytes"), "{message}");
         let message = pieces(&POSTGRESQL.replace("1\t", ""), Dialect::Postgresql).unwrap_err().to_string();
-        assert!(message.contains("line 22: a row has 1 values, and the table 2 columns"), "{message}");
+        assert!(message.contains("line 23: a row has 1 values, and the table 2 columns"), "{message}");
     }
 
     #[test]
