@@ -56,7 +56,12 @@ fn summary(report: &[TableMerge]) -> Vec<(&str, u64, u64, u64, u64)> {
 
 fn text(writer: &mut dyn DatabaseWriter, sql: &str) -> String {
     let mut text = String::new();
-    writer.query(sql, &mut |row| Ok(text = row[0].as_text().unwrap().to_owned())).unwrap();
+    writer
+        .query(sql, &mut |row| {
+            row[0].as_text().unwrap().clone_into(&mut text);
+            Ok(())
+        })
+        .unwrap();
     text
 }
 

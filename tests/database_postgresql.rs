@@ -81,14 +81,9 @@ fn refusal(uri: &DatabaseUri) -> String {
     message
 }
 
-fn count(database: &mut dyn FnMut(&str, &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>, sql: &str) -> u64 {
-    let mut count = None;
-    database(sql, &mut |row| {
-        count = row[0].as_text().and_then(|text| text.parse().ok());
-        Ok(())
-    })
-    .unwrap();
-    count.unwrap()
+fn read_count(row: &[Value], count: &mut u64) -> Result<()> {
+    *count = row[0].as_text().unwrap().parse().unwrap();
+    Ok(())
 }
 
 #[test]
@@ -133,21 +128,26 @@ fn a_reader_sees_one_instant_while_others_write() {
         });
         let scratch = TempDir::new().unwrap();
         let mut live = open_live(&server.uri("mlflow")).unwrap();
-        let mut live_count = |sql: &str| count(&mut |sql, row| live.query(sql, row), sql);
+        let mut live_runs = || {
+            let mut runs = 0;
+            live.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut runs)).unwrap();
+            runs
+        };
         for _ in 0..5 {
             let mut reader = open_reader(&server.uri("mlflow"), scratch.path(), &Cancel::default()).unwrap();
             assert_eq!(reader.facts().engine, Engine::Postgresql);
-            let before = live_count("SELECT count(*) FROM runs");
-            while live_count("SELECT count(*) FROM runs") == before {}
-            let runs = count(&mut |sql, row| reader.query(sql, row), "SELECT count(*) FROM runs");
+            let before = live_runs();
+            while live_runs() == before {}
+            let (mut runs, mut metrics) = (0, 0);
+            reader.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut runs)).unwrap();
             let mut stream = reader.dump().unwrap();
             std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
             let tables = stream.finish().unwrap();
             let rows = |name: &str| tables.iter().find(|table| table.name == name).unwrap().rows;
-            let metrics = count(&mut |sql, row| reader.query(sql, row), "SELECT count(*) FROM metrics");
+            reader.query("SELECT count(*) FROM metrics", &mut |row| read_count(row, &mut metrics)).unwrap();
             assert_eq!((rows("runs"), rows("metrics")), (runs, metrics));
             assert_eq!((rows("runs"), rows("metrics")), (rows("experiments") * 5, rows("experiments") * 15));
-            assert!(live_count("SELECT count(*) FROM runs") > runs);
+            assert!(live_runs() > runs);
         }
         is_done.store(true, Ordering::Relaxed);
     });

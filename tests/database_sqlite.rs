@@ -134,6 +134,11 @@ fn a_dump_loads_into_the_same_database_by_mlvault_and_by_hand() {
     assert!(values(&path("one.db"), rounded) == values(&path("three.db"), rounded), "three.db has other values");
 }
 
+fn read_count(row: &[Value], count: &mut u64) -> Result<()> {
+    *count = row[0].as_text().unwrap().parse().unwrap();
+    Ok(())
+}
+
 /// Every transaction of the writer adds one experiment with five runs of three metrics each.
 fn read_beside_a_writer(journal_mode: &str) {
     let directory = TempDir::new().unwrap();
@@ -163,12 +168,11 @@ fn read_beside_a_writer(journal_mode: &str) {
             let tables = stream.finish().unwrap();
             let rows = |name: &str| tables.iter().find(|table| table.name == name).unwrap().rows;
             let mut runs = 0;
-            let count = |row: &[Value]| row[0].as_text().unwrap().parse::<u64>().unwrap();
-            reader.query("SELECT count(*) FROM runs", &mut |row| Ok(runs = count(row))).unwrap();
+            reader.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut runs)).unwrap();
             assert_eq!((rows("runs"), rows("metrics")), (runs, runs * 3));
             assert_eq!(runs, rows("experiments") * 5);
             while last <= runs {
-                live.query("SELECT count(*) FROM runs", &mut |row| Ok(last = count(row))).unwrap();
+                live.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut last)).unwrap();
             }
         }
         is_done.store(true, Ordering::Relaxed);
