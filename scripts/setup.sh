@@ -128,18 +128,18 @@ python_parts() {
     exec {lock}>&-
 }
 
-# Tests start clusters of their own: the one that Debian would make and start is not wanted.
-without_main_cluster() {
-    local settings=/etc/postgresql-common/createcluster.conf
-    [ -e "$settings" ] && return
-    as_root mkdir -p "$(dirname "$settings")"
-    echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+# The server, without the cluster that Debian's package would make and start: tests make their own.
+install_postgresql() {
+    dpkg-query -W -f='${Status}' postgresql 2>/dev/null | grep -q ' installed$' && return
+    debian_packages postgresql-common
+    as_root sed -i 's/^#\?create_main_cluster .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    debian_packages postgresql
 }
 
 setup_test() {
     setup_build
-    without_main_cluster
-    debian_packages postgresql sqlite3
+    install_postgresql
+    debian_packages openssl sqlite3
     python_parts s3 data mlflow
 }
 

@@ -154,3 +154,29 @@ fn merging_into_sqlite_is_idempotent_and_all_or_nothing() {
     let writer = open_writer(&uri("two.db")).unwrap();
     merge_everything(writer, &rows, &mut |sql| other.execute_batch(sql).unwrap());
 }
+
+/// Types that are hard to compare, and a table without a key.
+const ODD_TABLES: &str = "CREATE TABLE experiments (id int PRIMARY KEY, doc json, bytes bytea, real float8, list text[], \
+    made int GENERATED ALWAYS AS (id + 1) STORED); CREATE TABLE params (a text, doc json)";
+const ODD_ROWS: &str = "INSERT INTO experiments VALUES (1, '{\"b\":1,  \"a\":2}', '\\x00ff', 'NaN', ARRAY['a,b', NULL]), \
+    (2, NULL, NULL, '-Infinity', NULL); INSERT INTO params VALUES (NULL, '[1]'), (NULL, '[1]'), ('x', NULL)";
+
+#[test]
+fn rows_of_types_without_equality_and_of_tables_without_a_key_are_merged_once() {
+    let server = PostgresServer::start();
+    for database in ["one", "two"] {
+        server.create(database);
+        server.client(database).batch_execute(ODD_TABLES).unwrap();
+    }
+    server.client("one").batch_execute(ODD_ROWS).unwrap();
+    let rows = rows_of(&server.uri("one"), Dialect::Postgresql);
+    let mut writer = open_writer(&server.uri("two")).unwrap();
+    for (inserted, same) in [(2, 0), (0, 2)] {
+        let mut merge = writer.merge().unwrap();
+        stage(&mut *merge, &rows);
+        let report = merge.apply(OnConflict::Refuse).unwrap();
+        assert_eq!(summary(&report)[0], ("experiments", inserted, same, 0, 0));
+        assert_eq!((report[1].inserted == 0, report[1].conflicts), (inserted == 0, 0));
+    }
+    assert_eq!(rows, rows_of(&server.uri("two"), Dialect::Postgresql));
+}

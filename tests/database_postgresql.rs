@@ -36,6 +36,7 @@ CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $f$ SELECT ';
 COPY public.runs (run_uuid) FROM stdin;
 ' $f$;
 CREATE FUNCTION g(int) RETURNS int BEGIN ATOMIC SELECT 1; SELECT $1 + 1; END;
+SELECT lo_from_bytea(4711, '\x00ff0a5c');
 COMMENT ON VIEW v IS 'it''s
 ; -- PostgreSQL database dump complete';
 "#;
