@@ -31,18 +31,27 @@ pub struct Lexer {
     is_open: bool,
     /// A routine's body of several statements was begun, whose END is not the transaction's.
     is_atomic: bool,
+    /// The last word was BEGIN.
+    is_after_begin: bool,
     ends_transaction: bool,
 }
 
 impl Lexer {
     /// Begins before a statement.
     pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, state: State::Code, is_open: false, is_atomic: false, ends_transaction: false }
+        Self {
+            dialect,
+            state: State::Code,
+            is_open: false,
+            is_atomic: false,
+            is_after_begin: false,
+            ends_transaction: false,
+        }
     }
 
     /// Returns whether all statements so far are complete.
     pub fn is_between_statements(&self) -> bool {
-        self.state == State::Code && !self.is_open
+        self.state == State::Code && !self.is_open && !self.is_atomic
     }
 
     /// Returns whether a statement was seen that ends the transaction it runs in.
@@ -102,7 +111,8 @@ impl Lexer {
     fn word(&mut self, rest: &[u8], is_first: bool) {
         let len = rest.iter().position(|byte| !is_word(*byte)).unwrap_or(rest.len());
         let is = |word: &&str| rest[..len].eq_ignore_ascii_case(word.as_bytes());
-        if is(&"ATOMIC") {
+        let was_after_begin = std::mem::replace(&mut self.is_after_begin, is(&"BEGIN"));
+        if was_after_begin && is(&"ATOMIC") {
             self.is_atomic = true;
         } else if is_first && is(&"END") && self.is_atomic {
             self.is_atomic = false;
@@ -195,10 +205,13 @@ mod tests {
             "SELECT E'\\';' , E'''';\n",
             "SELECT a$1, $1;\n",
             "/* a /* b */ c ' */ SELECT 1;\n",
+            "CREATE TABLE t (atomic int);\n",
+            "CREATE FUNCTION f() BEGIN ATOMIC\n SELECT 1;\nEND;\n",
         ] {
             assert!(ends(Dialect::Postgresql, text), "{text}");
         }
         for text in [
+            "BEGIN ATOMIC\n SELECT 1;\n",
             "SELECT 1\n",
             "SELECT ';\n",
             "SELECT $$;\n",
