@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::Export;
-use super::list::List;
 use crate::error::{Error, Fault, Result};
 use crate::tracking::client::TrackingClient;
 use crate::tracking::json;
+use crate::tracking::list::List;
 
 const MODELS: &str = "/api/2.0/mlflow/registered-models/search";
 const VERSIONS: &str = "/api/2.0/mlflow/model-versions/search";

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::list::Difference;
 use crate::error::{Error, Fault, Result};
+use crate::tracking::list::Difference;
 
 /// Something that the REST API never gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -9,10 +9,9 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ExportOptions;
-use crate::error::{Error, Result};
-use crate::tracking::client::TrackingClient;
-use crate::tracking::json;
+use super::client::TrackingClient;
+use super::json;
+use crate::error::{Error, Fault, Result};
 
 /// Most often that a list is read because it changes.
 const PASSES_MAX: u32 = 5;
@@ -69,7 +68,7 @@ impl List {
     pub fn read(
         &self,
         client: &TrackingClient,
-        options: &ExportOptions,
+        page_items_max: Option<u32>,
         each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
     ) -> Result<Difference> {
         let mut difference = Difference { is_settled: true, ..Difference::default() };
@@ -77,7 +76,7 @@ impl List {
         for pass in 0..PASSES_MAX {
             let mut in_this_pass = HashSet::new();
             let mut fresh = 0;
-            let pages = self.pass(client, options, &mut |items| {
+            let pages = self.pass(client, page_items_max, &mut |items| {
                 let items: Vec<Value> = items
                     .into_iter()
                     .filter(|item| in_this_pass.insert(self.id(item)) && !seen.contains(&self.id(item)))
@@ -99,9 +98,9 @@ impl List {
     }
 
     /// Reads the whole list into memory, ordered by ids.
-    pub fn collect(&self, client: &TrackingClient, options: &ExportOptions) -> Result<(Vec<Value>, Difference)> {
+    pub fn collect(&self, client: &TrackingClient, page_items_max: Option<u32>) -> Result<(Vec<Value>, Difference)> {
         let mut all = Vec::new();
-        let difference = self.read(client, options, &mut |items| {
+        let difference = self.read(client, page_items_max, &mut |items| {
             all.extend(items);
             Ok(())
         })?;
@@ -117,12 +116,12 @@ impl List {
     fn pass(
         &self,
         client: &TrackingClient,
-        options: &ExportOptions,
+        page_items_max: Option<u32>,
         each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
     ) -> Result<u32> {
         let mut request = self.request.clone();
         if let Some(items) = self.page_items {
-            request.insert("max_results".to_owned(), json!(options.page_items_max.unwrap_or(items).min(items)));
+            request.insert("max_results".to_owned(), json!(page_items_max.unwrap_or(items).min(items)));
         }
         let mut pages = 0;
         loop {
@@ -135,7 +134,7 @@ impl List {
             }
             if request.get("page_token").and_then(Value::as_str) == Some(token) {
                 return Err(Error::tracking(
-                    crate::error::Fault::BadAnswer,
+                    Fault::BadAnswer,
                     "list",
                     format!("{}{}", client.uri(), self.path),
                     "the next page is the same page again",
