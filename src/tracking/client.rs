@@ -221,13 +221,15 @@ impl TrackingClient {
         Err(self.refusal(path, answer))
     }
 
-    /// Explains why there was no answer.
+    /// Explains why there was no answer. A certificate that is not trusted now will not be trusted later.
     fn no_answer(&self, path: &str, error: ureq::Error) -> Failure {
-        let is_untrusted = matches!(error, ureq::Error::Rustls(_) | ureq::Error::Tls(_));
-        let io = matches!(&error, ureq::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
-        let is_lasting = is_untrusted || io || matches!(error, ureq::Error::HostNotFound);
+        let is_untrusted = match &error {
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+            ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+            _ => false,
+        };
         let error = self.error(Fault::Unavailable, path, error);
-        Failure { error, is_passing: !is_lasting, is_refusal: false, wait: None }
+        Failure { error, is_passing: !is_untrusted, is_refusal: false, wait: None }
     }
 
     /// Explains an answer that is not a success.

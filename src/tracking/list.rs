@@ -16,6 +16,9 @@ use crate::error::{Error, Fault, Result};
 /// Most often that a list is read because it changes.
 const PASSES_MAX: u32 = 5;
 
+/// Tag of MLflow that tells a prompt from a registered model.
+pub const IS_PROMPT: &str = "mlflow.prompt.is_prompt";
+
 /// A list of the API.
 #[derive(Debug, Clone)]
 pub struct List {
@@ -176,5 +179,31 @@ impl List {
             Some(value) => value.to_string(),
             None => item.to_string(),
         }
+    }
+}
+
+/// Lists the versions of a registered model or prompt; none if its name has both kinds of quotes.
+pub fn versions_of(name: &str, is_prompt: bool) -> Option<List> {
+    // A search of the registry leaves prompts out unless it asks for them.
+    let condition = if is_prompt { format!(" AND tag.`{IS_PROMPT}` = 'true'") } else { String::new() };
+    let path = "/api/2.0/mlflow/model-versions/search";
+    let list = List::get(format!("versions of {name:?}"), path, "model_versions", &["version"]);
+    Some(list.with("filter", format!("name = {}{condition}", quote(name)?)).paged(10_000))
+}
+
+/// Quotes a name for a filter, which has no way to escape a quote.
+fn quote(name: &str) -> Option<String> {
+    ['\'', '"'].into_iter().find(|quote| !name.contains(*quote)).map(|quote| format!("{quote}{name}{quote}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_with_the_quote_that_they_do_not_have() {
+        assert_eq!(quote("a b").unwrap(), "'a b'");
+        assert_eq!(quote("it's").unwrap(), "\"it's\"");
+        assert_eq!(quote("'\""), None);
     }
 }

@@ -153,6 +153,7 @@ impl Import<'_> {
     /// Logs in a run what was logged in it, and closes it.
     fn fill_run(&mut self, run: &ImportRun) -> Result<()> {
         let Some(id) = self.report.ids.runs.get(&run.id).cloned() else { return Ok(()) };
+        let refused = self.report.left_out.len();
         let points = run.points.iter().map(|point| self.point(point)).collect();
         let tags = self.tags_of_run(run);
         self.log(&id, "metrics", cut(points, POINTS_MAX))?;
@@ -167,7 +168,9 @@ impl Import<'_> {
         }
         let ended = self.client.write("POST", "/api/2.0/mlflow/runs/update", &end);
         self.or_note(|| format!("end of run {}", run.id), ended)?;
-        self.log(&id, "tags", vec![pairs(&[(WHOLE.to_owned(), "true".to_owned())])])?;
+        if self.report.left_out.len() == refused {
+            self.log(&id, "tags", vec![pairs(&[(WHOLE.to_owned(), "true".to_owned())])])?;
+        }
         if run.is_deleted { self.delete_run(&id) } else { Ok(()) }
     }
 
@@ -291,11 +294,15 @@ impl Import<'_> {
         if found.is_whole {
             return Ok(());
         }
+        let refused = self.report.left_out.len();
         self.files(&Owner::LoggedModel(model.id.clone()), &found.artifact_uri)?;
         let path = format!("/api/2.0/mlflow/logged-models/{}", encode(&found.id));
         let status = format!("LOGGED_MODEL_{}", model.status);
         let ended = self.client.write("PATCH", &path, &json!({ "model_id": found.id, "status": status }));
         self.or_note(|| format!("status of logged model {}", model.id), ended)?;
+        if self.report.left_out.len() > refused {
+            return Ok(());
+        }
         let body = json!({ "model_id": found.id, "tags": tag_list([(WHOLE, "true")]) });
         let tagged = self.client.write("PATCH", &format!("{path}/tags"), &body);
         self.or_note(|| format!("tags of logged model {}", model.id), tagged).map(drop)

@@ -11,11 +11,10 @@ use super::report::IdMap;
 use super::{Import, ImportRegisteredModel, ImportVersion, SOURCE_NAME, SOURCE_VERSION, borrowed, tag_list, tag_of};
 use crate::error::{Fault, Result};
 use crate::tracking::json;
+use crate::tracking::list::{IS_PROMPT, versions_of};
 
 /// Most numbers in a row that are made and deleted again.
 const GAP_MAX: u32 = 1000;
-/// Highest number that a version can have: the column holds 32 bits with a sign.
-const FIRST: u32 = 1;
 
 impl Import<'_> {
     /// Brings back a registered model with its versions and aliases, unless the server has another of that name.
@@ -53,104 +52,82 @@ impl Import<'_> {
     }
 
     fn versions(&mut self, model: &ImportRegisteredModel) -> Result<()> {
-        let mut known = self.known_versions(model)?;
-        let mut next = known.values().max().map_or(FIRST, |number| number + 1);
+        let known = self.known_versions(model)?;
         let mut versions: Vec<&ImportVersion> = model.versions.iter().collect();
         versions.sort_by_key(|version| version.number);
         for version in versions {
             let label = format!("{}/{}", model.name, version.number);
-            if let Some(number) = known.remove(&version.number) {
-                self.report.already_there("versions");
-                self.report.ids.versions.insert(label, format!("{}/{number}", model.name));
-                continue;
-            }
-            let Some(source) = new_source(&version.source, &self.report.ids, &self.run_roots) else {
-                self.report.left_out(format!("version {label}"), "what it was made of was not imported");
-                continue;
-            };
-            next = self.fill_gap(model, version, &source, next)?;
-            if let Some(number) = self.create_version(model, version, &source)? {
-                next = number + 1;
-                self.report.ids.versions.insert(label.clone(), format!("{}/{number}", model.name));
-                if number != version.number {
-                    self.report.changed(format!("version {label}"), format!("its number is {number} now"));
+            let number = match known.get(&version.number) {
+                Some(number) => {
+                    self.report.already_there("versions");
+                    Some(*number)
                 }
+                None => self.create_version(model, version)?,
+            };
+            let Some(number) = number else { continue };
+            if number != version.number {
+                self.report.changed(format!("version {label}"), format!("its number is {number} now"));
             }
+            self.report.ids.versions.insert(label, format!("{}/{number}", model.name));
         }
         Ok(())
     }
 
     /// Returns the numbers of versions that an earlier import made, by those that they had.
     fn known_versions(&self, model: &ImportRegisteredModel) -> Result<BTreeMap<u32, u32>> {
+        let is_prompt = model.tags.iter().any(|(key, _)| key == IS_PROMPT);
         let mut known = BTreeMap::new();
-        for version in &model.versions {
-            // Numbers are kept, but for a gap that is too long: so the version is at its number, or nowhere.
-            let query = [("name", model.name.as_str()), ("version", &version.number.to_string())];
-            match self.client.get("/api/2.0/mlflow/model-versions/get", &query) {
-                Ok(answer) => {
-                    let tag = tag_of(json::items(&answer["model_version"], "tags"), SOURCE_VERSION);
-                    if let Some(source) = tag.and_then(|tag| tag.parse().ok()) {
-                        known.insert(source, version.number);
-                    }
+        let Some(list) = versions_of(&model.name, is_prompt) else { return Ok(known) };
+        list.read(&self.client, None, &mut |versions| {
+            for version in &versions {
+                let source = tag_of(json::items(version, "tags"), SOURCE_VERSION).and_then(|tag| tag.parse().ok());
+                if let (Some(source), Ok(number)) = (source, json::text(version, "version").parse()) {
+                    known.insert(source, number);
                 }
-                Err(error) if error.fault() == Some(Fault::NotFound) => {}
-                Err(error) => return Err(error),
             }
-        }
+            Ok(())
+        })?;
         Ok(known)
     }
 
-    /// Makes and deletes the versions between `next` and this one. Returns the number that comes next.
-    fn fill_gap(
-        &mut self,
-        model: &ImportRegisteredModel,
-        version: &ImportVersion,
-        source: &str,
-        next: u32,
-    ) -> Result<u32> {
-        let gap = version.number.saturating_sub(next);
-        if gap > GAP_MAX {
-            return Ok(next);
-        }
-        for _ in 0..gap {
-            let body = self.version_body(model, version, source);
-            let created = self.client.write("POST", "/api/2.0/mlflow/model-versions/create", &body);
-            let Some(answer) = self.or_note(|| format!("a number of {:?}", model.name), created)? else { break };
-            let number = json::text(&answer["model_version"], "version");
-            let body = json!({ "name": model.name, "version": number });
-            self.client.write("DELETE", "/api/2.0/mlflow/model-versions/delete", &body)?;
-        }
-        Ok(next + gap)
-    }
-
-    fn create_version(
-        &mut self,
-        model: &ImportRegisteredModel,
-        version: &ImportVersion,
-        source: &str,
-    ) -> Result<Option<u32>> {
+    /// Makes a version, and deletes it again as long as its number is too low. Returns its number.
+    fn create_version(&mut self, model: &ImportRegisteredModel, version: &ImportVersion) -> Result<Option<u32>> {
         let label = format!("version {}/{}", model.name, version.number);
-        let mut body = self.version_body(model, version, source);
-        let number = version.number.to_string();
-        body["tags"] = tag_list(borrowed(&version.tags).chain([(SOURCE_VERSION, number.as_str())]));
-        let created = self.client.write("POST", "/api/2.0/mlflow/model-versions/create", &body);
-        let Some(answer) = self.or_note(|| label.clone(), created)? else { return Ok(None) };
+        let Some(source) = new_source(&version.source, &self.report.ids, &self.run_roots) else {
+            self.report.left_out(label, "what it was made of was not imported");
+            return Ok(None);
+        };
+        let body = self.version_body(model, version, &source);
+        let mut gap = 0;
+        let number = loop {
+            let created = self.client.write("POST", "/api/2.0/mlflow/model-versions/create", &body);
+            let Some(answer) = self.or_note(|| label.clone(), created)? else { return Ok(None) };
+            let number: u32 = json::text(&answer["model_version"], "version").parse().unwrap_or_default();
+            if number >= version.number || gap == GAP_MAX {
+                break number;
+            }
+            gap += 1;
+            let unwanted = json!({ "name": model.name, "version": number.to_string() });
+            self.client.write("DELETE", "/api/2.0/mlflow/model-versions/delete", &unwanted)?;
+        };
         self.report.created("versions");
         if source == version.source && source.contains("://") {
             self.report.changed(label.clone(), format!("its files are still at {source:?}"));
         }
-        let number = json::text(&answer["model_version"], "version").to_owned();
         if !matches!(version.stage.as_str(), "" | "None") {
-            let body = json!({ "name": model.name, "version": number, "stage": version.stage,
+            let body = json!({ "name": model.name, "version": number.to_string(), "stage": version.stage,
                 "archive_existing_versions": false });
             let moved = self.client.write("POST", "/api/2.0/mlflow/model-versions/transition-stage", &body);
             self.or_note(|| format!("stage of {label}"), moved)?;
         }
-        Ok(number.parse().ok())
+        Ok(Some(number))
     }
 
     fn version_body(&self, model: &ImportRegisteredModel, version: &ImportVersion, source: &str) -> Value {
-        let mut body = json!({ "name": model.name, "source": source, "description": version.description });
+        let number = version.number.to_string();
+        let tags = tag_list(borrowed(&version.tags).chain([(SOURCE_VERSION, number.as_str())]));
+        let mut body =
+            json!({ "name": model.name, "source": source, "description": version.description, "tags": tags });
         if let Some(run) = version.run.as_ref().and_then(|run| self.report.ids.runs.get(run)) {
             body["run_id"] = json!(run);
         }
