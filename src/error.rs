@@ -108,6 +108,9 @@ pub enum Error {
     /// Something that the user named is not there, or not unique.
     #[error("{0}")]
     NotFound(String),
+    /// What was asked for would do harm, or cannot end well; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
     /// A setting or argument is unusable.
     #[error("{0}")]
     Invalid(String),
@@ -138,6 +141,16 @@ pub enum Error {
         command: String,
         /// How it ended, with the last lines of its standard error.
         status: String,
+    },
+    /// A database refused something, is not what it should be, or cannot be reached.
+    #[error("Cannot {action} the database {location}: {reason}")]
+    Database {
+        /// The operation, as in "cannot dump".
+        action: &'static str,
+        /// Where the database is, without a password.
+        location: String,
+        /// The cause.
+        reason: String,
     },
     /// A request to an MLflow server failed.
     #[error("Cannot {action} {url:?}: {source}")]
@@ -181,6 +194,11 @@ impl Error {
         Self::Backend { fault, action, object: object.into(), source: source.into() }
     }
 
+    /// Makes an error of a database.
+    pub fn database(action: &'static str, location: impl ToString, reason: impl ToString) -> Self {
+        Self::Database { action, location: location.to_string(), reason: reason.to_string() }
+    }
+
     /// Makes an error of a request to an MLflow server.
     pub fn tracking(
         fault: Fault,
@@ -207,6 +225,10 @@ impl Error {
             }
             Self::Interrupted => Self::Interrupted,
             Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
+            Self::Database { action, location, reason } => Self::database(action, location, reason),
+            Self::MissingChunk { chunk, needed_by } => {
+                Self::MissingChunk { chunk: *chunk, needed_by: needed_by.clone() }
+            }
             other => Self::Internal(other.to_string()),
         }
     }

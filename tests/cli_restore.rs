@@ -278,6 +278,7 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
             size: content.len() as u64,
             digest: Digest::from_bytes(*blake3::hash(content).as_bytes()),
             chunks: vec![ChunkRef { id, len: content.len() as u32 }],
+            kind: BlobKind::Data,
             indirect: false,
             sparse: false,
             racy: false,

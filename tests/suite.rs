@@ -4,6 +4,8 @@ mod backend_contract;
 mod backend_local;
 mod backend_s3_faults;
 mod backend_s3_tls;
+mod bucket_backup;
+mod bucket_restore;
 mod cli_backup;
 mod cli_doctor;
 mod cli_dump;

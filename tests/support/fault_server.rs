@@ -22,6 +22,8 @@ pub struct Request {
 pub enum Answer {
     /// Answers properly.
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// Sends these bytes: a whole answer, as another server gave it.
+    Relayed(Vec<u8>),
     /// Announces a body of so many bytes, sends these, and closes.
     CutOff(usize, Vec<u8>),
     /// Announces a body of so many bytes, sends these, and says no more for a while.
@@ -133,6 +135,7 @@ fn write_answer(stream: &mut TcpStream, request: &Request, answer: Answer) -> st
                 stream.write_all(&body)?;
             }
         }
+        Answer::Relayed(bytes) => stream.write_all(&bytes)?,
         Answer::CutOff(len, part) => {
             stream.write_all(head(200, len, &[]).as_bytes())?;
             stream.write_all(&part)?;

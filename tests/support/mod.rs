@@ -1,9 +1,11 @@
 //! What several test files share.
 
 pub mod allocations;
+pub mod buckets;
 pub mod cli;
 pub mod fault_server;
 pub mod mlflow_server;
+pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
 

@@ -237,6 +237,8 @@ impl Monitor for Problems {
     fn count(&self, _: Counter, _: u64) {}
     fn note(&self, _: &str) {}
     fn problem(&self, subject: &str, message: &str) {
+        // Shown if the test fails.
+        println!("{subject}: {message}");
         self.0.lock().unwrap().push((subject.to_owned(), message.to_owned()));
     }
 }

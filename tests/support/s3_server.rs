@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mlvault::backend::location::{BackendOptions, Credentials};
-use mlvault::backend::s3::{Patience, S3Backend};
+use mlvault::backend::s3::S3Backend;
+use mlvault::s3::{Bucket, Credentials, Patience, S3Options};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -62,12 +62,21 @@ impl S3Server {
     }
 
     /// Returns what a client needs to know.
-    pub fn options(&self) -> BackendOptions {
+    pub fn options(&self) -> S3Options {
         let mut options = options_for(self.port);
         if let Program::RcloneWithTls = self.program {
             options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
         }
         options
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns a client for the bucket.
+    pub fn bucket(&self) -> Bucket {
+        Bucket::connect(BUCKET, &self.options(), Patience::default()).unwrap()
     }
 
     pub fn backend(&self, prefix: &str) -> S3Backend {
@@ -102,14 +111,15 @@ impl Drop for S3Server {
 }
 
 /// Returns options for a server on a loopback port.
-pub fn options_for(port: u16) -> BackendOptions {
-    BackendOptions {
+pub fn options_for(port: u16) -> S3Options {
+    S3Options {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         credentials: Some(Credentials {
             access_key_id: ACCESS_KEY_ID.to_owned(),
             secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
+            session_token: None,
         }),
-        ..BackendOptions::default()
+        ..S3Options::default()
     }
 }
 
@@ -158,15 +168,20 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// Asks for the bucket to be made, without a signature. Returns whether the server answered at all.
+/// Asks for the bucket to be made. Returns whether the server answered at all.
 ///
 /// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
 fn make_bucket(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    unsigned_request(port, "PUT", &format!("/{BUCKET}")).starts_with("HTTP/")
+}
+
+/// Sends a request without a signature, which is all that moto needs. Returns the answer, empty if there was none.
+pub fn unsigned_request(port: u16, method: &str, target: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let request =
-        format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let is_answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_ok();
-    is_answered && answer.starts_with(b"HTTP/")
+    if is_answered { String::from_utf8_lossy(&answer).into_owned() } else { String::new() }
 }
