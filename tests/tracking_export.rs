@@ -184,6 +184,55 @@ fn what_an_older_server_lacks_or_fails_to_tell_is_in_the_summary() {
     assert_eq!(written["failed"][0]["what"], "webhooks");
 }
 
+/// Makes one of each thing that belongs to a server or an evaluation, in a workspace of its own.
+const ONE_OF_EACH: &str = "
+import requests
+def post(path, body, workspace='team-a'):
+    url = mlflow.get_tracking_uri() + '/api/' + path
+    answer = requests.post(url, json=body, headers={'X-MLFLOW-WORKSPACE': workspace})
+    assert answer.ok, answer.text
+    return answer.json()
+post('3.0/mlflow/workspaces', {'name': 'team-a'}, 'default')
+experiment = post('2.0/mlflow/experiments/create', {'name': 'of team-a'})['experiment_id']
+secret = {'secret_name': 's', 'secret_value': {'api_key': 'sk-not-to-be-exported'}, 'provider': 'openai'}
+secret = post('3.0/mlflow/gateway/secrets/create', secret)['secret']['secret_id']
+model = {'name': 'm', 'secret_id': secret, 'provider': 'openai', 'model_name': 'gpt'}
+post('3.0/mlflow/gateway/model-definitions/create', model)
+post('3.0/mlflow/scorers/register', {'experiment_id': experiment, 'name': 'short', 'serialized_scorer': '{}'})
+post('3.0/mlflow/scorers/register', {'experiment_id': experiment, 'name': 'short', 'serialized_scorer': '{}'})
+post('3.0/mlflow/review-queues/create', {'experiment_id': experiment, 'name': 'q', 'queue_type': 'CUSTOM'})
+post('3.0/mlflow/issues', {'experiment_id': experiment, 'name': 'i', 'description': 'd'})
+post('3.0/mlflow/mcp-servers', {'name': 'com.example/server'})
+";
+
+#[test]
+fn each_workspace_is_exported_with_what_belongs_to_the_server() {
+    let arguments = vec!["--enable-workspaces".to_owned()];
+    let server = MlflowServer::start_with(&MlflowOptions { arguments, ..MlflowOptions::default() });
+    server.run(ONE_OF_EACH);
+    let (directory, summary) = run(&client(&server.uri(), &[]), None);
+    let summary = summary.unwrap();
+    assert!(summary.is_complete(), "{summary:?}");
+    for (kind, count) in [
+        ("workspaces", 2),
+        ("gateway_secrets", 1),
+        ("gateway_models", 1),
+        ("scorer_versions", 2),
+        ("review_queues", 1),
+        ("issues", 1),
+        ("mcp_servers", 1),
+    ] {
+        assert_eq!(summary.counts.get(kind), Some(&count), "{kind} of {:?}", summary.counts);
+    }
+    let contents = contents(directory.path());
+    assert!(contents["workspaces/team-a/experiments.json"].contains("of team-a"));
+    assert!(!contents["workspaces/default/experiments.json"].contains("of team-a"));
+    assert!(contents.values().all(|text| !text.contains("not-to-be-exported")));
+    let (directory, _) = run(&client(&server.uri(), &[("MLFLOW_WORKSPACE", "team-a")]), None);
+    let experiments = fs::read_to_string(directory.path().join("experiments.json")).unwrap();
+    assert!(experiments.contains("of team-a"), "one that was chosen");
+}
+
 #[test]
 fn users_are_exported_by_those_who_may_list_them_and_a_wrong_password_exports_nothing() {
     let server = MlflowServer::start_with(&MlflowOptions { has_passwords: true, ..MlflowOptions::default() });
