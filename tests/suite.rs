@@ -29,5 +29,7 @@ mod roles;
 mod s3_journey;
 mod support;
 mod tidy;
+mod tracking_client;
 mod tracking_export;
+mod tracking_import;
 mod tree_merge;
