@@ -1,7 +1,7 @@
 //! A part of a bucket, as a user writes it: `s3://bucket/prefix`.
 //!
-//! What must stay true: `Display` and `FromStr` are inverse to each other, but for a `/` at the end, and no message repeats a text that may hold a
-//! password.
+//! What must stay true: `Display` and `FromStr` are inverse to each other, but for a `/` at the end, and no message
+//! repeats a text that may hold a password.
 
 use std::fmt;
 use std::str::FromStr;
