@@ -20,6 +20,7 @@ use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret, SessionKeys};
 use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
 use mlvault::crypto::seal::Cipher;
 use mlvault::crypto::sign;
+use mlvault::database::uri::DatabaseUri;
 use mlvault::format::chunk::{self, CHUNK_LEN_MAX, ChunkHeader};
 use mlvault::format::config::RepositoryConfig;
 use mlvault::format::key_slot::{self, Certificate, Role, SlotHeader};
@@ -35,6 +36,8 @@ use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
 use mlvault::id::{RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::snapshots::{Snapshot, select};
 use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
+use mlvault::sql::script::{Piece, ScriptReader};
+use mlvault::sql::{Dialect, copy, literal};
 use mlvault::target::directory::parts;
 use mlvault::units::parse_bytes;
 
@@ -69,6 +72,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("snapshot_name", snapshot_name),
     ("byte_size", byte_size),
     ("subset", subset),
+    ("copy_row", copy_row),
+    ("sqlite_row", sqlite_row),
+    ("script_postgresql", script_postgresql),
+    ("script_sqlite", script_sqlite),
+    ("database_uri", database_uri),
 ];
 
 /// Runs the target of that name.
@@ -501,4 +509,52 @@ fn subset(data: &[u8]) {
         Ok(Subset::Bytes(bytes)) => assert!(bytes > 0),
         Err(_) => {}
     }
+}
+
+/// The first byte tells how many columns there are.
+fn copy_row(data: &[u8]) {
+    let Some((columns, line)) = data.split_first() else { return };
+    let Ok(row) = copy::decode_row(line, usize::from(*columns)) else { return };
+    let mut again = Vec::new();
+    copy::encode_row(&row, &mut again);
+    assert_eq!((row.len(), again.as_slice()), (usize::from(*columns), line));
+}
+
+/// The first byte tells how many columns there are.
+fn sqlite_row(data: &[u8]) {
+    let Some((columns, list)) = data.split_first() else { return };
+    let Ok(row) = literal::decode_values(list, usize::from(*columns)) else { return };
+    let mut again = Vec::new();
+    literal::encode_values(&row, &mut again);
+    assert_eq!((row.len(), again.as_slice()), (usize::from(*columns), list));
+}
+
+fn script_postgresql(data: &[u8]) {
+    script(data, Dialect::Postgresql);
+}
+
+fn script_sqlite(data: &[u8]) {
+    script(data, Dialect::Sqlite);
+}
+
+/// Rows come between the beginning and the end of a table only, with a value for each column.
+fn script(data: &[u8], dialect: Dialect) {
+    let mut reader = ScriptReader::new(data, dialect);
+    let mut columns = None;
+    while let Ok(Some(piece)) = reader.next_piece() {
+        match piece {
+            Piece::Statements(text) => assert!(columns.is_none() && !text.is_empty()),
+            Piece::Table(head) => assert!(columns.replace(head.columns.len()).is_none()),
+            Piece::Row(row) => assert_eq!(Some(row.len()), columns),
+            Piece::TableEnd => assert!(columns.take().is_some()),
+        }
+    }
+}
+
+/// A URI shows no password, and what it shows is read as the same place.
+fn database_uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = DatabaseUri::parse(text, None) else { return };
+    let shown = uri.to_string();
+    assert_eq!(format!("{uri:?}"), format!("DatabaseUri({shown})"));
 }

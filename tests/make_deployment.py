@@ -356,7 +356,9 @@ def log_day(day, scale, direct):
 # ---- what the deployment holds -------------------------------------------------------------------------------------
 
 # What a server assigns anew when things are logged again, wherever it stands in the description.
-ASSIGNED = {"id", "run", "model_id", "source", "location", "parent", "modified"}
+ASSIGNED = {"id", "run", "model_id", "source", "location", "parent"}
+# Tags that mirror ids, or that an import leaves.
+MIRRORS = ("mlvault.", "mlflow.parentRunId", "mlflow.modelVersions")
 
 
 def file_digests(folder):
@@ -374,12 +376,6 @@ def as_text(value):
     return value if np.isfinite(value) else str(value)
 
 
-def own_tags(tags):
-    """Tags but those that only mirror ids or were left by an import."""
-    mirrors = ("mlvault.", "mlflow.parentRunId", "mlflow.log-model.history", "mlflow.user", "mlflow.source.")
-    return {key: value for key, value in tags.items() if not key.startswith(mirrors)}
-
-
 def describe_run(client, run):
     info, data, inputs = run.info, run.data, run.inputs
     return {
@@ -390,7 +386,7 @@ def describe_run(client, run):
         "status": info.status,
         "times": [info.start_time, info.end_time],
         "params": data.params,
-        "tags": own_tags(data.tags),
+        "tags": data.tags,
         "metrics": {
             key: [[as_text(p.value), p.step, p.timestamp] for p in client.get_metric_history(info.run_id, key)]
             for key in sorted(data.metrics)
@@ -413,7 +409,7 @@ def describe_experiments(experiments):
             "id": experiment.experiment_id,
             "location": experiment.artifact_location,
             "lifecycle": experiment.lifecycle_stage,
-            "tags": own_tags(experiment.tags),
+            "tags": experiment.tags,
         }
         for experiment in experiments
     }
@@ -440,7 +436,7 @@ def describe_version(version):
         "model_id": version.model_id,
         "status": version.status,
         "description": version.description,
-        "tags": own_tags(version.tags),
+        "tags": version.tags,
         "files": files,
         "predictions": np.asarray(predicted).tolist(),
     }
@@ -448,7 +444,7 @@ def describe_version(version):
 
 def describe_model(model):
     aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
-    return {"aliases": aliases, "tags": own_tags(model.tags), "description": model.description}
+    return {"aliases": aliases, "tags": model.tags, "description": model.description}
 
 
 def describe_logged_models(client, experiments):
@@ -463,7 +459,7 @@ def describe_logged_models(client, experiments):
             "location": model.artifact_location,
             "status": str(model.status),
             "params": model.params,
-            "tags": own_tags(model.tags),
+            "tags": model.tags,
         }
     return described
 
@@ -519,7 +515,8 @@ def describe(only):
 
 def without_assigned(value):
     if isinstance(value, dict):
-        return {key: without_assigned(inner) for key, inner in value.items() if key not in ASSIGNED}
+        kept = {key: inner for key, inner in value.items() if key not in ASSIGNED and not key.startswith(MIRRORS)}
+        return {key: without_assigned(inner) for key, inner in kept.items()}
     return value
 
 

@@ -3,24 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlvault::cancel::Cancel;
-use mlvault::error::{Error, Fault, Result};
+use mlvault::error::{Fault, Result};
 use mlvault::monitor::Silent;
+use mlvault::tracking::TrackingClient;
 use mlvault::tracking::export::{ExportOptions, ExportSummary, export};
-use mlvault::tracking::{TrackingClient, TrackingOptions, options};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::fault_server::{Answer, FaultServer};
+use crate::support::fault_server::{Answer, FaultServer, pass_on};
 use crate::support::mlflow_server::{ADMIN, ADMIN_PASSWORD, MlflowOptions, MlflowServer};
-
-fn client(uri: &str, environment: &[(&str, &str)]) -> TrackingClient {
-    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    let read = options(uri, &|name| environment.get(name).map(|value| (*value).to_owned())).unwrap();
-    let quick = TrackingOptions { retries: 2, wait_first: std::time::Duration::from_millis(20), ..read };
-    TrackingClient::connect(&quick).unwrap()
-}
+use crate::tracking_client::client;
 
 fn run(client: &TrackingClient, page_items_max: Option<u32>) -> (TempDir, Result<ExportSummary>) {
     let directory = TempDir::new().unwrap();
@@ -101,4 +96,156 @@ fn assert_holds_what_is_odd(contents: &BTreeMap<String, String>) {
     assert!(traces.iter().all(|trace| trace["spans"].as_array().unwrap().len() == 2));
     assert!(traces.iter().any(|trace| trace["trace_info"]["assessments"].as_array().is_some_and(|a| a.len() == 2)));
     assert!(contents["prompts.json"].contains("revision 2"));
+}
+
+/// Logs runs `r0`, `r1`, … one second apart, the first with 5,000 points of a metric.
+const FIVE_RUNS: &str = "
+from mlflow.entities import Metric
+for number in range(5):
+    run = client.create_run('0', start_time=1790000000000 + number * 1000, run_name=f'r{number}')
+    if number == 0:
+        for step in range(0, 5000, 1000):
+            points = [Metric('loss', 1 / (1 + s), 1790000000000 + s, s) for s in range(step, step + 1000)]
+            client.log_batch(run.info.run_id, points)
+";
+
+#[test]
+fn a_run_that_is_purged_between_two_pages_hides_no_other() {
+    let server = MlflowServer::start_with(&MlflowOptions::default());
+    server.run(FIVE_RUNS);
+    let (port, database) = (server.port(), server.database());
+    // As `mlflow gc` does it; the first run is on the first page of two.
+    let purge = format!(
+        "import sqlite3; database = sqlite3.connect('{}')\n\
+         database.execute(\"delete from runs where name = 'r0'\"); database.commit()",
+        database.display()
+    );
+    let mut is_purged = false;
+    let (direct, _) = run(&client(&server.uri(), &[]), None);
+    let proxy = FaultServer::start(move |_, request| {
+        let answer = pass_on(request, port);
+        if request.target.ends_with("/runs/search") && !std::mem::replace(&mut is_purged, true) {
+            server.run(&purge);
+        }
+        answer
+    });
+    let (export, summary) = run(&client(&format!("http://127.0.0.1:{}", proxy.port()), &[]), Some(2));
+    let summary = summary.unwrap();
+    let names = |directory: &TempDir| {
+        let runs = lines(&contents(directory.path()), "runs/");
+        let mut names: Vec<String> = runs.iter().map(|run| run["info"]["run_name"].as_str().unwrap().into()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&direct), ["r0", "r1", "r2", "r3", "r4"]);
+    assert_eq!(names(&export), ["r0", "r1", "r2", "r3", "r4"], "what was seen is kept, and r2 is not passed over");
+    let [skew] = &summary.skewed[..] else { panic!("{summary:?}") };
+    assert!(skew.found_later == 1 && skew.vanished == 1 && skew.is_settled, "{skew:?}");
+    let metrics = lines(&contents(direct.path()), "metrics/");
+    let points = metrics[0]["points"].as_array().unwrap();
+    assert_eq!(points.len(), 5000);
+    assert_eq!(points[2][2].as_f64(), Some(1.0 / 3.0), "to the last bit");
+}
+
+#[test]
+fn a_server_that_dies_meanwhile_leaves_no_summary() {
+    let server = MlflowServer::start_with(&MlflowOptions::default());
+    let port = server.port();
+    for requests in [0, 1, 4, 9] {
+        let answered = AtomicUsize::new(0);
+        let proxy = FaultServer::start(move |_, request| {
+            let is_alive = answered.fetch_add(1, Ordering::Relaxed) < requests;
+            if is_alive { pass_on(request, port) } else { Answer::Dropped }
+        });
+        let (directory, result) = run(&client(&format!("http://127.0.0.1:{}", proxy.port()), &[]), None);
+        let error = result.unwrap_err();
+        assert_eq!(error.fault(), Some(Fault::Unavailable), "after {requests} requests: {error}");
+        assert!(error.to_string().contains(&format!("http://127.0.0.1:{}/", proxy.port())), "{error}");
+        assert!(!directory.path().join("summary.json").exists());
+    }
+}
+
+#[test]
+fn what_an_older_server_lacks_or_fails_to_tell_is_in_the_summary() {
+    let server = MlflowServer::start_with(&MlflowOptions::default());
+    let port = server.port();
+    let proxy = FaultServer::start(move |_, request| match request.target.as_str() {
+        target if target.starts_with("/api/3.0") => Answer::with(404, "<html>Not Found</html>"),
+        target if target.contains("/webhooks") => Answer::with(500, "{\"error_code\": \"INTERNAL_ERROR\"}"),
+        _ => pass_on(request, port),
+    });
+    let (directory, summary) = run(&client(&format!("http://127.0.0.1:{}", proxy.port()), &[]), None);
+    let summary = summary.unwrap();
+    let not_exported: Vec<&str> = summary.not_exported.iter().map(|missing| missing.what.as_str()).collect();
+    assert!(["traces of experiment 0", "users", "gateway secrets"].iter().all(|what| not_exported.contains(what)));
+    assert_eq!(summary.failed.iter().map(|failed| failed.what.as_str()).collect::<Vec<_>>(), ["webhooks"]);
+    assert!(!summary.is_complete());
+    let written: Value = serde_json::from_str(&contents(directory.path())["summary.json"]).unwrap();
+    assert_eq!(written["failed"][0]["what"], "webhooks");
+}
+
+/// Makes one of each thing that belongs to a server or an evaluation, in a workspace of its own.
+const ONE_OF_EACH: &str = "
+import requests
+def post(path, body, workspace='team-a'):
+    url = mlflow.get_tracking_uri() + '/api/' + path
+    answer = requests.post(url, json=body, headers={'X-MLFLOW-WORKSPACE': workspace})
+    assert answer.ok, answer.text
+    return answer.json()
+post('3.0/mlflow/workspaces', {'name': 'team-a'}, 'default')
+experiment = post('2.0/mlflow/experiments/create', {'name': 'of team-a'})['experiment_id']
+secret = {'secret_name': 's', 'secret_value': {'api_key': 'sk-not-to-be-exported'}, 'provider': 'openai'}
+secret = post('3.0/mlflow/gateway/secrets/create', secret)['secret']['secret_id']
+model = {'name': 'm', 'secret_id': secret, 'provider': 'openai', 'model_name': 'gpt'}
+post('3.0/mlflow/gateway/model-definitions/create', model)
+post('3.0/mlflow/scorers/register', {'experiment_id': experiment, 'name': 'short', 'serialized_scorer': '{}'})
+post('3.0/mlflow/scorers/register', {'experiment_id': experiment, 'name': 'short', 'serialized_scorer': '{}'})
+post('3.0/mlflow/review-queues/create', {'experiment_id': experiment, 'name': 'q', 'queue_type': 'CUSTOM'})
+post('3.0/mlflow/issues', {'experiment_id': experiment, 'name': 'i', 'description': 'd'})
+post('3.0/mlflow/mcp-servers', {'name': 'com.example/server'})
+";
+
+#[test]
+fn each_workspace_is_exported_with_what_belongs_to_the_server() {
+    let arguments = vec!["--enable-workspaces".to_owned()];
+    let server = MlflowServer::start_with(&MlflowOptions { arguments, ..MlflowOptions::default() });
+    server.run(ONE_OF_EACH);
+    let (directory, summary) = run(&client(&server.uri(), &[]), None);
+    let summary = summary.unwrap();
+    assert!(summary.is_complete(), "{summary:?}");
+    for (kind, count) in [
+        ("workspaces", 2),
+        ("gateway_secrets", 1),
+        ("gateway_models", 1),
+        ("scorer_versions", 2),
+        ("review_queues", 1),
+        ("issues", 1),
+        ("mcp_servers", 1),
+    ] {
+        assert_eq!(summary.counts.get(kind), Some(&count), "{kind} of {:?}", summary.counts);
+    }
+    let contents = contents(directory.path());
+    assert!(contents["workspaces/team-a/experiments.json"].contains("of team-a"));
+    assert!(!contents["workspaces/default/experiments.json"].contains("of team-a"));
+    assert!(contents.values().all(|text| !text.contains("not-to-be-exported")));
+    let (directory, _) = run(&client(&server.uri(), &[("MLFLOW_WORKSPACE", "team-a")]), None);
+    let experiments = fs::read_to_string(directory.path().join("experiments.json")).unwrap();
+    assert!(experiments.contains("of team-a"), "one that was chosen");
+}
+
+#[test]
+fn users_are_exported_by_those_who_may_list_them_and_a_wrong_password_exports_nothing() {
+    let server = MlflowServer::start_with(&MlflowOptions { has_passwords: true, ..MlflowOptions::default() });
+    let wrong = [("MLFLOW_TRACKING_USERNAME", ADMIN), ("MLFLOW_TRACKING_PASSWORD", "wrong-password")];
+    for environment in [&wrong[..], &[], &[("MLFLOW_TRACKING_TOKEN", "some-token")]] {
+        let (directory, result) = run(&client(&server.uri(), environment), None);
+        let error = result.unwrap_err();
+        assert_eq!(error.fault(), Some(Fault::Denied));
+        assert!(!error.to_string().contains("wrong-password") && !error.to_string().contains("some-token"), "{error}");
+        assert!(!directory.path().join("experiments.json").exists());
+    }
+    let right = [("MLFLOW_TRACKING_USERNAME", ADMIN), ("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD)];
+    let (directory, summary) = run(&client(&server.uri(), &right), None);
+    assert_eq!(summary.unwrap().counts["users"], 1);
+    assert!(contents(directory.path())["users.json"].contains("\"admin\""));
 }

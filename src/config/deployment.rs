@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::mlflow::schema::Store;
 use crate::s3::{BucketLocation, Credentials, S3Options};
 use crate::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment, OutsideKey};
+use crate::tracking::{self, TrackingOptions};
 
 /// Keys of MLflow's environment of which snapshots keep fingerprints.
 const OUTSIDE_KEYS: [&str; 2] = ["MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"];
@@ -99,6 +100,7 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
     let databases = databases(&section, flags)?;
     let artifacts = artifacts(&section, flags, env)?;
     let excluded = if flags.exclude_roots.is_empty() { &section.exclude_roots } else { &flags.exclude_roots };
+    let tracking = tracking(&section, flags, env)?;
     let name = match (&flags.name, databases.first(), artifacts.first()) {
         (Some(name), ..) => name.clone(),
         (None, Some((_, uri)), _) => uri.to_string(),
@@ -112,7 +114,18 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
         Some(OutsideKey { name: name.to_owned(), value: Zeroizing::new(value) })
     };
     let keys = OUTSIDE_KEYS.iter().filter_map(|name| key(name)).collect();
-    Ok(Deployment { name, databases, artifacts, excluded: excluded.clone(), keys })
+    Ok(Deployment { name, databases, artifacts, excluded: excluded.clone(), keys, tracking })
+}
+
+/// A tracking URI that is no URL names a store, as MLflow's own clients take it: that is no server to ask.
+fn tracking(
+    section: &DeploymentSection,
+    flags: &DeploymentFlags,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<TrackingOptions>> {
+    let uri = flags.tracking_uri.as_ref().or(section.tracking_uri.as_ref());
+    let is_server = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
+    uri.filter(is_server).map(|uri| tracking::options(uri, env)).transpose()
 }
 
 fn unknown_deployment(file: &ConfigFile, name: &str) -> Error {

@@ -1,24 +1,37 @@
 //! What loading a dump has in common for both engines: it must be one of the engine, whole, and give what it gave.
 
+use std::collections::BTreeSet;
+
 use crate::sql::TableRecord;
 
-/// Compares what was loaded with what was dumped; says what differs first.
+/// Compares what was loaded with what was dumped, in whatever order; says what differs first.
 pub fn difference(expected: &[TableRecord], loaded: &[TableRecord]) -> Option<String> {
-    for (number, expected) in expected.iter().enumerate() {
-        let name = &expected.name;
-        let Some(found) = loaded.get(number) else { return Some(format!("the table {name} was not loaded")) };
-        if found.name != *name {
-            return Some(format!("the table {} was loaded where {name} was expected", found.name));
-        }
-        if found.rows != expected.rows {
-            return Some(format!("the table {name} has {} rows instead of {}", found.rows, expected.rows));
-        }
-        if found.digest != expected.digest {
-            return Some(format!("the rows of the table {name} are not those that were dumped"));
-        }
+    let (expected, loaded) = (sorted(expected), sorted(loaded));
+    let (names, loaded_names) = (names(&expected), names(&loaded));
+    if let Some(name) = names.difference(&loaded_names).next() {
+        return Some(format!("the table {name} was not loaded"));
     }
-    let extra = loaded.get(expected.len())?;
-    Some(format!("the table {} was loaded and not expected", extra.name))
+    if let Some(name) = loaded_names.difference(&names).next() {
+        return Some(format!("the table {name} was loaded and not expected"));
+    }
+    if expected.len() != loaded.len() {
+        return Some(format!("{} tables were loaded instead of {}", loaded.len(), expected.len()));
+    }
+    let (one, other) = expected.iter().zip(&loaded).find(|(one, other)| one != other)?;
+    Some(match one.rows == other.rows {
+        false => format!("the table {} has {} rows instead of {}", one.name, other.rows, one.rows),
+        true => format!("the rows of the table {} are not those that were dumped", one.name),
+    })
+}
+
+fn sorted(records: &[TableRecord]) -> Vec<&TableRecord> {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_by_key(|record| (&record.name, record.rows, record.digest));
+    sorted
+}
+
+fn names<'a>(records: &[&'a TableRecord]) -> BTreeSet<&'a str> {
+    records.iter().map(|record| record.name.as_str()).collect()
 }
 
 /// Says which tables keep a database from being empty.
@@ -36,4 +49,30 @@ pub fn beginning(statement: &str) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    #[test]
+    fn every_difference_of_tables_is_told() {
+        let table = |name: &str, rows, byte| {
+            let digest = Digest::from_bytes([byte; 32]);
+            TableRecord { name: name.to_owned(), rows, digest }
+        };
+        let expected = [table("a", 1, 1), table("b", 2, 2), table("b", 2, 3)];
+        let says = |loaded: &[TableRecord]| difference(&expected, loaded).unwrap_or_default();
+        assert_eq!(says(&[table("b", 2, 3), table("a", 1, 1), table("b", 2, 2)]), "");
+        assert_eq!(says(&[table("b", 2, 3), table("b", 2, 2)]), "the table a was not loaded");
+        assert_eq!(says(&[&expected[..], &[table("c", 0, 0)]].concat()), "the table c was loaded and not expected");
+        assert_eq!(says(&expected[..2]), "2 tables were loaded instead of 3");
+        assert_eq!(
+            says(&[table("a", 3, 1), table("b", 2, 2), table("b", 2, 3)]),
+            "the table a has 3 rows instead of 1"
+        );
+        let other = [table("a", 1, 1), table("b", 2, 2), table("b", 2, 4)];
+        assert_eq!(says(&other), "the rows of the table b are not those that were dumped");
+    }
 }

@@ -64,7 +64,7 @@ pub trait DatabaseReader: Send {
     fn facts(&self) -> &DatabaseFacts;
     /// Returns the names of its tables.
     fn tables(&mut self) -> Result<Vec<String>>;
-    /// Begins a dump of everything in it.
+    /// Begins a dump of everything in it. The reader must be kept until the dump is finished.
     fn dump(&mut self) -> Result<Box<dyn DumpStream>>;
     /// Runs a SELECT and hands on each row, every value in the text form of its type.
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;

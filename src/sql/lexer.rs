@@ -5,6 +5,9 @@
 
 use super::Dialect;
 
+/// First words of statements that end a transaction.
+const TRANSACTION_ENDS: [&str; 5] = ["ABORT", "COMMIT", "END", "PREPARE", "ROLLBACK"];
+
 /// What the text is inside of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -26,17 +29,34 @@ pub struct Lexer {
     state: State,
     /// Code was seen since the last semicolon.
     is_open: bool,
+    /// A routine's body of several statements was begun, whose END is not the transaction's.
+    is_atomic: bool,
+    /// The last word was BEGIN.
+    is_after_begin: bool,
+    ends_transaction: bool,
 }
 
 impl Lexer {
     /// Begins before a statement.
     pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, state: State::Code, is_open: false }
+        Self {
+            dialect,
+            state: State::Code,
+            is_open: false,
+            is_atomic: false,
+            is_after_begin: false,
+            ends_transaction: false,
+        }
     }
 
     /// Returns whether all statements so far are complete.
     pub fn is_between_statements(&self) -> bool {
-        self.state == State::Code && !self.is_open
+        self.state == State::Code && !self.is_open && !self.is_atomic
+    }
+
+    /// Returns whether a statement was seen that ends the transaction it runs in.
+    pub fn ends_transaction(&self) -> bool {
+        self.ends_transaction
     }
 
     /// Goes on by a line, which ends with its line break.
@@ -66,6 +86,9 @@ impl Lexer {
         if rest[0].is_ascii_whitespace() {
             return 1;
         }
+        if is_word(rest[0]) && !follows_word(line, at) {
+            self.word(rest, !self.is_open);
+        }
         self.is_open = rest[0] != b';';
         match rest[0] {
             b'\'' if self.dialect == Dialect::Postgresql && follows_escape_prefix(line, at) => {
@@ -83,6 +106,19 @@ impl Lexer {
             _ => {}
         }
         1
+    }
+
+    fn word(&mut self, rest: &[u8], is_first: bool) {
+        let len = rest.iter().position(|byte| !is_word(*byte)).unwrap_or(rest.len());
+        let is = |word: &&str| rest[..len].eq_ignore_ascii_case(word.as_bytes());
+        let was_after_begin = std::mem::replace(&mut self.is_after_begin, is(&"BEGIN"));
+        if was_after_begin && is(&"ATOMIC") {
+            self.is_atomic = true;
+        } else if is_first && is(&"END") && self.is_atomic {
+            self.is_atomic = false;
+        } else {
+            self.ends_transaction |= is_first && TRANSACTION_ENDS.iter().any(is);
+        }
     }
 
     /// A doubled quote closes and opens again, which comes to the same.
@@ -169,10 +205,13 @@ mod tests {
             "SELECT E'\\';' , E'''';\n",
             "SELECT a$1, $1;\n",
             "/* a /* b */ c ' */ SELECT 1;\n",
+            "CREATE TABLE t (atomic int);\n",
+            "CREATE FUNCTION f() BEGIN ATOMIC\n SELECT 1;\nEND;\n",
         ] {
             assert!(ends(Dialect::Postgresql, text), "{text}");
         }
         for text in [
+            "BEGIN ATOMIC\n SELECT 1;\n",
             "SELECT 1\n",
             "SELECT ';\n",
             "SELECT $$;\n",
@@ -182,6 +221,21 @@ mod tests {
             "SELECT $a$ $b$;\n",
         ] {
             assert!(!ends(Dialect::Postgresql, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_that_end_a_transaction_are_seen() {
+        for (text, expected) in [
+            ("SELECT 1; commit;\n", true),
+            ("/* x */ END;\n", true),
+            ("BEGIN;\nSELECT 'COMMIT;', \"ROLLBACK\", t.commit;\n", false),
+            ("CREATE FUNCTION f() BEGIN ATOMIC\n SELECT 1;\nEND;\n", false),
+            ("CREATE FUNCTION f() BEGIN ATOMIC\n SELECT 1;\nEND;\nEND;\n", true),
+        ] {
+            let mut lexer = Lexer::new(Dialect::Postgresql);
+            text.split_inclusive('\n').for_each(|line| lexer.line(line.as_bytes()));
+            assert_eq!(lexer.ends_transaction(), expected, "{text}");
         }
     }
 

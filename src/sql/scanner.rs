@@ -4,7 +4,8 @@
 //! as `INSERT` statements between two comment lines; a text may go on over several lines there.
 //!
 //! What must stay true: rows begin only between statements, so that no text inside of one can pretend to be the
-//! beginning of rows; commands to psql (`\!` runs programs) are refused, but for the two that pg_dump writes.
+//! beginning of rows; commands to psql (`\!` runs programs) are refused, but for the two that pg_dump writes; so is what
+//! would end the transaction that a dump is loaded in.
 
 use super::{Dialect, lexer::Lexer, quoted};
 
@@ -89,10 +90,7 @@ impl Scanner {
         let text = line.strip_suffix(b"\n").ok_or("the last line has no end")?;
         match (&self.row_start, self.dialect) {
             (None, _) if self.lexer.is_between_statements() => self.between_statements(line, text),
-            (None, _) => {
-                self.lexer.line(line);
-                Ok(Line::Statement)
-            }
+            (None, _) => self.statement(line),
             (Some(_), Dialect::Postgresql) if text == br"\." => Ok(self.table_end()),
             (Some(_), Dialect::Postgresql) => Ok(Line::Row),
             (Some(_), Dialect::Sqlite) => self.sqlite_row(text),
@@ -129,7 +127,15 @@ impl Scanner {
         self.rows_ended |= text == SQLITE_ROWS_END.as_bytes();
         let trailer = if self.dialect == Dialect::Sqlite { SQLITE_COMPLETE } else { POSTGRESQL_COMPLETE };
         self.is_complete |= text == trailer.as_bytes();
+        self.statement(line)
+    }
+
+    /// SQLite's triggers end with END, so there the loader looks at whole statements.
+    fn statement(&mut self, line: &[u8]) -> Result<Line, String> {
         self.lexer.line(line);
+        if self.dialect == Dialect::Postgresql && self.lexer.ends_transaction() {
+            return Err("a statement ends the transaction that the dump is loaded in".into());
+        }
         Ok(Line::Statement)
     }
 

@@ -11,8 +11,10 @@ use crate::error::{Error, Result};
 
 /// Longest row in bytes, unless the caller sets another limit. PostgreSQL's limit for one value is 1 GiB.
 pub const ROW_LEN_MAX: usize = 1 << 30;
-/// Longest text of statements in bytes.
-const STATEMENTS_LEN_MAX: usize = 64 << 20;
+/// Longest statement in bytes.
+const STATEMENT_LEN_MAX: usize = 64 << 20;
+/// Bytes of statements of PostgreSQL that are handed out together at most, unless a single one is longer.
+const STATEMENTS_LEN: usize = 1 << 20;
 
 /// A part of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +97,10 @@ impl<R: BufRead> ScriptReader<R> {
         let was_between = self.scanner.is_between_statements();
         match self.scan()? {
             Line::Statement if was_between && self.is_trivia() => self.trivia(),
-            Line::Statement => self.keep_statement().map(|()| None),
+            Line::Statement => {
+                self.keep_statement()?;
+                if self.is_enough() { self.take_statements() } else { Ok(None) }
+            }
             Line::LeftOut => Ok(None),
             Line::TableStart(head) => {
                 self.columns = head.columns.len();
@@ -112,8 +117,8 @@ impl<R: BufRead> ScriptReader<R> {
         self.scanner.is_between_statements() && (is_blank || self.line.starts_with(b"--"))
     }
 
-    /// PostgreSQL's statements are told apart by blank lines, which never follow a semicolon inside of one there. In
-    /// SQLite's triggers they may; its statements need not be told apart.
+    /// PostgreSQL's statements are told apart by the blank lines between them. In SQLite's triggers, what looks like the
+    /// space between statements may be inside of one; its statements need not be told apart.
     fn trivia(&mut self) -> Result<Option<Piece>> {
         match self.dialect {
             Dialect::Postgresql => self.take_statements(),
@@ -121,8 +126,14 @@ impl<R: BufRead> ScriptReader<R> {
         }
     }
 
+    /// Large objects come as many statements without a blank line between them.
+    fn is_enough(&self) -> bool {
+        let is_long = self.statements.len() > STATEMENTS_LEN && self.dialect == Dialect::Postgresql;
+        is_long && self.scanner.is_between_statements()
+    }
+
     fn keep_statement(&mut self) -> Result<()> {
-        if self.statements.len() + self.line.len() > STATEMENTS_LEN_MAX {
+        if self.statements.len() + self.line.len() > STATEMENT_LEN_MAX {
             return Err(self.damaged("a statement is too long"));
         }
         self.statements.extend_from_slice(&self.line);
@@ -230,9 +241,9 @@ mod tests {
     fn a_row_that_is_too_long_or_has_too_few_values_is_an_error_that_names_its_line() {
         let long = POSTGRESQL.replace("1\t", &format!("{}\t", "1".repeat(1000)));
         let message = pieces(&long, Dialect::Postgresql).unwrap_err().to_string();
-        assert!(message.contains("line 22: a line is longer than 1000 bytes"), "{message}");
+        assert!(message.contains("line 23: a line is longer than 1000 bytes"), "{message}");
         let message = pieces(&POSTGRESQL.replace("1\t", ""), Dialect::Postgresql).unwrap_err().to_string();
-        assert!(message.contains("line 22: a row has 1 values, and the table 2 columns"), "{message}");
+        assert!(message.contains("line 23: a row has 1 values, and the table 2 columns"), "{message}");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //!   may help; what changes something is sent again only if the server surely did not act on it.
 //! - No answer takes more memory than a named limit.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -49,10 +51,10 @@ pub struct TrackingClient {
 }
 
 /// What is sent with a request.
-pub(super) enum Payload<'a> {
+enum Payload<'a> {
     Nothing,
     Json(&'a Value),
-    Bytes(&'a [u8]),
+    File(&'a Path),
 }
 
 impl TrackingClient {
@@ -131,12 +133,19 @@ impl TrackingClient {
     }
 
     /// Sends a request that changes something on the server. It may have been acted on even if this fails.
-    pub(super) fn write(&self, method: &'static str, path: &str, payload: &Payload<'_>) -> Result<Value> {
-        let bytes = self.ask(method, path, &[], payload, false)?;
+    pub(super) fn write(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
+        let bytes = self.ask(method, path, &[], &Payload::Json(body), false)?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
         json::parse(&bytes).map_err(|error| self.error(Fault::BadAnswer, path, error))
+    }
+
+    /// Stores a file as an artifact, in place of one of that name. `path` is below `mlflow-artifacts:/`.
+    pub(super) fn upload(&self, path: &str, file: &Path) -> Result<()> {
+        let parts: Vec<String> = path.split('/').map(encode).collect();
+        let path = format!("/api/2.0/mlflow-artifacts/artifacts/{}", parts.join("/"));
+        self.ask("PUT", &path, &[], &Payload::File(file), true).map(drop)
     }
 
     fn read(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<u8>> {
@@ -150,7 +159,7 @@ impl TrackingClient {
         path: &str,
         query: &[(&str, &str)],
         payload: &Payload<'_>,
-        is_harmless: bool,
+        is_repeatable: bool,
     ) -> Result<Vec<u8>> {
         let mut wait = self.options.wait_first;
         for attempt in 0.. {
@@ -159,7 +168,7 @@ impl TrackingClient {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => failure,
             };
-            let may_help = failure.is_passing && (is_harmless || failure.is_refusal);
+            let may_help = failure.is_passing && (is_repeatable || failure.is_refusal);
             if !may_help || attempt >= self.options.retries {
                 return Err(failure.error);
             }
@@ -192,10 +201,16 @@ impl TrackingClient {
                 .header("Content-Type", "application/json")
                 .body(body.to_string())
                 .map(|request| self.agent.run(request)),
-            Payload::Bytes(bytes) => request
-                .header("Content-Type", "application/octet-stream")
-                .body(*bytes)
-                .map(|request| self.agent.run(request)),
+            Payload::File(path) => {
+                let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+                let (len, file) =
+                    file.map_err(|source| lasting(Error::Source { action: "open", path: (*path).to_owned(), source }))?;
+                request
+                    .header("Content-Type", "application/octet-stream")
+                    .header("Content-Length", len)
+                    .body(file)
+                    .map(|request| self.agent.run(request))
+            }
         };
         let answer = answer.map_err(|error| lasting(self.error(Fault::Other, path, error)))?;
         let mut answer = answer.map_err(|error| self.no_answer(path, error))?;
@@ -206,13 +221,15 @@ impl TrackingClient {
         Err(self.refusal(path, answer))
     }
 
-    /// Explains why there was no answer.
+    /// Explains why there was no answer. A certificate that is not trusted now will not be trusted later.
     fn no_answer(&self, path: &str, error: ureq::Error) -> Failure {
-        let is_untrusted = matches!(error, ureq::Error::Rustls(_) | ureq::Error::Tls(_));
-        let io = matches!(&error, ureq::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
-        let is_lasting = is_untrusted || io || matches!(error, ureq::Error::HostNotFound);
+        let is_untrusted = match &error {
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+            ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+            _ => false,
+        };
         let error = self.error(Fault::Unavailable, path, error);
-        Failure { error, is_passing: !is_lasting, is_refusal: false, wait: None }
+        Failure { error, is_passing: !is_untrusted, is_refusal: false, wait: None }
     }
 
     /// Explains an answer that is not a success.

@@ -9,6 +9,7 @@ mod client;
 pub mod export;
 pub mod import;
 mod json;
+mod list;
 mod options;
 mod tls;
 

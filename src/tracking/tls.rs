@@ -67,3 +67,39 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn invalid(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Invalid(format!("The certificate file {path:?} for the MLflow server cannot be used: {reason}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn test_file(name: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name);
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn files_without_what_they_are_for_are_refused_and_named() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("some.pem");
+        let (certificate, key) = (test_file("loopback-certificate.pem"), test_file("loopback-key.pem"));
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (text, is_bundle, is_client) in [
+            (certificate.clone(), true, false),
+            (format!("{certificate}{key}"), true, true),
+            (key, false, false),
+            (garbage.to_owned(), false, false),
+            (String::new(), false, false),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            for (result, is_good) in
+                [(roots(Some(&path)).map(drop), is_bundle), (client_certificate(&path).map(drop), is_client)]
+            {
+                assert_eq!(result.is_ok(), is_good, "{text}");
+                assert!(result.err().is_none_or(|error| error.to_string().contains("some.pem")));
+            }
+        }
+        assert!(roots(Some(&directory.path().join("missing.pem"))).is_err());
+    }
+}

@@ -150,3 +150,19 @@ fn write_answer(stream: &mut TcpStream, request: &Request, answer: Answer) -> st
     }
     Ok(())
 }
+
+/// Passes a request on to a server on a loopback port and returns its answer.
+pub fn pass_on(request: &Request, port: u16) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // HTTP/1.0, so that the answer comes in one piece.
+    let mut head = format!("{} {} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n", request.method, request.target);
+    for (name, value) in request.headers.iter().filter(|(name, _)| !["host", "connection"].contains(&name.as_str())) {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(&request.body)).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let head_len = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..head_len]).into_owned();
+    Answer::with(head.split(' ').nth(1).unwrap().parse().unwrap(), &answer[head_len..])
+}

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::s3_server::tool;
+use super::tool;
 
 /// Name of the administrator of servers with passwords.
 pub const ADMIN: &str = "admin";

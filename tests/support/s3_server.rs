@@ -3,7 +3,6 @@
 //! They differ in what a backend has to live with: moto answers as AWS does and checks no signatures;
 //! `rclone serve s3` checks signatures and ignores `If-None-Match`.
 
-use std::env;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,6 +15,8 @@ use mlvault::backend::s3::S3Backend;
 use mlvault::s3::{Bucket, Credentials, Patience, S3Options};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
+
+use super::tool;
 
 /// Name of the bucket that every server begins with.
 pub const BUCKET: &str = "vault";
@@ -158,20 +159,6 @@ pub fn certificate() -> PathBuf {
 
 fn test_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
-}
-
-/// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
-pub fn tool(name: &str) -> PathBuf {
-    let tools = match env::var_os("MLVAULT_TEST_TOOLS") {
-        Some(directory) => PathBuf::from(directory),
-        None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/mlvault-tools"),
-    };
-    let path = tools.join("bin").join(name);
-    assert!(
-        tools.join("bin/moto_server").is_file() && path.is_file(),
-        "{path:?} is missing: run scripts/setup.sh test first"
-    );
-    path
 }
 
 /// Asks for the bucket to be made. Returns whether the server answered at all.

@@ -12,6 +12,7 @@
 
 mod inventory;
 mod live;
+mod metadata;
 mod references;
 mod upgrade;
 
@@ -165,6 +166,7 @@ impl Run<'_> {
         self.store_artifacts(inventory.claims, &catalogue)?;
         let artifacts = verdict(self.job.problems.count() == problems_before);
         self.report_missing();
+        let metadata = self.store_metadata()?;
         self.store_catalogue(&catalogue, tables)?;
         self.components.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Stored {
@@ -172,7 +174,7 @@ impl Run<'_> {
             statistics: std::mem::take(&mut self.statistics),
             record: DeploymentRecord {
                 read_at,
-                mlflow_version: None,
+                mlflow_version: metadata.mlflow_version,
                 roots: self.root_records(),
                 excluded: self.deployment.excluded.clone(),
                 keys,
@@ -180,11 +182,11 @@ impl Run<'_> {
                     database: if records.is_empty() { Verdict::Absent } else { Verdict::Ok },
                     artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
                     references: if records.is_empty() { Verdict::Absent } else { verdict(self.counts.missing == 0) },
-                    metadata: Verdict::Absent,
+                    metadata: metadata.verdict,
                 },
                 databases: records,
                 references: self.counts,
-                lossy: Vec::new(),
+                lossy: if self.deployment.databases.is_empty() { metadata.lacks } else { Vec::new() },
             },
         })
     }

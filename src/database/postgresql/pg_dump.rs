@@ -204,19 +204,24 @@ impl DumpOutput {
         self.taken = 0;
         while self.ready.len() < READY_LEN && !self.is_at_end {
             let start = self.ready.len();
-            let mut lines = (&mut self.lines).take(ROW_LEN_MAX as u64);
-            if lines.read_until(b'\n', &mut self.ready)? == 0 {
-                self.is_at_end = true;
-            } else if self.ready.ends_with(b"\n") {
+            let len = (&mut self.lines).take(ROW_LEN_MAX as u64).read_until(b'\n', &mut self.ready)?;
+            if len == ROW_LEN_MAX && !self.ready.ends_with(b"\n") {
+                return Err(io::Error::other(format!("a row is longer than {ROW_LEN_MAX} bytes")));
+            }
+            self.is_at_end = len == 0;
+            if len > 0 {
                 self.look_at_line(start)?;
             }
         }
         Ok(())
     }
 
-    /// Counts rows, and takes out what is random.
+    /// Counts rows, and takes out what is random. A line without an end is the last one, of a dump that is not whole.
     fn look_at_line(&mut self, start: usize) -> io::Result<()> {
         let line = &self.ready[start..];
+        if !line.ends_with(b"\n") {
+            return Ok(());
+        }
         match self.scanner.line(line).map_err(io::Error::other)? {
             Line::Row => {
                 if let Some((_, digest)) = &mut self.table {

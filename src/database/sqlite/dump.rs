@@ -12,6 +12,7 @@ use super::{File, text_literal};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::sql::scanner::{SQLITE_COMPLETE, SQLITE_ROWS_END, SQLITE_TABLE, SQLITE_TABLE_END, sqlite_row_start};
+use crate::sql::script::ROW_LEN_MAX;
 use crate::sql::table_digest::TableDigest;
 use crate::sql::{TableRecord, literal, quoted, quoted_list};
 
@@ -118,6 +119,11 @@ impl<W: Write> Dump<'_, W> {
             cancel.check()?;
             line.truncate(start.len());
             literal::encode_values(row, &mut line);
+            if line.len() >= ROW_LEN_MAX {
+                return Err(
+                    file.error(ACTION, format!("a row of the table {table} is longer than {ROW_LEN_MAX} bytes"))
+                );
+            }
             digest.add(&line[start.len()..]);
             line.extend_from_slice(b");\n");
             output.write_all(&line).map_err(|error| file.error(ACTION, error))

@@ -5,6 +5,7 @@
 //! - What is there and differs is a conflict: it is shown, and touched only if the user says so.
 //! - Doing it twice does nothing the second time.
 
+use std::collections::HashSet;
 use std::io::BufReader;
 
 use serde::Serialize;
@@ -87,7 +88,7 @@ pub fn merge(
     let layout = target.layout()?;
     let mut summary = MergeSummary::default();
     let mut transfers = Vec::new();
-    for reference in &selected.files {
+    for reference in distinct(&selected.files) {
         let transfer = plan_transfer(reference, &layout, &mut writers, options)?;
         summary.files.push(MergePlan {
             id: reference.id.clone(),
@@ -127,6 +128,12 @@ pub fn merge(
         summary.tables.extend(merge.apply(options.on_conflict)?.into_iter().filter(|table| !table.is_empty()));
     }
     Ok(summary)
+}
+
+/// Leaves out a version whose files are those of a logged model that is restored too.
+fn distinct(files: &[Reference]) -> impl Iterator<Item = &Reference> {
+    let mut seen = HashSet::new();
+    files.iter().filter(move |reference| seen.insert((&reference.component, &reference.path)))
 }
 
 type Writers = Vec<(Store, Box<dyn DatabaseWriter>)>;

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::list::List;
 use super::{Export, files};
 use crate::error::Result;
 use crate::tracking::client::TrackingClient;
 use crate::tracking::json;
+use crate::tracking::list::List;
 
 /// Points of a metric that are asked for at once; more are refused.
 const POINTS_MAX: u32 = 25_000;
@@ -58,11 +58,11 @@ impl Export<'_> {
         let id = json::text(&run["info"], "run_id");
         let keys: Vec<&str> =
             json::items(&run["data"], "metrics").iter().map(|metric| json::text(metric, "key")).collect();
-        let options = self.options;
+        let page_items_max = self.options.page_items_max;
         let histories = self.details(
             &keys,
             |key| format!("history of metric {key:?} of run {id}"),
-            |client, key| history(client, &options, id, key),
+            |client, key| history(client, page_items_max, id, key),
         )?;
         histories.iter().flatten().try_for_each(|history| metrics.push(history))
     }
@@ -115,13 +115,13 @@ impl Export<'_> {
 }
 
 /// Returns all values of a metric as `[timestamp, step, value]`, which also is what tells them apart.
-fn history(client: &TrackingClient, options: &super::ExportOptions, run: &str, key: &str) -> Result<Value> {
+fn history(client: &TrackingClient, page_items_max: Option<u32>, run: &str, key: &str) -> Result<Value> {
     let list = List::get("history", "/api/2.0/mlflow/metrics/get-history", "metrics", &[])
         .with("run_id", run)
         .with("metric_key", key)
         .paged(POINTS_MAX);
     let mut points = Vec::new();
-    list.read(client, options, &mut |found| {
+    list.read(client, page_items_max, &mut |found| {
         points.extend(found.iter().map(|point| json!([point["timestamp"], point["step"], point["value"]])));
         Ok(())
     })?;

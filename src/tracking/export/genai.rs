@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::list::List;
 use super::{Export, files};
 use crate::error::Result;
 use crate::tracking::client::encode;
 use crate::tracking::json;
+use crate::tracking::list::List;
 
 impl Export<'_> {
     /// Writes the evaluation data sets with their experiments, and the records of each.

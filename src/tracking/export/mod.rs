@@ -9,7 +9,6 @@
 mod experiments;
 mod files;
 mod genai;
-mod list;
 mod registry;
 mod server;
 mod summary;
@@ -19,10 +18,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use self::files::Files;
-use self::list::List;
 pub use self::summary::{ExportSummary, LIMITS, Limit, NotExported, Skew};
 use super::client::TrackingClient;
 use super::json;
+use super::list::List;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::monitor::{Counter, Monitor};
@@ -128,7 +127,7 @@ impl Export<'_> {
 
     /// Reads a list without which there is no export.
     fn required(&mut self, list: &List) -> Result<Vec<Value>> {
-        let (items, difference) = list.collect(&self.client, &self.options)?;
+        let (items, difference) = list.collect(&self.client, self.options.page_items_max)?;
         self.summary.note_difference(&list.what, difference);
         Ok(items)
     }
@@ -145,7 +144,7 @@ impl Export<'_> {
     fn stream(&mut self, list: &List, each: &mut dyn FnMut(&mut Self, Vec<Value>) -> Result<()>) -> Result<()> {
         let (client, options) = (self.client.clone(), self.options);
         let step = options.requests.max(1) * DETAILS_FOR_A_REQUEST;
-        let read = list.read(&client, &options, &mut |mut items| {
+        let read = list.read(&client, options.page_items_max, &mut |mut items| {
             while !items.is_empty() {
                 let rest = items.split_off(step.min(items.len()));
                 each(self, std::mem::replace(&mut items, rest))?;

@@ -1,8 +1,8 @@
 //! What belongs to the server rather than to an experiment: webhooks, gateway, MCP servers, users and roles.
 
 use super::Export;
-use super::list::List;
 use crate::error::Result;
+use crate::tracking::list::List;
 
 /// Lists that are written as they come: file and kind, path, field of the items, whether it has pages.
 const SETTINGS: [(&str, &str, &str, bool); 7] = [

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::list::Difference;
 use crate::error::{Error, Fault, Result};
+use crate::tracking::list::Difference;
 
 /// Something that the REST API never gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub struct Limit {
 pub const LIMITS: [Limit; 9] = [
     Limit { what: "artifacts", reason: "they are files, and a component of their own in a snapshot" },
     Limit {
-        what: "deleted logged models, traces of deleted experiments, deleted model versions and webhooks",
+        what: "deleted logged models, model versions and webhooks; scorers and reviews of deleted experiments",
         reason: "searches leave them out, though the database keeps them",
     },
     Limit { what: "when a run was deleted", reason: "no answer has it" },

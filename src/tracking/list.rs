@@ -9,13 +9,15 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::ExportOptions;
-use crate::error::{Error, Result};
-use crate::tracking::client::TrackingClient;
-use crate::tracking::json;
+use super::client::TrackingClient;
+use super::json;
+use crate::error::{Error, Fault, Result};
 
 /// Most often that a list is read because it changes.
 const PASSES_MAX: u32 = 5;
+
+/// Tag of MLflow that tells a prompt from a registered model.
+pub const IS_PROMPT: &str = "mlflow.prompt.is_prompt";
 
 /// A list of the API.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ impl List {
     pub fn read(
         &self,
         client: &TrackingClient,
-        options: &ExportOptions,
+        page_items_max: Option<u32>,
         each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
     ) -> Result<Difference> {
         let mut difference = Difference { is_settled: true, ..Difference::default() };
@@ -77,7 +79,7 @@ impl List {
         for pass in 0..PASSES_MAX {
             let mut in_this_pass = HashSet::new();
             let mut fresh = 0;
-            let pages = self.pass(client, options, &mut |items| {
+            let pages = self.pass(client, page_items_max, &mut |items| {
                 let items: Vec<Value> = items
                     .into_iter()
                     .filter(|item| in_this_pass.insert(self.id(item)) && !seen.contains(&self.id(item)))
@@ -99,9 +101,9 @@ impl List {
     }
 
     /// Reads the whole list into memory, ordered by ids.
-    pub fn collect(&self, client: &TrackingClient, options: &ExportOptions) -> Result<(Vec<Value>, Difference)> {
+    pub fn collect(&self, client: &TrackingClient, page_items_max: Option<u32>) -> Result<(Vec<Value>, Difference)> {
         let mut all = Vec::new();
-        let difference = self.read(client, options, &mut |items| {
+        let difference = self.read(client, page_items_max, &mut |items| {
             all.extend(items);
             Ok(())
         })?;
@@ -117,12 +119,12 @@ impl List {
     fn pass(
         &self,
         client: &TrackingClient,
-        options: &ExportOptions,
+        page_items_max: Option<u32>,
         each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
     ) -> Result<u32> {
         let mut request = self.request.clone();
         if let Some(items) = self.page_items {
-            request.insert("max_results".to_owned(), json!(options.page_items_max.unwrap_or(items).min(items)));
+            request.insert("max_results".to_owned(), json!(page_items_max.unwrap_or(items).min(items)));
         }
         let mut pages = 0;
         loop {
@@ -135,7 +137,7 @@ impl List {
             }
             if request.get("page_token").and_then(Value::as_str) == Some(token) {
                 return Err(Error::tracking(
-                    crate::error::Fault::BadAnswer,
+                    Fault::BadAnswer,
                     "list",
                     format!("{}{}", client.uri(), self.path),
                     "the next page is the same page again",
@@ -177,5 +179,31 @@ impl List {
             Some(value) => value.to_string(),
             None => item.to_string(),
         }
+    }
+}
+
+/// Lists the versions of a registered model or prompt; none if its name has both kinds of quotes.
+pub fn versions_of(name: &str, is_prompt: bool) -> Option<List> {
+    // A search of the registry leaves prompts out unless it asks for them.
+    let condition = if is_prompt { format!(" AND tag.`{IS_PROMPT}` = 'true'") } else { String::new() };
+    let path = "/api/2.0/mlflow/model-versions/search";
+    let list = List::get(format!("versions of {name:?}"), path, "model_versions", &["version"]);
+    Some(list.with("filter", format!("name = {}{condition}", quote(name)?)).paged(10_000))
+}
+
+/// Quotes a name for a filter, which has no way to escape a quote.
+fn quote(name: &str) -> Option<String> {
+    ['\'', '"'].into_iter().find(|quote| !name.contains(*quote)).map(|quote| format!("{quote}{name}{quote}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_with_the_quote_that_they_do_not_have() {
+        assert_eq!(quote("a b").unwrap(), "'a b'");
+        assert_eq!(quote("it's").unwrap(), "\"it's\"");
+        assert_eq!(quote("'\""), None);
     }
 }
