@@ -55,6 +55,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "location" => texts(&[
             "s3://models/prod/vault/",
             "s3://models/odd //key#?",
+            "s3://models//",
             "/srv/backup",
             "https://user:password@host/x",
             "s3:x",
