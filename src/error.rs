@@ -109,6 +109,9 @@ pub enum Error {
     /// A setting or argument is unusable.
     #[error("{0}")]
     Invalid(String),
+    /// What was asked for is possible, but would probably be regretted.
+    #[error("{0}")]
+    Refused(String),
     /// Reading the source failed as a whole.
     #[error("Cannot {action} {path:?}: {source}")]
     Source {

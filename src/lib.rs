@@ -11,7 +11,7 @@
 //! | 2 clients | [`database`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
-//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
+//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] |
 //! | 6 edges | [`config`] |
 
 pub mod backend;
@@ -40,6 +40,7 @@ pub mod parallel;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod source;
 pub mod sql;
 pub mod stats;

@@ -113,6 +113,11 @@ impl Context {
         self.progress.finish();
     }
 
+    /// Returns the configuration file's content.
+    pub fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
     /// Returns where the repository is.
     pub fn location(&self) -> Result<Location> {
         let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {

@@ -13,6 +13,8 @@ mod dump;
 mod entry;
 mod exit;
 mod find;
+mod forget;
+mod hold;
 mod init;
 mod key;
 mod ls;
@@ -22,6 +24,9 @@ mod repair;
 mod restore;
 mod snapshots;
 mod stats;
+mod tag;
+mod undelete;
+mod upgrade_done;
 
 use std::process::ExitCode;
 
@@ -54,6 +59,11 @@ enum Command {
     Cat(cat::Args),
     Dump(dump::Args),
     Restore(restore::Args),
+    Forget(forget::Args),
+    Undelete(undelete::Args),
+    Hold(hold::Args),
+    Tag(tag::Args),
+    UpgradeDone(upgrade_done::Args),
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -85,6 +95,11 @@ pub fn run() -> ExitCode {
         Command::Cat(args) => cat::run(&context, args),
         Command::Dump(args) => dump::run(&context, args),
         Command::Restore(args) => restore::run(&context, args),
+        Command::Forget(args) => forget::run(&context, args),
+        Command::Undelete(args) => undelete::run(&context, args),
+        Command::Hold(args) => hold::run(&context, args),
+        Command::Tag(args) => tag::run(&context, args),
+        Command::UpgradeDone(args) => upgrade_done::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
         Command::Stats(args) => stats::run(&context, args),

@@ -6,12 +6,15 @@
 
 pub mod chunk;
 pub mod config;
+pub mod forgotten;
 pub mod key_slot;
+pub mod note;
 pub mod object;
 pub mod pack;
 pub mod segment;
 pub mod session;
 pub mod session_header;
+pub mod signed;
 pub mod snapshot;
 pub mod tombstone;
 pub mod tree;

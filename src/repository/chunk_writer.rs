@@ -187,8 +187,12 @@ impl Shared {
     }
 
     fn is_indexed(&self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
-        let places = self.repository.index().locate(kind, id)?;
-        Ok(places.iter().any(|place| !self.session.tombstoned.contains(&place.pack.id)))
+        for place in self.repository.index().locate(kind, id)? {
+            if self.session.may_rely_on(&self.repository, &place)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn store(&self, encoder: &mut Encoder, kind: BlobKind, id: ChunkId, plain: &[u8]) -> Result<()> {

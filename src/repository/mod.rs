@@ -10,7 +10,9 @@ pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
+pub mod notes;
 pub mod pack_reader;
+pub mod reachable;
 pub mod read_plan;
 pub mod session;
 pub mod snapshots;
@@ -230,12 +232,11 @@ impl Repository {
     }
 }
 
-/// `config` is written last by `init` and before any session: sessions without it mean that it was lost.
+/// `config` is written last by `init` and before any session: sessions or snapshots without it mean that it was lost.
 fn explain_missing_config(backend: &dyn Backend) -> Error {
-    match backend.list(layout::SESSIONS) {
-        Ok(sessions) if !sessions.is_empty() => {
-            Error::damaged(layout::CONFIG, "it is missing, though backups were made here")
-        }
-        _ => Error::NoRepository { location: backend.location() },
+    let holds = |prefix| backend.list(prefix).is_ok_and(|objects| !objects.is_empty());
+    match holds(layout::SESSIONS) || holds(layout::SNAPSHOTS) {
+        true => Error::damaged(layout::CONFIG, "it is missing, though backups were made here"),
+        false => Error::NoRepository { location: backend.location() },
     }
 }
