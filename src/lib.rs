@@ -11,7 +11,7 @@
 //! | 2 clients | [`database`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
-//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] |
+//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] |
 //! | 6 edges | [`config`] |
 
 pub mod backend;
@@ -37,6 +37,7 @@ pub mod index;
 pub mod list;
 pub mod monitor;
 pub mod parallel;
+pub mod prune;
 pub mod repair;
 pub mod repository;
 pub mod restore;

@@ -18,6 +18,7 @@ mod doctor;
 mod fuzz_smoke;
 mod golden;
 mod memory;
+mod prune;
 mod repair;
 mod roles;
 mod s3_journey;

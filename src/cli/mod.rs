@@ -20,6 +20,7 @@ mod key;
 mod ls;
 mod output;
 mod progress;
+mod prune;
 mod repair;
 mod restore;
 mod snapshots;
@@ -64,6 +65,7 @@ enum Command {
     Hold(hold::Args),
     Tag(tag::Args),
     UpgradeDone(upgrade_done::Args),
+    Prune(prune::Args),
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -100,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Hold(args) => hold::run(&context, args),
         Command::Tag(args) => tag::run(&context, args),
         Command::UpgradeDone(args) => upgrade_done::run(&context, args),
+        Command::Prune(args) => prune::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
         Command::Stats(args) => stats::run(&context, args),

@@ -30,7 +30,7 @@ use crate::units::MIB;
 /// Open data packs among which chunks are dealt out.
 const OPEN_DATA_PACKS: usize = 2;
 /// Size of meta packs in bytes.
-const META_PACK_BYTES: usize = 8 * MIB as usize;
+pub const META_PACK_BYTES: usize = 8 * MIB as usize;
 /// Packs after which the first segment of a session is written; each further one waits for twice as many, so that a
 /// crash early loses little and a long session leaves few segments.
 const SEGMENT_PACKS_FIRST: usize = 4;

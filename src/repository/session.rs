@@ -118,6 +118,15 @@ impl Session {
     }
 }
 
+/// Declares a session void, so that it can never commit. One that has ended meanwhile stays what it is.
+pub fn void(repository: &Repository, id: &SessionId, reason: &str) -> Result<()> {
+    let record = VoidRecord { at: repository.clock().now(), reason: reason.to_owned() };
+    match repository.write_outcome(id, &Outcome::Void(record)) {
+        Err(error) if error.fault() == Some(Fault::AlreadyExists) => Ok(()),
+        result => result,
+    }
+}
+
 /// Lists the packs of a kind.
 pub fn stored_packs(repository: &Repository, kind: BlobKind) -> Result<StoredPacks> {
     let listed = repository.backend().list(&layout::packs(kind))?;
