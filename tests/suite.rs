@@ -22,6 +22,7 @@ mod prune;
 mod repair;
 mod roles;
 mod s3_journey;
+mod simulator;
 mod support;
 mod tidy;
 mod tree_merge;

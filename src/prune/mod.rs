@@ -151,12 +151,14 @@ impl Prune<'_> {
             self.report.sessions_open = open;
             return Ok(());
         }
-        let repack = std::mem::take(&mut self.report.plan.repack);
-        let moved = repack::run(self.repository, &repack, &needed, &self.options.limits, self.monitor, self.cancel)?;
+        let (delete, repack) =
+            (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
+        let limits = &self.options.limits;
+        let moved = repack::run(self.repository, &repack, &delete, &needed, limits, self.monitor, self.cancel)?;
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;
-        let mut mark: Vec<PackId> = self.report.plan.delete.iter().map(|pack| pack.id).collect();
+        let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();
         mark.extend(moved.packs);
         match self.report.by_grace {
             false => self.mark_and_sweep(mark, &mut needed)?,

@@ -41,10 +41,19 @@ pub struct PackUse {
     pub kind: BlobKind,
     /// Its length in bytes.
     pub len: u64,
-    /// Stored bytes of the chunks that are needed and that no other pack is to provide.
+    /// Stored bytes of its chunks, as far as they are known.
+    pub content: u64,
+    /// Stored bytes of those that are needed and that no other pack is to provide.
     pub used: u64,
     /// Who knows it.
     pub standing: Standing,
+}
+
+impl PackUse {
+    /// Returns the stored bytes of chunks that nothing needs.
+    fn waste(&self) -> u64 {
+        self.content.saturating_sub(self.used)
+    }
 }
 
 /// Who knows a pack.
@@ -116,16 +125,15 @@ pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: [u64; 2], sessi
     }
     let small = too_many_small_packs(&candidates, full_pack_bytes);
     let used: u64 = candidates.iter().map(|pack| pack.used).sum();
-    let mut unused: u64 = candidates.iter().map(|pack| pack.len.saturating_sub(pack.used)).sum();
+    let mut unused: u64 = candidates.iter().map(PackUse::waste).sum();
     let unused_max = (used as f64 * limits.unused_percent_max / 100.0) as u64;
     let mut budget = limits.repack_bytes_max.saturating_sub(repack.iter().map(|pack| pack.len).sum());
-    candidates.sort_by_key(|pack| (pack.used * 1000 / pack.len.max(1), pack.id));
+    candidates.sort_by_key(|pack| (pack.used * 1000 / pack.content.max(1), pack.id));
     for pack in candidates {
-        let waste = pack.len.saturating_sub(pack.used);
-        let is_wasteful = unused > unused_max && waste * 100 > pack.len * WASTE_PERCENT_MIN;
+        let is_wasteful = unused > unused_max && pack.waste() > 0;
         if (is_wasteful || small.contains(&pack.id)) && pack.len <= budget {
             budget -= pack.len;
-            unused -= waste;
+            unused -= pack.waste();
             repack.push(pack);
         } else {
             plan.kept.add(&pack);
@@ -139,9 +147,6 @@ pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: [u64; 2], sessi
     (plan.delete, plan.repack) = (delete, repack);
     plan
 }
-
-/// Packs with less waste than this are not moved for it: header, directory and padding are not used either.
-const WASTE_PERCENT_MIN: u64 = 5;
 
 /// Returns the small packs of a kind, if there are so many that merging them pays.
 fn too_many_small_packs(packs: &[PackUse], full_pack_bytes: [u64; 2]) -> Vec<PackId> {
@@ -167,7 +172,7 @@ mod tests {
 
     fn pack(number: u8, used: u64) -> PackUse {
         let id = PackId::from_bytes([number; 32]);
-        PackUse { id, kind: BlobKind::Data, len: 1000, used, standing: Standing::Live }
+        PackUse { id, kind: BlobKind::Data, len: 1010, content: 1000, used, standing: Standing::Live }
     }
 
     fn numbers(packs: &[PackUse]) -> Vec<u8> {
@@ -190,13 +195,15 @@ mod tests {
     #[test]
     fn no_more_is_moved_than_allowed() {
         let packs = [pack(1, 100), pack(2, 200), pack(3, 300)];
-        let limits = Limits { repack_bytes_max: 2000, ..Limits::default() };
+        let limits = Limits { repack_bytes_max: 2100, ..Limits::default() };
         assert_eq!(numbers(&plan(&packs, &limits, FULL, false).repack), [1, 2]);
     }
 
     #[test]
     fn many_small_packs_are_merged_and_few_are_not() {
-        let small = |count: u8| (1..=count).map(|number| PackUse { len: 100, ..pack(number, 99) }).collect::<Vec<_>>();
+        let small = |count: u8| {
+            (1..=count).map(|number| PackUse { len: 100, content: 90, ..pack(number, 90) }).collect::<Vec<_>>()
+        };
         assert!(plan(&small(8), &Limits::default(), FULL, false).repack.is_empty());
         assert_eq!(plan(&small(9), &Limits::default(), FULL, false).repack.len(), 9);
     }
@@ -224,6 +231,7 @@ mod tests {
                 id: PackId::from_bytes([number as u8; 32]),
                 kind: if meta { BlobKind::Meta } else { BlobKind::Data },
                 len,
+                content: len,
                 used: if standing == 2 { 0 } else { used },
                 standing: [Standing::Live, Standing::Tombstoned, Standing::Unnamed][usize::from(standing)],
             }).collect();

@@ -38,12 +38,14 @@ pub struct Moved {
     pub bytes_written: u64,
 }
 
-/// Moves what is needed out of packs, in their order, as far as time allows.
+/// Moves what is needed out of packs, in their order, as far as time allows. `doomed` packs are to go too: what they
+/// hold does not count as stored.
 ///
 /// Fails with [`crate::error::Error::Busy`] if another prune voided the session: then nothing counts as moved.
 pub fn run(
     repository: &Arc<Repository>,
     packs: &[PackUse],
+    doomed: &[PackUse],
     needed: &Needed,
     limits: &Limits,
     monitor: &Arc<dyn Monitor>,
@@ -54,7 +56,7 @@ pub fn run(
     }
     let begun = Instant::now();
     let mut session = Session::begin(repository, "prune")?;
-    session.disregard(packs.iter().map(|pack| pack.id));
+    session.disregard(packs.iter().chain(doomed).map(|pack| pack.id));
     let session = Arc::new(session);
     let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
     let mut mover = Mover {

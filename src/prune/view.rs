@@ -24,6 +24,8 @@ pub struct View {
 /// What packs of one kind are good for.
 #[derive(Default)]
 struct Tally {
+    /// Stored bytes of the chunks of each pack.
+    content: HashMap<PackId, u64>,
     /// Stored bytes of the needed chunks that each pack is to provide.
     used: HashMap<PackId, u64>,
     /// Packs with a tombstone that hold a needed chunk which no other pack provides.
@@ -87,8 +89,9 @@ impl View {
                 )));
             }
             for (id, len) in self.there(kind) {
-                let used = tally.used.get(id).copied().unwrap_or(0);
-                uses.packs.push(PackUse { id: *id, kind, len: *len, used, standing: self.standing(id) });
+                let bytes_of = |map: &HashMap<PackId, u64>| map.get(id).copied().unwrap_or(0);
+                let (content, used) = (bytes_of(&tally.content), bytes_of(&tally.used));
+                uses.packs.push(PackUse { id: *id, kind, len: *len, content, used, standing: self.standing(id) });
             }
             uses.rescued.extend(tally.rescued);
         }
@@ -120,6 +123,7 @@ impl View {
             }
         };
         repository.index().for_each_chunk(kind, &mut |pack, _, header| {
+            *tally.content.entry(pack.id).or_default() += u64::from(header.stored_len);
             if !needed.contains(kind, &header.id) {
                 return Ok(());
             }
