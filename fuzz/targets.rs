@@ -22,7 +22,9 @@ use mlvault::crypto::seal::Cipher;
 use mlvault::crypto::sign;
 use mlvault::format::chunk::{self, CHUNK_LEN_MAX, ChunkHeader};
 use mlvault::format::config::RepositoryConfig;
+use mlvault::format::forgotten;
 use mlvault::format::key_slot::{self, Certificate, Role, SlotHeader};
+use mlvault::format::note;
 use mlvault::format::object::{self, BODY_LEN_MAX, ObjectKind};
 use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
 use mlvault::format::segment::Segment;
@@ -32,8 +34,9 @@ use mlvault::format::snapshot::{self, Outcome, Signer, SnapshotRecord, SourceRec
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
-use mlvault::id::{RepositoryId, SessionId, SignerKey, SlotId};
+use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::snapshots::{Snapshot, select};
+use mlvault::retention::policy::Age;
 use mlvault::target::directory::parts;
 use mlvault::units::parse_bytes;
 
@@ -57,6 +60,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tombstone", tombstone),
     ("snapshot", signed_snapshot),
     ("snapshot_record", snapshot_record),
+    ("forgotten", forgotten_record),
+    ("note", note_record),
     ("tree_node", tree_node),
     ("chunk_refs", chunk_refs),
     ("chunk", sealed_chunk),
@@ -67,6 +72,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("location", location),
     ("snapshot_name", snapshot_name),
     ("byte_size", byte_size),
+    ("age", age),
     ("subset", subset),
 ];
 
@@ -317,6 +323,31 @@ fn snapshot_record(data: &[u8]) {
     let body = snapshot::encode(REPOSITORY, SESSION, &outcome, &Signer { certificate: &certificate(), seed: &seed });
     let (again, _) = snapshot::decode(REPOSITORY, SESSION, &root_key(), &body).expect("what was signed is authentic");
     assert_eq!(again, outcome);
+}
+
+fn forgotten_record(data: &[u8]) {
+    let Ok(record) = forgotten::decode_record(data) else { return };
+    let seed = signing_seed();
+    let body = forgotten::encode(REPOSITORY, SESSION, &record, &Signer { certificate: &certificate(), seed: &seed });
+    let (again, _) = forgotten::decode(REPOSITORY, SESSION, &root_key(), &body).expect("what was signed is authentic");
+    assert_eq!(again, record);
+}
+
+fn note_record(data: &[u8]) {
+    let Ok(record) = note::decode_record(data) else { return };
+    let (id, seed) = (NoteId::from_bytes([2; 16]), signing_seed());
+    let body = note::encode(REPOSITORY, id, &record, &Signer { certificate: &certificate(), seed: &seed });
+    let (again, _) = note::decode(REPOSITORY, id, &root_key(), &body).expect("what was signed is authentic");
+    assert_eq!(again, record);
+}
+
+/// An age lies in the past, and can be subtracted from any time.
+fn age(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(age) = text.parse::<Age>() else { return };
+    for now in [jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::MIN, jiff::Timestamp::MAX] {
+        assert!(age.before(now, &jiff::tz::TimeZone::UTC) <= now);
+    }
 }
 
 fn has_float(value: &serde_json::Value) -> bool {

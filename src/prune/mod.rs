@@ -145,10 +145,10 @@ impl Prune<'_> {
         self.add_needed(&mut needed)?;
         let view = View::take(self.repository)?;
         let packs = view.uses(self.repository, &needed)?.packs;
-        let open = self.open_sessions()?;
-        self.report.plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), open > 0);
+        let open = self.sessions_in_the_way()?;
+        self.report.sessions_open = open.len() as u64;
+        self.report.plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), !open.is_empty());
         if self.options.dry_run {
-            self.report.sessions_open = open;
             return Ok(());
         }
         let (delete, repack) =
@@ -193,11 +193,10 @@ impl Prune<'_> {
         })
     }
 
-    fn open_sessions(&self) -> Result<u64> {
-        let listed = self.repository.backend().list(layout::SESSIONS)?;
-        let ended = session::ended(self.repository)?;
-        let open = |id: &SessionId| !ended.contains(id);
-        Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).filter(open).count() as u64)
+    /// Returns the sessions that may still name packs. Where the backend can tell, old ones are ended first.
+    fn sessions_in_the_way(&mut self) -> Result<Vec<SessionId>> {
+        let open = self.open_sessions()?;
+        if self.options.dry_run || self.report.by_grace { Ok(open) } else { self.end_old(open) }
     }
 
     fn full_pack_bytes(&self) -> [u64; 2] {

@@ -24,20 +24,10 @@ const POLL: Duration = Duration::from_secs(5);
 impl Prune<'_> {
     /// Waits until every session that is announced now has ended; old ones are declared void. Returns how many have not.
     pub(super) fn end_sessions(&mut self) -> Result<u64> {
-        let listed = self.repository.backend().list(layout::SESSIONS)?;
-        let mut open: Vec<SessionId> = listed.iter().filter_map(|object| layout::id_of(&object.key)).collect();
+        let mut open = self.open_sessions()?;
         let mut waited = Duration::ZERO;
         loop {
-            let ended = session::ended(self.repository)?;
-            open.retain(|session| !ended.contains(session));
-            let (old, young): (Vec<SessionId>, _) = open.iter().partition(|session| self.is_old(session));
-            for session in &old {
-                self.monitor
-                    .note(&format!("The session {} has run for too long and is declared void", session.short()));
-                session::void(self.repository, session, "a prune waited for it in vain")?;
-                self.report.sessions_voided += 1;
-            }
-            open = young;
+            open = self.end_old(open)?;
             if open.is_empty() || waited >= self.options.wait_max {
                 return Ok(open.len() as u64);
             }
@@ -45,7 +35,28 @@ impl Prune<'_> {
             self.monitor.phase("wait for sessions", None, None);
             self.repository.clock().sleep(POLL);
             waited += POLL;
+            let ended = session::ended(self.repository)?;
+            open.retain(|session| !ended.contains(session));
         }
+    }
+
+    /// Returns the sessions that are announced and have not ended.
+    pub(super) fn open_sessions(&self) -> Result<Vec<SessionId>> {
+        let listed = self.repository.backend().list(layout::SESSIONS)?;
+        let ended = session::ended(self.repository)?;
+        let is_open = |id: &SessionId| !ended.contains(id);
+        Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).collect())
+    }
+
+    /// Declares sessions void that have run for too long. Returns the others.
+    pub(super) fn end_old(&mut self, open: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        let (old, young): (Vec<SessionId>, _) = open.into_iter().partition(|session| self.is_old(session));
+        for session in &old {
+            self.monitor.note(&format!("The session {} has run for too long and is declared void", session.short()));
+            session::void(self.repository, session, "a prune waited for it in vain")?;
+            self.report.sessions_voided += 1;
+        }
+        Ok(young)
     }
 
     fn is_old(&self, session: &SessionId) -> bool {

@@ -170,7 +170,7 @@ pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<
     let now = trusted_time(repository)?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
     refuse_damage(&list, &notes)?;
-    let mut candidates: Vec<Candidate> = list
+    let candidates: Vec<Candidate> = list
         .snapshots
         .iter()
         .map(|snapshot| candidate(snapshot, &notes, now))
@@ -180,18 +180,17 @@ pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<
     if candidates.is_empty() {
         return Err(Error::NotFound(format!("No snapshot is tagged {PRE_UPGRADE:?}")));
     }
-    let newest: BTreeSet<SessionId> = newest_of_each_group(&candidates, now);
-    let newest_time = |of: &Candidate| {
-        candidates.iter().find(|other| other.group == of.group && newest.contains(&other.id)).map(|other| other.started)
+    let newest = newest_of_each_group(&candidates, now);
+    let is_before_newest = |candidate: &&Candidate| {
+        let followed_by = |other: &Candidate| other.group == candidate.group && other.started > candidate.started;
+        candidates.iter().any(|other| newest.contains(&other.id) && followed_by(other))
     };
-    let mut released: Vec<SessionId> = candidates
+    let released: Vec<SessionId> = candidates
         .iter()
-        .filter(|candidate| newest_time(candidate).is_some_and(|newest| candidate.started < newest))
         .filter(|candidate| !candidate.is_released)
+        .filter(is_before_newest)
         .map(|candidate| candidate.id)
         .collect();
-    released.sort();
-    candidates.clear();
     if !released.is_empty() {
         repository.write_note(Says::UpgradeDone { released: released.clone() })?;
     }

@@ -20,14 +20,15 @@ from itertools import combinations
 
 BREAKS = {
     "tombstones-before-session": "a session lists tombstones before it is announced",
-    "index-before-tombstones": "a session reads the index before it lists tombstones",
+    "index-before-tombstones": "a session reads the index before it lists tombstones (holds: packs are listed later still)",
+    "tombstones-last": "a session lists tombstones after it has read the index and listed packs",
     "no-presence": "a session trusts the index without looking which packs are there",
     "commit-overwrites": "the commit is not create-only",
     "no-void": "a sweep ignores sessions that are still open",
     "no-relist": "a sweep uses the snapshots that the plan was made from",
-    "index-before-relist": "a sweep reads the index before it lists tombstones",
+    "index-before-relist": "a sweep reads the index before it lists tombstones (holds: packs are listed later still)",
     "own-tombstone-only": "a sweep counts copies in packs that other tombstones name",
-    "sweep-no-presence": "a sweep counts copies in packs that are not there",
+    "sweep-no-presence": "a sweep counts copies in packs that are not there (no loss found)",
     "orphans-blindly": "a sweep deletes packs without a segment though a needed chunk is nowhere else",
     "tombstone-first": "a sweep removes its tombstone before segments and packs",
     "foreign-tombstone": "a prune removes tombstones of others though their packs are there",
@@ -73,22 +74,24 @@ def writer(i, store, w):
     def local(**k):
         return (k.get("pc", pc), k.get("tries", tries), k.get("relied", relied), k.get("seen", seen), k.get("index", index))
 
-    begin = ["session", "tombs", "index"]
+    begin = ["session", "tombs", "index", "packs"]
     if B == "tombstones-before-session":
-        begin = ["tombs", "session", "index"]
+        begin = ["tombs", "session", "index", "packs"]
     if B == "index-before-tombstones":
-        begin = ["session", "index", "tombs"]
-    if pc < 3:
+        begin = ["session", "index", "tombs", "packs"]
+    if B == "tombstones-last":
+        begin = ["session", "index", "packs", "tombs"]
+    if pc < 4:
         step = begin[pc]
         if step == "session":
             yield f"{me} begins", (named, packs, sessions | {me}, outcomes, tombs), local(pc=pc + 1)
         elif step == "tombs":
             yield f"{me} lists tombstones", store, local(pc=pc + 1, seen=buried(tombs))
-        else:
+        elif step == "index":
             yield f"{me} reads the index", store, local(pc=pc + 1, index=named)
-    elif pc == 3:
-        there = index if B == "no-presence" else index & packs
-        yield f"{me} lists packs", store, local(pc=4, index=there)
+        else:
+            there = index if B == "no-presence" else index & packs
+            yield f"{me} lists packs", store, local(pc=pc + 1, index=there)
     elif pc == 4:
         usable = index - seen
         for p in sorted(usable):

@@ -23,10 +23,12 @@ use jiff::SignedDuration;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
+use mlvault::clock::SystemClock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits};
+use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::repository::{OpenOptions, Repository, layout};
@@ -180,7 +182,15 @@ fn open(process: &Arc<Process>) -> Arc<Repository> {
         memory_limit: MEMORY_LIMIT_MIN,
         clock: Arc::new(SkewedClock(Arc::clone(process))),
     };
-    Repository::open(Arc::clone(process) as Arc<dyn Backend>, &STAGE.vault.credential, &options).unwrap()
+    let backend = Arc::clone(process) as Arc<dyn Backend>;
+    Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
+}
+
+/// Opens a repository in memory for one who only looks.
+fn observe(store: &Arc<MemoryBackend>) -> Arc<Repository> {
+    let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock: Arc::new(SystemClock) };
+    let backend = Arc::clone(store) as Arc<dyn Backend>;
+    Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
 }
 
 /// A history under way.
@@ -194,8 +204,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let store = copy_of(&STAGE.memory);
-        let direct = STAGE.vault.through(Arc::clone(&store) as Arc<dyn Backend>);
-        let oracle = Oracle::new(direct.open().unwrap(), Arc::clone(&store), seed);
+        let oracle = Oracle::new(observe(&store), Arc::clone(&store), seed);
         Self { world: World::new(store), dice: Dice::new(seed), oracle, seed }
     }
 
@@ -253,11 +262,9 @@ impl History {
         for _ in 0..3 {
             Job::Prune(options.clone()).run(&repository).unwrap();
         }
-        for prefix in [layout::INDEX, layout::SNAPSHOTS] {
-            for object in self.world.store.list(prefix).unwrap() {
-                self.oracle.look(&object.key, &[]);
-            }
-        }
+        let store = &self.world.store;
+        let afterwards = Oracle::new(observe(store), Arc::clone(store), self.seed);
+        assert_eq!(afterwards.listed(), self.oracle.listed(), "seed {}", self.seed);
         for prefix in [layout::SESSIONS, layout::TOMBSTONES] {
             assert_eq!(self.world.store.list(prefix).unwrap(), [], "seed {}", self.seed);
         }

@@ -145,7 +145,7 @@ fn test_file(name: &str) -> PathBuf {
 }
 
 /// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
-fn tool(name: &str) -> PathBuf {
+pub fn tool(name: &str) -> PathBuf {
     let tools = match env::var_os("MLVAULT_TEST_TOOLS") {
         Some(directory) => PathBuf::from(directory),
         None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/mlvault-tools"),
