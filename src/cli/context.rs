@@ -114,6 +114,11 @@ impl Context {
         self.progress.finish();
     }
 
+    /// Returns the configuration file's content.
+    pub fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
     /// Returns where the repository is.
     pub fn location(&self) -> Result<Location> {
         let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {
@@ -122,11 +127,6 @@ impl Context {
             )
         })?;
         Location::from_str(text)
-    }
-
-    /// Returns the configuration file.
-    pub fn file(&self) -> &ConfigFile {
-        &self.file
     }
 
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are

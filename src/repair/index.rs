@@ -143,8 +143,7 @@ impl<'a> Repair<'a> {
     ) -> Result<Self> {
         let backend = repository.backend();
         let segments = backend.list(&layout::segments(kind))?;
-        let stored = backend.list(&layout::packs(kind))?;
-        let stored = stored.iter().filter_map(|object| Some((pack_of(kind, &object.key)?, object.size))).collect();
+        let stored = session::stored_packs(repository, kind)?;
         let tombstoned = session::tombstoned_packs(repository)?;
         let (covered, pending) = (HashSet::new(), Vec::new());
         Ok(Self { repository, kind, dry_run, monitor, cancel, report, segments, stored, tombstoned, covered, pending })
@@ -293,9 +292,4 @@ impl<'a> Repair<'a> {
         }
         Ok(())
     }
-}
-
-/// Returns the pack of a key, if it stands where packs of this kind stand.
-fn pack_of(kind: BlobKind, key: &str) -> Option<PackId> {
-    layout::id_of(key).filter(|id| layout::pack(kind, id) == key)
 }
