@@ -263,7 +263,7 @@ impl Run<'_> {
         let mut check =
             CrossCheck::new(&component.name, claims, open(), Box::new(live), Box::new(BufWriter::new(orphans)));
         let compared = Parent::new(
-            open(),
+            if self.compare.reads_all { None } else { open() },
             &reader,
             self.job.monitor.as_ref(),
             self.compare.ignore_inode,
