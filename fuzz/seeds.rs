@@ -52,7 +52,14 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "config_file" => {
             [texts(&[CONFIG_FILE, "repository = 's3://b/p'\n"]), vec![nested("repository = ", "[{a=")]].concat()
         }
-        "location" => texts(&["s3://models/prod/vault/", "/srv/backup", "https://user:password@host/x", "s3:x"]),
+        "location" => texts(&[
+            "s3://models/prod/vault/",
+            "s3://models/odd //key#?",
+            "s3://models//",
+            "/srv/backup",
+            "https://user:password@host/x",
+            "s3:x",
+        ]),
         "snapshot_name" => texts(&[
             "latest",
             "latest~18446744073709551615",
@@ -256,6 +263,7 @@ fn record() -> Outcome {
         statistics: Statistics { files_new: 1, ..Statistics::default() },
         problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
         problem_count: 1,
+        deployment: None,
         more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
     }))
 }
@@ -284,6 +292,7 @@ fn entries() -> Vec<Entry> {
         size: 30,
         digest: Digest::from_bytes([8; 32]),
         chunks,
+        kind: BlobKind::Data,
         indirect: false,
         sparse: true,
         racy: false,
@@ -293,7 +302,12 @@ fn entries() -> Vec<Entry> {
     let entry = |path: &[u8], kind| Entry { path: path.to_vec(), metadata, kind, attributes: vec![] };
     let linked = FileContent { hard_link: Some(b"a/x".to_vec()), ..content.clone() };
     let indirect = FileContent { indirect: true, size: 1 << 40, ..content.clone() };
-    let attributes = vec![(1, b"etag".to_vec()), (9, vec![])];
+    let attributes = vec![
+        (1, b"etag".to_vec()),
+        (4, b"text/plain; charset=utf-8".to_vec()),
+        (9, br#"{"run-id":"a b"}"#.to_vec()),
+        (10, br#"{"owner":"team \u00e9"}"#.to_vec()),
+    ];
     vec![
         entry(b"a/", EntryKind::Directory),
         Entry { attributes, ..entry(b"a/x", EntryKind::File(content)) },

@@ -35,6 +35,7 @@ use mlvault::format::tree::{self, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
 use mlvault::id::{RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::snapshots::{Snapshot, select};
+use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
 use mlvault::sql::script::{Piece, ScriptReader};
 use mlvault::sql::{Dialect, copy, literal};
 use mlvault::target::directory::parts;
@@ -346,7 +347,12 @@ fn tree_node(data: &[u8]) {
             assert!(entries.is_sorted_by(|a, b| a.path < b.path));
             for entry in entries {
                 assert!(!entry.path.is_empty());
-                assert_eq!(entry.path.ends_with(b"/"), entry.kind == EntryKind::Directory, "{entry:?}");
+                let ends_in_slash = entry.path.ends_with(b"/");
+                match &entry.kind {
+                    EntryKind::Directory => assert!(ends_in_slash, "{entry:?}"),
+                    EntryKind::Symlink { .. } => assert!(!ends_in_slash, "{entry:?}"),
+                    EntryKind::File(_) => object_attributes(&entry.attributes),
+                }
                 assert!(entry.file().is_none_or(|file| file.chunks.len() <= tree::DIRECT_CHUNKS_MAX));
             }
         }
@@ -422,8 +428,20 @@ fn config_file(data: &[u8]) {
     assert!(ConfigFile::parse(&format!("no-such-key = 1\n{text}")).is_err());
 }
 
+/// What can be sent with a restored object comes back the same when that object is backed up.
+fn object_attributes(attributes: &[(u16, Vec<u8>)]) {
+    let (headers, _) = ObjectHeaders::from_attributes(attributes);
+    let facts = ObjectFacts { headers: headers.clone(), ..ObjectFacts::default() };
+    assert_eq!(ObjectHeaders::from_attributes(&facts.attributes()), (headers, vec![]));
+}
+
 fn location(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(location) = text.parse::<BucketLocation>() {
+        let printed = location.to_string();
+        assert_eq!(printed, text.strip_suffix('/').unwrap_or(text));
+        assert_eq!(printed.parse::<BucketLocation>().expect("what is printed is a location"), location);
+    }
     if let Ok(location) = text.parse::<Location>() {
         let printed = location.to_string();
         assert_eq!(printed.parse::<Location>().expect("what is printed is a location"), location);
@@ -468,6 +486,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         statistics: snapshot::Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        deployment: None,
         more: Default::default(),
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);

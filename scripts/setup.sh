@@ -105,7 +105,7 @@ first_imports() {
     data) echo 'import numpy' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
-        echo 'import sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy'
+        echo 'import mlflow.server.auth.client, sklearn.ensemble, sklearn.pipeline, PIL.ImageDraw, safetensors.numpy, flask_wtf'
         ;;
     esac
 }

@@ -7,8 +7,8 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`]: plain functions on bytes |
-//! | 2 clients | [`database`]: what talks to other programs, for the ports |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`]: plain functions on bytes |
+//! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
 //! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
@@ -36,13 +36,16 @@ pub mod id;
 pub mod index;
 pub mod last_lines;
 pub mod list;
+pub mod mlflow;
 pub mod monitor;
 pub mod parallel;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+pub mod s3;
 pub mod source;
 pub mod sql;
 pub mod stats;
 pub mod target;
+pub mod tracking;
 pub mod units;

@@ -72,7 +72,7 @@ fn text(writer: &mut dyn DatabaseWriter, sql: &str) -> String {
 /// The target has another experiment, and an MLflow that writes between the steps by `run`.
 fn merge_everything(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, run: &mut dyn FnMut(&str)) {
     let runs = 3;
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     let report = merge.report().unwrap();
     let all_new =
@@ -81,10 +81,10 @@ fn merge_everything(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, run: &mut 
     drop(merge);
     assert_eq!(text(&mut *writer, "SELECT count(*) FROM runs"), "2", "a report changed something");
 
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     assert_eq!(summary(&merge.apply(OnConflict::Refuse).unwrap()), all_new);
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     let again = merge.apply(OnConflict::Refuse).unwrap();
     assert!(again.iter().all(|table| table.inserted == 0 && table.conflicts == 0 && table.kept == 0), "{again:?}");
@@ -92,7 +92,7 @@ fn merge_everything(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, run: &mut 
     run("UPDATE params SET value = 'theirs' WHERE run_uuid LIKE '%1'");
     run("UPDATE experiments SET name = 'theirs' WHERE experiment_id = 70");
     run("DELETE FROM metrics WHERE run_uuid LIKE '00000046%'");
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     let report = merge.report().unwrap();
     assert_eq!((report[0].kept, report[2].conflicts, report[3].inserted), (1, 1, 9), "{report:?}");
@@ -103,17 +103,17 @@ fn merge_everything(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, run: &mut 
     assert_eq!(text(&mut *writer, mine), "0", "a refused merge inserted something");
 
     let param = "SELECT value FROM params WHERE run_uuid = '00000046000000000000000000000001'";
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     merge.apply(OnConflict::Keep).unwrap();
     assert_eq!((text(&mut *writer, param).as_str(), text(&mut *writer, mine).as_str()), ("theirs", "9"));
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     stage(&mut *merge, rows);
     merge.apply(OnConflict::Replace).unwrap();
     assert_ne!(text(&mut *writer, param), "theirs");
     assert_eq!(text(&mut *writer, "SELECT name FROM experiments WHERE experiment_id = 70"), "theirs");
 
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     let columns = ["run_uuid".to_owned(), "colour".to_owned()];
     let message = merge.stage("runs", &columns, &[Value::Null, Value::Null], Need::Selected).unwrap_err().to_string();
     assert!(message.contains("its table runs has no column colour"), "{message}");
@@ -123,7 +123,7 @@ fn merge_everything(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, run: &mut 
 
     // Without the experiment, the rows refer to nothing.
     run("DELETE FROM metrics; DELETE FROM params; DELETE FROM tags; DELETE FROM runs; DELETE FROM experiments");
-    let mut merge = writer.merge().unwrap();
+    let mut merge = writer.merge(&[]).unwrap();
     let selected: Rows = rows.iter().filter(|(table, ..)| table != "experiments").cloned().collect();
     stage(&mut *merge, &selected);
     assert!(merge.apply(OnConflict::Replace).is_err());
@@ -176,7 +176,7 @@ fn rows_of_types_without_equality_and_of_tables_without_a_key_are_merged_once() 
     let rows = rows_of(&server.uri("one"), Dialect::Postgresql);
     let mut writer = open_writer(&server.uri("two")).unwrap();
     for (inserted, same) in [(2, 0), (0, 2)] {
-        let mut merge = writer.merge().unwrap();
+        let mut merge = writer.merge(&[]).unwrap();
         stage(&mut *merge, &rows);
         let report = merge.apply(OnConflict::Refuse).unwrap();
         assert_eq!(summary(&report)[0], ("experiments", inserted, same, 0, 0));

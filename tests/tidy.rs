@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 30] = [
+const HOMES: [(&str, &[&str]); 33] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
-    ("aws_config", &["src/backend/s3.rs", "src/backend/s3/"]),
-    ("aws_credential_types", &["src/backend/s3.rs", "src/backend/s3/"]),
-    ("aws_sdk_s3", &["src/backend/s3.rs", "src/backend/s3/"]),
-    ("aws_smithy_http_client", &["src/backend/s3.rs", "src/backend/s3/"]),
-    ("aws_types", &["src/backend/s3.rs", "src/backend/s3/"]),
+    ("aws_config", &["src/s3/"]),
+    ("aws_credential_types", &["src/s3/"]),
+    ("aws_sdk_s3", &["src/backend/s3.rs", "src/s3/"]),
+    ("aws_smithy_http_client", &["src/s3/"]),
+    ("aws_smithy_runtime_api", &["src/s3/"]),
+    ("aws_types", &["src/s3/"]),
     (
         "blake3",
         &[
@@ -21,7 +22,8 @@ const HOMES: [(&str, &[&str]); 30] = [
             "src/chunker/",
             "src/repository/",
             "src/backup/reader.rs",
-            "src/restore/batch.rs",
+            "src/restore/",
+            "src/target/bucket.rs",
             "src/check/",
             "src/diff/live.rs",
             "src/dump.rs",
@@ -34,17 +36,19 @@ const HOMES: [(&str, &[&str]); 30] = [
     ("fastcdc", &["src/chunker/"]),
     ("globset", &["src/globs.rs"]),
     ("hpke", &["src/crypto/keys.rs"]),
+    ("hyper_rustls", &["src/s3/"]),
+    ("hyper_util", &["src/s3/"]),
     ("indicatif", &["src/cli/progress.rs"]),
     ("rocksdb", &["src/index/rocks.rs"]),
     ("percent_encoding", &["src/database/", "src/s3/", "src/tracking/"]),
     ("postgres", &["src/database/"]),
     ("rpassword", &["src/config/credential.rs"]),
     ("rusqlite", &["src/database/"]),
-    ("rustls", &["src/backend/s3.rs", "src/backend/s3/", "src/database/", "src/tracking/"]),
+    ("rustls", &["src/s3/", "src/database/", "src/tracking/"]),
     ("rustls_native_certs", &["src/database/", "src/tracking/"]),
     ("signal_hook", &["src/cli/context.rs"]),
     ("tar", &["src/dump.rs"]),
-    ("tokio", &["src/backend/s3.rs", "src/backend/s3/"]),
+    ("tokio", &["src/backend/s3.rs", "src/s3/"]),
     ("tokio_postgres_rustls", &["src/database/"]),
     ("toml", &["src/config/file.rs"]),
     ("ureq", &["src/tracking/"]),

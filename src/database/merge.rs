@@ -59,13 +59,16 @@ struct Stage {
 /// A merge under way.
 pub struct Merger<'a> {
     store: &'a mut dyn MergeStore,
+    /// Tables in the order in which they are merged.
+    order: Vec<String>,
     stages: Vec<Stage>,
 }
 
 impl<'a> Merger<'a> {
     /// Begins without any row.
-    pub fn new(store: &'a mut dyn MergeStore) -> Self {
-        Self { store, stages: Vec::new() }
+    pub fn new(store: &'a mut dyn MergeStore, order: &[&str]) -> Self {
+        let order = order.iter().map(|table| (*table).to_owned()).collect();
+        Self { store, order, stages: Vec::new() }
     }
 
     fn error(&self, reason: impl ToString) -> Error {
@@ -110,6 +113,8 @@ impl<'a> Merger<'a> {
 
     /// Brings all rows into the temporary tables, each key once: as selected if it is that at all.
     fn settle(&mut self) -> Result<()> {
+        let place = |stage: &Stage| self.order.iter().position(|table| *table == stage.table);
+        self.stages.sort_by_key(|stage| place(stage).unwrap_or(usize::MAX));
         for number in 0..self.stages.len() {
             self.flush(number)?;
             let stage = &self.stages[number];

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::sql::{Dialect, TableRecord, Value};
-use uri::DatabaseUri;
+pub use uri::DatabaseUri;
 
 /// Which program a database belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,15 +135,23 @@ pub trait DatabaseWriter: Send {
     /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are what
     /// `expected` says; all in one transaction. Returns how many rows each rewrite changed.
     fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>>;
-    /// Begins to merge rows into a database in use.
-    fn merge(&mut self) -> Result<Box<dyn Merge + '_>>;
+    /// Begins to merge rows into a database in use. `order` names the tables so that those that others refer to come
+    /// first.
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>>;
     /// Runs a SELECT, as [`DatabaseReader::query`] does, on what is there now.
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
 }
 
+impl TableMerge {
+    /// Returns whether nothing of the table is concerned.
+    pub fn is_empty(&self) -> bool {
+        self.inserted + self.same + self.kept + self.conflicts == 0
+    }
+}
+
 /// Rows on their way into a database in use; dropped, it changes nothing.
 pub trait Merge {
-    /// Sets a row aside. Tables are merged in the order in which they first appear here: referenced ones first.
+    /// Sets a row aside. Rows come in any order.
     fn stage(&mut self, table: &str, columns: &[String], row: &[Value], need: Need) -> Result<()>;
     /// Compares what was set aside with what is there.
     fn report(&mut self) -> Result<Vec<TableMerge>>;

@@ -45,6 +45,21 @@ fn rewritten(text: &str, roots: &[(&str, &str)]) -> Option<String> {
     })
 }
 
+/// Applies rewrites to a row of a dump.
+pub fn rewrite_row(rewrites: &[Rewrite], head: &TableHead, row: &mut [Value]) {
+    for rewrite in rewrites.iter().filter(|rewrite| rewrite.table == head.name) {
+        let column = |name: &str| head.columns.iter().position(|known| known == name);
+        let is_meant = rewrite.only.as_ref().is_none_or(|(key, values)| {
+            let value = column(key).and_then(|at| row.get(at)).and_then(Value::as_text);
+            value.is_some_and(|value| values.iter().any(|wanted| wanted == value))
+        });
+        let Some(value) = column(&rewrite.column).and_then(|at| row.get_mut(at)).filter(|_| is_meant) else { continue };
+        if let Some(text) = value.as_text().and_then(|text| rewritten(text, &ordered_roots(rewrite))) {
+            *value = Value::Text(text.into_bytes());
+        }
+    }
+}
+
 /// Reads a dump to its end, and counts what each rewrite would change in it.
 pub fn count_rewrites<R: BufRead>(script: &mut ScriptReader<R>, rewrites: &[Rewrite]) -> Result<Vec<RewriteCount>> {
     let mut counts = vec![RewriteCount::default(); rewrites.len()];

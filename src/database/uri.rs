@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::pgpass;
+use crate::database::Engine;
 use crate::error::{Error, Result};
 
 /// Port of PostgreSQL where none is named.
@@ -129,6 +130,16 @@ impl DatabaseUri {
             "postgresql" | "postgres" => Ok(Self::Postgresql(Box::new(parse_postgresql(rest, password)?))),
             "sqlite" => Ok(Self::Sqlite(parse_sqlite(rest)?)),
             other => Err(invalid(&format!("{other:?} is not supported; PostgreSQL and SQLite are"))),
+        }
+    }
+}
+
+impl DatabaseUri {
+    /// Returns which program the database belongs to.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Postgresql(_) => Engine::Postgresql,
+            Self::Sqlite(_) => Engine::Sqlite,
         }
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::keys::Secret;
 use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
+use crate::format::deployment::DeploymentRecord;
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::{Cursor, FormatError};
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
@@ -52,6 +53,11 @@ pub enum SourceRecord {
         name: String,
         /// The command that made it, if one did.
         command: Option<String>,
+    },
+    /// An MLflow deployment.
+    Deployment {
+        /// Its name.
+        name: String,
     },
 }
 
@@ -129,6 +135,9 @@ pub struct SnapshotRecord {
     pub problems: Vec<ProblemRecord>,
     /// How many things went wrong.
     pub problem_count: u64,
+    /// What it holds of an MLflow deployment, if that is what was backed up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Box<DeploymentRecord>>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,

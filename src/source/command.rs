@@ -1,4 +1,4 @@
-//! A stream as a source: standard input, or the output of a command.
+//! The output of a command as a stream.
 //!
 //! What must stay true: a command that fails, in whatever way and however late, makes the whole stream an error.
 
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
+use crate::source::stream::Stream;
 
 /// A running command whose standard output is read.
 pub struct CommandStream {
@@ -36,8 +37,7 @@ impl CommandStream {
         Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
     }
 
-    /// Waits for the command's end; fails unless it exited with 0.
-    pub fn finish(mut self) -> Result<()> {
+    fn wait(mut self) -> Result<()> {
         let fault = |source| Error::Source { action: "wait for", path: self.line.clone().into(), source };
         let status = self.child.wait().map_err(fault)?;
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
@@ -59,6 +59,13 @@ impl Read for CommandStream {
     }
 }
 
+impl Stream for CommandStream {
+    /// Waits for the command's end; fails unless it exited with 0.
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.wait()
+    }
+}
+
 impl Drop for CommandStream {
     /// A command whose output is no longer wanted is ended.
     fn drop(&mut self) {
@@ -77,7 +84,7 @@ mod tests {
         let mut stream = CommandStream::start(line).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        (text, stream.finish())
+        (text, stream.wait())
     }
 
     #[test]

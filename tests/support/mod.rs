@@ -1,10 +1,13 @@
 //! What several test files share.
 
 pub mod allocations;
+pub mod buckets;
 pub mod cli;
 pub mod fault_server;
 pub mod mlflow_rows;
+pub mod mlflow_server;
 pub mod postgres_server;
+pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
 pub mod sqlite_file;

@@ -19,8 +19,8 @@ const LOCK_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Begins a merge.
-pub fn begin(session: &mut Session) -> Box<dyn Merge + '_> {
-    Box::new(Merger::new(session))
+pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a> {
+    Box::new(Merger::new(session, order))
 }
 
 fn literal(text: &str) -> String {

@@ -172,8 +172,8 @@ impl DatabaseWriter for PostgresqlWriter {
         result
     }
 
-    fn merge(&mut self) -> Result<Box<dyn Merge + '_>> {
-        Ok(merge::begin(&mut self.session))
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
+        Ok(merge::begin(&mut self.session, order))
     }
 
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {

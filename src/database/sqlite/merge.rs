@@ -12,8 +12,8 @@ use crate::sql::{Value, quoted, quoted_list};
 const ACTION: &str = "merge into";
 
 /// Begins a merge.
-pub fn begin(file: &mut File) -> Box<dyn Merge + '_> {
-    Box::new(Merger::new(file))
+pub fn begin<'a>(file: &'a mut File, order: &[&str]) -> Box<dyn Merge + 'a> {
+    Box::new(Merger::new(file, order))
 }
 
 /// Returns the table that a name as SQL stands for, as [`MergeStore::target`] makes it.

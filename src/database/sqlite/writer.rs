@@ -190,9 +190,9 @@ impl DatabaseWriter for SqliteWriter {
         result
     }
 
-    fn merge(&mut self) -> Result<Box<dyn Merge + '_>> {
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
         self.file.run("merge into", "PRAGMA foreign_keys = ON")?;
-        Ok(merge::begin(&mut self.file))
+        Ok(merge::begin(&mut self.file, order))
     }
 
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
