@@ -204,7 +204,7 @@ fn merge_beside(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, write: impl Fn
             transactions
         });
         for round in 0..10 {
-            let mut merge = writer.merge().unwrap();
+            let mut merge = writer.merge(&[]).unwrap();
             stage(&mut *merge, rows);
             let report = merge.apply(OnConflict::Refuse).unwrap();
             assert_eq!((report[1].inserted, report[1].same), if round == 0 { (3, 0) } else { (0, 3) });
