@@ -23,6 +23,7 @@ mod progress;
 mod repair;
 mod restore;
 mod restore_deployment;
+mod restore_rest;
 mod selection;
 mod snapshots;
 mod stats;
