@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod command;
 pub mod deployment;
 pub mod directory;
+pub mod inventory;
 pub mod spool;
 pub mod stream;
 

@@ -115,6 +115,11 @@ impl TrackingClient {
         if is_version { Ok(version) } else { Err(self.error(Fault::BadAnswer, "/version", "it is not MLflow's")) }
     }
 
+    /// Fails unless the server answers to the name that it is called by, and lets this user read.
+    pub fn check_access(&self) -> Result<()> {
+        self.search("/api/2.0/mlflow/experiments/search", &serde_json::json!({ "max_results": 1 })).map(drop)
+    }
+
     /// Returns what the server tells of itself; [`Fault::Unsupported`] if it is too old for that.
     pub fn server_info(&self) -> Result<Value> {
         self.get("/api/3.0/mlflow/server-info", &[])

@@ -9,7 +9,6 @@
 
 use std::io::Write;
 
-use crate::backup::deployment::inventory::Claim;
 use crate::backup::pipeline::{Replacement, Review};
 use crate::error::Result;
 use crate::format::deployment::ReferenceCounts;
@@ -17,6 +16,7 @@ use crate::format::tree::{Entry, EntryKind};
 use crate::id::Digest;
 use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState};
 use crate::repository::tree_reader::TreeReader;
+use crate::source::inventory::Claim;
 
 /// What the check asks of its surroundings.
 pub trait Surroundings {
