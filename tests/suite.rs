@@ -21,6 +21,7 @@ mod golden;
 mod memory;
 mod protocol_model;
 mod prune;
+mod race;
 mod repair;
 mod roles;
 mod s3_journey;
