@@ -195,6 +195,7 @@ fn trees(criterion: &mut Criterion) {
             size: 1000,
             digest: Digest::from_bytes([1; 32]),
             chunks: vec![ChunkRef { id: ChunkId::from_bytes([2; 32]), len: 1000 }],
+            kind: BlobKind::Data,
             indirect: false,
             sparse: false,
             racy: false,

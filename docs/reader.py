@@ -24,7 +24,7 @@ from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
 FORMAT, DATA, META = 1, 1, 2
 CONFIG, SNAPSHOT, SEGMENT = 1, 2, 5
 ROLES = {"writer": 1, "auditor": 2, "reader": 3, "maintainer": 4}
-INDIRECT, HARD_LINK = 4, 8
+INDIRECT, HARD_LINK, IN_META = 4, 8, 16
 SUITE = CipherSuite.new(KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.AES256_GCM)
 
 
@@ -212,6 +212,7 @@ class Repository:
             entry["size"], entry["digest"], count = data.take("Q32sI")
             entry["chunks"] = [data.take("32sI") for _ in range(count)]
             entry["indirect"] = flags & INDIRECT
+            entry["kind"] = META if flags & IN_META else DATA
         if kind == 3 or flags & HARD_LINK:
             entry["link"] = data.short()
         for _ in range(data.take("H")):
@@ -225,7 +226,7 @@ class Repository:
             chunks = [lists.take("32sI") for _ in range(len(lists.data) // 36)]
         digest = blake3()
         for chunk, length in chunks:
-            plain = self.chunk(DATA, chunk)
+            plain = self.chunk(entry["kind"], chunk)
             need(len(plain) == length, "a chunk has not the length that the tree says")
             digest.update(plain)
             yield plain
@@ -239,12 +240,14 @@ def main(root, snapshot=None, path=None):
         if snapshot is None:
             print(name, record["started"] if record else "void")
             continue
-        roots = [bytes.fromhex(component["root"]) for component in record["components"]] if record else []
-        for entry in (entry for root in roots for entry in repository.entries(root)):
-            if path is None:
-                print(f"{entry['mode']:04o} {entry['size']:12} {os.fsdecode(entry['path'])}")
-            elif entry["path"] == os.fsencode(path):
-                return sys.stdout.buffer.writelines(repository.content(entry))
+        for component in record["components"] if record else []:
+            before = b"" if component["name"] == "files" else component["name"].encode() + b"/"
+            for entry in repository.entries(bytes.fromhex(component["root"])):
+                shown = before + entry["path"]
+                if path is None:
+                    print(f"{entry['mode']:04o} {entry['size']:12} {os.fsdecode(shown)}")
+                elif shown == os.fsencode(path):
+                    return sys.stdout.buffer.writelines(repository.content(entry))
     need(path is None, "there is no such file")
 
 

@@ -57,7 +57,14 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             [texts(&[CONFIG_FILE, "repository = 's3://b/p'\n"]), vec![nested("repository = ", "[{a=")]].concat()
         }
         "age" => texts(&["90d", "1y 6mo", "36h", "6m", "13w 2d", "-1d"]),
-        "location" => texts(&["s3://models/prod/vault/", "/srv/backup", "https://user:password@host/x", "s3:x"]),
+        "location" => texts(&[
+            "s3://models/prod/vault/",
+            "s3://models/odd //key#?",
+            "s3://models//",
+            "/srv/backup",
+            "https://user:password@host/x",
+            "s3:x",
+        ]),
         "snapshot_name" => texts(&[
             "latest",
             "latest~18446744073709551615",
@@ -68,6 +75,16 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         ]),
         "byte_size" => texts(&["512M", "1 GiB", "0", "16777215T", "18446744073709551615"]),
         "subset" => texts(&["10%", "3/7", "1G", "0.5%"]),
+        "copy_row" => texts(&["\u{3}1\t\\N\ta\\tb\\\\", "\u{0}", "\u{1}\\\\."]),
+        "sqlite_row" => texts(&["\u{5}1,-2.5e-8,NULL,'it''s\n',X'00ff'", "\u{1}CAST(X'00' AS TEXT)", "\u{2}9e999,''"]),
+        "script_postgresql" => texts(&[POSTGRESQL_DUMP, "COPY public.\"a\"\"b\" (c, \"d\") FROM stdin;\n1\t2\n\\.\n"]),
+        "script_sqlite" => texts(&[SQLITE_DUMP]),
+        "database_uri" => texts(&[
+            "postgresql+psycopg2://ml%40flow:secret@[::1]:5432/mlflow?sslmode=verify-full&sslrootcert=/ca.pem",
+            "postgresql://u@/d?host=/run/postgresql&connect_timeout=5&options=-c%20a%3Db&application_name=x",
+            "sqlite:////srv/mlflow.db?timeout=20",
+            "mysql://u:p@h/d",
+        ]),
         _ => panic!("the target {target} has no seeds"),
     }
 }
@@ -75,6 +92,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
 const CONFIG_FILE: &str = "repository = \"s3://backups/mlflow\"\ncache-dir = '/var/cache/mlvault'\n\
     memory-limit = \"512M\"\nkey-file = \"/run/secrets/key\" # a comment\n\n[s3]\nendpoint = \"https://minio.example.org\"\n\
     region = \"us-east-1\"\npath-style = true\ninsecure-http = false\n";
+
+const POSTGRESQL_DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\n\\restrict x\n\nSET a = 'b';\n\nCREATE FUNCTION f() \
+    AS $x$ ; $x$;\nSELECT E'\\'', \"c\" /* /* */ */;\n\nCOPY public.t (a, b) FROM stdin;\n1\t\\N\n\\.\n\n\
+    -- PostgreSQL database dump complete\n";
+const SQLITE_DUMP: &str = "-- SQLite database dump\nBEGIN;\nCREATE TABLE t (a, [b], `c`);\n-- rows [\"t\",\"a\",\"b\"]\n\
+    INSERT INTO \"t\" VALUES(1,'x\ny''z');\nINSERT INTO \"t\" VALUES(NULL,X'00');\n-- end of rows\n-- end of all rows\n\
+    CREATE TRIGGER r BEGIN SELECT 1; END;\nCOMMIT;\n-- SQLite database dump complete\n";
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
@@ -253,6 +277,7 @@ fn record() -> Outcome {
         statistics: Statistics { files_new: 1, ..Statistics::default() },
         problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
         problem_count: 1,
+        deployment: None,
         more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
     }))
 }
@@ -281,6 +306,7 @@ fn entries() -> Vec<Entry> {
         size: 30,
         digest: Digest::from_bytes([8; 32]),
         chunks,
+        kind: BlobKind::Data,
         indirect: false,
         sparse: true,
         racy: false,
@@ -290,7 +316,12 @@ fn entries() -> Vec<Entry> {
     let entry = |path: &[u8], kind| Entry { path: path.to_vec(), metadata, kind, attributes: vec![] };
     let linked = FileContent { hard_link: Some(b"a/x".to_vec()), ..content.clone() };
     let indirect = FileContent { indirect: true, size: 1 << 40, ..content.clone() };
-    let attributes = vec![(1, b"etag".to_vec()), (9, vec![])];
+    let attributes = vec![
+        (1, b"etag".to_vec()),
+        (4, b"text/plain; charset=utf-8".to_vec()),
+        (9, br#"{"run-id":"a b"}"#.to_vec()),
+        (10, br#"{"owner":"team \u00e9"}"#.to_vec()),
+    ];
     vec![
         entry(b"a/", EntryKind::Directory),
         Entry { attributes, ..entry(b"a/x", EntryKind::File(content)) },

@@ -20,6 +20,7 @@ use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret, SessionKeys};
 use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
 use mlvault::crypto::seal::Cipher;
 use mlvault::crypto::sign;
+use mlvault::database::uri::DatabaseUri;
 use mlvault::format::chunk::{self, CHUNK_LEN_MAX, ChunkHeader};
 use mlvault::format::config::RepositoryConfig;
 use mlvault::format::forgotten;
@@ -37,6 +38,9 @@ use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
 use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::snapshots::{Snapshot, select};
 use mlvault::retention::policy::Age;
+use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
+use mlvault::sql::script::{Piece, ScriptReader};
+use mlvault::sql::{Dialect, copy, literal};
 use mlvault::target::directory::parts;
 use mlvault::units::parse_bytes;
 
@@ -74,6 +78,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("byte_size", byte_size),
     ("age", age),
     ("subset", subset),
+    ("copy_row", copy_row),
+    ("sqlite_row", sqlite_row),
+    ("script_postgresql", script_postgresql),
+    ("script_sqlite", script_sqlite),
+    ("database_uri", database_uri),
 ];
 
 /// Runs the target of that name.
@@ -369,7 +378,12 @@ fn tree_node(data: &[u8]) {
             assert!(entries.is_sorted_by(|a, b| a.path < b.path));
             for entry in entries {
                 assert!(!entry.path.is_empty());
-                assert_eq!(entry.path.ends_with(b"/"), entry.kind == EntryKind::Directory, "{entry:?}");
+                let ends_in_slash = entry.path.ends_with(b"/");
+                match &entry.kind {
+                    EntryKind::Directory => assert!(ends_in_slash, "{entry:?}"),
+                    EntryKind::Symlink { .. } => assert!(!ends_in_slash, "{entry:?}"),
+                    EntryKind::File(_) => object_attributes(&entry.attributes),
+                }
                 assert!(entry.file().is_none_or(|file| file.chunks.len() <= tree::DIRECT_CHUNKS_MAX));
             }
         }
@@ -445,8 +459,20 @@ fn config_file(data: &[u8]) {
     assert!(ConfigFile::parse(&format!("no-such-key = 1\n{text}")).is_err());
 }
 
+/// What can be sent with a restored object comes back the same when that object is backed up.
+fn object_attributes(attributes: &[(u16, Vec<u8>)]) {
+    let (headers, _) = ObjectHeaders::from_attributes(attributes);
+    let facts = ObjectFacts { headers: headers.clone(), ..ObjectFacts::default() };
+    assert_eq!(ObjectHeaders::from_attributes(&facts.attributes()), (headers, vec![]));
+}
+
 fn location(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(location) = text.parse::<BucketLocation>() {
+        let printed = location.to_string();
+        assert_eq!(printed, text.strip_suffix('/').unwrap_or(text));
+        assert_eq!(printed.parse::<BucketLocation>().expect("what is printed is a location"), location);
+    }
     if let Ok(location) = text.parse::<Location>() {
         let printed = location.to_string();
         assert_eq!(printed.parse::<Location>().expect("what is printed is a location"), location);
@@ -491,6 +517,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         statistics: snapshot::Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        deployment: None,
         more: Default::default(),
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);
@@ -513,4 +540,52 @@ fn subset(data: &[u8]) {
         Ok(Subset::Bytes(bytes)) => assert!(bytes > 0),
         Err(_) => {}
     }
+}
+
+/// The first byte tells how many columns there are.
+fn copy_row(data: &[u8]) {
+    let Some((columns, line)) = data.split_first() else { return };
+    let Ok(row) = copy::decode_row(line, usize::from(*columns)) else { return };
+    let mut again = Vec::new();
+    copy::encode_row(&row, &mut again);
+    assert_eq!((row.len(), again.as_slice()), (usize::from(*columns), line));
+}
+
+/// The first byte tells how many columns there are.
+fn sqlite_row(data: &[u8]) {
+    let Some((columns, list)) = data.split_first() else { return };
+    let Ok(row) = literal::decode_values(list, usize::from(*columns)) else { return };
+    let mut again = Vec::new();
+    literal::encode_values(&row, &mut again);
+    assert_eq!((row.len(), again.as_slice()), (usize::from(*columns), list));
+}
+
+fn script_postgresql(data: &[u8]) {
+    script(data, Dialect::Postgresql);
+}
+
+fn script_sqlite(data: &[u8]) {
+    script(data, Dialect::Sqlite);
+}
+
+/// Rows come between the beginning and the end of a table only, with a value for each column.
+fn script(data: &[u8], dialect: Dialect) {
+    let mut reader = ScriptReader::new(data, dialect);
+    let mut columns = None;
+    while let Ok(Some(piece)) = reader.next_piece() {
+        match piece {
+            Piece::Statements(text) => assert!(columns.is_none() && !text.is_empty()),
+            Piece::Table(head) => assert!(columns.replace(head.columns.len()).is_none()),
+            Piece::Row(row) => assert_eq!(Some(row.len()), columns),
+            Piece::TableEnd => assert!(columns.take().is_some()),
+        }
+    }
+}
+
+/// A URI shows no password, and what it shows is read as the same place.
+fn database_uri(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(uri) = DatabaseUri::parse(text, None) else { return };
+    let shown = uri.to_string();
+    assert_eq!(format!("{uri:?}"), format!("DatabaseUri({shown})"));
 }

@@ -4,7 +4,7 @@
 #   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (without arguments: build test demo)
 #
 #   build   what compiling needs: a C++ compiler and libclang (RocksDB's bindings); Rust itself must be there already
-#   test    build, and the object stores that the tests talk to
+#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
 #   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
@@ -104,8 +104,8 @@ first_imports() {
     s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
     data) echo 'import numpy' ;;
     mlflow)
-        echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc'
-        echo 'import sklearn.ensemble, sklearn.pipeline, matplotlib.pyplot, safetensors.numpy'
+        echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
+        echo 'import mlflow.server.auth.client, sklearn.ensemble, sklearn.pipeline, PIL.ImageDraw, safetensors.numpy, flask_wtf'
         ;;
     esac
 }
@@ -128,9 +128,19 @@ python_parts() {
     exec {lock}>&-
 }
 
+# The server, without the cluster that Debian's package would make and start: tests make their own.
+install_postgresql() {
+    dpkg-query -W -f='${Status}' postgresql 2>/dev/null | grep -q ' installed$' && return
+    debian_packages postgresql-common
+    as_root sed -i 's/^#\?create_main_cluster .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    debian_packages postgresql
+}
+
 setup_test() {
     setup_build
-    python_parts s3
+    install_postgresql
+    debian_packages openssl sqlite3
+    python_parts s3 data mlflow
 }
 
 setup_demo() {

@@ -39,6 +39,16 @@ impl Budget {
         *used += bytes;
         Permit { pool: Arc::clone(&self.0), bytes }
     }
+
+    /// Takes `bytes` if they fit now.
+    pub fn try_take(&self, bytes: u64) -> Option<Permit> {
+        let mut used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if *used + bytes > self.0.capacity {
+            return None;
+        }
+        *used += bytes;
+        Some(Permit { pool: Arc::clone(&self.0), bytes })
+    }
 }
 
 impl Drop for Permit {
@@ -62,6 +72,15 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(first);
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_taken_without_waiting() {
+        let budget = Budget::new(10);
+        let first = budget.try_take(8).unwrap();
+        assert!(budget.try_take(3).is_none());
+        drop(first);
+        assert!(budget.try_take(10).is_some());
     }
 
     #[test]

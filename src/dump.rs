@@ -15,18 +15,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent, FileTime};
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
-use crate::parallel;
 use crate::repository::Repository;
+use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::contents::{self, Selection, is_selected, shown_path};
-use crate::repository::read_plan::{self, Destination, Span, Want};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::for_each_chunk_of;
 use crate::target::directory::parts;
@@ -147,7 +145,7 @@ enum Piece {
 /// What the reading thread is going to hand over.
 enum Planned {
     Entry(Box<Entry>, Option<Vec<u8>>),
-    Chunk(ChunkRef, Arc<str>),
+    Chunk(ChunkRef, BlobKind, Arc<str>),
 }
 
 /// Runs `feed` on a thread that reads ahead of `write`.
@@ -162,8 +160,8 @@ fn run<T>(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let window_bytes = WINDOW_BYTES_MAX.min(chunk_bytes / (2 * WINDOWS));
-            let budget = Budget::new(chunk_bytes / 2);
-            let mut feeder = Feeder { reader, cancel, sender, window_bytes, budget, planned: Vec::new(), bytes: 0 };
+            let fetcher = ChunkFetcher::new(reader, chunk_bytes / 2, cancel);
+            let mut feeder = Feeder { fetcher, cancel, sender, window_bytes, planned: Vec::new(), bytes: 0 };
             if let Err(error) = feed(&mut feeder).and_then(|()| feeder.flush()) {
                 // Nobody listens any more only when writing has failed already.
                 let _ = feeder.sender.send(Err(error));
@@ -176,11 +174,10 @@ fn run<T>(
 
 /// The reading side.
 struct Feeder<'a> {
-    reader: &'a ChunkReader,
+    fetcher: ChunkFetcher<'a>,
     cancel: &'a Cancel,
     sender: SyncSender<Result<Vec<Piece>>>,
     window_bytes: u64,
-    budget: Budget,
     planned: Vec<Planned>,
     bytes: u64,
 }
@@ -189,8 +186,8 @@ impl Feeder<'_> {
     /// Plans all entries of a selection; returns whether there were any.
     fn selection(&mut self, selection: &Selection<'_>) -> Result<bool> {
         let mut found = false;
-        for entry in contents::entries(self.reader, selection)? {
-            let mut entry = entry?;
+        for entry in contents::entries(self.fetcher.reader(), selection)? {
+            let mut entry = contents::as_directory(entry?);
             found = true;
             let shown = shown_path(&selection.component.name, &entry.path);
             parts(&shown).map_err(|reason| {
@@ -208,9 +205,9 @@ impl Feeder<'_> {
         let name: Arc<str> = Arc::from(entry.path_text());
         self.plan(Planned::Entry(Box::new(entry), first), 0)?;
         let Some(content) = content else { return Ok(()) };
-        let reader = self.reader;
+        let reader = self.fetcher.reader();
         for_each_chunk_of(reader, &Arc::clone(&name), &content, &mut |chunk| {
-            self.plan(Planned::Chunk(chunk, Arc::clone(&name)), u64::from(chunk.len))
+            self.plan(Planned::Chunk(chunk, content.kind, Arc::clone(&name)), u64::from(chunk.len))
         })
     }
 
@@ -221,7 +218,7 @@ impl Feeder<'_> {
         if *first >= entry.path || !is_selected(first, &selection.path) || parts(first).is_err() {
             return Ok(None);
         }
-        let there = contents::entry_at(self.reader, selection.component, first)?;
+        let there = contents::entry_at(self.fetcher.reader(), selection.component, first)?;
         let is_same = |found: &FileContent| found.digest == content.digest && found.size == content.size;
         let is_written = there.as_ref().and_then(Entry::file).is_some_and(is_same);
         Ok(is_written.then(|| shown_path(&selection.component.name, first)))
@@ -241,66 +238,22 @@ impl Feeder<'_> {
         self.cancel.check()?;
         let planned = std::mem::take(&mut self.planned);
         self.bytes = 0;
-        let mut contents = self.fetch(&planned)?;
-        let pieces = planned.into_iter().enumerate().map(|(number, planned)| match planned {
-            Planned::Entry(entry, first) => Piece::Entry(entry, first),
-            Planned::Chunk(..) => Piece::Content(std::mem::take(&mut contents[number])),
+        let wanted: Vec<WantedChunk> = planned
+            .iter()
+            .filter_map(|planned| match planned {
+                Planned::Chunk(chunk, kind, file) => {
+                    Some(WantedChunk { kind: *kind, chunk: *chunk, needed_by: Arc::clone(file) })
+                }
+                Planned::Entry(..) => None,
+            })
+            .collect();
+        let mut contents = self.fetcher.fetch(&wanted)?.into_iter();
+        let pieces = planned.into_iter().map(|planned| match planned {
+            Planned::Entry(entry, first) => Ok(Piece::Entry(entry, first)),
+            Planned::Chunk(..) => contents.next().unwrap_or(Ok(Vec::new())).map(Piece::Content),
         });
         // The writer is gone only when it has failed already.
-        self.sender.send(Ok(pieces.collect())).map_err(|_| Error::Interrupted)
-    }
-
-    /// Returns the content of each planned chunk, at its number.
-    fn fetch(&self, planned: &[Planned]) -> Result<Vec<Vec<u8>>> {
-        let mut contents = vec![Vec::new(); planned.len()];
-        let mut wants = Vec::new();
-        for (number, planned) in planned.iter().enumerate() {
-            let Planned::Chunk(chunk, file) = planned else { continue };
-            let places = self.reader.repository().index().locate(BlobKind::Data, &chunk.id)?;
-            let fitting = places.into_iter().find(|place| place.header.plain_len == chunk.len);
-            let missing = || Error::MissingChunk { chunk: chunk.id, needed_by: file.to_string() };
-            let to = Destination { file: number as u32, offset: 0 };
-            wants.push(Want { place: fitting.ok_or_else(missing)?, to });
-        }
-        let threads = std::thread::available_parallelism()
-            .map_or(2, usize::from)
-            .max(self.reader.repository().backend().concurrency());
-        for fetched in parallel::map(&read_plan::spans(wants), threads, |span| self.fetch_span(span, planned)) {
-            for (number, plain) in fetched? {
-                contents[number] = plain;
-            }
-        }
-        Ok(contents)
-    }
-
-    fn fetch_span(&self, span: &Span, planned: &[Planned]) -> Result<Vec<(usize, Vec<u8>)>> {
-        self.cancel.check()?;
-        let chunk_len_max = self.reader.repository().config().chunk_len_max();
-        let _permit = self.budget.take(span.range.end - span.range.start + 2 * chunk_len_max);
-        let read = match self.reader.read_span(&span.pack, span.range.clone()) {
-            Ok(read) => Some(read),
-            Err(error) if error.is_damage() => None,
-            Err(error) => return Err(error),
-        };
-        let mut fetched = Vec::with_capacity(span.wants.len());
-        for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
-            let place = &wants[0].place;
-            let from_span = read.as_ref().and_then(|(start, bytes)| {
-                let at = (place.offset - start) as usize;
-                self.reader.open(place, &bytes[at..at + place.header.stored_len as usize]).ok()
-            });
-            let needed_by = || match planned.get(wants[0].to.file as usize) {
-                Some(Planned::Chunk(_, file)) => file.to_string(),
-                _ => String::new(),
-            };
-            let plain = match from_span {
-                Some(plain) => plain,
-                // Perhaps the chunk stands in another pack too.
-                None => self.reader.read(BlobKind::Data, &place.header.id, &needed_by)?,
-            };
-            fetched.extend(wants.iter().map(|want| (want.to.file as usize, plain.clone())));
-        }
-        Ok(fetched)
+        self.sender.send(pieces.collect()).map_err(|_| Error::Interrupted)
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Fault {
     Unavailable,
     /// The answer makes no sense: a short body, a wrong length.
     BadAnswer,
+    /// The server has no such operation: it is too old, or was told not to offer it.
+    Unsupported,
     /// Anything else.
     Other,
 }
@@ -106,12 +108,12 @@ pub enum Error {
     /// Something that the user named is not there, or not unique.
     #[error("{0}")]
     NotFound(String),
+    /// What was asked for would do harm, cannot end well, or would probably be regretted; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
     /// A setting or argument is unusable.
     #[error("{0}")]
     Invalid(String),
-    /// What was asked for is possible, but would probably be regretted.
-    #[error("{0}")]
-    Refused(String),
     /// Reading the source failed as a whole.
     #[error("Cannot {action} {path:?}: {source}")]
     Source {
@@ -139,6 +141,28 @@ pub enum Error {
         command: String,
         /// How it ended, with the last lines of its standard error.
         status: String,
+    },
+    /// A database refused something, is not what it should be, or cannot be reached.
+    #[error("Cannot {action} the database {location}: {reason}")]
+    Database {
+        /// The operation, as in "cannot dump".
+        action: &'static str,
+        /// Where the database is, without a password.
+        location: String,
+        /// The cause.
+        reason: String,
+    },
+    /// A request to an MLflow server failed.
+    #[error("Cannot {action} {url:?}: {source}")]
+    Tracking {
+        /// Why, for callers that branch on it.
+        fault: Fault,
+        /// The operation, as in "cannot read".
+        action: &'static str,
+        /// The URL, without credentials and query.
+        url: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The local index cache failed even after it was rebuilt.
     #[error("Cannot use the index cache {path:?}: {reason}")]
@@ -170,6 +194,21 @@ impl Error {
         Self::Backend { fault, action, object: object.into(), source: source.into() }
     }
 
+    /// Makes an error of a database.
+    pub fn database(action: &'static str, location: impl ToString, reason: impl ToString) -> Self {
+        Self::Database { action, location: location.to_string(), reason: reason.to_string() }
+    }
+
+    /// Makes an error of a request to an MLflow server.
+    pub fn tracking(
+        fault: Fault,
+        action: &'static str,
+        url: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Tracking { fault, action, url: url.into(), source: source.into() }
+    }
+
     /// Makes a damage report for a stored object.
     pub fn damaged(object: impl Into<String>, reason: impl ToString) -> Self {
         Self::Damaged { object: object.into(), reason: reason.to_string() }
@@ -181,16 +220,23 @@ impl Error {
             Self::Backend { fault, action, object, source } => {
                 Self::backend(*fault, action, object.clone(), source.to_string())
             }
+            Self::Tracking { fault, action, url, source } => {
+                Self::tracking(*fault, action, url.clone(), source.to_string())
+            }
             Self::Interrupted => Self::Interrupted,
             Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
+            Self::Database { action, location, reason } => Self::database(action, location, reason),
+            Self::MissingChunk { chunk, needed_by } => {
+                Self::MissingChunk { chunk: *chunk, needed_by: needed_by.clone() }
+            }
             other => Self::Internal(other.to_string()),
         }
     }
 
-    /// Returns the fault of a backend error.
+    /// Returns the fault of a backend, or of an MLflow server.
     pub fn fault(&self) -> Option<Fault> {
         match self {
-            Self::Backend { fault, .. } => Some(*fault),
+            Self::Backend { fault, .. } | Self::Tracking { fault, .. } => Some(*fault),
             _ => None,
         }
     }
@@ -199,7 +245,7 @@ impl Error {
     ///
     /// An object that is shorter than what was asked of it makes the backend answer badly.
     pub fn is_damage(&self) -> bool {
-        let lost = matches!(self.fault(), Some(Fault::NotFound | Fault::BadAnswer));
+        let lost = matches!(self, Self::Backend { fault: Fault::NotFound | Fault::BadAnswer, .. });
         lost || matches!(self, Self::Damaged { .. } | Self::MissingChunk { .. })
     }
 }

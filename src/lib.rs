@@ -6,9 +6,9 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`]: plain functions on bytes |
-//! | 2 clients | [`database`]: what talks to other programs, for the ports |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`]: plain functions on bytes |
+//! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
 //! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] |
@@ -34,7 +34,9 @@ pub mod format;
 pub mod globs;
 pub mod id;
 pub mod index;
+pub mod last_lines;
 pub mod list;
+pub mod mlflow;
 pub mod monitor;
 pub mod parallel;
 pub mod prune;
@@ -42,8 +44,10 @@ pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod s3;
 pub mod source;
 pub mod sql;
 pub mod stats;
 pub mod target;
+pub mod tracking;
 pub mod units;

@@ -1,13 +1,14 @@
 //! Lists what is in a snapshot.
 //!
 //! What must stay true: entries come in path order, component by component; of a tree only what is listed is read, and
-//! for one level of a directory not what is below its subdirectories.
+//! for one level of a directory not what is below its subdirectories, whether those have entries of their own or, as in
+//! a bucket, only something below them.
 
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::error::Result;
-use crate::format::tree::{Entry, EntryKind};
+use crate::format::tree::Entry;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::contents::{self, Selection, shown_path};
@@ -57,13 +58,13 @@ fn list(
         list_below(reader, selection, b"", recursive, visit)?;
         return Ok(true);
     }
-    if let Some(entry) = contents::entry_at(reader, component, path)?
-        && entry.kind != EntryKind::Directory
-    {
-        visit(&entry)?;
-        return Ok(true);
+    let file = contents::entry_at(reader, component, path)?;
+    if let Some(entry) = &file {
+        visit(entry)?;
     }
-    list_below(reader, selection, &[path, &b"/"[..]].concat(), recursive, visit)
+    // In a bucket, both may be there: an object `k`, and `k/x`.
+    let below = list_below(reader, selection, &[path, &b"/"[..]].concat(), recursive, visit)?;
+    Ok(below || file.is_some())
 }
 
 /// Lists what is below `directory`, which ends in `/` or is empty. Returns whether it is there.
@@ -82,9 +83,18 @@ fn list_below(
         if entry.path == directory {
             continue;
         }
-        visit(&entry)?;
-        if !recursive && entry.kind == EntryKind::Directory {
-            tree.skip_to(&end_of(&entry.path));
+        let rest = &entry.path[directory.len()..];
+        match rest.iter().position(|byte| *byte == b'/') {
+            Some(at) if !recursive => {
+                let path = &entry.path[..directory.len() + at + 1];
+                if entry.path == path {
+                    visit(&entry)?
+                } else {
+                    visit(&contents::implied_directory(path))?
+                }
+                tree.skip_to(&end_of(path));
+            }
+            _ => visit(&entry)?,
         }
     }
     Ok(found)

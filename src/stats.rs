@@ -256,7 +256,7 @@ impl Census<'_> {
             }
             let Some(content) = entry.file() else { continue };
             self.for_each_chunk(&entry, content, &mut |id| {
-                found.add(self.reader, id)?;
+                found.add(self.reader, content.kind, id)?;
                 if found.known.len() + found.missing.len() > self.ids_max {
                     parts.push(found.halve());
                 }
@@ -339,11 +339,11 @@ struct PartOfChunks {
 }
 
 impl PartOfChunks {
-    fn add(&mut self, reader: &ChunkReader, id: ChunkId) -> Result<()> {
+    fn add(&mut self, reader: &ChunkReader, kind: BlobKind, id: ChunkId) -> Result<()> {
         if !self.part.contains(&id) || self.known.contains_key(&id) || self.missing.contains(&id) {
             return Ok(());
         }
-        match reader.repository().index().locate(BlobKind::Data, &id)?.first() {
+        match reader.repository().index().locate(kind, &id)?.first() {
             Some(place) => {
                 let lengths = Lengths { plain: place.header.plain_len, stored: place.header.stored_len };
                 self.known.insert(id, lengths);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mlvault::backend::Backend;
-use mlvault::backend::s3::{Patience, S3Backend};
+use mlvault::backend::s3::S3Backend;
 use mlvault::error::{Error, Fault, Result};
+use mlvault::s3::Patience;
 
 use crate::support::fault_server::{Answer, FaultServer, Request};
 use crate::support::s3_server::{BUCKET, SECRET_ACCESS_KEY, options_for};

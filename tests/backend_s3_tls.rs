@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mlvault::backend::Backend;
-use mlvault::backend::location::{BackendOptions, Location, open};
-use mlvault::backend::s3::{Patience, S3Backend};
+use mlvault::backend::location::{Location, open};
+use mlvault::backend::s3::S3Backend;
 use mlvault::error::Fault;
+use mlvault::s3::{Patience, S3Options};
 
 use crate::support::child;
 use crate::support::s3_server::{BUCKET, Program, S3Server, certificate};
@@ -26,6 +27,29 @@ fn a_server_with_an_unknown_certificate_is_refused_at_once() {
 }
 
 #[test]
+fn a_certificate_counts_for_nothing_where_the_user_says_so_and_only_there() {
+    let server = S3Server::start(Program::RcloneWithTls);
+    let options = S3Options { ignore_tls: true, ..server.options() };
+    let backend = S3Backend::connect(BUCKET, "", &options, Patience::default()).unwrap();
+    backend.create("object", Bytes::from(vec![7; 3 << 20])).unwrap();
+    assert_eq!(backend.read("object").unwrap(), vec![7; 3 << 20]);
+    assert_eq!(server.backend("").read("object").unwrap_err().fault(), Some(Fault::Other));
+    drop(server);
+    let impatient = Patience { attempts_max: 2, wait_first: Duration::from_millis(10), ..Patience::default() };
+    let backend = S3Backend::connect(BUCKET, "", &options, impatient).unwrap();
+    assert_eq!(backend.read("object").unwrap_err().fault(), Some(Fault::Unavailable));
+}
+
+#[test]
+fn a_certificate_authority_can_be_trusted_for_one_bucket() {
+    let server = S3Server::start(Program::RcloneWithTls);
+    let options = S3Options { ca_bundle: Some(certificate()), ..server.options() };
+    let backend = S3Backend::connect(BUCKET, "", &options, Patience::default()).unwrap();
+    backend.create("object", Bytes::from_static(b"content")).unwrap();
+    assert_eq!(backend.read("object").unwrap(), "content");
+}
+
+#[test]
 fn the_users_own_certificate_authority_is_trusted() {
     let server = S3Server::start(Program::RcloneWithTls);
     let mut client = child("backend_s3_tls::child_stores_an_object", "");
@@ -40,7 +64,7 @@ fn the_users_own_certificate_authority_is_trusted() {
 #[test]
 #[ignore = "run by the_users_own_certificate_authority_is_trusted in a process of its own"]
 fn child_stores_an_object() {
-    let options = BackendOptions { endpoint: env::var(CHILD_ENDPOINT_VARIABLE).ok(), ..BackendOptions::default() };
+    let options = S3Options { endpoint: env::var(CHILD_ENDPOINT_VARIABLE).ok(), ..S3Options::default() };
     let location = Location::S3 { bucket: BUCKET.to_owned(), prefix: "prefix".to_owned() };
     let backend = open(&location, &options).unwrap();
     assert_eq!(backend.location(), "s3://vault/prefix");
@@ -51,8 +75,7 @@ fn child_stores_an_object() {
 #[test]
 fn plain_http_to_another_machine_has_to_be_allowed() {
     // A name that never resolves: nothing is sent.
-    let mut options =
-        BackendOptions { endpoint: Some("http://minio.invalid:9000".to_owned()), ..BackendOptions::default() };
+    let mut options = S3Options { endpoint: Some("http://minio.invalid:9000".to_owned()), ..S3Options::default() };
     let message = S3Backend::connect(BUCKET, "", &options, Patience::default()).unwrap_err().to_string();
     assert!(message.contains("http://"), "{message}");
     options.insecure_http = true;

@@ -267,6 +267,10 @@ fn damaged_content_is_named_and_the_rest_is_restored() {
 
 /// Stores a snapshot of entries that no walk would have found.
 fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
+    store_component_by_hand(runner, "files", entries);
+}
+
+fn store_component_by_hand(runner: &Runner, component: &str, entries: &[(&[u8], Option<&[u8]>)]) {
     let repository = runner.open();
     let session = Arc::new(Session::begin(&repository, "test").unwrap());
     let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), Arc::new(Silent));
@@ -278,6 +282,7 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
             size: content.len() as u64,
             digest: Digest::from_bytes(*blake3::hash(content).as_bytes()),
             chunks: vec![ChunkRef { id, len: content.len() as u32 }],
+            kind: BlobKind::Data,
             indirect: false,
             sparse: false,
             racy: false,
@@ -303,7 +308,7 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
         parent: None,
         seen: Vec::new(),
         components: vec![Component {
-            name: "files".to_owned(),
+            name: component.to_owned(),
             root: root.root,
             entries: root.entries,
             bytes: root.bytes,
@@ -313,6 +318,7 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
         statistics: Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        deployment: None,
         more: BTreeMap::new(),
     };
     session.commit(&repository, record).unwrap();
@@ -351,6 +357,24 @@ fn hostile_paths_do_not_leave_the_target() {
     let dumped = runner.run(["dump", "latest"]).expect(1);
     assert!(dumped.stderr.contains("it is not dumped"), "{}", dumped.stderr);
     assert!(runner.run(["ls", "latest", "-R"]).expect(0).text().contains("../outside/dot-dot"));
+}
+
+#[test]
+fn a_path_leads_into_a_component_by_its_name() {
+    let runner = Runner::with_repository();
+    let entries: [(&[u8], Option<&[u8]>); 4] = [(b"1/", None), (b"1/m", None), (b"1/n", None), (b"2/m", None)];
+    store_component_by_hand(&runner, "artifacts/main", &entries);
+    let restored = |path: &str, code| {
+        let _ = fs::remove_dir_all(runner.path("out"));
+        restore(&runner, "out", &["--path", path]).expect(code);
+        let files = if code == 0 { runner.files("out") } else { Vec::new() };
+        let names = files.iter().map(|file| file.strip_prefix(runner.path("out")).unwrap().display().to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(restored("artifacts/main/1", 0), ["artifacts/main/1/m", "artifacts/main/1/n"]);
+    assert_eq!(restored("/artifacts/main/2/m", 0), ["artifacts/main/2/m"]);
+    assert_eq!(restored("artifacts", 0).len(), 3);
+    assert!(restored("1", 1).is_empty() && restored("artifacts/mai", 1).is_empty());
 }
 
 #[test]

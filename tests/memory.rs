@@ -1,4 +1,4 @@
-//! Memory stays below the limit, whatever the source: one large file, or very many small ones.
+//! Memory stays below the limit, whatever the source and the target: one large file or object, or very many small ones.
 //!
 //! Method: the real program runs with the least limit that can be set, and its own high-water mark is read from
 //! `/proc` until it ends.
@@ -13,10 +13,12 @@ use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::units::MIB;
 
 use crate::support::cli::Runner;
+use crate::support::s3_server::{ACCESS_KEY_ID, Program, S3Server, SECRET_ACCESS_KEY};
 
 /// Twice the limit, so that buffering it whole would show.
 const LARGE_FILE_BYTES: u64 = 2 * MEMORY_LIMIT_MIN + 13 * MIB;
 const SMALL_FILES: usize = 20_000;
+const SMALL_OBJECTS: usize = 3_000;
 
 fn write_noise(path: &Path, len: u64) {
     let mut noise = blake3::Hasher::new().finalize_xof();
@@ -73,4 +75,34 @@ fn a_large_file_and_many_small_ones_stay_below_the_memory_limit() {
     assert!(restore_peak < MEMORY_LIMIT_MIN, "restore: {} MiB", restore_peak / MIB);
     assert!(dump_peak < MEMORY_LIMIT_MIN, "dump: {} MiB", dump_peak / MIB);
     assert_eq!(fs::read_dir(target.join("source/small")).unwrap().count(), SMALL_FILES);
+}
+
+#[test]
+fn buckets_stay_below_the_memory_limit() {
+    let (runner, server) = (Runner::with_repository(), S3Server::start(Program::Rclone));
+    let source = server.bucket_directory().join("from");
+    fs::create_dir_all(source.join("small")).unwrap();
+    write_noise(&source.join("large"), LARGE_FILE_BYTES);
+    for number in 0..SMALL_OBJECTS {
+        fs::write(source.join(format!("small/{number}")), format!("{number} ").repeat(number % 40)).unwrap();
+    }
+    let limit = (MEMORY_LIMIT_MIN / MIB).to_string() + "M";
+    let peak = |arguments: &[&str]| {
+        let mut command = runner.command(["--quiet", "--memory-limit", &limit]);
+        command.args(arguments).env("MLVAULT_S3_ENDPOINT", server.options().endpoint.unwrap());
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
+        peak_of(command)
+    };
+    let backup_peak = peak(&["backup", "s3://vault/from"]);
+    let restore = ["restore", "--snapshot", "latest", "--target", "s3://vault/to"];
+    let restore_peak = peak(&restore);
+    // What is there is read to be compared.
+    let compare_peak = peak(&restore);
+    assert!(backup_peak < MEMORY_LIMIT_MIN, "backup: {} MiB", backup_peak / MIB);
+    assert!(restore_peak < MEMORY_LIMIT_MIN, "restore: {} MiB", restore_peak / MIB);
+    assert!(compare_peak < MEMORY_LIMIT_MIN, "compare: {} MiB", compare_peak / MIB);
+    println!("MiB: backup {}, restore {}, compare {}", backup_peak / MIB, restore_peak / MIB, compare_peak / MIB);
+    let target = server.bucket_directory().join("to");
+    assert_eq!(fs::metadata(target.join("large")).unwrap().len(), LARGE_FILE_BYTES);
+    assert_eq!(fs::read_dir(target.join("small")).unwrap().count(), SMALL_OBJECTS);
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::s3_server::tool;
+use crate::support::tool;
 
 /// Runs the model to its end.
 fn explore(arguments: &str) -> Output {

@@ -142,7 +142,14 @@ fn a_pack_that_is_gone_or_cut_is_named_no_more_and_a_backup_that_reads_everythin
 
 fn backup_forced(repository: &Arc<mlvault::repository::Repository>, directory: &Path) {
     let what = mlvault::backup::What::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options = mlvault::backup::Options { what, tags: Vec::new(), force: true, ignore_inode: false, dry_run: false };
+    let options = mlvault::backup::Options {
+        what,
+        tags: Vec::new(),
+        force: true,
+        ignore_inode: false,
+        dry_run: false,
+        upgrade_to: None,
+    };
     let monitor: Arc<dyn mlvault::monitor::Monitor> = Arc::new(Silent);
     mlvault::backup::run(repository, &options, &monitor, &Cancel::default()).unwrap();
 }

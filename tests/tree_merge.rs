@@ -66,6 +66,7 @@ impl Fixture {
                 size: 0,
                 digest: *digest,
                 chunks: Vec::new(),
+                kind: mlvault::format::BlobKind::Data,
                 indirect: false,
                 sparse: false,
                 racy: false,

@@ -8,45 +8,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
-use crate::backend::s3::{Patience, S3Backend};
+use crate::backend::s3::S3Backend;
 use crate::error::{Error, Result};
-
-/// How to reach a backend, beyond its location. Local directories need none of it.
-#[derive(Debug, Clone, Default)]
-pub struct BackendOptions {
-    /// URL of an S3 server other than AWS. Without it, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` and the AWS profile
-    /// are asked.
-    pub endpoint: Option<String>,
-    /// Region of the bucket. Without it, the AWS environment and profile are asked; with an endpoint, `us-east-1` is
-    /// the last resort.
-    pub region: Option<String>,
-    /// Whether the bucket is put into the path instead of the host name. By default, where an endpoint is given.
-    pub path_style: Option<bool>,
-    /// Allows an endpoint without TLS. One on this machine (loopback) is always allowed.
-    pub insecure_http: bool,
-    /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,
-    /// container or instance metadata. Two repositories on different servers need one of it here.
-    pub credentials: Option<Credentials>,
-}
-
-/// A key pair for an S3 server. Its secret is never printed.
-#[derive(Clone)]
-pub struct Credentials {
-    /// Public half.
-    pub access_key_id: String,
-    /// Secret half.
-    pub secret_access_key: Zeroizing<String>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
-    }
-}
+use crate::s3::{Patience, S3Options};
 
 /// A place for a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +28,9 @@ pub enum Location {
     },
 }
 
-/// Opens what is at a location, without writing to it. The directory or bucket must exist.
-pub fn open(location: &Location, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+/// Opens what is at a location, without writing to it. The directory or bucket must exist. Local directories need no
+/// options.
+pub fn open(location: &Location, options: &S3Options) -> Result<Arc<dyn Backend>> {
     match location {
         Location::Local(path) => Ok(Arc::new(LocalBackend::open(path)?)),
         Location::S3 { bucket, prefix } => {
@@ -77,7 +44,7 @@ pub fn open(location: &Location, options: &BackendOptions) -> Result<Arc<dyn Bac
 /// Prepares a location for a new repository and opens it: makes the local directory; a bucket must exist.
 ///
 /// Does not look at what is there already.
-pub fn create(location: &Location, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+pub fn create(location: &Location, options: &S3Options) -> Result<Arc<dyn Backend>> {
     match location {
         Location::Local(path) => Ok(Arc::new(LocalBackend::create_root(path)?)),
         Location::S3 { .. } => open(location, options),

@@ -5,36 +5,22 @@
 //!   replaces anything (on servers that honour the condition; `doctor` finds out).
 //! - A request may be repeated underway, by the SDK or by a proxy, after the first one worked and its answer was lost.
 //!   The repeated one is then refused. `create` therefore looks at what is there before it says that a key is taken.
-//! - Every wait is bounded by [`Patience`]; a server that stalls ends in [`Fault::Unavailable`].
-//! - A body is returned only when it has exactly the length that was announced and asked for.
-//! - Messages are one line and hold no credentials and no query strings.
 //!
-//! Must not be called from within an async runtime: calls block on this port's own.
-
-mod body;
-mod connection;
-mod fault;
+//! How servers are reached, and what holds for every request, is in [`crate::s3`].
 
 use std::ops::Range;
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
-use aws_sdk_s3::primitives::ByteStream;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::runtime::Runtime;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::backend::location::BackendOptions;
 use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
 use crate::error::{Error, Fault, Result};
-
-use connection::DateHeader;
+use crate::s3::{Bucket, DateHeader, LIST_PAGES_MAX, Patience, Progress, S3Options, Wanted, body, fault};
 
 /// Requests in flight that fill a link without overloading a small server.
 const CONCURRENCY: usize = 8;
@@ -44,99 +30,31 @@ const CONFLICT_ATTEMPTS_MAX: u32 = 6;
 /// Wait after the first such answer; it doubles with each one.
 const CONFLICT_WAIT: Duration = Duration::from_millis(100);
 
-/// How often a read is begun anew because its body broke off.
-const BODY_ATTEMPTS_MAX: u32 = 4;
-
-/// Pages of up to 1,000 keys that one listing may have: 10⁸ objects.
-const LIST_PAGES_MAX: usize = 100_000;
-
-/// How long to wait for a server, and how often.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// How often a request is sent that fails in a way that may pass.
-    pub attempts_max: u32,
-    /// Upper bound of the first wait between attempts; it doubles with each one, and is drawn at random.
-    pub wait_first: Duration,
-    /// Upper bound of each wait between attempts.
-    pub wait_max: Duration,
-    /// How long a connection may take.
-    pub connect: Duration,
-    /// How long an answer may take to begin, for a request without a body.
-    pub answer: Duration,
-    /// How long a body may stand still.
-    pub stall: Duration,
-    /// The slowest pace at which a body is waited for to its end.
-    pub bytes_per_second_min: u64,
-}
-
-impl Default for Patience {
-    /// Outlasts the restart of a server (a minute on average), and lets eight packs share a link of 4 Mbit/s.
-    fn default() -> Self {
-        Self {
-            attempts_max: 10,
-            wait_first: Duration::from_secs(1),
-            wait_max: Duration::from_secs(20),
-            connect: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
-            stall: Duration::from_secs(30),
-            bytes_per_second_min: 60 * 1024,
-        }
-    }
-}
-
-impl Patience {
-    /// Returns how long one attempt with a body of `len` bytes may take.
-    fn for_body(&self, len: u64) -> Duration {
-        self.answer + Duration::from_secs(len / self.bytes_per_second_min.max(1))
-    }
-
-    /// Returns how long all attempts together may take: one at the slowest pace, and as long again for the others.
-    fn for_all_attempts(&self, len: u64) -> Duration {
-        (self.answer + self.wait_max) * self.attempts_max + 2 * self.for_body(len)
-    }
-
-    fn timeouts(&self, len: u64) -> TimeoutConfig {
-        TimeoutConfig::builder()
-            .connect_timeout(self.connect)
-            .operation_attempt_timeout(self.for_body(len))
-            .operation_timeout(self.for_all_attempts(len))
-            .build()
-    }
-}
-
 /// A backend over the part of a bucket whose keys begin with a prefix.
 #[derive(Debug)]
 pub struct S3Backend {
-    runtime: &'static Runtime,
-    client: Client,
-    bucket: String,
+    bucket: Bucket,
     /// Empty, or ends in `/`.
     prefix: String,
-    patience: Patience,
 }
 
 impl S3Backend {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
-    pub fn connect(bucket: &str, prefix: &str, options: &BackendOptions, patience: Patience) -> Result<Self> {
-        let runtime = connection::runtime()?;
-        let client = runtime.block_on(connection::connect(options, &patience))?;
+    pub fn connect(bucket: &str, prefix: &str, options: &S3Options, patience: Patience) -> Result<Self> {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_matches('/')) };
-        Ok(Self { runtime, client, bucket: bucket.to_owned(), prefix, patience })
+        Ok(Self { bucket: Bucket::connect(bucket, options, patience)?, prefix })
     }
 
     /// Fails if the bucket does not exist, does not answer, or may not be listed with these credentials.
     pub fn check(&self) -> Result<()> {
-        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1);
-        self.runtime.block_on(request.send()).map_err(|error| self.failed("open", "", error))?;
-        Ok(())
+        self.bucket.check_listable(&self.prefix)
     }
 
     /// Returns the full location of an object, or of a prefix that ends in `/`.
     fn place(&self, key: &str) -> String {
         let full_key = format!("{}{key}", self.prefix);
         // Without a key, this is the location as the user writes it.
-        let full_key = if key.is_empty() { full_key.trim_end_matches('/') } else { &full_key };
-        if full_key.is_empty() { format!("s3://{}", self.bucket) } else { format!("s3://{}/{full_key}", self.bucket) }
+        self.bucket.place(if key.is_empty() { full_key.trim_end_matches('/') } else { &full_key })
     }
 
     fn full_key(&self, action: &'static str, key: &str) -> Result<String> {
@@ -173,10 +91,11 @@ impl S3Backend {
     }
 
     async fn put(&self, full_key: &str, bytes: &Bytes) -> Result<PutObjectOutput, SdkError<PutObjectError>> {
-        let timeouts = self.patience.timeouts(bytes.len() as u64);
-        self.client
+        let timeouts = self.bucket.patience().timeouts(bytes.len() as u64);
+        self.bucket
+            .client()
             .put_object()
-            .bucket(&self.bucket)
+            .bucket(self.bucket.name())
             .key(full_key)
             .if_none_match("*")
             .checksum_crc32(body::checksum(bytes))
@@ -211,37 +130,16 @@ impl S3Backend {
     /// Returns whether an object has exactly these bytes.
     async fn holds(&self, key: &str, bytes: &Bytes) -> Result<bool> {
         let full_key = self.full_key("read", key)?;
-        let head = self.client.head_object().bucket(&self.bucket).key(full_key).send().await;
+        let head = self.bucket.client().head_object().bucket(self.bucket.name()).key(full_key).send().await;
         let head = head.map_err(|error| self.failed("read", key, error))?;
         let has_len = head.content_length().and_then(|len| u64::try_from(len).ok()) == Some(bytes.len() as u64);
-        Ok(has_len && self.fetch(key, None).await? == *bytes)
+        Ok(has_len && self.fetch(key, &Wanted::Whole(OBJECT_BYTES_MAX)).await? == *bytes)
     }
 
-    /// Reads a whole object or a non-empty range of it, beginning anew where a body breaks off.
-    async fn fetch(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
-        let mut wait = self.patience.wait_first;
-        for _ in 1..BODY_ATTEMPTS_MAX {
-            match self.fetch_once(key, range).await {
-                Err(Broken::Body(_)) => sleep(wait).await,
-                answer => return answer.map_err(Broken::into_error),
-            }
-            wait = (wait * 2).min(self.patience.wait_max);
-        }
-        self.fetch_once(key, range).await.map_err(Broken::into_error)
-    }
-
-    async fn fetch_once(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes, Broken> {
-        let full_key = self.full_key("read", key).map_err(Broken::Answer)?;
-        let header = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-        let request = self.client.get_object().bucket(&self.bucket).key(full_key).set_range(header);
-        let answer = request.send().await.map_err(|error| Broken::Answer(self.failed("read", key, error)))?;
-        let len = announced_len(&answer, range)
-            .map_err(|reason| Broken::Answer(self.fault(Fault::BadAnswer, "read", key, reason)))?;
-        match timeout(self.patience.for_body(len), collect(answer.body, len)).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(reason)) => Err(Broken::Body(self.fault(Fault::Unavailable, "read", key, reason))),
-            Err(_) => Err(Broken::Body(self.fault(Fault::Unavailable, "read", key, "the body came too slowly"))),
-        }
+    /// Reads a whole object, or a part of it that is not empty.
+    async fn fetch(&self, key: &str, wanted: &Wanted) -> Result<Bytes> {
+        let full_key = self.full_key("read", key)?;
+        self.bucket.fetch(&full_key, wanted, None).await.map(|fetched| fetched.bytes)
     }
 
     async fn fetch_range(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
@@ -250,10 +148,10 @@ impl S3Backend {
             return Err(self.fault(Fault::BadAnswer, "read", key, reason));
         }
         if range.start < range.end {
-            return self.fetch(key, Some(range)).await;
+            return self.fetch(key, &Wanted::Exactly(range.clone())).await;
         }
         // The protocol has no empty ranges; what is left is to check that the object reaches that far.
-        let request = self.client.head_object().bucket(&self.bucket).key(self.full_key("read", key)?);
+        let request = self.bucket.client().head_object().bucket(self.bucket.name()).key(self.full_key("read", key)?);
         let head = request.send().await.map_err(|error| self.failed("read", key, error))?;
         let len = head.content_length().and_then(|len| u64::try_from(len).ok()).unwrap_or(0);
         if len < range.end {
@@ -269,8 +167,8 @@ impl S3Backend {
         let mut listed = Vec::new();
         let mut progress = Progress::default();
         for _ in 0..LIST_PAGES_MAX {
-            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&full_prefix);
-            let page = request.set_continuation_token(progress.token.clone()).send().await;
+            let request = self.bucket.client().list_objects_v2().bucket(self.bucket.name()).prefix(&full_prefix);
+            let page = request.set_continuation_token(progress.token()).send().await;
             let page = page.map_err(|error| self.failed("list", prefix, error))?;
             let has_more = progress.advance(&page).map_err(bad)?;
             self.take_page(&page, &full_prefix, &mut listed).map_err(bad)?;
@@ -304,7 +202,8 @@ impl S3Backend {
     }
 
     async fn remove_object(&self, key: &str) -> Result<()> {
-        let request = self.client.delete_object().bucket(&self.bucket).key(self.full_key("remove", key)?);
+        let request =
+            self.bucket.client().delete_object().bucket(self.bucket.name()).key(self.full_key("remove", key)?);
         match request.send().await {
             Err(error) if error.code() != Some("NoSuchBucket") && fault::of(&error) == Fault::NotFound => Ok(()),
             Err(error) => Err(self.failed("remove", key, error)),
@@ -314,7 +213,8 @@ impl S3Backend {
 
     async fn date(&self) -> Result<Option<Timestamp>> {
         let header = DateHeader::default();
-        let request = self.client.head_bucket().bucket(&self.bucket).customize().interceptor(header.clone());
+        let request =
+            self.bucket.client().head_bucket().bucket(self.bucket.name()).customize().interceptor(header.clone());
         let answer = request.send().await;
         match (header.timestamp(), answer) {
             // An answer that refuses tells the time as well.
@@ -331,111 +231,34 @@ impl Backend for S3Backend {
     }
 
     fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
-        self.runtime.block_on(self.create_object(key, &bytes))
+        self.bucket.block_on(self.create_object(key, &bytes))
     }
 
     fn read(&self, key: &str) -> Result<Bytes> {
-        self.runtime.block_on(self.fetch(key, None))
+        self.bucket.block_on(self.fetch(key, &Wanted::Whole(OBJECT_BYTES_MAX)))
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.runtime.block_on(self.fetch_range(key, &range))
+        self.bucket.block_on(self.fetch_range(key, &range))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         if !is_key_prefix(prefix) {
             return Err(self.fault(Fault::Other, "list", prefix, "it is not a valid prefix"));
         }
-        self.runtime.block_on(self.list_objects(prefix))
+        self.bucket.block_on(self.list_objects(prefix))
     }
 
     fn remove(&self, key: &str) -> Result<()> {
-        self.runtime.block_on(self.remove_object(key))
+        self.bucket.block_on(self.remove_object(key))
     }
 
     fn server_time(&self) -> Result<Option<Timestamp>> {
-        self.runtime.block_on(self.date())
+        self.bucket.block_on(self.date())
     }
 
     fn concurrency(&self) -> usize {
         CONCURRENCY
-    }
-}
-
-/// How one attempt to read failed.
-enum Broken {
-    /// The answer is final; whatever could be retried has been.
-    Answer(Error),
-    /// The body broke off, which may pass.
-    Body(Error),
-}
-
-impl Broken {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Answer(error) | Self::Body(error) => error,
-        }
-    }
-}
-
-/// Returns the length of the body that follows, after checking that it is the part that was asked for.
-fn announced_len(answer: &GetObjectOutput, range: Option<&Range<u64>>) -> Result<u64, String> {
-    let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
-    let len = len.ok_or("the answer does not tell its length")?;
-    let Some(range) = range else {
-        return if len <= OBJECT_BYTES_MAX { Ok(len) } else { Err(format!("it has {len} bytes")) };
-    };
-    let asked = range.end - range.start;
-    let expected = format!("bytes {}-{}/", range.start, range.end - 1);
-    // Some servers answer a range that is the whole object as if none had been asked for.
-    let is_right = answer.content_range().map_or(range.start == 0, |given| given.starts_with(&expected));
-    if len != asked || !is_right {
-        return Err(format!("{}..{} were asked for, {len} bytes were given", range.start, range.end));
-    }
-    Ok(len)
-}
-
-/// Collects a body that must have exactly `len` bytes.
-async fn collect(mut body: ByteStream, len: u64) -> Result<Bytes, String> {
-    let mut bytes = BytesMut::with_capacity(len as usize);
-    while let Some(part) = body.next().await {
-        let part = part.map_err(|error| fault::one_line(&error))?;
-        if part.len() as u64 > len - bytes.len() as u64 {
-            return Err(format!("the body is longer than the {len} bytes announced"));
-        }
-        bytes.extend_from_slice(&part);
-    }
-    if bytes.len() as u64 != len {
-        return Err(format!("the body ended after {} of {len} bytes", bytes.len()));
-    }
-    Ok(bytes.freeze())
-}
-
-/// How far a listing has come; refuses one that does not advance.
-#[derive(Default)]
-struct Progress {
-    token: Option<String>,
-    first_key: Option<String>,
-}
-
-impl Progress {
-    /// Takes note of a page. Returns whether another one follows.
-    fn advance(&mut self, page: &ListObjectsV2Output) -> Result<bool, &'static str> {
-        let first_key = page.contents().first().and_then(|object| object.key());
-        if first_key.is_some() && first_key == self.first_key.as_deref() {
-            return Err("the listing does not advance");
-        }
-        self.first_key = first_key.map(str::to_owned);
-        // Without this check, an empty or foreign document would pass for an empty listing.
-        let has_more = page.is_truncated().ok_or("the answer is not a listing")?;
-        if has_more {
-            let next = page.next_continuation_token().ok_or("the listing says that there is more, but not where")?;
-            if self.token.as_deref() == Some(next) {
-                return Err("the listing does not advance");
-            }
-            self.token = Some(next.to_owned());
-        }
-        Ok(has_more)
     }
 }
 

@@ -5,6 +5,7 @@
 //! - What could not be read, vanished or changed while it was read is named in the snapshot, which is incomplete then.
 //! - A stream whose command fails makes no snapshot at all.
 
+mod deployment;
 mod parent;
 mod pipeline;
 mod reader;
@@ -13,8 +14,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::parent::Parent;
+use jiff::Timestamp;
+
+pub use crate::backup::deployment::PRE_UPGRADE;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::deployment::DeploymentRecord;
 use crate::format::snapshot::{
     Completeness, Component, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
 };
@@ -27,7 +33,13 @@ use crate::repository::session::{PROGRAM, Session, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::tree_reader::TreeReader;
 use crate::repository::tree_writer::TreeSummary;
+use crate::s3::{BucketLocation, S3Options};
+use crate::source::Source;
+use crate::source::bucket::BucketSource;
+use crate::source::command::CommandStream;
+use crate::source::deployment::Deployment;
 use crate::source::directory::DirectorySource;
+use crate::source::stream::{Opener, Stdin, StreamSource};
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -36,6 +48,15 @@ pub enum What {
     Paths {
         /// The paths.
         paths: Vec<PathBuf>,
+        /// Glob patterns of what to leave out.
+        excludes: Vec<String>,
+    },
+    /// A part of a bucket.
+    Bucket {
+        /// Which part.
+        location: BucketLocation,
+        /// How to reach it.
+        options: S3Options,
         /// Glob patterns of what to leave out.
         excludes: Vec<String>,
     },
@@ -51,6 +72,8 @@ pub enum What {
         /// The name.
         name: String,
     },
+    /// An MLflow deployment: databases, artifacts and metadata.
+    Deployment(Box<Deployment>),
 }
 
 /// How to back it up.
@@ -66,6 +89,8 @@ pub struct Options {
     pub ignore_inode: bool,
     /// Only look: read no content, write nothing.
     pub dry_run: bool,
+    /// The MLflow release that a snapshot tagged [`PRE_UPGRADE`] is taken before.
+    pub upgrade_to: Option<String>,
 }
 
 /// How a backup went.
@@ -95,6 +120,10 @@ impl Problems {
             found.0.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
         }
         found.1 += 1;
+    }
+
+    fn count(&self) -> u64 {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     fn take(&self) -> (Vec<ProblemRecord>, u64) {
@@ -148,48 +177,124 @@ fn store(
     let list = repository.list_snapshots()?;
     note_damage(&list, monitor);
     let source_record = source_record(&options.what)?;
-    let parent = if options.force { None } else { parent_of(&list, &source_record) };
+    let parent = parent_of(&list, &source_record);
     let problems = Problems::new(Arc::clone(monitor));
     let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
-    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel };
-    let stored = store_component(&job, options, parent, !session.tombstoned.is_empty());
+    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel, kind: BlobKind::Data };
+    let compare = Compare {
+        parent,
+        reads_all: options.force,
+        ignore_inode: options.ignore_inode,
+        check_chunks: !session.tombstoned.is_empty(),
+    };
+    let stored = store_components(&job, options, &compare);
     let finished = chunks.finish();
     report_index_damage(repository, monitor);
     // Even an interrupted run has its packs indexed now, so that the next one finds them.
-    let (tree, mut statistics) = stored?;
-    let written = finished?;
-    count_written(&mut statistics, written);
-    statistics.duration_ms = begun.elapsed().as_millis() as u64;
+    let mut stored = stored?;
+    count_written(&mut stored.statistics, finished?);
+    stored.statistics.duration_ms = begun.elapsed().as_millis() as u64;
     cancel.check()?;
-    let record =
-        record(repository, &session.started, options, source_record, parent, &list, tree, statistics, &problems);
+    let about = About { repository, started: session.started, options, source: source_record, parent, list: &list };
+    let record = about.record(stored, &problems);
     session.commit(repository, record.clone())?;
     Ok(Summary { snapshot: Some(session.id), record })
 }
 
-fn store_component(
+/// What a backup stored.
+struct Stored {
+    components: Vec<Component>,
+    statistics: Statistics,
+    deployment: Option<Box<DeploymentRecord>>,
+}
+
+/// What a source is compared with.
+pub(crate) struct Compare<'a> {
+    /// The snapshot whose component of the same name unchanged files are taken over from.
+    pub parent: Option<&'a Snapshot>,
+    /// Read also what looks unchanged.
+    pub reads_all: bool,
+    /// Do not take another inode or change time for a change.
+    pub ignore_inode: bool,
+    /// There are tombstones: no chunk may be relied on unasked.
+    pub check_chunks: bool,
+}
+
+/// Stores a source as the component of this name.
+pub(crate) fn store_source(
     job: &pipeline::Job<'_>,
-    options: &Options,
-    parent: Option<&Snapshot>,
-    check_chunks: bool,
+    source: &dyn Source,
+    component: &str,
+    compare: &Compare<'_>,
 ) -> Result<(TreeSummary, Statistics)> {
-    match &options.what {
-        What::Paths { paths, excludes } => {
-            let source = DirectorySource::new(paths, excludes)?;
-            let reader = ChunkReader::new(Arc::clone(job.repository));
-            let tree = parent.and_then(|parent| open_parent(&reader, parent, job.monitor));
-            let parent = Parent::new(tree, &reader, job.monitor.as_ref(), options.ignore_inode, check_chunks);
-            pipeline::store_tree(job, &source, parent)
+    let reader = ChunkReader::new(Arc::clone(job.repository));
+    let parent = compare.parent.filter(|_| !compare.reads_all);
+    let tree = parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
+    let parent = Parent::new(tree, &reader, job.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
+    pipeline::store_tree(job, source, parent, &mut pipeline::NoReview)
+}
+
+/// Opens a source that can be walked. Half of the memory for chunks is between readers and sealers; what is read ahead of
+/// a bucket has the other half.
+fn open_source(what: &What, repository: &Repository) -> Result<Box<dyn Source>> {
+    match what {
+        What::Paths { paths, excludes } => Ok(Box::new(DirectorySource::new(paths, excludes)?)),
+        What::Bucket { location, options, excludes } => {
+            let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
+            Ok(Box::new(BucketSource::connect(location, options, excludes, read_ahead_bytes)?))
         }
-        What::Stdin { name } => pipeline::store_stream(job, name, reader::Stream::Stdin),
-        What::Command { line, name } => pipeline::store_stream(job, name, reader::Stream::command(line)?),
+        What::Stdin { .. } | What::Command { .. } | What::Deployment(_) => {
+            Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()))
+        }
     }
 }
 
+fn store_components(job: &pipeline::Job<'_>, options: &Options, compare: &Compare<'_>) -> Result<Stored> {
+    let (tree, statistics) = match &options.what {
+        What::Paths { .. } | What::Bucket { .. } => {
+            let source = open_source(&options.what, job.repository)?;
+            store_source(job, source.as_ref(), FILES, compare)?
+        }
+        What::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
+        What::Command { line, name } => {
+            store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line)?))))?
+        }
+        What::Deployment(deployment) => {
+            let deployment::Stored { components, statistics, record } =
+                deployment::store(job, deployment, options, compare)?;
+            return Ok(Stored { components, statistics, deployment: Some(Box::new(record)) });
+        }
+    };
+    let completeness = completeness(job.problems.count());
+    Ok(Stored { components: vec![component(FILES, &tree, completeness)], statistics, deployment: None })
+}
+
+fn completeness(problems: u64) -> Completeness {
+    if problems == 0 { Completeness::Complete } else { Completeness::Incomplete }
+}
+
+fn component(name: &str, tree: &TreeSummary, completeness: Completeness) -> Component {
+    Component { name: name.to_owned(), root: tree.root, entries: tree.entries, bytes: tree.bytes, completeness }
+}
+
+/// Stores one stream as a tree of one file.
+fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
+    let source = StreamSource::new(vec![(name.to_owned(), opener)], job.repository.clock().now());
+    let reader = ChunkReader::new(Arc::clone(job.repository));
+    let stored =
+        pipeline::store_tree(job, &source, Parent::none(&reader, job.monitor.as_ref()), &mut pipeline::NoReview);
+    source.into_result().and(stored)
+}
+
 /// Opens the parent's tree. If that fails everything is read anew, which is slower and nothing worse.
-fn open_parent<'a>(reader: &'a ChunkReader, parent: &Snapshot, monitor: &Arc<dyn Monitor>) -> Option<TreeReader<'a>> {
-    let component = parent.record.components.iter().find(|component| component.name == FILES)?;
-    match TreeReader::open(reader, FILES, &component.root) {
+fn open_parent<'a>(
+    reader: &'a ChunkReader,
+    parent: &Snapshot,
+    component: &str,
+    monitor: &Arc<dyn Monitor>,
+) -> Option<TreeReader<'a>> {
+    let component = parent.record.components.iter().find(|known| known.name == component)?;
+    match TreeReader::open(reader, &component.name, &component.root) {
         Ok(tree) => Some(tree),
         Err(error) => {
             monitor
@@ -205,23 +310,31 @@ fn dry_run(
     monitor: &Arc<dyn Monitor>,
     cancel: &Cancel,
 ) -> Result<Summary> {
-    let What::Paths { paths, excludes } = &options.what else {
-        return Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()));
-    };
-    let started = repository.clock().now();
     let list = repository.list_snapshots()?;
-    let source_record = source_record(&options.what)?;
-    let parent = if options.force { None } else { parent_of(&list, &source_record) };
-    let reader = ChunkReader::new(Arc::clone(repository));
-    let tree = parent.and_then(|parent| open_parent(&reader, parent, monitor));
-    let parent_tree = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
+    let source = source_record(&options.what)?;
+    let parent = if options.force { None } else { parent_of(&list, &source) };
     let problems = Problems::new(Arc::clone(monitor));
-    let source = DirectorySource::new(paths, excludes)?;
-    let (entries, bytes, statistics) = pipeline::survey(&source, parent_tree, &problems, monitor, cancel)?;
-    let root = crate::id::ChunkId::from_bytes([0; 32]);
-    let tree = TreeSummary { root, entries, bytes };
-    let record = record(repository, &started, options, source_record, parent, &list, tree, statistics, &problems);
-    Ok(Summary { snapshot: None, record })
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let mut stored = Stored { components: Vec::new(), statistics: Statistics::default(), deployment: None };
+    let mut survey = |name: &str, source: &dyn Source| {
+        let tree = parent.and_then(|parent| open_parent(&reader, parent, name, monitor));
+        let compared = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
+        let (entries, bytes, statistics) = pipeline::survey(source, compared, &problems, monitor, cancel)?;
+        let tree = TreeSummary { root: crate::id::ChunkId::from_bytes([0; 32]), entries, bytes };
+        add_statistics(&mut stored.statistics, &statistics);
+        stored.components.push(component(name, &tree, Completeness::Complete));
+        Ok(())
+    };
+    match &options.what {
+        What::Deployment(deployment) => {
+            let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
+            let parts = deployment::SurveyParts { cancel, read_ahead_bytes };
+            deployment::survey(&parts, deployment, &mut survey)?;
+        }
+        what => survey(FILES, open_source(what, repository)?.as_ref())?,
+    }
+    let about = About { repository, started: repository.clock().now(), options, source, parent, list: &list };
+    Ok(Summary { snapshot: None, record: about.record(stored, &problems) })
 }
 
 fn note_damage(list: &SnapshotList, monitor: &Arc<dyn Monitor>) {
@@ -249,6 +362,8 @@ fn source_record(what: &What) -> Result<SourceRecord> {
             paths.dedup();
             Ok(SourceRecord::Paths { paths })
         }
+        What::Bucket { location, .. } => Ok(SourceRecord::Paths { paths: vec![location.to_string()] }),
+        What::Deployment(deployment) => Ok(SourceRecord::Deployment { name: deployment.name.clone() }),
         What::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
         What::Command { line, name } => Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) }),
     }
@@ -265,40 +380,43 @@ fn count_written(statistics: &mut Statistics, written: Written) {
     statistics.bytes_stored = written.stored_bytes;
 }
 
-#[allow(clippy::too_many_arguments)]
-fn record(
-    repository: &Repository,
-    started: &jiff::Timestamp,
-    options: &Options,
+/// Adds what the stages count; what the chunk writer counts comes once, at the end.
+fn add_statistics(sum: &mut Statistics, part: &Statistics) {
+    sum.files_new += part.files_new;
+    sum.files_changed += part.files_changed;
+    sum.files_unchanged += part.files_unchanged;
+    sum.bytes_read += part.bytes_read;
+}
+
+/// What a record says beside what was stored.
+struct About<'a> {
+    repository: &'a Repository,
+    started: Timestamp,
+    options: &'a Options,
     source: SourceRecord,
-    parent: Option<&Snapshot>,
-    list: &SnapshotList,
-    tree: TreeSummary,
-    statistics: Statistics,
-    problems: &Problems,
-) -> SnapshotRecord {
-    let (problems, problem_count) = problems.take();
-    let completeness = if problem_count == 0 { Completeness::Complete } else { Completeness::Incomplete };
-    SnapshotRecord {
-        started: *started,
-        finished: repository.clock().now(),
-        host: host_name(),
-        program: PROGRAM.to_owned(),
-        source,
-        tags: options.tags.clone(),
-        parent: parent.map(|parent| parent.id),
-        seen: list.snapshots.iter().map(|snapshot| snapshot.id).collect(),
-        components: vec![Component {
-            name: FILES.to_owned(),
-            root: tree.root,
-            entries: tree.entries,
-            bytes: tree.bytes,
-            completeness,
-        }],
-        completeness,
-        statistics,
-        problems,
-        problem_count,
-        more: Default::default(),
+    parent: Option<&'a Snapshot>,
+    list: &'a SnapshotList,
+}
+
+impl About<'_> {
+    fn record(self, stored: Stored, problems: &Problems) -> SnapshotRecord {
+        let (problems, problem_count) = problems.take();
+        SnapshotRecord {
+            started: self.started,
+            finished: self.repository.clock().now(),
+            host: host_name(),
+            program: PROGRAM.to_owned(),
+            source: self.source,
+            tags: self.options.tags.clone(),
+            parent: self.parent.filter(|_| !self.options.force).map(|parent| parent.id),
+            seen: self.list.snapshots.iter().map(|snapshot| snapshot.id).collect(),
+            components: stored.components,
+            completeness: completeness(problem_count),
+            statistics: stored.statistics,
+            problems,
+            problem_count,
+            deployment: stored.deployment,
+            more: Default::default(),
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Finds files that the parent snapshot already holds, so that they are not read again.
 //!
-//! What must stay true: a file counts as unchanged only if size, both times and inode are what they were, it was not
-//! racy, and every chunk of it may be relied on. Anything doubtful is read.
+//! What must stay true: a file counts as unchanged only if size, both times and inode are what they were, an object only
+//! if size, time and ETag are; it was not racy, and every chunk of it may be relied on. Anything doubtful is read.
 
 use crate::error::Result;
+use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{Entry, EntryKind, FileContent};
 use crate::id::ChunkId;
 use crate::monitor::Monitor;
@@ -18,8 +19,8 @@ pub enum Verdict {
     New,
     /// It had another one, or there is doubt.
     Changed,
-    /// It had this one, with this content.
-    Unchanged(FileContent),
+    /// It had this one, with this content and these attributes.
+    Unchanged(FileContent, Attributes),
 }
 
 /// The parent's tree, read alongside the walk.
@@ -44,6 +45,11 @@ impl<'a> Parent<'a> {
         Self { tree, reader, monitor, ignore_inode, check_chunks }
     }
 
+    /// Makes every file new.
+    pub fn none(reader: &'a ChunkReader, monitor: &'a dyn Monitor) -> Self {
+        Self::new(None, reader, monitor, false, false)
+    }
+
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
     pub fn compare(&mut self, item: &Item, holds: impl Fn(&ChunkId) -> Result<bool>) -> Result<Verdict> {
         let Some(entry) = self.find(&item.path) else { return Ok(Verdict::New) };
@@ -51,7 +57,7 @@ impl<'a> Parent<'a> {
         if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
             return Ok(Verdict::Changed);
         }
-        Ok(Verdict::Unchanged(content.clone()))
+        Ok(Verdict::Unchanged(content.clone(), entry.attributes.clone()))
     }
 
     /// Moves forward to `path`. A tree that turns out damaged counts as ended.
@@ -72,10 +78,15 @@ impl<'a> Parent<'a> {
     }
 
     fn looks_same(&self, item: &Item, entry: &Entry, content: &FileContent) -> bool {
-        let ItemKind::File { size, .. } = item.kind else { return false };
         let (now, then) = (&item.metadata, &entry.metadata);
-        let same_file = self.ignore_inode || (now.inode == then.inode && now.ctime == then.ctime);
-        size == content.size && now.mtime == then.mtime && same_file && !content.racy
+        let same_file = match &item.kind {
+            ItemKind::File { .. } => self.ignore_inode || (now.inode == then.inode && now.ctime == then.ctime),
+            ItemKind::Object { etag: Some(etag), .. } => {
+                attributes::get(&entry.attributes, attributes::ETAG) == Some(etag.as_bytes())
+            }
+            ItemKind::Object { etag: None, .. } | ItemKind::Directory | ItemKind::Symlink { .. } => false,
+        };
+        item.size() == Some(content.size) && now.mtime == then.mtime && same_file && !content.racy
     }
 
     fn is_reliable(

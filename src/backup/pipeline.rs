@@ -20,19 +20,20 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::Problems;
 use crate::backup::parent::{Parent, Verdict};
-use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Stream, Window};
+use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Window};
 use crate::budget::{Budget, Permit};
 use crate::cancel::Cancel;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
+use crate::format::attributes::Attributes;
 use crate::format::snapshot::Statistics;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime, Metadata};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
 use crate::repository::chunk_writer::{ChunkWriter, Fate};
 use crate::repository::tree_writer::{TreeSummary, TreeWriter};
-use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::source::{Found, Item, ItemKind, Source};
 use crate::units::KIB;
 
 /// Entries between the walker and the tree writer.
@@ -41,6 +42,8 @@ const ENTRIES_MAX: u64 = 8192;
 const FILES_WAITING_MAX: usize = 64;
 /// Files up to this size are stored by the thread that reads them; chunks of larger ones go to the sealers.
 const SMALL_FILE_BYTES: u64 = 256 * KIB;
+/// How often a file is read that turns into another one underway.
+const READ_ATTEMPTS_MAX: u32 = 3;
 /// A file that changed within this time before it was read may change again without its times showing it: kernels
 /// stamp times with a tick of at most ten milliseconds.
 const RACY_NANOSECONDS: i128 = 20_000_000;
@@ -57,46 +60,121 @@ pub struct Job<'a> {
     pub monitor: &'a Arc<dyn Monitor>,
     /// Says when to stop.
     pub cancel: &'a Cancel,
+    /// Kind of the chunks that files are stored as.
+    pub kind: BlobKind,
+}
+
+/// What decides on entries on their way into the tree, in path order.
+pub trait Review {
+    /// Goes on to the next path, or to the end, and returns what has to be written before it.
+    fn advance(&mut self, next: Option<&[u8]>) -> Result<Vec<Entry>>;
+    /// Takes note of the entry of the path gone on to.
+    fn take_note(&mut self, entry: &Entry) -> Result<()>;
+    /// Decides on the path gone on to, which was found and could not be read.
+    fn replace(&mut self, path: &[u8]) -> Result<Replacement>;
+    /// Returns whether a file may change while it is read, because it is still being written.
+    fn may_change(&self, path: &[u8]) -> bool;
+}
+
+/// What to make of something that could not be read.
+#[derive(Debug)]
+pub enum Replacement {
+    /// It is missing in the snapshot.
+    Problem,
+    /// It was deleted on purpose; this is what stands in its place, if anything does.
+    By(Option<Box<Entry>>),
+}
+
+/// Lets everything pass.
+pub struct NoReview;
+
+impl Review for NoReview {
+    fn advance(&mut self, _: Option<&[u8]>) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+
+    fn take_note(&mut self, _: &Entry) -> Result<()> {
+        Ok(())
+    }
+
+    fn replace(&mut self, _: &[u8]) -> Result<Replacement> {
+        Ok(Replacement::Problem)
+    }
+
+    fn may_change(&self, _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// Something that went wrong with one item.
+struct Trouble {
+    /// Its path in the tree.
+    path: Vec<u8>,
+    /// Where the source has it.
+    location: String,
+    message: String,
 }
 
 /// An entry, or nothing where a file could not be read, with its place in the order.
 struct Done {
     sequence: u64,
     entry: Option<Entry>,
+    trouble: Option<Trouble>,
     _ticket: Option<Permit>,
+}
+
+/// What is known of a file once it was read.
+struct ReadFile {
+    facts: ReadFacts,
+    metadata: Metadata,
+    racy: bool,
+    attributes: Attributes,
 }
 
 /// A file on its way through the stages. When the last stage lets go of it, its entry goes to the tree writer.
 struct FileUnderWay {
     sequence: u64,
     item: Item,
+    kind: BlobKind,
     hard_link: Option<Vec<u8>>,
     slots: Slots,
-    facts: Mutex<Option<(ReadFacts, Metadata, bool)>>,
+    read: Mutex<Option<ReadFile>>,
+    trouble: Mutex<Option<Trouble>>,
     ticket: Option<Permit>,
     done: Sender<Done>,
 }
 
 impl Drop for FileUnderWay {
     fn drop(&mut self) {
-        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).take();
         let chunks = self.slots.take_chunks();
-        let whole = facts.zip(chunks).filter(|((facts, ..), chunks)| facts.size == total_len(chunks));
-        let entry = whole.map(|((facts, metadata, racy), chunks)| {
+        let whole = read.zip(chunks).filter(|(read, chunks)| read.facts.size == total_len(chunks));
+        let entry = whole.map(|(read, chunks)| {
             let sparse = matches!(self.item.kind, ItemKind::File { sparse: true, .. });
-            let content = facts.content(chunks, sparse, racy, self.hard_link.take());
+            let content = read.facts.content(self.kind, chunks, sparse, read.racy, self.hard_link.take());
             let path = std::mem::take(&mut self.item.path);
-            Entry { path, metadata, kind: EntryKind::File(content), attributes: Vec::new() }
+            Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes: read.attributes }
         });
-        let done = Done { sequence: self.sequence, entry, _ticket: self.ticket.take() };
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let done = Done { sequence: self.sequence, entry, trouble, _ticket: self.ticket.take() };
         // Nobody listens any more only when the backup has failed already.
         let _ = self.done.send(done);
+    }
+}
+
+impl FileUnderWay {
+    fn has_trouble(&self, message: &str) {
+        let path = self.item.path.clone();
+        let trouble =
+            Trouble { path, location: self.item.location.to_string_lossy().into_owned(), message: message.to_owned() };
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
     }
 }
 
 /// A chunk for the sealers.
 struct ChunkJob {
     file: Arc<FileUnderWay>,
+    attempt: u32,
     number: usize,
     plain: Vec<u8>,
     _permit: Permit,
@@ -137,7 +215,7 @@ impl Tally {
         let counter = match verdict {
             Verdict::New => &self.new,
             Verdict::Changed => &self.changed,
-            Verdict::Unchanged(_) => &self.unchanged,
+            Verdict::Unchanged(..) => &self.unchanged,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -162,16 +240,21 @@ struct Stages<'a> {
 }
 
 /// Stores a whole source as a tree.
-pub fn store_tree(job: &Job<'_>, source: &dyn Source, parent: Parent<'_>) -> Result<(TreeSummary, Statistics)> {
+pub fn store_tree(
+    job: &Job<'_>,
+    source: &dyn Source,
+    parent: Parent<'_>,
+    review: &mut dyn Review,
+) -> Result<(TreeSummary, Statistics)> {
     let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
         stages.walk(source, parent, files, done);
     };
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if job.monitor.wants_totals() {
+        if job.monitor.wants_totals() && source.is_cheap_to_walk() {
             scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
         }
-        let stored = run_stages(job, source, walk);
+        let stored = run_stages(job, source, walk, review);
         finished.store(true, Ordering::Relaxed);
         stored
     })
@@ -186,33 +269,17 @@ fn find_totals(source: &dyn Source, monitor: &dyn Monitor, finished: &AtomicBool
         }
         if let Found::Item(item) = found {
             entries += 1;
-            bytes += if let ItemKind::File { size, .. } = item.kind { size } else { 0 };
+            bytes += item.size().unwrap_or(0);
         }
     }
     monitor.totals(entries, bytes);
-}
-
-/// Stores one stream as a tree of one file.
-pub fn store_stream(job: &Job<'_>, name: &str, stream: Stream) -> Result<(TreeSummary, Statistics)> {
-    let now = job.repository.clock().now();
-    let source = OneStream { stream: Mutex::new(Some(stream)), failure: Mutex::default(), now };
-    let walk = |stages: &Stages<'_>, files: &Sender<Arc<FileUnderWay>>, done: &Sender<Done>| {
-        stages.tally.count(&Verdict::New);
-        let kind = ItemKind::File { size: u64::MAX, sparse: false, linked: false };
-        let item = Item { path: name.into(), metadata: source.metadata(), kind, location: name.into() };
-        let _ = files.send(stages.begin_file(0, item, None, done));
-    };
-    let stored = run_stages(job, &source, walk);
-    match source.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => stored,
-    }
 }
 
 fn run_stages(
     job: &Job<'_>,
     source: &dyn Source,
     walk: impl FnOnce(&Stages<'_>, &Sender<Arc<FileUnderWay>>, &Sender<Done>) + Send,
+    review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
     job.monitor.phase("backup", None, None);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -235,7 +302,7 @@ fn run_stages(
         }
         drop(chunk_sender);
         scope.spawn(move || walk(stages, &file_sender, &done_sender));
-        stages.write_tree(&done)
+        stages.write_tree(&done, review)
     });
     let statistics = stages.tally.statistics();
     stages.failure.into_result()?;
@@ -260,24 +327,24 @@ impl Stages<'_> {
             if self.failure.is_set() {
                 return;
             }
-            let Some(item) = self.item_of(found) else { continue };
+            let item = match found {
+                Found::Item(item) => item,
+                Found::Unreadable { item, path, message } => {
+                    let trouble = Some(Trouble { path: item, location: path, message });
+                    let _ticket = Some(self.tickets.take(1));
+                    let _ = done.send(Done { sequence, entry: None, trouble, _ticket });
+                    sequence += 1;
+                    continue;
+                }
+                Found::Skipped { path, message } => {
+                    self.job.monitor.note(&format!("{path} was left out: it is {message}"));
+                    continue;
+                }
+                Found::Failed(error) => return self.failure.set(error),
+            };
             match self.dispatch(sequence, item, &mut parent, &mut first_links, files, done) {
                 Ok(()) => sequence += 1,
                 Err(error) => return self.failure.set(error),
-            }
-        }
-    }
-
-    fn item_of(&self, found: Found) -> Option<Item> {
-        match found {
-            Found::Item(item) => Some(item),
-            Found::Unreadable { path, message } => {
-                self.job.problems.add(&path, &message);
-                None
-            }
-            Found::Skipped { path, message } => {
-                self.job.monitor.note(&format!("{path} was left out: it is {message}"));
-                None
             }
         }
     }
@@ -292,17 +359,19 @@ impl Stages<'_> {
         done: &Sender<Done>,
     ) -> Result<()> {
         let hard_link = hard_link_of(&item, first_links);
+        let mut attributes = Attributes::new();
         let kind = match &item.kind {
             ItemKind::Directory => EntryKind::Directory,
             ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
-            ItemKind::File { size, .. } => {
-                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(BlobKind::Data, chunk))?;
+            ItemKind::File { size, .. } | ItemKind::Object { size, .. } => {
+                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(self.job.kind, chunk))?;
                 self.tally.count(&verdict);
                 match verdict {
-                    Verdict::Unchanged(mut content) => {
+                    Verdict::Unchanged(mut content, known) => {
                         self.job.monitor.count(Counter::Bytes, *size);
                         self.job.monitor.count(Counter::BytesDeduplicated, *size);
                         content.hard_link = hard_link;
+                        attributes = known;
                         EntryKind::File(content)
                     }
                     verdict => {
@@ -314,8 +383,8 @@ impl Stages<'_> {
                 }
             }
         };
-        let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes: Vec::new() };
-        let _ = done.send(Done { sequence, entry: Some(entry), _ticket: Some(self.tickets.take(1)) });
+        let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes };
+        let _ = done.send(Done { sequence, entry: Some(entry), trouble: None, _ticket: Some(self.tickets.take(1)) });
         Ok(())
     }
 
@@ -329,9 +398,11 @@ impl Stages<'_> {
         Arc::new(FileUnderWay {
             sequence,
             item,
+            kind: self.job.kind,
             hard_link,
             slots: Slots::default(),
-            facts: Mutex::default(),
+            read: Mutex::default(),
+            trouble: Mutex::default(),
             ticket: Some(self.tickets.take(1)),
             done: done.clone(),
         })
@@ -346,12 +417,16 @@ impl Stages<'_> {
             match self.read_file(source, &file, &mut window, &mut encoder, chunks) {
                 Ok(()) => {}
                 Err(ReadError::Fatal(error)) => self.failure.set(error),
+                Err(ReadError::Changed) => {
+                    let message = format!("it changed each of the {READ_ATTEMPTS_MAX} times that it was read");
+                    file.has_trouble(&message);
+                }
                 Err(ReadError::Source(error)) => {
                     let message = match error.kind() {
                         std::io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
                         _ => format!("it cannot be read: {error}"),
                     };
-                    self.job.problems.add(&file.item.location.to_string_lossy(), &message);
+                    file.has_trouble(&message);
                 }
             }
         }
@@ -365,7 +440,25 @@ impl Stages<'_> {
         encoder: &mut Encoder,
         chunks: &Sender<ChunkJob>,
     ) -> Result<(), ReadError> {
-        let mut content = source.open(&file.item).map_err(ReadError::Source)?;
+        for attempt in 1..READ_ATTEMPTS_MAX {
+            match self.read_file_once(source, (file, attempt), window, encoder, chunks) {
+                Err(ReadError::Changed) => {}
+                result => return result,
+            }
+        }
+        self.read_file_once(source, (file, READ_ATTEMPTS_MAX), window, encoder, chunks)
+    }
+
+    fn read_file_once(
+        &self,
+        source: &dyn Source,
+        (file, attempt): (&Arc<FileUnderWay>, u32),
+        window: &mut Window,
+        encoder: &mut Encoder,
+        chunks: &Sender<ChunkJob>,
+    ) -> Result<(), ReadError> {
+        file.slots.begin(attempt);
+        let mut content = source.open(&file.item)?;
         let metadata = content.metadata();
         let racy = is_racy(&metadata.ctime, self.job.repository.clock().now());
         let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
@@ -373,19 +466,21 @@ impl Stages<'_> {
             self.job.cancel.check()?;
             self.tally.bytes_read.fetch_add(plain.len() as u64, Ordering::Relaxed);
             if small {
-                return self.store_chunk(encoder, file, number, plain);
+                return self.store_chunk(encoder, (file, attempt), number, plain);
             }
             let permit = self.chunk_budget.take(plain.len() as u64);
-            let job = ChunkJob { file: Arc::clone(file), number, plain: plain.to_vec(), _permit: permit };
+            let job = ChunkJob { file: Arc::clone(file), attempt, number, plain: plain.to_vec(), _permit: permit };
             if self.failure.is_set() {
                 return Err(Error::Interrupted);
             }
             chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()))
         })?;
-        if let Some(change) = content.finish().map_err(ReadError::Source)? {
-            self.job.problems.add(&file.item.location.to_string_lossy(), &change);
+        let attributes = content.attributes();
+        if let Some(change) = content.finish()? {
+            file.has_trouble(&change);
         }
-        *file.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some((facts, metadata, racy));
+        let read = ReadFile { facts, metadata, racy, attributes };
+        *file.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
         Ok(())
     }
 
@@ -393,16 +488,22 @@ impl Stages<'_> {
         let mut encoder = Encoder::default();
         for job in chunks {
             if !self.failure.is_set()
-                && let Err(error) = self.store_chunk(&mut encoder, &job.file, job.number, &job.plain)
+                && let Err(error) = self.store_chunk(&mut encoder, (&job.file, job.attempt), job.number, &job.plain)
             {
                 self.failure.set(error);
             }
         }
     }
 
-    fn store_chunk(&self, encoder: &mut Encoder, file: &FileUnderWay, number: usize, plain: &[u8]) -> Result<()> {
-        let (id, fate) = self.job.chunks.write(encoder, BlobKind::Data, plain)?;
-        file.slots.put(number, id, plain.len());
+    fn store_chunk(
+        &self,
+        encoder: &mut Encoder,
+        (file, attempt): (&FileUnderWay, u32),
+        number: usize,
+        plain: &[u8],
+    ) -> Result<()> {
+        let (id, fate) = self.job.chunks.write(encoder, self.job.kind, plain)?;
+        file.slots.put(attempt, number, id, plain.len());
         self.job.monitor.count(Counter::Bytes, plain.len() as u64);
         if fate == Fate::Known {
             self.job.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
@@ -411,7 +512,7 @@ impl Stages<'_> {
     }
 
     /// Puts entries in order and writes the tree.
-    fn write_tree(&self, done: &Receiver<Done>) -> Result<TreeSummary> {
+    fn write_tree(&self, done: &Receiver<Done>, review: &mut dyn Review) -> Result<TreeSummary> {
         let mut tree = TreeWriter::new(self.job.chunks);
         let mut waiting = BTreeMap::new();
         let mut next = 0;
@@ -419,19 +520,65 @@ impl Stages<'_> {
             waiting.insert(item.sequence, item);
             while let Some(item) = waiting.remove(&next) {
                 next += 1;
-                if let Some(mut entry) = item.entry
-                    && !self.failure.is_set()
-                {
-                    let pushed = tree.make_indirect(&mut entry).and_then(|()| tree.push(&entry));
-                    pushed.unwrap_or_else(|error| self.failure.set(error));
-                    self.job.monitor.count(Counter::Entries, 1);
+                if !self.failure.is_set() {
+                    let written = self.take_in(&mut tree, item, review);
+                    written.unwrap_or_else(|error| self.failure.set(error));
                 }
             }
         }
         if self.failure.is_set() {
             return Err(Error::Interrupted);
         }
+        self.advance(&mut tree, None, review)?;
         tree.finish()
+    }
+
+    fn take_in(&self, tree: &mut TreeWriter<'_>, item: Done, review: &mut dyn Review) -> Result<()> {
+        let Done { entry, trouble, .. } = item;
+        let path = entry.as_ref().map(|entry| &entry.path).or(trouble.as_ref().map(|trouble| &trouble.path));
+        // A file has neither only after a failure elsewhere.
+        let Some(path) = path else { return Ok(()) };
+        self.advance(tree, Some(path), review)?;
+        match (entry, trouble) {
+            (Some(entry), trouble) => {
+                if let Some(trouble) = trouble {
+                    self.report_change(&trouble, review);
+                }
+                review.take_note(&entry)?;
+                self.write(tree, entry)
+            }
+            (None, Some(trouble)) => match review.replace(&trouble.path)? {
+                Replacement::By(Some(entry)) => self.write(tree, *entry),
+                Replacement::By(None) => {
+                    self.job.monitor.note(&format!("{}: {}, and so did its row", trouble.location, trouble.message));
+                    Ok(())
+                }
+                Replacement::Problem => {
+                    self.job.problems.add(&trouble.location, &trouble.message);
+                    Ok(())
+                }
+            },
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn report_change(&self, trouble: &Trouble, review: &dyn Review) {
+        if review.may_change(&trouble.path) {
+            self.job.monitor.note(&format!("{}: {}", trouble.location, trouble.message));
+        } else {
+            self.job.problems.add(&trouble.location, &trouble.message);
+        }
+    }
+
+    fn advance(&self, tree: &mut TreeWriter<'_>, next: Option<&[u8]>, review: &mut dyn Review) -> Result<()> {
+        review.advance(next)?.into_iter().try_for_each(|entry| self.write(tree, entry))
+    }
+
+    fn write(&self, tree: &mut TreeWriter<'_>, mut entry: Entry) -> Result<()> {
+        tree.make_indirect(&mut entry)?;
+        tree.push(&entry)?;
+        self.job.monitor.count(Counter::Entries, 1);
+        Ok(())
     }
 }
 
@@ -449,16 +596,17 @@ pub fn survey(
     for found in source.walk() {
         cancel.check()?;
         match found {
-            Found::Unreadable { path, message } => problems.add(&path, &message),
+            Found::Unreadable { path, message, .. } => problems.add(&path, &message),
             Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),
+            Found::Failed(error) => return Err(error),
             Found::Item(item) => {
                 entries += 1;
                 monitor.count(Counter::Entries, 1);
-                if let ItemKind::File { size, .. } = item.kind {
+                if let Some(size) = item.size() {
                     bytes += size;
                     let verdict = parent.compare(&item, |_| Ok(true))?;
                     tally.count(&verdict);
-                    if !matches!(verdict, Verdict::Unchanged(_)) {
+                    if !matches!(verdict, Verdict::Unchanged(..)) {
                         tally.bytes_read.fetch_add(size, Ordering::Relaxed);
                     }
                 }
@@ -486,67 +634,4 @@ fn total_len(chunks: &[ChunkRef]) -> u64 {
 fn is_racy(ctime: &FileTime, now: jiff::Timestamp) -> bool {
     let changed = i128::from(ctime.seconds) * 1_000_000_000 + i128::from(ctime.nanoseconds);
     now.as_nanosecond() - changed < RACY_NANOSECONDS
-}
-
-/// A stream dressed up as a source of one file.
-struct OneStream {
-    stream: Mutex<Option<Stream>>,
-    failure: Mutex<Option<Error>>,
-    now: jiff::Timestamp,
-}
-
-impl OneStream {
-    fn metadata(&self) -> Metadata {
-        let now = FileTime { seconds: self.now.as_second(), nanoseconds: self.now.subsec_nanosecond().max(0) as u32 };
-        Metadata { mode: 0o600, mtime: now, ctime: now, ..Metadata::default() }
-    }
-}
-
-impl Source for OneStream {
-    fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(std::iter::empty())
-    }
-
-    fn open(&self, _: &Item) -> std::io::Result<Box<dyn Content + '_>> {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stream = stream.ok_or_else(|| std::io::Error::other("a stream can be read only once"))?;
-        Ok(Box::new(OpenStream { stream: Some(stream), source: self }))
-    }
-}
-
-struct OpenStream<'a> {
-    stream: Option<Stream>,
-    source: &'a OneStream,
-}
-
-impl OpenStream<'_> {
-    fn fail(&self, error: Error) -> std::io::Error {
-        let told = std::io::Error::other(error.to_string());
-        self.source.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        told
-    }
-}
-
-impl std::io::Read for OpenStream<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let Some(stream) = &mut self.stream else { return Ok(0) };
-        stream
-            .read(buffer)
-            .map_err(|source| self.fail(Error::Source { action: "read", path: "the stream".into(), source }))
-    }
-}
-
-impl Content for OpenStream<'_> {
-    fn metadata(&self) -> Metadata {
-        self.source.metadata()
-    }
-
-    fn size(&self) -> Option<u64> {
-        None
-    }
-
-    fn finish(mut self: Box<Self>) -> std::io::Result<Option<String>> {
-        let finished = self.stream.take().map_or(Ok(()), Stream::finish);
-        finished.map(|()| None).map_err(|error| self.fail(error))
-    }
 }

@@ -5,22 +5,32 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::chunker::{CLASS_SAMPLE_LEN, Chunker, ContentClass};
 use crate::error::Result;
+use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, FileContent};
 use crate::id::{ChunkId, Digest};
-use crate::source::command::CommandStream;
+use crate::source::Interruption;
 use crate::units::MIB;
 
 /// Bytes read ahead of the chunker, beside one maximal chunk.
 const READ_AHEAD_BYTES: usize = 3 * MIB as usize;
 
-/// The chunks of a file while they are being stored, in whatever order.
+/// The chunks of a file while they are being stored, in whatever order; of the latest attempt to read it.
 #[derive(Default)]
-pub struct Slots(Mutex<Vec<Option<ChunkRef>>>);
+pub struct Slots(Mutex<(u32, Vec<Option<ChunkRef>>)>);
 
 impl Slots {
+    /// Forgets what there is: the file is read anew, and chunks of earlier attempts no longer count.
+    pub fn begin(&self, attempt: u32) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, Vec::new());
+    }
+
     /// Notes a chunk of the file.
-    pub fn put(&self, at: usize, id: ChunkId, len: usize) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn put(&self, attempt: u32, at: usize, id: ChunkId, len: usize) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (current, slots) = &mut *guard;
+        if *current != attempt {
+            return;
+        }
         if slots.len() <= at {
             slots.resize(at + 1, None);
         }
@@ -29,7 +39,8 @@ impl Slots {
 
     /// Returns the chunks in order, or `None` if one is missing.
     pub fn take_chunks(&self) -> Option<Vec<ChunkRef>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut guard.1).into_iter().collect()
     }
 }
 
@@ -44,8 +55,15 @@ pub struct ReadFacts {
 
 impl ReadFacts {
     /// Completes the content of an entry.
-    pub fn content(self, chunks: Vec<ChunkRef>, sparse: bool, racy: bool, hard_link: Option<Vec<u8>>) -> FileContent {
-        FileContent { size: self.size, digest: self.digest, chunks, indirect: false, sparse, racy, hard_link }
+    pub fn content(
+        self,
+        kind: BlobKind,
+        chunks: Vec<ChunkRef>,
+        sparse: bool,
+        racy: bool,
+        hard_link: Option<Vec<u8>>,
+    ) -> FileContent {
+        FileContent { size: self.size, digest: self.digest, chunks, kind, indirect: false, sparse, racy, hard_link }
     }
 }
 
@@ -94,8 +112,20 @@ impl Window {
 pub enum ReadError {
     /// The source failed: this file is lost to the snapshot.
     Source(io::Error),
-    /// The repository failed, or the user interrupted: the whole backup ends.
+    /// The file is to be read anew from its beginning.
+    Changed,
+    /// The repository failed, the source is out of reach, or the user interrupted: the whole backup ends.
     Fatal(crate::error::Error),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Interruption>() {
+            Ok(Interruption::Changed) => Self::Changed,
+            Ok(Interruption::Lost(error)) => Self::Fatal(error),
+            Err(error) => Self::Source(error),
+        }
+    }
 }
 
 /// Reads to the end and calls `emit` with each chunk and its number.
@@ -107,13 +137,13 @@ pub fn read_chunks(
 ) -> Result<ReadFacts, ReadError> {
     let longest = [ContentClass::Text, ContentClass::Binary].map(|class| chunker.sizes(class).max).into_iter().max();
     window.begin(longest.unwrap_or_default() as usize);
-    window.fill(content, CLASS_SAMPLE_LEN).map_err(ReadError::Source)?;
+    window.fill(content, CLASS_SAMPLE_LEN)?;
     let class = ContentClass::of(window.bytes());
     let wanted = chunker.sizes(class).max as usize;
     let mut digest = blake3::Hasher::new();
     let (mut size, mut number) = (0, 0);
     loop {
-        window.fill(content, wanted).map_err(ReadError::Source)?;
+        window.fill(content, wanted)?;
         if window.bytes().is_empty() {
             return Ok(ReadFacts { size, digest: Digest::from_bytes(*digest.finalize().as_bytes()) });
         }
@@ -127,34 +157,19 @@ pub fn read_chunks(
     }
 }
 
-/// A stream to store.
-pub enum Stream {
-    /// Standard input.
-    Stdin,
-    /// The output of a command.
-    Command(Box<CommandStream>),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Stream {
-    /// Starts a command.
-    pub fn command(line: &str) -> Result<Self> {
-        CommandStream::start(line).map(|stream| Self::Command(Box::new(stream)))
-    }
-
-    /// Waits for the stream's end; fails if the command failed.
-    pub fn finish(self) -> Result<()> {
-        match self {
-            Self::Stdin => Ok(()),
-            Self::Command(stream) => stream.finish(),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Stdin => io::stdin().lock().read(buffer),
-            Self::Command(stream) => stream.read(buffer),
-        }
+    #[test]
+    fn chunks_of_an_attempt_that_was_given_up_do_not_count() {
+        let slots = Slots::default();
+        let id = |byte| ChunkId::from_bytes([byte; 32]);
+        slots.begin(1);
+        slots.put(1, 0, id(1), 10);
+        slots.begin(2);
+        slots.put(2, 0, id(2), 20);
+        slots.put(1, 1, id(3), 30);
+        assert_eq!(slots.take_chunks(), Some(vec![ChunkRef { id: id(2), len: 20 }]));
     }
 }

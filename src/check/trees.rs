@@ -251,13 +251,13 @@ impl Walk<'_> {
         subjects: &mut HashSet<Subject>,
     ) -> Result<()> {
         if !file.indirect {
-            return self.check_chunks(&reference.node, &file.chunks, subjects).map(drop);
+            return self.check_chunks(&reference.node, file.kind, &file.chunks, subjects).map(drop);
         }
         let mut size = 0u64;
         for list in &file.chunks {
             let Some(bytes) = self.read_meta(&list.id, subjects)? else { return Ok(()) };
             match tree::decode_chunk_refs(&bytes) {
-                Ok(chunks) => size = size.saturating_add(self.check_chunks(&list.id, &chunks, subjects)?),
+                Ok(chunks) => size = size.saturating_add(self.check_chunks(&list.id, file.kind, &chunks, subjects)?),
                 Err(error) => self.blame_list(&list.id, entry, &error.to_string(), subjects),
             }
         }
@@ -274,13 +274,19 @@ impl Walk<'_> {
     }
 
     /// Returns the length of the chunks together. `list` is the node or list that names them.
-    fn check_chunks(&self, list: &ChunkId, chunks: &[ChunkRef], subjects: &mut HashSet<Subject>) -> Result<u64> {
+    fn check_chunks(
+        &self,
+        list: &ChunkId,
+        kind: BlobKind,
+        chunks: &[ChunkRef],
+        subjects: &mut HashSet<Subject>,
+    ) -> Result<u64> {
         let findings = &self.check.findings;
         findings.count(|counts| counts.chunk_references += chunks.len() as u64);
         let mut size = 0u64;
         for chunk in chunks {
             size = size.saturating_add(u64::from(chunk.len));
-            let places = self.check.repository.index().locate(BlobKind::Data, &chunk.id)?;
+            let places = self.check.repository.index().locate(kind, &chunk.id)?;
             let mut sound = places.iter().filter(|place| !findings.is_lost(&place.pack.id, &chunk.id)).peekable();
             if sound.peek().is_none() {
                 self.blame_packs(&chunk.id, &places, subjects);

@@ -9,7 +9,7 @@ use clap::builder::BoolishValueParser;
 use zeroize::Zeroizing;
 
 use mlvault::backend::Backend;
-use mlvault::backend::location::{self, BackendOptions, Location};
+use mlvault::backend::location::{self, Location};
 use mlvault::cancel::Cancel;
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
@@ -18,6 +18,7 @@ use mlvault::error::{Error, Result};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
+use mlvault::s3::{Credentials, S3Options};
 use mlvault::units::parse_bytes;
 
 use crate::cli::progress::{Progress, Verbosity};
@@ -128,21 +129,32 @@ impl Context {
         Location::from_str(text)
     }
 
-    /// Returns how S3 is reached.
-    pub fn backend_options(&self) -> BackendOptions {
+    /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
+    /// its own.
+    pub fn artifact_options(&self) -> S3Options {
+        S3Options { insecure_http: self.args.s3_insecure_http, ..S3Options::default() }
+    }
+
+    /// Returns how the repository's S3 is reached.
+    pub fn backend_options(&self) -> Result<S3Options> {
         let (args, s3) = (&self.args, &self.file.s3);
-        BackendOptions {
+        Ok(S3Options {
             endpoint: args.s3_endpoint.clone().or_else(|| s3.endpoint.clone()),
             region: args.s3_region.clone().or_else(|| s3.region.clone()),
             path_style: args.s3_path_style.or(s3.path_style),
             insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
-            credentials: None,
-        }
+            credentials: match env_credentials() {
+                Some(credentials) => Some(credentials),
+                None => s3.credentials()?,
+            },
+            ca_bundle: s3.ca_bundle.clone(),
+            ignore_tls: false,
+        })
     }
 
     /// Opens the backend.
     pub fn backend(&self) -> Result<Arc<dyn Backend>> {
-        location::open(&self.location()?, &self.backend_options())
+        location::open(&self.location()?, &self.backend_options()?)
     }
 
     /// Returns where the key comes from: flags and environment, else the configuration file.
@@ -194,6 +206,16 @@ impl Context {
             })),
         }
     }
+}
+
+/// The repository's own key pair, where the AWS variables are those of MLflow's buckets.
+fn env_credentials() -> Option<Credentials> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some(Credentials {
+        access_key_id: variable("MLVAULT_S3_ACCESS_KEY_ID")?,
+        secret_access_key: Zeroizing::new(variable("MLVAULT_S3_SECRET_ACCESS_KEY")?),
+        session_token: None,
+    })
 }
 
 fn sources(

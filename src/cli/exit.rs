@@ -51,7 +51,6 @@ fn hint_of(error: &Error) -> Option<&'static str> {
         Error::NoRepository { .. } => Some("`mlvault init` makes one; is the location right?"),
         Error::WrongKey { .. } => Some("the recovery key that init printed opens the repository too: MLVAULT_KEY_FILE"),
         Error::Role { .. } => Some("use a key whose role allows it; `mlvault key list` tells which there are"),
-        Error::Refused(_) => Some("look at `mlvault forget --dry-run`; --force overrides what may be overridden"),
         Error::MissingChunk { .. } => Some(
             "`mlvault check` tells what else is affected; `mlvault repair index` finds chunks that no index segment names",
         ),

@@ -27,7 +27,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let credential = context.credential_source()?.read_new()?;
-    let backend = location::create(&context.location()?, &context.backend_options())?;
+    let backend = location::create(&context.location()?, &context.backend_options()?)?;
     Repository::refuse_used_place(backend.as_ref())?;
     let create_only = doctor::honours_create_only(backend.as_ref())?;
     let options = CreateOptions {

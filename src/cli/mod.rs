@@ -7,6 +7,7 @@ mod backup;
 mod cat;
 mod check;
 mod context;
+mod deployment;
 mod diff;
 mod doctor;
 mod dump;
@@ -18,11 +19,14 @@ mod hold;
 mod init;
 mod key;
 mod ls;
+mod models;
 mod output;
 mod progress;
 mod prune;
 mod repair;
 mod restore;
+mod restore_deployment;
+mod selection;
 mod snapshots;
 mod stats;
 mod tag;
@@ -69,6 +73,9 @@ enum Command {
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
+    Models(models::ModelArgs),
+    Runs(models::RunArgs),
+    Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
 }
 
@@ -106,6 +113,9 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
         Command::Stats(args) => stats::run(&context, args),
+        Command::Models(args) => models::models(&context, args),
+        Command::Runs(args) => models::runs(&context, args),
+        Command::Experiments(args) => models::experiments(&context, args),
         Command::Doctor(args) => doctor::run(&context, args),
     };
     context.finish();

@@ -1,35 +1,47 @@
 //! `mlvault restore`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
-use mlvault::error::Result;
-use mlvault::restore::{self, Options, Overwrite, Summary};
+use mlvault::error::{Error, Result};
+use mlvault::restore::{self, Options, Overwrite, Summary, deployment};
+use mlvault::s3::BucketLocation;
+use mlvault::target::bucket::BucketTarget;
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
+use crate::cli::deployment::DeploymentArgs;
+use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
+use crate::cli::selection::{SnapshotArgs, WantedArgs};
 use crate::cli::{exit, output};
 
-/// Restore a snapshot, or a part of it, into a directory
+/// Restore a snapshot, or a part of it: as files, or into MLflow's own storage
 ///
-/// What is there already is compared and only rewritten where it differs, so a restore that was interrupted goes on when
-/// it is run again. Exit code 3 if something could not be restored.
+/// With --target, files go into a directory or a part of a bucket. What is there already is compared and only rewritten
+/// where it differs, so a restore that was interrupted goes on when it is run again. With --model, --run or --experiment
+/// it is their files, which need neither MLflow nor a database.
+///
+/// Without --target, a deployment is restored: all of it into an empty database and empty artifact stores, or, with
+/// --model, --run or --experiment, rows with their ids and files into one that is in use.
+///
+/// Exit code 3 if something could not be restored.
 #[derive(Parser)]
 pub struct Args {
-    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
-    #[arg(long)]
-    snapshot: String,
-    /// Directory to restore into; it is created if it is not there
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
+    /// Directory to restore into, which is created if it is not there, or s3://bucket/prefix
     #[arg(long, value_name = "DIR")]
-    target: PathBuf,
+    target: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: WantedArgs,
     /// Only this path of the snapshot and what is below it
     #[arg(long)]
     path: Option<String>,
-    /// What to do with files that are there
-    #[arg(long, value_enum, default_value = "always")]
-    overwrite: OverwriteArg,
+    /// What to do with files that are there [default: always; objects in a bucket are replaced only if it is given]
+    #[arg(long, value_enum)]
+    overwrite: Option<OverwriteArg>,
     /// Remove what the snapshot does not have
     #[arg(long)]
     delete: bool,
@@ -39,6 +51,10 @@ pub struct Args {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    into: DeploymentRestoreArgs,
+    #[command(flatten)]
+    deployment: DeploymentArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,12 +71,45 @@ enum OverwriteArg {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    match &args.target {
+        Some(target) => as_files(context, target.clone(), args),
+        None if args.deployment.is_meant() => into_deployment(context, &args),
+        None => Err(Error::Invalid("Say where to: --target, or a deployment".to_owned())),
+    }
+}
+
+/// Restores into MLflow's own storage.
+fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
+    let target = args.deployment.resolve(context)?;
+    let name = args.deployment.deployment.as_deref();
+    let snapshot = args.snapshot.find(context.repository()?.as_ref(), name)?;
+    match args.wanted.wanted() {
+        None => restore_deployment::whole(context, &args.into, &target, &snapshot, args.dry_run),
+        Some(wanted) => restore_deployment::part(context, &args.into, &target, (&snapshot, &wanted), args.dry_run),
+    }
+}
+
+fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {
+    let overwrite = args.overwrite.unwrap_or(OverwriteArg::Always);
+    let into_bucket = bucket_target(context, &target, &args)?;
     let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let wanted = args.wanted.wanted();
+    if wanted.is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
+        return Err(Error::Invalid("Say which snapshot: --snapshot latest".to_owned()));
+    }
+    let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
+    let path = match args.into.components.as_slice() {
+        [] => args.path,
+        [component] => Some(match args.path {
+            Some(path) => format!("{component}/{path}"),
+            None => component.clone(),
+        }),
+        _ => return Err(Error::Invalid("Files are restored from one component at a time".to_owned())),
+    };
     let options = Options {
-        target: args.target,
-        path: args.path,
-        overwrite: match args.overwrite {
+        target,
+        path,
+        overwrite: match overwrite {
             OverwriteArg::Always => Overwrite::Always,
             OverwriteArg::IfChanged => Overwrite::IfChanged,
             OverwriteArg::IfNewer => Overwrite::IfNewer,
@@ -70,18 +119,54 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         ownership: args.ownership,
         dry_run: args.dry_run,
     };
-    let summary = restore::run(&repository, &snapshot, &options, context.monitor().as_ref(), context.cancel())?;
+    let monitor = context.monitor();
+    let summary = match into_bucket {
+        None => match &wanted {
+            None => restore::run(&repository, &snapshot, &options, monitor.as_ref(), context.cancel())?,
+            Some(wanted) => {
+                let hears = (monitor.as_ref(), context.cancel());
+                deployment::restore_files(&repository, &snapshot, wanted, &options, hears)?
+            }
+        },
+        Some(_) if wanted.is_some() => {
+            return Err(Error::Invalid("Files of a model, run or experiment are restored into a directory".to_owned()));
+        }
+        Some((target, into)) => {
+            let path = options.path.unwrap_or_default();
+            let hears = (monitor.as_ref(), context.cancel());
+            restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), &target, into, hears)?
+        }
+    };
     context.finish();
     if context.json() {
         output::print_json(&json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary }))?;
     } else {
-        print_summary(&snapshot.id.short(), args.overwrite, args.dry_run, &summary)?;
+        print_summary(&snapshot.id.short(), overwrite, args.dry_run, &summary)?;
     }
     if snapshot.is_incomplete() {
         let message = format!("the backup itself was incomplete: {} problems", snapshot.record.problem_count);
-        context.monitor().note(&format!("Snapshot {}: {message}", snapshot.id.short()));
+        monitor.note(&format!("Snapshot {}: {message}", snapshot.id.short()));
     }
     Ok(if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE })
+}
+
+/// Opens the bucket, if the target is a part of one.
+fn bucket_target(
+    context: &Context,
+    target: &Path,
+    args: &Args,
+) -> Result<Option<(BucketTarget, restore::bucket::Options)>> {
+    let Some(text) = target.to_str().filter(|text| BucketLocation::is_meant(text)) else { return Ok(None) };
+    let replace = match args.overwrite {
+        None => false,
+        Some(OverwriteArg::Always) => true,
+        Some(_) => return Err(Error::Invalid("A bucket takes no --overwrite but `always`".to_owned())),
+    };
+    if args.delete || args.ownership {
+        return Err(Error::Invalid("--delete and --ownership are for directories".to_owned()));
+    }
+    let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
+    Ok(Some((target, restore::bucket::Options { replace, dry_run: args.dry_run })))
 }
 
 fn print_summary(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summary) -> Result<()> {

@@ -133,6 +133,7 @@ fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
 /// Describes a source on one line.
 pub fn source(source: &SourceRecord) -> String {
     match source {
+        SourceRecord::Deployment { name } => format!("deployment {name}"),
         SourceRecord::Paths { paths } => paths.join(" "),
         SourceRecord::Stream { name, command: None } => format!("{name} (standard input)"),
         SourceRecord::Stream { name, command: Some(command) } => format!("{name} ({command})"),

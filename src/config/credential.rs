@@ -96,6 +96,15 @@ fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
+/// Reads the first line of a file that holds a secret.
+pub fn read_secret_line(path: &Path) -> Result<Zeroizing<String>> {
+    let bytes = read_secret_file(path)?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = std::str::from_utf8(line).map_err(|_| Error::Invalid(format!("The secret in {path:?} is not text")))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
 fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
     let fault = |source| Error::Source { action: "run", path: line.into(), source };
     let output = Command::new("sh")

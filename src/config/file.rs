@@ -11,6 +11,8 @@
 //! region = "us-east-1"
 //! path-style = true
 //! insecure-http = false
+//! access-key-id = "vault"                   # else as AWS tools find it
+//! secret-access-key-file = "/run/secrets/s3/key"
 //!
 //! [policy.audit]                            # for `forget --policy audit`; a preset's name replaces the preset
 //! keep-within-daily = "90d"
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::config::deployment::DeploymentSection;
 use crate::error::{Error, Result};
 use crate::retention::policy::PolicySpec;
 
@@ -47,6 +50,8 @@ pub struct ConfigFile {
     pub passphrase_command: Option<String>,
     /// How S3 is reached.
     pub s3: S3Section,
+    /// Deployments by name.
+    pub deployment: BTreeMap<String, DeploymentSection>,
     /// Retention policies by name.
     pub policy: BTreeMap<String, PolicySpec>,
 }
@@ -63,6 +68,12 @@ pub struct S3Section {
     pub path_style: Option<bool>,
     /// Whether an endpoint without TLS is accepted.
     pub insecure_http: Option<bool>,
+    /// File of CA certificates to trust.
+    pub ca_bundle: Option<PathBuf>,
+    /// Public half of a key pair; without it, the AWS environment and profile are asked.
+    pub access_key_id: Option<String>,
+    /// File that holds the secret half.
+    pub secret_access_key_file: Option<PathBuf>,
 }
 
 impl ConfigFile {

@@ -1,4 +1,5 @@
 //! Settings that come from outside: flags, environment, configuration file, in this order of precedence.
 
 pub mod credential;
+pub mod deployment;
 pub mod file;

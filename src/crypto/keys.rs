@@ -62,6 +62,13 @@ impl MetaKeys {
         ChunkId::from_bytes(*hasher.finalize().as_bytes())
     }
 
+    /// Returns 16 hexadecimal digits that tell whether a key is the same one, and nothing about it to those who do not
+    /// have the meta secret.
+    pub fn fingerprint(&self, key: &[u8]) -> String {
+        let hash = blake3::keyed_hash(&derive("mlvault v1 fingerprint", &*self.secret), key);
+        hash.to_hex()[..16].to_owned()
+    }
+
     /// Returns 2,048 secret bytes for the chunker's gear table.
     pub fn gear_seed(&self) -> Zeroizing<[u8; 2048]> {
         let mut seed = Zeroizing::new([0; 2048]);

@@ -7,12 +7,23 @@
 //! - Writing happens in one transaction: after an error the database is what it was.
 //! - Passwords never appear in arguments of child processes, in messages, or in what is stored.
 
+mod load;
+mod merge;
+mod pgpass;
+pub mod postgresql;
+pub mod rewrite;
+pub mod sqlite;
+pub mod uri;
+
 use std::io::Read;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::Cancel;
 use crate::error::Result;
-use crate::sql::{TableRecord, Value};
+use crate::sql::{Dialect, TableRecord, Value};
+pub use uri::DatabaseUri;
 
 /// Which program a database belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +33,16 @@ pub enum Engine {
     Postgresql,
     /// SQLite; dumps are SQL text.
     Sqlite,
+}
+
+impl Engine {
+    /// Returns the dialect of its dumps.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Postgresql => Dialect::Postgresql,
+            Self::Sqlite => Dialect::Sqlite,
+        }
+    }
 }
 
 /// What is known of a database at the instant of its reader.
@@ -43,7 +64,7 @@ pub trait DatabaseReader: Send {
     fn facts(&self) -> &DatabaseFacts;
     /// Returns the names of its tables.
     fn tables(&mut self) -> Result<Vec<String>>;
-    /// Begins a dump of everything in it.
+    /// Begins a dump of everything in it. The reader must be kept until the dump is finished.
     fn dump(&mut self) -> Result<Box<dyn DumpStream>>;
     /// Runs a SELECT and hands on each row, every value in the text form of its type.
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
@@ -114,18 +135,59 @@ pub trait DatabaseWriter: Send {
     /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are what
     /// `expected` says; all in one transaction. Returns how many rows each rewrite changed.
     fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>>;
-    /// Begins to merge rows into a database in use.
-    fn merge(&mut self) -> Result<Box<dyn Merge + '_>>;
+    /// Begins to merge rows into a database in use. `order` names the tables so that those that others refer to come
+    /// first.
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>>;
     /// Runs a SELECT, as [`DatabaseReader::query`] does, on what is there now.
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
 }
 
+impl TableMerge {
+    /// Returns whether nothing of the table is concerned.
+    pub fn is_empty(&self) -> bool {
+        self.inserted + self.same + self.kept + self.conflicts == 0
+    }
+}
+
 /// Rows on their way into a database in use; dropped, it changes nothing.
 pub trait Merge {
-    /// Sets a row aside. Tables are merged in the order in which they first appear here: referenced ones first.
+    /// Sets a row aside. Rows come in any order.
     fn stage(&mut self, table: &str, columns: &[String], row: &[Value], need: Need) -> Result<()>;
     /// Compares what was set aside with what is there.
     fn report(&mut self) -> Result<Vec<TableMerge>>;
     /// Inserts, in one transaction, and moves sequences past the new keys, never back.
     fn apply(self: Box<Self>, on_conflict: OnConflict) -> Result<Vec<TableMerge>>;
+}
+
+/// A database as it changes.
+pub trait LiveDatabase: Send {
+    /// Runs a SELECT, as [`DatabaseReader::query`] does, on what is committed at this moment.
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
+}
+
+/// Opens a database to read it as it is now. A raised flag ends dumps that are under way.
+///
+/// `scratch` is a directory for private files: of SQLite a whole copy of the database lies there until the reader is
+/// dropped.
+pub fn open_reader(uri: &DatabaseUri, scratch: &Path, cancel: &Cancel) -> Result<Box<dyn DatabaseReader>> {
+    Ok(match uri {
+        DatabaseUri::Postgresql(uri) => Box::new(postgresql::reader::PostgresqlReader::open(uri, scratch, cancel)?),
+        DatabaseUri::Sqlite(path) => Box::new(sqlite::reader::SqliteReader::open(path, scratch, cancel)?),
+    })
+}
+
+/// Opens a database to write to it. A file of SQLite is created if it is missing.
+pub fn open_writer(uri: &DatabaseUri) -> Result<Box<dyn DatabaseWriter>> {
+    Ok(match uri {
+        DatabaseUri::Postgresql(uri) => Box::new(postgresql::writer::PostgresqlWriter::open(uri)?),
+        DatabaseUri::Sqlite(path) => Box::new(sqlite::writer::SqliteWriter::open(path)?),
+    })
+}
+
+/// Opens a database to ask what is in it from time to time.
+pub fn open_live(uri: &DatabaseUri) -> Result<Box<dyn LiveDatabase>> {
+    Ok(match uri {
+        DatabaseUri::Postgresql(uri) => Box::new(postgresql::Session::open(uri)?),
+        DatabaseUri::Sqlite(path) => Box::new(sqlite::File::open(path)?),
+    })
 }

@@ -102,7 +102,7 @@ impl Place<'_> {
 fn look(path: &[u8], location: &Path) -> Option<Found> {
     let unreadable = |error: io::Error| {
         let path = location.display().to_string();
-        Some(Found::Unreadable { path, message: format!("it cannot be read: {error}") })
+        Some(Found::Unreadable { item: Vec::new(), path, message: format!("it cannot be read: {error}") })
     };
     let found = match fs::symlink_metadata(location) {
         Ok(found) => found,
@@ -138,11 +138,12 @@ impl Comparison<'_> {
             self.cancel.check()?;
             let item = match found {
                 Found::Item(item) => item,
-                Found::Unreadable { path, message } => {
+                Found::Unreadable { path, message, .. } => {
                     self.push(&mut batch, Candidate::Unreadable { path, message })?;
                     continue;
                 }
                 Found::Skipped { .. } => continue,
+                Found::Failed(error) => return Err(error),
             };
             any = true;
             any |= self.removed_before(place, &mut tree, Some(&item.path), &mut types, &mut batch)?;
@@ -285,7 +286,7 @@ fn live_directory(place: &Place<'_>, entry: &Entry) -> Option<Side> {
 fn side_of(item: &Item) -> Side {
     let kind = match &item.kind {
         ItemKind::Directory => SideKind::Directory,
-        ItemKind::File { size, .. } => SideKind::File { size: *size, digest: None },
+        ItemKind::File { size, .. } | ItemKind::Object { size, .. } => SideKind::File { size: *size, digest: None },
         ItemKind::Symlink { target } => SideKind::Symlink { target: target.clone() },
     };
     Side { kind, metadata: item.metadata }

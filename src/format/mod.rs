@@ -4,8 +4,10 @@
 //! and never allocate more than a small multiple of what they were given or a named limit; what is decoded encodes
 //! to the same bytes again.
 
+pub mod attributes;
 pub mod chunk;
 pub mod config;
+pub mod deployment;
 pub mod forgotten;
 pub mod key_slot;
 pub mod note;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::sign::Domain;
 use crate::format::FormatError;
+use crate::format::deployment::DeploymentRecord;
 use crate::format::key_slot::{Certificate, Role};
 pub use crate::format::signed::Signer;
 use crate::format::signed::{self, Binding};
@@ -46,6 +47,11 @@ pub enum SourceRecord {
         /// The command that made it, if one did.
         command: Option<String>,
     },
+    /// An MLflow deployment.
+    Deployment {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl SourceRecord {
@@ -54,6 +60,7 @@ impl SourceRecord {
         match self {
             Self::Paths { paths } => paths.join(" "),
             Self::Stream { name, .. } => format!("stream {name}"),
+            Self::Deployment { name } => format!("deployment {name}"),
         }
     }
 }
@@ -132,6 +139,9 @@ pub struct SnapshotRecord {
     pub problems: Vec<ProblemRecord>,
     /// How many things went wrong.
     pub problem_count: u64,
+    /// What it holds of an MLflow deployment, if that is what was backed up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Box<DeploymentRecord>>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,

@@ -1,7 +1,8 @@
 //! A component's tree: its entries sorted by path, cut into nodes, which are meta chunks.
 //!
-//! Paths are raw bytes, relative, without a leading `/`; the path of a directory ends in `/`. Everything is in plain
-//! byte order of these paths, so that a directory precedes its content and its content is contiguous.
+//! Paths are raw bytes, relative; the path of a directory ends in `/`. Everything is in plain byte order of these paths,
+//! so that a directory precedes its content and its content is contiguous. Files that were objects in a bucket have
+//! whatever path their key was: with a `/` at its beginning or end, or two in a row.
 //!
 //! ```text
 //! node:
@@ -26,7 +27,7 @@
 //! A file of more than [`DIRECT_CHUNKS_MAX`] chunks is *indirect*: its list names meta chunks whose contents, one
 //! after another, are the list of (chunk id, plain length).
 
-use crate::format::{Cursor, FormatError};
+use crate::format::{BlobKind, Cursor, FormatError};
 use crate::id::{ChunkId, Digest};
 
 const NODE_FORMAT: u8 = 1;
@@ -45,6 +46,7 @@ const FLAG_SPARSE: u8 = 1;
 const FLAG_RACY: u8 = 2;
 const FLAG_INDIRECT: u8 = 4;
 const FLAG_HARD_LINK: u8 = 8;
+const FLAG_META: u8 = 16;
 
 /// A point in time as file systems keep it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +94,8 @@ pub struct FileContent {
     pub digest: Digest,
     /// Its chunks in order, or the meta chunks that list them.
     pub chunks: Vec<ChunkRef>,
+    /// Which kind its own chunks are of: data, or meta for what every key holder may read, as the catalogue.
+    pub kind: BlobKind,
     /// Whether `chunks` are meta chunks that list the chunks.
     pub indirect: bool,
     /// Whether the file had holes.
@@ -119,7 +123,7 @@ pub enum EntryKind {
 /// One file, directory or symlink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative path; ends in `/` for directories.
+    /// Relative path; ends in `/` for directories, and for objects whose keys do.
     pub path: Vec<u8>,
     /// What the file system tells of it.
     pub metadata: Metadata,
@@ -264,6 +268,7 @@ fn file_flags(file: &FileContent) -> u8 {
         | flag(file.racy, FLAG_RACY)
         | flag(file.indirect, FLAG_INDIRECT)
         | flag(file.hard_link.is_some(), FLAG_HARD_LINK)
+        | flag(file.kind == BlobKind::Meta, FLAG_META)
 }
 
 fn encode_short(bytes: &[u8], out: &mut Vec<u8>) {
@@ -336,7 +341,7 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, FormatError> {
     }
     let kind = match kind {
         1 if path.ends_with(b"/") => EntryKind::Directory,
-        2 if !path.ends_with(b"/") => EntryKind::File(decode_file(cursor, flags)?),
+        2 => EntryKind::File(decode_file(cursor, flags)?),
         3 if !path.ends_with(b"/") => EntryKind::Symlink { target: decode_short(cursor)? },
         _ => return Err(FormatError::new("an entry is of an unknown kind, or its path does not fit its kind")),
     };
@@ -344,7 +349,7 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, FormatError> {
 }
 
 fn decode_file(cursor: &mut Cursor<'_>, flags: u8) -> Result<FileContent, FormatError> {
-    if flags & !(FLAG_SPARSE | FLAG_RACY | FLAG_INDIRECT | FLAG_HARD_LINK) != 0 {
+    if flags & !(FLAG_SPARSE | FLAG_RACY | FLAG_INDIRECT | FLAG_HARD_LINK | FLAG_META) != 0 {
         return Err(FormatError::new("an entry has unknown flags"));
     }
     let size = cursor.u64()?;
@@ -360,7 +365,8 @@ fn decode_file(cursor: &mut Cursor<'_>, flags: u8) -> Result<FileContent, Format
     }
     let hard_link = if flags & FLAG_HARD_LINK != 0 { Some(decode_short(cursor)?) } else { None };
     let (sparse, racy) = (flags & FLAG_SPARSE != 0, flags & FLAG_RACY != 0);
-    Ok(FileContent { size, digest, chunks, indirect, sparse, racy, hard_link })
+    let kind = if flags & FLAG_META != 0 { BlobKind::Meta } else { BlobKind::Data };
+    Ok(FileContent { size, digest, chunks, kind, indirect, sparse, racy, hard_link })
 }
 
 fn decode_attributes(cursor: &mut Cursor<'_>) -> Result<Vec<(u16, Vec<u8>)>, FormatError> {
@@ -412,6 +418,7 @@ mod tests {
                 size: chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
                 digest: Digest::from_bytes([8; 32]),
                 chunks,
+                kind: BlobKind::Data,
                 indirect: false,
                 sparse: true,
                 racy: false,
@@ -435,10 +442,11 @@ mod tests {
             kind: EntryKind::Directory,
             attributes: vec![],
         };
+        let object = file("a/b/", &[3]);
         let odd_name = Entry { path: b"a/\xFF\n".to_vec(), ..file("", &[1]) };
         let link =
             Entry { path: b"b".to_vec(), kind: EntryKind::Symlink { target: b"../x".to_vec() }, ..directory.clone() };
-        let entries = vec![directory, file("a/x", &[10, 20]), odd_name, link];
+        let entries = vec![directory, object, file("a/x", &[10, 20]), odd_name, link];
         assert_eq!(decode_node(&leaf(&entries)), Ok(Node::Leaf(entries)));
     }
 
@@ -451,8 +459,6 @@ mod tests {
             content.size = 11;
         }
         assert!(decode_node(&leaf(&[wrong_size])).is_err());
-        let directory_like = leaf(&[file("a/", &[])]);
-        assert!(decode_node(&directory_like).is_err());
         let mut huge = leaf(&[file("a", &[])]);
         huge[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(decode_node(&huge).is_err());

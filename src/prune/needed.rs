@@ -4,7 +4,7 @@
 //! kept, so that one in some 10^12 unneeded chunks counts as needed, which costs its space and nothing else. Meta
 //! chunks are kept exactly: one that counts as seen is not looked into.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
@@ -12,9 +12,10 @@ use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{ChunkId, SessionId};
 use crate::monitor::{Counter, Monitor};
+use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::reachable::{self, Use};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::{Repository, reachable};
 
 /// Ids that are added before they are sorted in; more where the set is large.
 const UNSORTED_MIN: usize = 1 << 16;
@@ -23,7 +24,8 @@ const UNSORTED_MIN: usize = 1 << 16;
 pub struct Needed {
     reader: ChunkReader,
     snapshots: HashSet<SessionId>,
-    meta: HashSet<ChunkId>,
+    /// Meta chunks, and as what they were met.
+    meta: HashMap<ChunkId, Uses>,
     data: Prefixes,
 }
 
@@ -31,7 +33,7 @@ impl Needed {
     /// Makes an empty set.
     pub fn new(repository: Arc<Repository>) -> Self {
         let reader = ChunkReader::new(repository);
-        Self { reader, snapshots: HashSet::new(), meta: HashSet::new(), data: Prefixes::default() }
+        Self { reader, snapshots: HashSet::new(), meta: HashMap::new(), data: Prefixes::default() }
     }
 
     /// Adds what snapshots need that were not added before. Fails where that cannot be found out.
@@ -44,10 +46,10 @@ impl Needed {
         for snapshot in snapshots {
             if !self.snapshots.contains(&snapshot.id) {
                 let (meta, data) = (&mut self.meta, &mut self.data);
-                reachable::for_each_chunk(&self.reader, &snapshot.record, &mut |kind, id| match kind {
+                reachable::for_each_chunk(&self.reader, &snapshot.record, &mut |role, id| match role.kind() {
                     BlobKind::Meta => {
                         cancel.check()?;
-                        Ok(meta.insert(*id))
+                        Ok(meta.entry(*id).or_default().add(role))
                     }
                     BlobKind::Data => {
                         data.add(prefix(id));
@@ -65,7 +67,7 @@ impl Needed {
     /// Returns whether a chunk is needed.
     pub fn contains(&self, kind: BlobKind, id: &ChunkId) -> bool {
         match kind {
-            BlobKind::Meta => self.meta.contains(id),
+            BlobKind::Meta => self.meta.contains_key(id),
             BlobKind::Data => self.data.sorted.binary_search(&prefix(id)).is_ok(),
         }
     }
@@ -85,6 +87,25 @@ impl Needed {
             bytes[size_of::<u64>()..].fill(0);
         }
         ChunkId::from_bytes(bytes)
+    }
+}
+
+/// As what a chunk was met: a set in the bits of a byte.
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses(u8);
+
+impl Uses {
+    /// Adds a use; returns whether it is new.
+    fn add(&mut self, role: Use) -> bool {
+        let bit = match role {
+            Use::Node => 1,
+            Use::List(BlobKind::Data) => 2,
+            Use::List(BlobKind::Meta) => 4,
+            Use::Content(_) => 8,
+        };
+        let is_new = self.0 & bit == 0;
+        self.0 |= bit;
+        is_new
     }
 }
 

@@ -5,10 +5,13 @@
 
 use crate::error::{Error, Result};
 use crate::format::snapshot::{Component, FILES};
-use crate::format::tree::{Entry, EntryKind};
+use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
+
+/// Permissions of a directory that was an object, or has no entry of its own.
+const DIRECTORY_MODE: u32 = 0o755;
 
 /// Returns the name under which users know an entry of a component.
 pub fn shown_path(component: &str, path: &[u8]) -> Vec<u8> {
@@ -69,20 +72,36 @@ pub fn entry_at(chunks: &ChunkReader, component: &Component, path: &[u8]) -> Res
     }
 }
 
-/// Iterates over what is selected: one file or symlink, a directory with all below it, or a whole component.
+/// Iterates over what is selected: what is at the path, and all below it; or a whole component.
 pub fn entries<'a>(
     chunks: &'a ChunkReader,
     selection: &Selection<'_>,
 ) -> Result<Box<dyn Iterator<Item = Result<Entry>> + 'a>> {
     let (component, path) = (selection.component, &selection.path);
-    if !path.is_empty()
-        && let Some(entry) = entry_at(chunks, component, path)?
-        && entry.kind != EntryKind::Directory
-    {
-        return Ok(Box::new(std::iter::once(Ok(entry))));
+    if path.is_empty() {
+        return Ok(Box::new(TreeReader::open(chunks, &component.name, &component.root)?));
     }
-    let below = if path.is_empty() { Vec::new() } else { [path, &b"/"[..]].concat() };
-    Ok(Box::new(TreeReader::open_prefix(chunks, &component.name, &component.root, &below)?))
+    // In a bucket, both may be there: an object `k`, and `k/x`.
+    let itself = entry_at(chunks, component, path)?;
+    let below = TreeReader::open_prefix(chunks, &component.name, &component.root, &[path, &b"/"[..]].concat())?;
+    Ok(Box::new(itself.map(Ok).into_iter().chain(below)))
+}
+
+/// Returns an entry for a directory that has none of its own, but something below it. Its path ends in `/`.
+pub fn implied_directory(path: &[u8]) -> Entry {
+    let metadata = Metadata { mode: DIRECTORY_MODE, ..Metadata::default() };
+    Entry { path: path.to_vec(), metadata, kind: EntryKind::Directory, attributes: Vec::new() }
+}
+
+/// Returns an entry as a file system has it: an empty object whose key ends in `/` stands for a directory.
+pub fn as_directory(entry: Entry) -> Entry {
+    match &entry.kind {
+        EntryKind::File(file) if file.size == 0 && entry.path.ends_with(b"/") => {
+            let metadata = Metadata { mode: DIRECTORY_MODE, ..entry.metadata };
+            Entry { metadata, kind: EntryKind::Directory, ..entry }
+        }
+        _ => entry,
+    }
 }
 
 /// Makes the error that says that a snapshot has no such path.

@@ -3,9 +3,13 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
+pub mod browse;
+pub mod catalogue;
+pub mod chunk_fetch;
 pub mod chunk_reader;
 pub mod chunk_writer;
 pub mod contents;
+pub mod file_reader;
 pub mod index_sync;
 pub mod keys;
 pub mod layout;

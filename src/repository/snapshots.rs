@@ -13,7 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord};
+use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
 use crate::parallel;
 use crate::repository::session::PROGRAM;
@@ -176,6 +176,30 @@ impl Repository {
         }
     }
 
+    /// Finds the last snapshot of an MLflow deployment (of this name, if one is given) that began on this day (UTC) or at
+    /// this time, or before; without either the last one.
+    pub fn find_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Snapshot> {
+        let until = as_of.map(parse_until).transpose()?;
+        let mut list = self.list_snapshots()?;
+        if !list.damaged.is_empty() {
+            return Err(list.damaged.swap_remove(0));
+        }
+        let is_meant = |snapshot: &Snapshot| {
+            let name = match &snapshot.record.source {
+                SourceRecord::Deployment { name } => name,
+                _ => return false,
+            };
+            deployment.is_none_or(|wanted| wanted == name) && until.is_none_or(|until| snapshot.record.started < until)
+        };
+        let found = list.snapshots.iter().rposition(is_meant);
+        found.map(|at| list.snapshots.swap_remove(at)).ok_or_else(|| {
+            let of =
+                deployment.map_or_else(|| "an MLflow deployment".to_owned(), |name| format!("the deployment {name:?}"));
+            let when = as_of.map_or_else(String::new, |time| format!(" from {time} or earlier"));
+            Error::NotFound(format!("There is no snapshot of {of}{when}"))
+        })
+    }
+
     /// Seals, signs and writes an outcome under a session's name. Whatever stands there already stays.
     ///
     /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
@@ -198,6 +222,18 @@ fn missing_of(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
         }
     }
     missing
+}
+
+/// Reads a day or a time; returns the first moment that is too late.
+fn parse_until(text: &str) -> Result<Timestamp> {
+    let invalid =
+        || Error::Invalid(format!("{text:?} is neither a day, as 2026-11-21, nor a time, as 2026-11-21T03:00Z"));
+    if let Ok(day) = text.parse::<Date>() {
+        let next = day.tomorrow().map_err(|_| invalid())?;
+        return jiff::tz::TimeZone::UTC.to_timestamp(next.at(0, 0, 0, 0)).map_err(|_| invalid());
+    }
+    let time: Timestamp = text.parse().map_err(|_| invalid())?;
+    time.checked_add(jiff::Span::new().nanoseconds(1)).map_err(|_| invalid())
 }
 
 /// Least digits of an id prefix.

@@ -78,6 +78,12 @@ struct OpenOutput {
     verified: AtomicBool,
 }
 
+impl OpenOutput {
+    fn kind(&self) -> BlobKind {
+        self.entry.file().map_or(BlobKind::Data, |file| file.kind)
+    }
+}
+
 impl Run<'_> {
     /// Restores the files of a batch.
     pub(super) fn restore_batch(&self, batch: Batch) -> Result<()> {
@@ -122,7 +128,7 @@ impl Run<'_> {
         let chunks = chunks_of(self.reader, &entry.path_text(), file)?;
         let file_there = existing.filter(|existing| existing.kind == ExistingKind::File);
         let mut wants = match file_there {
-            Some(existing) => self.compare(entry, existing.size, &chunks)?,
+            Some(existing) => self.compare(entry, file.kind, existing.size, &chunks)?,
             None => with_offsets(&chunks),
         };
         // A file with other names is not changed in place: they would change with it.
@@ -192,7 +198,13 @@ impl Run<'_> {
     }
 
     /// Collects the chunks of which the file that is there has something else.
-    fn compare(&self, entry: &Entry, existing_size: u64, chunks: &[ChunkRef]) -> Result<Vec<(ChunkRef, u64)>> {
+    fn compare(
+        &self,
+        entry: &Entry,
+        kind: BlobKind,
+        existing_size: u64,
+        chunks: &[ChunkRef],
+    ) -> Result<Vec<(ChunkRef, u64)>> {
         let mut wants = Vec::new();
         let mut file = self.target.read_file(&entry.path)?;
         let keys = self.reader.repository().keys();
@@ -205,7 +217,7 @@ impl Run<'_> {
             if readable && end <= existing_size {
                 buffer.resize(chunk.len as usize, 0);
                 readable = file.read_exact(&mut buffer).is_ok();
-                same = readable && keys.chunk_id(BlobKind::Data as u8, &buffer) == chunk.id;
+                same = readable && keys.chunk_id(kind as u8, &buffer) == chunk.id;
             }
             if !same {
                 wants.push((*chunk, offset));
@@ -222,7 +234,8 @@ impl Run<'_> {
         let mut wants = Vec::with_capacity(wanted.len());
         let mut missing = Vec::new();
         for (chunk, file, offset) in wanted {
-            let places = self.reader.repository().index().locate(BlobKind::Data, &chunk.id)?;
+            let kind = outputs[file as usize].kind();
+            let places = self.reader.repository().index().locate(kind, &chunk.id)?;
             match places.into_iter().next() {
                 Some(place) if place.header.plain_len == chunk.len => {
                     wants.push(Want { place, to: Destination { file, offset } });
@@ -274,7 +287,7 @@ impl Run<'_> {
                 // Perhaps the chunk stands in another pack too.
                 None => self
                     .reader
-                    .read(BlobKind::Data, &place.header.id, &|| outputs[wants[0].to.file as usize].entry.path_text()),
+                    .read(place.pack.kind, &place.header.id, &|| outputs[wants[0].to.file as usize].entry.path_text()),
             };
             for want in wants {
                 self.write_chunk(&outputs[want.to.file as usize], want.to.offset, &plain, open_files)?;

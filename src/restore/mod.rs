@@ -10,6 +10,8 @@
 //! hard links (when everything that they could be confused with is there), and for the directories' own metadata.
 
 mod batch;
+pub mod bucket;
+pub mod deployment;
 mod sweep;
 
 use std::path::PathBuf;
@@ -19,13 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, is_selected};
+use crate::repository::contents::{self, Selection, is_selected};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
 use crate::restore::batch::Batch;
@@ -123,6 +125,8 @@ struct Run<'a> {
     reader: &'a ChunkReader,
     component: &'a Component,
     prefix: Vec<u8>,
+    /// Whether paths in the target begin behind the prefix.
+    strips_prefix: bool,
     target: &'a DirectoryTarget,
     options: &'a Options,
     monitor: &'a dyn Monitor,
@@ -141,27 +145,63 @@ pub fn run(
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let tally = Tally::default();
-    let mut found = false;
+    let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
+    let mut found = path.is_empty();
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
     monitor.phase(
         "restore",
         total.map(|components| components.iter().map(|component| component.entries).sum()),
         total.map(|components| components.iter().map(|component| component.bytes).sum()),
     );
-    for component in &snapshot.record.components {
+    for Selection { component, path: prefix } in contents::select(snapshot, path) {
         let root = match component.name.as_str() {
             FILES => options.target.clone(),
             name => options.target.join(name),
         };
         let target = open_target(&root, options)?;
-        let prefix = options.path.as_deref().map(normal_path).unwrap_or_default();
-        let run = Run { reader: &reader, component, prefix, target: &target, options, monitor, cancel, tally: &tally };
+        let run = Run {
+            reader: &reader,
+            component,
+            prefix,
+            strips_prefix: false,
+            target: &target,
+            options,
+            monitor,
+            cancel,
+            tally: &tally,
+        };
         found |= run.restore()?;
     }
-    match &options.path {
-        Some(path) if !found => Err(contents::no_such_path(snapshot, path.as_bytes())),
-        _ => Ok(tally.summary()),
-    }
+    if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
+}
+
+/// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind `path` comes
+/// behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
+pub fn run_below(
+    reader: &ChunkReader,
+    component: &Component,
+    path: &[u8],
+    options: &Options,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Summary> {
+    reader.repository().access().data_secret()?;
+    let tally = Tally::default();
+    let target = open_target(&options.target, options)?;
+    let options = Options { delete: false, ..options.clone() };
+    let (prefix, strips_prefix) = (path.to_vec(), !path.is_empty());
+    let run = Run {
+        reader,
+        component,
+        prefix,
+        strips_prefix,
+        target: &target,
+        options: &options,
+        monitor,
+        cancel,
+        tally: &tally,
+    };
+    run.restore()?;
+    Ok(tally.summary())
 }
 
 /// A dry run must not even make the directory.
@@ -170,10 +210,6 @@ fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTar
         return DirectoryTarget::create(root);
     }
     if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
-}
-
-fn normal_path(path: &str) -> Vec<u8> {
-    path.trim_start_matches("./").trim_matches('/').as_bytes().to_vec()
 }
 
 impl Run<'_> {
@@ -198,17 +234,49 @@ impl Run<'_> {
             Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
             tree => tree?,
         };
-        Ok(Box::new(tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)))))
+        let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)));
+        let directories = selected.map(|entry| entry.map(contents::as_directory));
+        if !self.strips_prefix {
+            return Ok(Box::new(directories));
+        }
+        Ok(Box::new(directories.filter_map(|entry| match entry {
+            Ok(entry) => self.without_prefix(entry).map(Ok),
+            Err(error) => Some(Err(error)),
+        })))
     }
 
-    /// Returns the selected entries that can be read. What cannot was reported when files were restored.
-    fn readable_entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
-        Ok(self.entries()?.filter(|entry| !entry.as_ref().is_err_and(Error::is_damage)))
+    /// Takes the prefix away from an entry's path; the entry of the prefix itself, if it is a directory, is the target.
+    fn without_prefix(&self, mut entry: Entry) -> Option<Entry> {
+        let behind = |path: &[u8]| {
+            let rest = path.strip_prefix(self.prefix.as_slice())?;
+            Some(rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
+        };
+        entry.path = match behind(&entry.path)? {
+            path if !path.is_empty() => path,
+            _ if entry.kind == EntryKind::Directory => return None,
+            _ => self.prefix.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec(),
+        };
+        if let EntryKind::File(file) = &mut entry.kind {
+            // A first name outside of what is restored is of no use: the content stands here too.
+            file.hard_link = file.hard_link.take().and_then(|first| behind(&first)).filter(|path| !path.is_empty());
+        }
+        Some(entry)
+    }
+
+    /// Returns the selected entries that can be read, and that a directory can hold. What is none of these was reported
+    /// when files were restored.
+    fn restorable_entries(&self) -> Result<impl Iterator<Item = Result<Entry>>> {
+        let mut names = FileNames::default();
+        Ok(self.entries()?.filter(move |entry| match entry {
+            Ok(entry) => names.admit(entry).is_ok(),
+            Err(error) => !error.is_damage(),
+        }))
     }
 
     fn restore_files(&self) -> Result<bool> {
         let mut batch = Batch::default();
         let mut found = false;
+        let mut names = FileNames::default();
         for entry in self.entries()? {
             self.cancel.check()?;
             found = true;
@@ -219,7 +287,7 @@ impl Run<'_> {
                 }
                 entry => entry?,
             };
-            if let Err(reason) = directory::parts(&entry.path) {
+            if let Err(reason) = names.admit(&entry) {
                 self.problem(&entry, &format!("it is not restored: {reason}"));
                 continue;
             }
@@ -253,12 +321,9 @@ impl Run<'_> {
     /// Symlinks and hard links come after all files: no file is ever written through one.
     fn restore_links(&self) -> Result<()> {
         let mut batch = Batch::default();
-        for entry in self.readable_entries()? {
+        for entry in self.restorable_entries()? {
             self.cancel.check()?;
             let entry = entry?;
-            if directory::parts(&entry.path).is_err() {
-                continue;
-            }
             match &entry.kind {
                 EntryKind::Symlink { target } => {
                     let target = target.clone();
@@ -306,7 +371,7 @@ impl Run<'_> {
 
     /// The first name must have been restored too, or else be what the snapshot says.
     fn is_linkable(&self, first: &[u8], entry: &Entry) -> bool {
-        let selected = is_selected(first, &self.prefix) && directory::parts(first).is_ok();
+        let selected = (self.strips_prefix || is_selected(first, &self.prefix)) && directory::parts(first).is_ok();
         if self.options.dry_run || !selected {
             return selected;
         }
@@ -351,12 +416,12 @@ impl Run<'_> {
     /// Sets each directory's metadata once everything below it is done, so that nothing touches it afterwards.
     fn restore_directory_metadata(&self) -> Result<()> {
         let mut open: Vec<(Vec<u8>, Metadata)> = Vec::new();
-        for entry in self.readable_entries()? {
+        for entry in self.restorable_entries()? {
             let entry = entry?;
             while open.last().is_some_and(|(path, _)| !entry.path.starts_with(path)) {
                 self.close_directory(open.pop());
             }
-            if entry.kind == EntryKind::Directory && directory::parts(&entry.path).is_ok() {
+            if entry.kind == EntryKind::Directory {
                 open.push((entry.path, entry.metadata));
             }
         }
@@ -383,11 +448,80 @@ impl Run<'_> {
     }
 }
 
+/// Files that would have to be directories for what may follow: in a bucket, `k` and `k/x` can both be objects.
+#[derive(Default)]
+struct FileNames(Vec<Vec<u8>>);
+
+impl FileNames {
+    /// Fails for what a directory cannot hold, by itself or beside the entries before it. Entries come in byte order.
+    fn admit(&mut self, entry: &Entry) -> Result<(), &'static str> {
+        directory::parts(&entry.path)?;
+        // Between `k` and `k/x` there may be `k-y`; what does not begin with `k` comes after both.
+        while self.0.last().is_some_and(|name| !entry.path.starts_with(name)) {
+            self.0.pop();
+        }
+        if self.0.iter().any(|name| entry.path[name.len()..].starts_with(b"/")) {
+            return Err("a file stands where it needs a directory");
+        }
+        if entry.kind != EntryKind::Directory {
+            if entry.path.ends_with(b"/") {
+                return Err("it has content, and only a directory can have a name that ends in /");
+            }
+            self.0.push(entry.path.clone());
+        }
+        Ok(())
+    }
+}
+
 fn describe(kind: ExistingKind) -> &'static str {
     match kind {
         ExistingKind::Directory => "a directory",
         ExistingKind::File => "a file",
         ExistingKind::Symlink => "a symlink",
         ExistingKind::Other => "a special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::BlobKind;
+    use crate::format::tree::FileContent;
+    use crate::id::Digest;
+
+    fn file(path: &str) -> Entry {
+        let digest = Digest::from_bytes([0; 32]);
+        let content = FileContent {
+            kind: BlobKind::Data,
+            size: 1,
+            digest,
+            chunks: vec![],
+            indirect: false,
+            sparse: false,
+            racy: false,
+            hard_link: None,
+        };
+        Entry { path: path.into(), metadata: Metadata::default(), kind: EntryKind::File(content), attributes: vec![] }
+    }
+
+    #[test]
+    fn of_keys_that_no_directory_can_hold_together_the_first_is_restored() {
+        let mut names = FileNames::default();
+        let cases = [
+            ("/a", false),
+            ("a//b", false),
+            ("k", true),
+            ("k-y", true),
+            ("k-y/z", false),
+            ("k/", false),
+            ("k/x", false),
+            ("k/x/y", false),
+            ("kk", true),
+            ("l/", false),
+            ("l/x", true),
+        ];
+        for (path, is_admitted) in cases {
+            assert_eq!(names.admit(&file(path)).is_ok(), is_admitted, "{path}");
+        }
     }
 }

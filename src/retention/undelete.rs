@@ -13,11 +13,12 @@ use crate::format::BlobKind;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{ChunkId, SessionId};
 use crate::monitor::Monitor;
+use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
+use crate::repository::reachable::{self, Use};
 use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
-use crate::repository::{Repository, reachable};
 
 /// The field of the new record that names the snapshot that it was.
 const UNDELETED: &str = "undeleted";
@@ -78,10 +79,11 @@ fn commit_anew(
 fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotRecord, cancel: &Cancel) -> Result<()> {
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut encoder = Encoder::default();
-    let mut nodes: HashSet<ChunkId> = HashSet::new();
-    reachable::for_each_chunk(&reader, record, &mut |kind, id| {
+    let mut seen: HashSet<(Use, ChunkId)> = HashSet::new();
+    reachable::for_each_chunk(&reader, record, &mut |role, id| {
         cancel.check()?;
-        if kind == BlobKind::Meta && !nodes.insert(*id) {
+        let kind = role.kind();
+        if kind == BlobKind::Meta && !seen.insert((role, *id)) {
             return Ok(false);
         }
         if !writer.holds(kind, id)? {

@@ -1,18 +1,15 @@
-//! A stream as a source: standard input, or the output of a command.
+//! The output of a command as a stream.
 //!
 //! What must stay true: a command that fails, in whatever way and however late, makes the whole stream an error.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
-
-/// Lines of standard error that an error message repeats.
-const ERROR_LINES_MAX: usize = 10;
-/// Longest such line in bytes.
-const ERROR_LINE_LEN_MAX: usize = 400;
+use crate::last_lines::last_lines;
+use crate::source::stream::Stream;
 
 /// A running command whose standard output is read.
 pub struct CommandStream {
@@ -40,8 +37,7 @@ impl CommandStream {
         Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
     }
 
-    /// Waits for the command's end; fails unless it exited with 0.
-    pub fn finish(mut self) -> Result<()> {
+    fn wait(mut self) -> Result<()> {
         let fault = |source| Error::Source { action: "wait for", path: self.line.clone().into(), source };
         let status = self.child.wait().map_err(fault)?;
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
@@ -63,6 +59,13 @@ impl Read for CommandStream {
     }
 }
 
+impl Stream for CommandStream {
+    /// Waits for the command's end; fails unless it exited with 0.
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.wait()
+    }
+}
+
 impl Drop for CommandStream {
     /// A command whose output is no longer wanted is ended.
     fn drop(&mut self) {
@@ -73,22 +76,6 @@ impl Drop for CommandStream {
     }
 }
 
-fn last_lines(mut errors: impl BufRead) -> VecDeque<String> {
-    let mut lines = VecDeque::new();
-    let mut bytes = Vec::new();
-    while matches!(errors.by_ref().take(ERROR_LINE_LEN_MAX as u64).read_until(b'\n', &mut bytes), Ok(len) if len > 0) {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        if !line.is_empty() {
-            if lines.len() == ERROR_LINES_MAX {
-                lines.pop_front();
-            }
-            lines.push_back(line);
-        }
-        bytes.clear();
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,7 +84,7 @@ mod tests {
         let mut stream = CommandStream::start(line).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        (text, stream.finish())
+        (text, stream.wait())
     }
 
     #[test]

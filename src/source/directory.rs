@@ -157,7 +157,7 @@ impl Walk<'_> {
         let looked = if next.named { fs::metadata(&next.location) } else { fs::symlink_metadata(&next.location) };
         let found = match looked {
             Ok(found) => found,
-            Err(error) => return Some(unreadable(&next.location, &error)),
+            Err(error) => return Some(unreadable(&next, &error)),
         };
         let file_type = found.file_type();
         if file_type.is_dir() {
@@ -169,7 +169,7 @@ impl Walk<'_> {
         } else if file_type.is_symlink() {
             match fs::read_link(&next.location) {
                 Ok(target) => ItemKind::Symlink { target: target.into_os_string().into_vec() },
-                Err(error) => return Some(unreadable(&next.location, &error)),
+                Err(error) => return Some(unreadable(&next, &error)),
             }
         } else {
             let what = if file_type.is_socket() { "a socket" } else { "a device or named pipe" };
@@ -180,7 +180,7 @@ impl Walk<'_> {
 
     fn visit_directory(&mut self, next: Pending, found: &fs::Metadata) -> Option<Found> {
         match self.enter_directory(&next) {
-            Err(error) => Some(unreadable(&next.location, &error)),
+            Err(error) => Some(unreadable(&next, &error)),
             Ok(()) if next.tree_path.is_empty() => None,
             Ok(()) => Some(Found::Item(Item {
                 path: tree_key(&next.tree_path, true),
@@ -211,12 +211,12 @@ impl Walk<'_> {
     }
 }
 
-fn unreadable(location: &Path, error: &io::Error) -> Found {
+fn unreadable(pending: &Pending, error: &io::Error) -> Found {
     let message = match error.kind() {
         io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
         _ => format!("it cannot be read: {error}"),
     };
-    Found::Unreadable { path: location.display().to_string(), message }
+    Found::Unreadable { item: pending.tree_path.clone(), path: pending.location.display().to_string(), message }
 }
 
 /// Converts what the operating system tells.
@@ -288,6 +288,7 @@ mod tests {
                 Found::Item(item) => String::from_utf8_lossy(&item.path).into_owned(),
                 Found::Unreadable { path, .. } => format!("unreadable {path}"),
                 Found::Skipped { path, .. } => format!("skipped {path}"),
+                Found::Failed(error) => panic!("{error}"),
             })
             .collect()
     }

@@ -3,12 +3,18 @@
 //! What must stay true: items come in byte order of their paths (a directory's path ends in `/`), each path once;
 //! what cannot be read is told as [`Found::Unreadable`] and the walk goes on.
 
+pub mod bucket;
 pub mod command;
+pub mod deployment;
 pub mod directory;
+pub mod spool;
+pub mod stream;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use crate::error::Error;
+use crate::format::attributes::Attributes;
 use crate::format::tree::Metadata;
 
 /// Something that a walk came across.
@@ -18,6 +24,8 @@ pub enum Found {
     Item(Item),
     /// Something that should be stored and cannot be: the snapshot will be incomplete.
     Unreadable {
+        /// Its path in the tree.
+        item: Vec<u8>,
         /// Where.
         path: String,
         /// Why.
@@ -30,6 +38,8 @@ pub enum Found {
         /// What it is.
         message: String,
     },
+    /// The walk cannot go on, and what is missing is not known: the backup fails.
+    Failed(Error),
 }
 
 /// A file, directory or symlink of a source.
@@ -59,11 +69,47 @@ pub enum ItemKind {
         /// Whether it may have other names.
         linked: bool,
     },
+    /// An object in a bucket, which becomes a file.
+    Object {
+        /// Its length in bytes when it was listed.
+        size: u64,
+        /// Its ETag: if that, size and time are what they were, it is unchanged. Without one it is read again.
+        etag: Option<String>,
+        /// Its storage class, where the listing tells it.
+        storage_class: Option<String>,
+    },
     /// A symbolic link.
     Symlink {
         /// Where it points.
         target: Vec<u8>,
     },
+}
+
+impl Item {
+    /// Returns the length of a file or object; other kinds have none.
+    pub fn size(&self) -> Option<u64> {
+        match self.kind {
+            ItemKind::File { size, .. } | ItemKind::Object { size, .. } => Some(size),
+            ItemKind::Directory | ItemKind::Symlink { .. } => None,
+        }
+    }
+}
+
+/// What a source says, inside an [`io::Error`], when the cause is more than one file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Interruption {
+    /// What was read so far is no version of the file: it is to be opened anew.
+    #[error("it changed while it was read")]
+    Changed,
+    /// The whole source is out of reach: the backup cannot go on.
+    #[error(transparent)]
+    Lost(Error),
+}
+
+impl From<Interruption> for io::Error {
+    fn from(interruption: Interruption) -> Self {
+        Self::other(interruption)
+    }
 }
 
 /// An open file of a source.
@@ -72,12 +118,20 @@ pub trait Content: Read + Send {
     fn metadata(&self) -> Metadata;
     /// Returns its length in bytes when it was opened; not more than this is read. `None` for streams.
     fn size(&self) -> Option<u64>;
+    /// Returns what is to be stored of it beside content and metadata.
+    fn attributes(&self) -> Attributes {
+        Attributes::new()
+    }
     /// Called at the end: returns what happened while it was read, if it is not what it was.
     fn finish(self: Box<Self>) -> io::Result<Option<String>>;
 }
 
 /// Lists and opens what is to be backed up.
 pub trait Source: Send + Sync {
+    /// Returns whether a walk tells how much there is, and costs so little that it may be taken once more for that.
+    fn is_cheap_to_walk(&self) -> bool {
+        true
+    }
     /// Walks from the beginning.
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_>;
     /// Opens a file that the walk found.

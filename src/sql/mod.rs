@@ -3,6 +3,22 @@
 //! What must stay true: bytes come from a repository or a server and are not trusted: no input panics, and no value is
 //! changed on its way from a script into a database and back.
 
+pub mod copy;
+pub mod lexer;
+pub mod literal;
+pub mod scanner;
+pub mod script;
+pub mod table_digest;
+
+/// Whose SQL a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL, as pg_dump writes it.
+    Postgresql,
+    /// SQLite, as this program dumps it.
+    Sqlite,
+}
+
 /// A value of a column, as a dump holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Value {
@@ -17,6 +33,15 @@ pub enum Value {
 }
 
 impl Value {
+    /// Returns the number of bytes that it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Text(bytes) | Self::Blob(bytes) => bytes.len(),
+            Self::Number(text) => text.len(),
+        }
+    }
+
     /// Returns the value as text; `None` if it is null or not text.
     pub fn as_text(&self) -> Option<&str> {
         match self {
@@ -36,4 +61,14 @@ pub struct TableRecord {
     pub rows: u64,
     /// A digest over its rows that does not depend on their order.
     pub digest: crate::id::Digest,
+}
+
+/// Returns a name between double quotes, as both dialects read it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Returns names between double quotes, with commas between them.
+pub fn quoted_list(names: &[String]) -> String {
+    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
 }

@@ -1,3 +1,4 @@
 //! Where a component is restored to.
 
+pub mod bucket;
 pub mod directory;

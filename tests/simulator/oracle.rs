@@ -3,7 +3,7 @@
 //! What it knows of the format: segments say which chunks are in which packs; a snapshot counts unless it is forgotten.
 //! What a snapshot needs is found out when it appears, and must be there, in a pack that is named, from then on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mlvault::backend::Backend;
@@ -105,7 +105,11 @@ impl Oracle {
         repository.index().expire();
         let mut needs = Chunks::new();
         let reader = ChunkReader::new(Arc::clone(repository));
-        let read = reachable::for_each_chunk(&reader, &record, &mut |kind, chunk| Ok(needs.insert((kind, *chunk))));
+        let mut seen = HashSet::new();
+        let read = reachable::for_each_chunk(&reader, &record, &mut |role, chunk| {
+            needs.insert((role.kind(), *chunk));
+            Ok(seen.insert((role, *chunk)))
+        });
         if let Err(error) = read {
             self.lost(&format!("snapshot {id}, as it was committed: {error}"), trace);
         }

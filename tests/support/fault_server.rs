@@ -22,6 +22,8 @@ pub struct Request {
 pub enum Answer {
     /// Answers properly.
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// Sends these bytes: a whole answer, as another server gave it.
+    Relayed(Vec<u8>),
     /// Announces a body of so many bytes, sends these, and closes.
     CutOff(usize, Vec<u8>),
     /// Announces a body of so many bytes, sends these, and says no more for a while.
@@ -133,6 +135,7 @@ fn write_answer(stream: &mut TcpStream, request: &Request, answer: Answer) -> st
                 stream.write_all(&body)?;
             }
         }
+        Answer::Relayed(bytes) => stream.write_all(&bytes)?,
         Answer::CutOff(len, part) => {
             stream.write_all(head(200, len, &[]).as_bytes())?;
             stream.write_all(&part)?;
@@ -146,4 +149,20 @@ fn write_answer(stream: &mut TcpStream, request: &Request, answer: Answer) -> st
         Answer::Dropped => {}
     }
     Ok(())
+}
+
+/// Passes a request on to a server on a loopback port and returns its answer.
+pub fn pass_on(request: &Request, port: u16) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // HTTP/1.0, so that the answer comes in one piece.
+    let mut head = format!("{} {} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n", request.method, request.target);
+    for (name, value) in request.headers.iter().filter(|(name, _)| !["host", "connection"].contains(&name.as_str())) {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| stream.write_all(&request.body)).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let head_len = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..head_len]).into_owned();
+    Answer::with(head.split(' ').nth(1).unwrap().parse().unwrap(), &answer[head_len..])
 }

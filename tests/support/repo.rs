@@ -151,7 +151,8 @@ pub fn restore_options(target: &Path) -> restore::Options {
 /// Backs up a directory with an open repository.
 pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<backup::Summary> {
     let what = What::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options = backup::Options { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false };
+    let options =
+        backup::Options { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
     let monitor: Arc<dyn Monitor> = Arc::new(Silent);
     backup::run(repository, &options, &monitor, &Cancel::default())
 }
@@ -237,6 +238,8 @@ impl Monitor for Problems {
     fn count(&self, _: Counter, _: u64) {}
     fn note(&self, _: &str) {}
     fn problem(&self, subject: &str, message: &str) {
+        // Shown if the test fails.
+        println!("{subject}: {message}");
         self.0.lock().unwrap().push((subject.to_owned(), message.to_owned()));
     }
 }

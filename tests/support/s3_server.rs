@@ -3,7 +3,6 @@
 //! They differ in what a backend has to live with: moto answers as AWS does and checks no signatures;
 //! `rclone serve s3` checks signatures and ignores `If-None-Match`.
 
-use std::env;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,10 +11,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mlvault::backend::location::{BackendOptions, Credentials};
-use mlvault::backend::s3::{Patience, S3Backend};
+use mlvault::backend::s3::S3Backend;
+use mlvault::s3::{Bucket, Credentials, Patience, S3Options};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
+
+use super::tool;
 
 /// Name of the bucket that every server begins with.
 pub const BUCKET: &str = "vault";
@@ -48,7 +49,7 @@ pub struct S3Server {
     program: Program,
     child: Child,
     port: u16,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl S3Server {
@@ -62,12 +63,27 @@ impl S3Server {
     }
 
     /// Returns what a client needs to know.
-    pub fn options(&self) -> BackendOptions {
+    pub fn options(&self) -> S3Options {
         let mut options = options_for(self.port);
         if let Program::RcloneWithTls = self.program {
             options.endpoint = Some(format!("https://127.0.0.1:{}", self.port));
         }
         options
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the directory whose files are the bucket's objects, of a server that keeps them so.
+    pub fn bucket_directory(&self) -> PathBuf {
+        assert!(!matches!(self.program, Program::Moto));
+        self.directory.path().join("data").join(BUCKET)
+    }
+
+    /// Returns a client for the bucket.
+    pub fn bucket(&self) -> Bucket {
+        Bucket::connect(BUCKET, &self.options(), Patience::default()).unwrap()
     }
 
     pub fn backend(&self, prefix: &str) -> S3Backend {
@@ -82,7 +98,7 @@ impl S3Server {
         let mut command = command(program, directory.path(), port);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
-        let mut server = Self { program, child, port, _directory: directory };
+        let mut server = Self { program, child, port, directory };
         let begun = Instant::now();
         while !make_bucket(port) {
             if server.child.try_wait().unwrap().is_some() || begun.elapsed() > START_MAX {
@@ -102,14 +118,15 @@ impl Drop for S3Server {
 }
 
 /// Returns options for a server on a loopback port.
-pub fn options_for(port: u16) -> BackendOptions {
-    BackendOptions {
+pub fn options_for(port: u16) -> S3Options {
+    S3Options {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         credentials: Some(Credentials {
             access_key_id: ACCESS_KEY_ID.to_owned(),
             secret_access_key: Zeroizing::new(SECRET_ACCESS_KEY.to_owned()),
+            session_token: None,
         }),
-        ..BackendOptions::default()
+        ..S3Options::default()
     }
 }
 
@@ -144,29 +161,20 @@ fn test_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
-/// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
-pub fn tool(name: &str) -> PathBuf {
-    let tools = match env::var_os("MLVAULT_TEST_TOOLS") {
-        Some(directory) => PathBuf::from(directory),
-        None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/mlvault-tools"),
-    };
-    let path = tools.join("bin").join(name);
-    assert!(
-        tools.join("bin/moto_server").is_file() && path.is_file(),
-        "{path:?} is missing: run scripts/setup.sh test first"
-    );
-    path
-}
-
-/// Asks for the bucket to be made, without a signature. Returns whether the server answered at all.
+/// Asks for the bucket to be made. Returns whether the server answered at all.
 ///
 /// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
 fn make_bucket(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    unsigned_request(port, "PUT", &format!("/{BUCKET}")).starts_with("HTTP/")
+}
+
+/// Sends a request without a signature, which is all that moto needs. Returns the answer, empty if there was none.
+pub fn unsigned_request(port: u16, method: &str, target: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let request =
-        format!("PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let is_answered = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_ok();
-    is_answered && answer.starts_with(b"HTTP/")
+    if is_answered { String::from_utf8_lossy(&answer).into_owned() } else { String::new() }
 }

@@ -36,9 +36,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
-use crate::backend::location::{BackendOptions, Credentials};
-use crate::backend::s3::{Patience, fault};
 use crate::error::{Error, Result};
+use crate::s3::{Credentials, Patience, S3Options, fault, unverified};
 
 /// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.
 const RUNTIME_WORKERS: usize = 2;
@@ -62,10 +61,10 @@ pub fn runtime() -> Result<&'static Runtime> {
 }
 
 /// Makes a client from the options and, where they are silent, the AWS environment and profile.
-pub async fn connect(options: &BackendOptions, patience: &Patience) -> Result<Client> {
+pub async fn connect(options: &S3Options, patience: &Patience) -> Result<Client> {
     let aws = aws_config::defaults(BehaviorVersion::latest())
         .region(regions(options))
-        .http_client(http_client()?)
+        .http_client(http_client(options, patience)?)
         .load()
         .await;
     let endpoint = endpoint(options, &aws);
@@ -92,15 +91,16 @@ pub async fn connect(options: &BackendOptions, patience: &Patience) -> Result<Cl
         // Some servers give the checksum of the whole object with a part of it.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     config.set_endpoint_url(endpoint);
-    if let Some(Credentials { access_key_id, secret_access_key }) = &options.credentials {
-        let key_pair = KeyPair::new(access_key_id, secret_access_key.as_str(), None, None, "mlvault");
+    if let Some(Credentials { access_key_id, secret_access_key, session_token }) = &options.credentials {
+        let session_token = session_token.as_ref().map(|token| token.as_str().to_owned());
+        let key_pair = KeyPair::new(access_key_id, secret_access_key.as_str(), session_token, None, "mlvault");
         config.set_credentials_provider(Some(SharedCredentialsProvider::new(key_pair)));
     }
     Ok(Client::from_conf(config.build()))
 }
 
 /// Returns where the region is looked for, in order. Instance metadata are asked only where AWS is meant.
-fn regions(options: &BackendOptions) -> RegionProviderChain {
+fn regions(options: &S3Options) -> RegionProviderChain {
     let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
@@ -111,7 +111,7 @@ fn regions(options: &BackendOptions) -> RegionProviderChain {
 }
 
 /// Returns the endpoint in force: the option's, else what the AWS environment or profile say, for S3 or in general.
-fn endpoint(options: &BackendOptions, aws: &SdkConfig) -> Option<String> {
+fn endpoint(options: &S3Options, aws: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
     let of_service = || aws.service_config()?.load_config(key.ok()?);
     options.endpoint.clone().or_else(of_service).or_else(|| aws.endpoint_url().map(str::to_owned))
@@ -149,11 +149,15 @@ fn is_loopback(authority: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Makes an HTTP client that honours `AWS_CA_BUNDLE` and the usual proxy variables.
-fn http_client() -> Result<SharedHttpClient> {
-    let trust = match env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()) {
+/// Makes an HTTP client that honours the CA bundle and the usual proxy variables, unless certificates do not count.
+fn http_client(options: &S3Options, patience: &Patience) -> Result<SharedHttpClient> {
+    if options.ignore_tls {
+        return unverified::http_client(patience.connect);
+    }
+    let of_environment = || env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let trust = match options.ca_bundle.clone().or_else(of_environment) {
         None => TrustStore::default(),
-        Some(path) => TrustStore::empty().with_pem_certificate(read_ca_bundle(path.into())?),
+        Some(path) => TrustStore::empty().with_pem_certificate(read_ca_bundle(path)?),
     };
     let tls = TlsContext::builder().with_trust_store(trust).build();
     let tls = tls.map_err(|error| Error::Invalid(format!("TLS cannot be set up: {error}")))?;

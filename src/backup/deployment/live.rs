@@ -1,0 +1,133 @@
+//! Looks again at a deployment while it is being backed up: is a row gone meanwhile, and what did the parent snapshot have?
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backup::deployment::inventory::Claim;
+use crate::backup::deployment::references::Surroundings;
+use crate::database::{self, LiveDatabase};
+use crate::error::Result;
+use crate::format::snapshot::Component;
+use crate::format::tree::Entry;
+use crate::mlflow::catalogue::{ReferenceKind, STAGE_DELETED};
+use crate::mlflow::schema::Store;
+use crate::monitor::Monitor;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::ChunkWriter;
+use crate::repository::tree_reader::{TreeReader, chunks_of};
+use crate::source::deployment::Deployment;
+use crate::sql::Value;
+
+/// The live databases and the parent's tree of one component.
+pub struct Live<'a> {
+    /// Where the databases are.
+    pub deployment: &'a Deployment,
+    /// Reads the parent's tree.
+    pub reader: &'a ChunkReader,
+    /// The parent's component of the same name.
+    pub parent: Option<&'a Component>,
+    /// Knows which chunks may be relied on.
+    pub chunks: &'a ChunkWriter,
+    /// Whether there are tombstones, so that no chunk may be relied on unasked.
+    pub check_chunks: bool,
+    /// Hears of what could not be found out.
+    pub monitor: &'a Arc<dyn Monitor>,
+    /// Open connections; `None` for one that failed.
+    pub connections: HashMap<Store, Option<Box<dyn LiveDatabase>>>,
+}
+
+impl Live<'_> {
+    /// Asks for one row; fails softly, because an answer that cannot be had explains nothing.
+    fn first_value(&mut self, store: Store, sql: &str) -> Option<Option<Vec<Value>>> {
+        let uri = self.deployment.database(store)?;
+        let connection = self.connections.entry(store).or_insert_with(|| match database::open_live(uri) {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                self.monitor.note(&format!("What was deleted meanwhile cannot be told: {error}"));
+                None
+            }
+        });
+        let mut found = None;
+        let asked = connection.as_mut()?.query(sql, &mut |row| {
+            found.get_or_insert_with(|| row.to_vec());
+            Ok(())
+        });
+        match asked {
+            Ok(()) => Some(found),
+            Err(error) => {
+                self.monitor.note(&format!("What was deleted meanwhile cannot be told: {error}"));
+                *connection = None;
+                None
+            }
+        }
+    }
+
+    fn registry(&self) -> Store {
+        if self.deployment.database(Store::Registry).is_some() { Store::Registry } else { Store::Backend }
+    }
+
+    /// Returns whether the repository still has everything of an entry.
+    fn is_reliable(&self, entry: &Entry) -> Result<bool> {
+        let Some(file) = entry.file().filter(|_| self.check_chunks) else { return Ok(true) };
+        let Ok(chunks) = chunks_of(self.reader, &entry.path_text(), file) else { return Ok(false) };
+        for chunk in chunks {
+            if !self.chunks.holds(file.kind, &chunk.id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Makes a SQL literal of a text.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''").replace('\0', ""))
+}
+
+impl Surroundings for Live<'_> {
+    fn is_gone(&mut self, claim: &Claim) -> Option<bool> {
+        let id = literal(&claim.id);
+        let (store, sql) = match claim.kind {
+            ReferenceKind::Run => (Store::Backend, format!("SELECT lifecycle_stage FROM runs WHERE run_uuid = {id}")),
+            ReferenceKind::LoggedModel => {
+                (Store::Backend, format!("SELECT lifecycle_stage FROM logged_models WHERE model_id = {id}"))
+            }
+            ReferenceKind::Trace => {
+                (Store::Backend, format!("SELECT 'active' FROM trace_info WHERE request_id = {id}"))
+            }
+            ReferenceKind::ModelVersion => {
+                let (name, version) = claim.id.rsplit_once('/')?;
+                let version: i64 = version.parse().ok()?;
+                let name = literal(name);
+                let sql =
+                    format!("SELECT current_stage FROM model_versions WHERE name = {name} AND version = {version}");
+                (self.registry(), sql)
+            }
+        };
+        let row = self.first_value(store, &sql)?;
+        Some(match row {
+            None => true,
+            Some(row) => {
+                matches!(row.first().and_then(Value::as_text), Some(stage) if stage == "deleted" || stage == STAGE_DELETED)
+            }
+        })
+    }
+
+    fn parent_entries(&mut self, prefix: &[u8]) -> Result<Vec<Entry>> {
+        let Some(component) = self.parent else { return Ok(Vec::new()) };
+        let mut entries = Vec::new();
+        let tree = match TreeReader::open_prefix(self.reader, &component.name, &component.root, prefix) {
+            Err(error) if error.is_damage() => return Ok(entries),
+            tree => tree?,
+        };
+        for entry in tree {
+            match entry {
+                Ok(entry) if self.is_reliable(&entry)? => entries.push(entry),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+}

@@ -1,0 +1,467 @@
+//! Backs up a whole MLflow deployment as the components of one snapshot.
+//!
+//! The order is what makes it consistent: first every database at one instant each, then the artifacts. MLflow writes
+//! files before the rows that say that they are complete, so whatever such a row refers to is there by then, unless it was
+//! deleted in between; the cross-check tells the one from the other.
+//!
+//! What must stay true:
+//! - Nothing is listed in an artifact store before every database has its instant.
+//! - A database that cannot be dumped whole means no snapshot.
+//! - A location that is neither mapped nor excluded means no snapshot; an exclusion is recorded.
+//! - A row that must have files and has none makes the snapshot incomplete, and is named.
+
+mod inventory;
+mod live;
+mod metadata;
+mod references;
+mod upgrade;
+
+pub use upgrade::PRE_UPGRADE;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use crate::backup::deployment::inventory::{Claim, OpenDatabase};
+use crate::backup::deployment::live::Live;
+use crate::backup::deployment::references::CrossCheck;
+use crate::backup::parent::Parent;
+use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
+use crate::database::{self, DatabaseReader, DumpStream, Engine};
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::deployment::{
+    DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
+};
+use crate::format::snapshot::{Completeness, Component, Statistics};
+use crate::mlflow::catalogue::{self, CATALOGUE, Reference, ReferenceKind, ReferenceState, StoredTable};
+use crate::mlflow::schema::Store;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::source::Source;
+use crate::source::bucket::BucketSource;
+use crate::source::deployment::{ArtifactComponent, ArtifactPlace, DATABASE, Deployment, Layout};
+use crate::source::directory::DirectorySource;
+use crate::source::spool::SpoolSource;
+use crate::source::stream::{Opener, Stream, StreamSource};
+use crate::sql::{TableRecord, Value};
+
+/// What was stored.
+pub struct Stored {
+    /// The components, by name.
+    pub components: Vec<Component>,
+    /// Numbers, of all components together.
+    pub statistics: Statistics,
+    /// What the snapshot's record says of the deployment.
+    pub record: DeploymentRecord,
+}
+
+/// A backup of a deployment under way.
+struct Run<'a> {
+    job: &'a pipeline::Job<'a>,
+    deployment: &'a Deployment,
+    compare: &'a Compare<'a>,
+    layout: Layout,
+    scratch: TempDir,
+    components: Vec<Component>,
+    statistics: Statistics,
+    references: Vec<Reference>,
+    counts: ReferenceCounts,
+}
+
+/// Stores a deployment.
+pub fn store(
+    job: &pipeline::Job<'_>,
+    deployment: &Deployment,
+    options: &Options,
+    compare: &Compare<'_>,
+) -> Result<Stored> {
+    let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
+    let layout = deployment.layout()?;
+    let mut run = Run {
+        job,
+        deployment,
+        compare,
+        layout,
+        scratch,
+        components: Vec::new(),
+        statistics: Statistics::default(),
+        references: Vec::new(),
+        counts: ReferenceCounts::default(),
+    };
+    run.store(options)
+}
+
+/// Finds out what a backup would read, without reading content or writing anything. Fails for what it would fail for.
+pub fn survey(
+    job_parts: &SurveyParts<'_>,
+    deployment: &Deployment,
+    visit: &mut dyn FnMut(&str, &dyn Source) -> Result<()>,
+) -> Result<()> {
+    let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
+    let layout = deployment.layout()?;
+    let mut databases = open_databases(deployment, scratch.path(), job_parts.cancel)?;
+    inventory::read(&mut databases, &layout.map, scratch.path(), job_parts.cancel)?;
+    for component in &layout.components {
+        visit(&component.name, open_artifacts(component, job_parts.read_ahead_bytes)?.as_ref())?;
+    }
+    Ok(())
+}
+
+/// What a survey works with.
+pub struct SurveyParts<'a> {
+    /// Says when to stop.
+    pub cancel: &'a crate::cancel::Cancel,
+    /// Memory for reading ahead.
+    pub read_ahead_bytes: u64,
+}
+
+fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
+    Error::Target { action: "write to the scratch directory", path: path.to_owned(), source }
+}
+
+fn open_databases(
+    deployment: &Deployment,
+    scratch: &Path,
+    cancel: &crate::cancel::Cancel,
+) -> Result<Vec<OpenDatabase>> {
+    let open = |(store, uri): &(Store, _)| {
+        let directory = scratch.join(store.name());
+        std::fs::create_dir(&directory).map_err(|source| scratch_fault(&directory, source))?;
+        Ok(OpenDatabase { store: *store, reader: database::open_reader(uri, &directory, cancel)? })
+    };
+    deployment.databases.iter().map(open).collect()
+}
+
+fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
+    Ok(match &component.place {
+        ArtifactPlace::Directory(path) => {
+            std::fs::read_dir(path).map_err(|source| Error::Source { action: "list", path: path.clone(), source })?;
+            Box::new(DirectorySource::content_of(path)?)
+        }
+        ArtifactPlace::Bucket(location, options) => {
+            Box::new(BucketSource::connect(location, options, &[], read_ahead_bytes)?)
+        }
+    })
+}
+
+impl Run<'_> {
+    fn store(&mut self, options: &Options) -> Result<Stored> {
+        let read_at = self.job.repository.clock().now();
+        self.job.monitor.phase("databases", None, None);
+        let mut databases = open_databases(self.deployment, self.scratch.path(), self.job.cancel)?;
+        let catalogue = self.scratch.path().join(CATALOGUE);
+        std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
+        let inventory = inventory::read(&mut databases, &self.layout.map, &catalogue, self.job.cancel)?;
+        let keys = self.key_records(&mut databases)?;
+        let mut records = database_records(&mut databases)?;
+        upgrade::check(&records, options, self.compare.parent)?;
+        let tables = self.store_databases(databases, read_at)?;
+        count_tables(&mut records, &tables);
+        let problems_before = self.job.problems.count();
+        self.store_artifacts(inventory.claims, &catalogue)?;
+        let artifacts = verdict(self.job.problems.count() == problems_before);
+        self.report_missing();
+        let metadata = self.store_metadata()?;
+        self.store_catalogue(&catalogue, tables)?;
+        self.components.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Stored {
+            components: std::mem::take(&mut self.components),
+            statistics: std::mem::take(&mut self.statistics),
+            record: DeploymentRecord {
+                read_at,
+                mlflow_version: metadata.mlflow_version,
+                roots: self.root_records(),
+                excluded: self.deployment.excluded.clone(),
+                keys,
+                verdicts: Verdicts {
+                    database: if records.is_empty() { Verdict::Absent } else { Verdict::Ok },
+                    artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
+                    references: if records.is_empty() { Verdict::Absent } else { verdict(self.counts.missing == 0) },
+                    metadata: metadata.verdict,
+                },
+                databases: records,
+                references: self.counts,
+                lossy: if self.deployment.databases.is_empty() { metadata.lacks } else { Vec::new() },
+            },
+        })
+    }
+
+    fn add_component(
+        &mut self,
+        name: &str,
+        stored: (crate::repository::tree_writer::TreeSummary, Statistics),
+        is_whole: bool,
+    ) {
+        let (tree, statistics) = stored;
+        add_statistics(&mut self.statistics, &statistics);
+        let completeness = if is_whole { Completeness::Complete } else { Completeness::Incomplete };
+        let (root, entries, bytes) = (tree.root, tree.entries, tree.bytes);
+        self.components.push(Component { name: name.to_owned(), root, entries, bytes, completeness });
+    }
+
+    /// Stores the dumps, one after the other, and returns the tables that were in them.
+    fn store_databases(&mut self, databases: Vec<OpenDatabase>, read_at: Timestamp) -> Result<Vec<StoredTable>> {
+        if databases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tables = Mutex::new(Vec::new());
+        let mut named: Vec<_> = databases.into_iter().map(|database| (database.store.file_name(), database)).collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        let streams = named.into_iter().map(|(name, database)| (name, dump_opener(database, &tables))).collect();
+        let source = StreamSource::new(streams, read_at);
+        let reader = ChunkReader::new(Arc::clone(self.job.repository));
+        let parent = Parent::none(&reader, self.job.monitor.as_ref());
+        let stored = pipeline::store_tree(self.job, &source, parent, &mut pipeline::NoReview);
+        source.into_result()?;
+        self.add_component(DATABASE, stored?, true);
+        Ok(tables.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn store_artifacts(&mut self, claims: Vec<Claim>, catalogue: &Path) -> Result<()> {
+        let components = self.layout.components.clone();
+        let mut by_component: Vec<Vec<Claim>> = components.iter().map(|_| Vec::new()).collect();
+        for claim in claims {
+            match claim.place.as_ref().map(|(component, _)| *component) {
+                Some(component) if component < by_component.len() => by_component[component].push(claim),
+                place => self.references.push(without_place(claim, place.is_none())),
+            }
+        }
+        for (component, claims) in components.iter().zip(by_component) {
+            self.store_artifact_component(component, claims, catalogue)?;
+        }
+        references::count_states(&mut self.counts, &self.references);
+        Ok(())
+    }
+
+    fn store_artifact_component(
+        &mut self,
+        component: &ArtifactComponent,
+        claims: Vec<Claim>,
+        catalogue: &Path,
+    ) -> Result<()> {
+        let problems_before = self.job.problems.count();
+        let source = open_artifacts(component, self.job.repository.memory_plan().chunk_bytes / 2)?;
+        let reader = ChunkReader::new(Arc::clone(self.job.repository));
+        let parent = self.compare.parent;
+        let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.monitor));
+        let live = Live {
+            deployment: self.deployment,
+            reader: &reader,
+            parent: parent
+                .and_then(|parent| parent.record.components.iter().find(|known| known.name == component.name)),
+            chunks: self.job.chunks,
+            check_chunks: self.compare.check_chunks,
+            monitor: self.job.monitor,
+            connections: HashMap::new(),
+        };
+        let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
+        let mut check =
+            CrossCheck::new(&component.name, claims, open(), Box::new(live), Box::new(BufWriter::new(orphans)));
+        let compared = Parent::new(
+            if self.compare.reads_all { None } else { open() },
+            &reader,
+            self.job.monitor.as_ref(),
+            self.compare.ignore_inode,
+            self.compare.check_chunks,
+        );
+        let stored = pipeline::store_tree(self.job, source.as_ref(), compared, &mut check)?;
+        let (references, counts) = check.finish()?;
+        self.references.extend(references);
+        self.counts.orphans += counts.orphans;
+        self.counts.orphan_bytes += counts.orphan_bytes;
+        self.add_component(&component.name, stored, self.job.problems.count() == problems_before);
+        Ok(())
+    }
+
+    /// Names the rows whose files are missing.
+    fn report_missing(&self) {
+        for reference in self.references.iter().filter(|reference| reference.state == ReferenceState::Missing) {
+            let what = match reference.kind {
+                ReferenceKind::Run => "run",
+                ReferenceKind::LoggedModel => "logged model",
+                ReferenceKind::ModelVersion => "model version",
+                ReferenceKind::Trace => "trace",
+            };
+            let subject = format!("{what} {}", reference.id);
+            self.job.problems.add(&subject, &format!("its files are missing: there are none at {}", reference.uri));
+        }
+    }
+
+    fn store_catalogue(&mut self, directory: &Path, tables: Vec<StoredTable>) -> Result<()> {
+        self.references.sort_by(|a, b| (a.kind, &a.id, &a.uri).cmp(&(b.kind, &b.id, &b.uri)));
+        write_lines(&directory.join(catalogue::file_name(catalogue::REFERENCES)), &self.references)?;
+        write_lines(&directory.join(catalogue::file_name(catalogue::TABLES)), &tables)?;
+        let source = SpoolSource::new(directory)?;
+        let reader = ChunkReader::new(Arc::clone(self.job.repository));
+        let job = pipeline::Job { kind: BlobKind::Meta, ..*self.job };
+        let parent = Parent::none(&reader, self.job.monitor.as_ref());
+        let (tree, _) = pipeline::store_tree(&job, &source, parent, &mut pipeline::NoReview)?;
+        self.add_component(CATALOGUE, (tree, Statistics::default()), true);
+        Ok(())
+    }
+
+    fn root_records(&self) -> Vec<RootRecord> {
+        let record = |root: &crate::mlflow::roots::Root| {
+            let component = &self.layout.components[root.component];
+            RootRecord {
+                uri: root.uri.clone(),
+                component: component.name.clone(),
+                path: root.path.clone(),
+                place: component.place.to_string(),
+            }
+        };
+        self.layout.roots.iter().map(record).collect()
+    }
+
+    /// Fingerprints of keys that MLflow keeps outside its databases, where rows need them or they are known.
+    fn key_records(&self, databases: &mut [OpenDatabase]) -> Result<Vec<KeyRecord>> {
+        let mut records = Vec::new();
+        for (name, table, condition) in OUTSIDE_KEYS {
+            let mut rows = 0;
+            for database in databases.iter_mut().filter(|database| database.store == Store::Backend) {
+                rows += count(database.reader.as_mut(), table, condition)?;
+            }
+            let key = self.deployment.keys.iter().find(|key| key.name == name);
+            if rows == 0 && key.is_none() {
+                continue;
+            }
+            if rows > 0 && key.is_none() {
+                self.job.monitor.note(&format!(
+                    "{rows} rows of the table {table} can only be used with {name}, which no backup holds: keep it elsewhere"
+                ));
+            }
+            let fingerprint = key.map(|key| self.job.repository.keys().fingerprint(key.value.as_bytes()));
+            records.push(KeyRecord { name: name.to_owned(), fingerprint, rows });
+        }
+        Ok(records)
+    }
+}
+
+/// Keys that MLflow reads from its environment, and the rows that are of no use without them.
+const OUTSIDE_KEYS: [(&str, &str, &str); 2] = [
+    ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "secrets", "true"),
+    ("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "webhooks", "secret IS NOT NULL"),
+];
+
+fn verdict(is_ok: bool) -> Verdict {
+    if is_ok { Verdict::Ok } else { Verdict::NotOk }
+}
+
+fn without_place(claim: Claim, is_excluded: bool) -> Reference {
+    let state = match (is_excluded, claim.must_exist) {
+        (true, _) => ReferenceState::Excluded,
+        (false, true) => ReferenceState::Missing,
+        (false, false) => ReferenceState::Empty,
+    };
+    let (kind, id, uri) = (claim.kind, claim.id, claim.uri);
+    Reference { kind, id, uri, component: None, path: None, files: 0, bytes: 0, digest: None, state }
+}
+
+fn count(reader: &mut dyn DatabaseReader, table: &str, condition: &str) -> Result<u64> {
+    if !reader.tables()?.iter().any(|known| known == table) {
+        return Ok(0);
+    }
+    let mut rows = 0;
+    reader.query(&format!("SELECT count(*) FROM {table} WHERE {condition}"), &mut |row| {
+        rows = row.first().and_then(Value::as_text).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+fn database_records(databases: &mut [OpenDatabase]) -> Result<Vec<DatabaseRecord>> {
+    databases.iter_mut().map(database_record).collect()
+}
+
+fn database_record(database: &mut OpenDatabase) -> Result<DatabaseRecord> {
+    let mut revisions = Vec::new();
+    let table = database.store.version_table();
+    if database.reader.tables()?.iter().any(|known| known == table) {
+        database.reader.query(&format!("SELECT version_num FROM {table}"), &mut |row| {
+            revisions.extend(row.first().and_then(Value::as_text).map(str::to_owned));
+            Ok(())
+        })?;
+    }
+    let facts = database.reader.facts();
+    if revisions.is_empty() && database.store != Store::Auth {
+        return Err(Error::Refused(format!(
+            "The database {} is not one of MLflow's: it has no table {table}",
+            facts.location
+        )));
+    }
+    Ok(DatabaseRecord {
+        store: database.store,
+        engine: match facts.engine {
+            Engine::Postgresql => "postgresql".to_owned(),
+            Engine::Sqlite => "sqlite".to_owned(),
+        },
+        server_version: facts.server_version.clone(),
+        dump_version: facts.dump_version.clone(),
+        location: facts.location.clone(),
+        revisions,
+        tables: 0,
+        rows: 0,
+    })
+}
+
+fn count_tables(records: &mut [DatabaseRecord], tables: &[StoredTable]) {
+    for record in records {
+        let own = tables.iter().filter(|table| table.store == record.store);
+        record.tables = own.clone().count() as u64;
+        record.rows = own.map(|table| table.table.rows).sum();
+    }
+}
+
+/// A dump as a stream of the pipeline. Its database stays open, at its instant, until the dump has ended.
+struct Dump<'a> {
+    stream: Box<dyn DumpStream>,
+    database: OpenDatabase,
+    tables: &'a Mutex<Vec<StoredTable>>,
+}
+
+impl Read for Dump<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Stream for Dump<'_> {
+    fn finish(self: Box<Self>) -> Result<()> {
+        let store = self.database.store;
+        let found = self.stream.finish()?;
+        let named = found.into_iter().map(|table: TableRecord| StoredTable { store, table });
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).extend(named);
+        Ok(())
+    }
+}
+
+fn dump_opener<'a>(mut database: OpenDatabase, tables: &'a Mutex<Vec<StoredTable>>) -> Opener<'a> {
+    Box::new(move || {
+        let stream = database.reader.dump()?;
+        Ok(Box::new(Dump { stream, database, tables }))
+    })
+}
+
+fn append(path: &Path) -> Result<File> {
+    File::options().create(true).append(true).open(path).map_err(|source| Error::Target {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn write_lines<T: serde::Serialize>(path: &Path, lines: &[T]) -> Result<()> {
+    let fault = |source| Error::Target { action: "write", path: path.to_owned(), source };
+    let mut file = BufWriter::new(File::create(path).map_err(fault)?);
+    for line in lines {
+        let mut bytes = serde_json::to_vec(line).map_err(|error| Error::Internal(error.to_string()))?;
+        bytes.push(b'\n');
+        file.write_all(&bytes).map_err(fault)?;
+    }
+    file.flush().map_err(fault)
+}

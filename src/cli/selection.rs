@@ -1,0 +1,69 @@
+//! The arguments that name one experiment, run or model, shared by the commands that list and restore them.
+
+use clap::Args;
+
+use mlvault::error::{Error, Result};
+use mlvault::repository::Repository;
+use mlvault::repository::snapshots::Snapshot;
+use mlvault::restore::deployment::Wanted;
+
+/// Which snapshot of a deployment is meant.
+#[derive(Args)]
+pub struct SnapshotArgs {
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z) [default: the last one of
+    /// the deployment]
+    #[arg(long)]
+    pub snapshot: Option<String>,
+    /// The last snapshot of the deployment from this day (2026-11-21, UTC) or time, or earlier
+    #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+    pub as_of: Option<String>,
+}
+
+impl SnapshotArgs {
+    /// Finds the snapshot that is meant.
+    pub fn find(&self, repository: &Repository, deployment: Option<&str>) -> Result<Snapshot> {
+        match &self.snapshot {
+            Some(name) => repository.find_snapshot(name),
+            None => repository.find_deployment(deployment, self.as_of.as_deref()),
+        }
+    }
+}
+
+/// One experiment, run or model.
+#[derive(Args)]
+pub struct WantedArgs {
+    /// One experiment, by its name or id, with its runs, logged models and traces
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "model"])]
+    pub experiment: Option<String>,
+    /// One run, by its id
+    #[arg(long, value_name = "ID", conflicts_with = "model")]
+    pub run: Option<String>,
+    /// One registered model, with all its versions
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Only this version of the model: its number or an alias
+    #[arg(long, value_name = "VERSION", requires = "model")]
+    pub version: Option<String>,
+}
+
+impl WantedArgs {
+    /// Returns what is wanted, if anything is.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let Self { experiment, run, model, version } = self;
+        match (experiment, run, model, version) {
+            (Some(experiment), ..) => Some(Wanted::Experiment(experiment.clone())),
+            (_, Some(run), ..) => Some(Wanted::Run(run.clone())),
+            (_, _, Some(model), None) => Some(Wanted::Model(model.clone())),
+            (_, _, Some(model), version) => Some(Wanted::Version { model: model.clone(), version: version.clone() }),
+            _ => None,
+        }
+    }
+}
+
+/// Splits `OLD=NEW`.
+pub fn split_root(text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
+        _ => Err(Error::Invalid(format!("{text:?} does not say which root becomes which: OLD=NEW"))),
+    }
+}

@@ -1,0 +1,145 @@
+//! What merging needs of PostgreSQL.
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+
+use super::super::Merge;
+use super::super::merge::{MergeStore, Merger};
+use super::{Session, describe_io};
+use crate::error::Result;
+use crate::sql::{Value, copy, quoted, quoted_list};
+
+const ACTION: &str = "merge into";
+/// How long to try to lock the tables, between the transactions of others.
+const LOCK_MAX: Duration = Duration::from_secs(60);
+/// How long to leave them alone between two tries.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// Begins a merge.
+pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a> {
+    Box::new(Merger::new(session, order))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Returns the columns of a table's primary key, in their order there.
+pub fn primary_key(session: &mut Session, target: &str) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
+         WHERE i.indrelid = {}::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int2[], a.attnum)",
+        literal(target)
+    );
+    session.texts("read the keys of", &sql)
+}
+
+impl MergeStore for Session {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn target(&mut self, table: &str) -> Result<Option<String>> {
+        let sql = format!(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.oid = to_regclass({}) AND c.relkind IN ('r', 'p')",
+            literal(&quoted(table))
+        );
+        Ok(self.texts(ACTION, &sql)?.into_iter().next())
+    }
+
+    fn columns(&mut self, target: &str) -> Result<Vec<String>> {
+        let sql = format!(
+            "SELECT attname FROM pg_attribute WHERE attrelid = {}::regclass AND attnum > 0 AND NOT attisdropped \
+             AND attgenerated = '' ORDER BY attnum",
+            literal(target)
+        );
+        self.texts(ACTION, &sql)
+    }
+
+    fn key(&mut self, target: &str) -> Result<Vec<String>> {
+        primary_key(self, target)
+    }
+
+    /// By text: some types, such as `json`, cannot be compared otherwise.
+    fn is_same(&self, one: &str, other: &str) -> String {
+        format!("{one}::text IS NOT DISTINCT FROM {other}::text")
+    }
+
+    fn is_same_key(&self, one: &str, other: &str) -> String {
+        format!("{one} = {other}")
+    }
+
+    fn row_id(&self) -> &'static str {
+        "ctid"
+    }
+
+    fn insert(&mut self, table: &str, columns: &[String], rows: &[Vec<Value>]) -> Result<()> {
+        let mut lines = Vec::new();
+        for row in rows {
+            copy::encode_row(row, &mut lines);
+            lines.push(b'\n');
+        }
+        let sql = format!("COPY {table} ({}) FROM STDIN", quoted_list(columns));
+        let fault = self.fault(ACTION);
+        let location = self.location.clone();
+        let mut writer = self.client.copy_in(&sql).map_err(&fault)?;
+        writer
+            .write_all(&lines)
+            .map_err(|error| crate::error::Error::database(ACTION, &location, describe_io(&error)))?;
+        writer.finish().map_err(fault)?;
+        Ok(())
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<u64> {
+        self.client.execute(sql, &[]).map_err(self.fault(ACTION))
+    }
+
+    fn query_texts(&mut self, sql: &str) -> Result<Vec<String>> {
+        Session::texts(self, ACTION, sql)
+    }
+
+    /// The lock lets others read. All tables are locked or none: who waits for one while it holds another can make
+    /// MLflow's own transactions fail as deadlocks.
+    fn begin(&mut self, targets: &[String]) -> Result<()> {
+        let sql = match targets {
+            [] => "BEGIN".to_owned(),
+            targets => format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE NOWAIT", targets.join(", ")),
+        };
+        let begun = Instant::now();
+        loop {
+            match self.client.batch_execute(&sql) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || begun.elapsed() > LOCK_MAX => {
+                    return Err(self.fault(ACTION)(error));
+                }
+                Err(_) => self.run(ACTION, "ROLLBACK")?,
+            }
+            thread::sleep(RETRY_AFTER);
+        }
+    }
+
+    fn advance_sequences(&mut self, target: &str) -> Result<()> {
+        let sql = format!(
+            "SELECT attname, pg_get_serial_sequence({0}, attname) FROM pg_attribute \
+             WHERE attrelid = {0}::regclass AND attnum > 0 AND NOT attisdropped",
+            literal(target)
+        );
+        for row in self.rows(ACTION, &sql)? {
+            let [Some(column), Some(sequence)] = row.as_slice() else { continue };
+            self.rows(
+                ACTION,
+                &format!(
+                    "SELECT setval({}, greatest) FROM (SELECT max({}) AS greatest FROM {target}) AS keys \
+                     WHERE greatest > (SELECT last_value FROM {sequence})",
+                    literal(sequence),
+                    quoted(column),
+                ),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! pg_dump as a child process, and its output as a stream.
+//!
+//! What must stay true: the same database gives the same bytes every day, so the random token of `\restrict` is taken
+//! out; a dump counts as whole only if pg_dump exits with 0 *and* its last comment came; no password is among the
+//! arguments of the process.
+
+use std::collections::VecDeque;
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::super::DumpStream;
+use super::super::uri::{PostgresqlUri, SslMode};
+use super::tls;
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::last_lines::last_lines;
+use crate::sql::scanner::{Line, Scanner};
+use crate::sql::script::ROW_LEN_MAX;
+use crate::sql::table_digest::TableDigest;
+use crate::sql::{Dialect, TableRecord};
+
+/// Where Debian keeps the programs of each version.
+const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
+/// How long pg_dump waits for a lock on a table, such as a migration holds, in milliseconds.
+const LOCK_WAIT_MAX: &str = "--lock-wait-timeout=300000";
+/// How often the flag of an interrupt is looked at.
+const CANCEL_LOOK: Duration = Duration::from_millis(50);
+/// How often is looked whether a child whose output has ended has ended, too.
+const END_LOOK: Duration = Duration::from_millis(5);
+/// Bytes of lines that are made ready at a time.
+const READY_LEN: usize = 128 << 10;
+/// Variables of libpq that could lead pg_dump elsewhere.
+const MISLEADING: [&str; 8] = [
+    "PGHOSTADDR",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGPASSFILE",
+    "PGREQUIRESSL",
+    "PGSSLNEGOTIATION",
+    "PGTARGETSESSIONATTRS",
+    "PGCLIENTENCODING",
+];
+
+/// A pg_dump that can dump a server.
+#[derive(Debug)]
+pub struct PgDump {
+    program: PathBuf,
+    /// Its version, as it says it.
+    pub version: String,
+}
+
+impl PgDump {
+    /// Finds one that is not older than the server: the one in `PATH`, else one of Debian's.
+    pub fn find(uri: &PostgresqlUri, server_major: u32) -> Result<Self> {
+        let mut found = None;
+        for program in candidates() {
+            let Some(version) = version_of(&program) else { continue };
+            if major_of(&version).is_some_and(|major| major >= server_major) {
+                return Ok(Self { program, version });
+            }
+            found.get_or_insert((program, version));
+        }
+        let reason = match found {
+            Some((program, version)) => format!(
+                "{program:?} is version {version}, and the server is version {server_major}: \
+                 install postgresql-client-{server_major} or newer"
+            ),
+            None => format!("pg_dump is not installed: install postgresql-client-{server_major} or newer"),
+        };
+        Err(Error::database("dump", uri, reason))
+    }
+
+    /// Starts a dump of what a transaction sees that exported this snapshot. `options` are settings of its session.
+    pub fn start(
+        &self,
+        uri: &PostgresqlUri,
+        snapshot: &str,
+        options: &str,
+        scratch: &Path,
+        cancel: &Cancel,
+    ) -> Result<DumpOutput> {
+        let mut command = Command::new(&self.program);
+        command.args(["--format=plain", "--no-owner", "--no-privileges", "--encoding=UTF8", "--no-password"]);
+        command.args([LOCK_WAIT_MAX, &format!("--snapshot={snapshot}")]);
+        set_environment(&mut command, uri, options, tls::root_file(uri, scratch)?);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child
+            .map_err(|error| Error::database("dump", uri, format!("{:?} does not start: {error}", self.program)))?;
+        let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Error::Internal("a child process has no pipes".to_owned()));
+        };
+        let child = Arc::new(Mutex::new(child));
+        let has_ended = Arc::new(AtomicBool::new(false));
+        Ok(DumpOutput {
+            location: uri.to_string(),
+            watcher: Some(watch(Arc::clone(&child), Arc::clone(&has_ended), cancel.clone())),
+            child,
+            has_ended,
+            cancel: cancel.clone(),
+            lines: BufReader::with_capacity(READY_LEN, output),
+            errors: Some(thread::spawn(move || last_lines(BufReader::new(errors)))),
+            scanner: Scanner::new(Dialect::Postgresql),
+            table: None,
+            tables: Vec::new(),
+            ready: Vec::new(),
+            taken: 0,
+            is_at_end: false,
+        })
+    }
+}
+
+fn candidates() -> impl Iterator<Item = PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let in_path = env::split_paths(&path).map(|folder| folder.join("pg_dump")).find(|program| program.is_file());
+    let versions = fs::read_dir(DEBIAN_VERSIONS).into_iter().flatten().flatten();
+    let mut of_debian: Vec<(u32, PathBuf)> = versions
+        .filter_map(|version| Some((version.file_name().to_str()?.parse().ok()?, version.path().join("bin/pg_dump"))))
+        .collect();
+    of_debian.sort_by(|one, other| other.cmp(one));
+    in_path.into_iter().chain(of_debian.into_iter().map(|(_, program)| program))
+}
+
+/// Returns the version in `pg_dump (PostgreSQL) 15.18 (Debian …)`.
+fn version_of(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(2).filter(|_| output.status.success()).map(str::to_owned)
+}
+
+/// Returns the leading number of a version such as `15.18` or `18beta1`.
+fn major_of(version: &str) -> Option<u32> {
+    let len = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..len].parse().ok()
+}
+
+fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, roots: Option<PathBuf>) {
+    for name in MISLEADING {
+        command.env_remove(name);
+    }
+    command.env("PGHOST", &uri.host).env("PGPORT", uri.port.to_string()).env("PGUSER", &uri.user);
+    command.env("PGDATABASE", &uri.database).env("PGTZ", "UTC").env("LC_MESSAGES", "C");
+    command.env("PGAPPNAME", uri.application_name.as_deref().unwrap_or("mlvault"));
+    command.env("PGSSLMODE", if uri.is_socket() { SslMode::Disable } else { uri.ssl_mode }.name());
+    let seconds = uri.connect_timeout_seconds.unwrap_or(super::CONNECT_SECONDS_MAX).to_string();
+    command.env("PGCONNECT_TIMEOUT", seconds);
+    let options = format!("{} {options}", uri.options.as_deref().unwrap_or_default());
+    let settings = [
+        ("PGPASSWORD", uri.password.as_ref().map(|password| password.as_str().into())),
+        ("PGSSLROOTCERT", roots.map(PathBuf::into_os_string)),
+        ("PGSSLCERT", uri.ssl_certificate.as_ref().map(|path| path.clone().into_os_string())),
+        ("PGSSLKEY", uri.ssl_key.as_ref().map(|path| path.clone().into_os_string())),
+        ("PGOPTIONS", Some(options.trim().into()).filter(|options: &std::ffi::OsString| !options.is_empty())),
+    ];
+    for (name, value) in settings {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+}
+
+/// Kills the child once the flag is raised, until it has ended.
+fn watch(child: Arc<Mutex<Child>>, has_ended: Arc<AtomicBool>, cancel: Cancel) -> JoinHandle<()> {
+    thread::spawn(move || {
+        while !has_ended.load(Ordering::Relaxed) {
+            if cancel.is_raised() {
+                let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+                return;
+            }
+            thread::sleep(CANCEL_LOOK);
+        }
+    })
+}
+
+/// The output of a running pg_dump.
+pub struct DumpOutput {
+    location: String,
+    child: Arc<Mutex<Child>>,
+    has_ended: Arc<AtomicBool>,
+    cancel: Cancel,
+    watcher: Option<JoinHandle<()>>,
+    lines: BufReader<ChildStdout>,
+    errors: Option<JoinHandle<VecDeque<String>>>,
+    scanner: Scanner,
+    /// The table whose rows are passing.
+    table: Option<(String, TableDigest)>,
+    tables: Vec<TableRecord>,
+    /// Lines that wait to be read, and how many of their bytes were.
+    ready: Vec<u8>,
+    taken: usize,
+    is_at_end: bool,
+}
+
+impl DumpOutput {
+    fn make_ready(&mut self) -> io::Result<()> {
+        self.ready.clear();
+        self.taken = 0;
+        while self.ready.len() < READY_LEN && !self.is_at_end {
+            let start = self.ready.len();
+            let len = (&mut self.lines).take(ROW_LEN_MAX as u64).read_until(b'\n', &mut self.ready)?;
+            if len == ROW_LEN_MAX && !self.ready.ends_with(b"\n") {
+                return Err(io::Error::other(format!("a row is longer than {ROW_LEN_MAX} bytes")));
+            }
+            self.is_at_end = len == 0;
+            if len > 0 {
+                self.look_at_line(start)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts rows, and takes out what is random. A line without an end is the last one, of a dump that is not whole.
+    fn look_at_line(&mut self, start: usize) -> io::Result<()> {
+        let line = &self.ready[start..];
+        if !line.ends_with(b"\n") {
+            return Ok(());
+        }
+        match self.scanner.line(line).map_err(io::Error::other)? {
+            Line::Row => {
+                if let Some((_, digest)) = &mut self.table {
+                    digest.add(&line[..line.len() - 1]);
+                }
+            }
+            Line::TableStart(head) => self.table = Some((head.name, TableDigest::default())),
+            Line::TableEnd => self.tables.extend(self.table.take().map(|(name, digest)| digest.record(&name))),
+            Line::LeftOut if line.starts_with(b"\\") => self.ready.truncate(start),
+            Line::LeftOut | Line::Statement | Line::RowPart => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for the child, which has closed its output or is killed.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        // Not `wait`: it would keep the watcher from the child.
+        let status = loop {
+            match self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait() {
+                Ok(None) => thread::sleep(END_LOOK),
+                Ok(Some(status)) => break Ok(status),
+                Err(error) => break Err(error),
+            }
+        };
+        self.has_ended.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+        status
+    }
+
+    fn failure(&mut self, status: ExitStatus) -> Error {
+        let mut reason = format!("pg_dump failed ({status})");
+        let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        for line in &lines {
+            reason.push_str("; ");
+            reason.push_str(line);
+        }
+        if lines.iter().any(|line| line.contains("permission denied")) {
+            reason.push_str("; ");
+            reason.push_str(super::reader::NEEDED_RIGHT);
+        }
+        Error::database("dump", &self.location, reason)
+    }
+}
+
+impl Read for DumpOutput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.ready.len() {
+            self.make_ready()?;
+        }
+        let len = buffer.len().min(self.ready.len() - self.taken);
+        buffer[..len].copy_from_slice(&self.ready[self.taken..self.taken + len]);
+        self.taken += len;
+        Ok(len)
+    }
+}
+
+impl DumpStream for DumpOutput {
+    fn finish(mut self: Box<Self>) -> Result<Vec<TableRecord>> {
+        self.cancel.check()?;
+        if !self.is_at_end || self.taken < self.ready.len() {
+            return Err(Error::database("dump", &self.location, "the dump was not read to its end"));
+        }
+        let status = self.end().map_err(|error| Error::database("dump", &self.location, error))?;
+        if self.cancel.is_raised() {
+            return Err(Error::Interrupted);
+        }
+        if !status.success() {
+            return Err(self.failure(status));
+        }
+        if !self.scanner.is_complete() {
+            return Err(Error::database("dump", &self.location, "pg_dump ended early, without an error"));
+        }
+        Ok(std::mem::take(&mut self.tables))
+    }
+}
+
+impl Drop for DumpOutput {
+    /// A dump that is no longer wanted is ended.
+    fn drop(&mut self) {
+        if !self.has_ended.load(Ordering::Relaxed) {
+            let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+            let _ = self.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn majors_are_read_from_versions_of_all_kinds() {
+        assert_eq!(["15.18", "18beta1", "9.6.24", "x"].map(major_of), [Some(15), Some(18), Some(9), None]);
+    }
+}

@@ -1,0 +1,101 @@
+//! Reads a PostgreSQL database at one instant: one transaction whose snapshot pg_dump uses, too.
+
+use std::path::{Path, PathBuf};
+
+use super::super::uri::PostgresqlUri;
+use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine};
+use super::pg_dump::PgDump;
+use super::{Session, USER_SCHEMAS};
+use crate::cancel::Cancel;
+use crate::error::Result;
+use crate::sql::Value;
+
+/// What a role must be given if it may not read something.
+pub const NEEDED_RIGHT: &str = "the role must be able to read everything, as a member of pg_read_all_data can";
+/// Tables that an error message names.
+const EXAMPLES_MAX: usize = 5;
+
+/// A PostgreSQL database at one instant.
+pub struct PostgresqlReader {
+    session: Session,
+    uri: PostgresqlUri,
+    pg_dump: PgDump,
+    snapshot: String,
+    /// Settings that pg_dump's session needs, because the server's are others.
+    options: String,
+    facts: DatabaseFacts,
+    scratch: PathBuf,
+    cancel: Cancel,
+}
+
+impl PostgresqlReader {
+    /// Begins the transaction, after looking whether pg_dump is there and the role may read everything.
+    pub fn open(uri: &PostgresqlUri, scratch: &Path, cancel: &Cancel) -> Result<Self> {
+        let mut session = Session::open(uri)?;
+        let pg_dump = PgDump::find(uri, session.major)?;
+        let options = needed_options(&mut session)?;
+        session.settle()?;
+        session.run("begin to read", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let snapshot = session.text("begin to read", "SELECT pg_export_snapshot()")?;
+        may_read_all(&mut session)?;
+        let facts = DatabaseFacts {
+            engine: Engine::Postgresql,
+            server_version: session.version.clone(),
+            dump_version: pg_dump.version.clone(),
+            location: uri.to_string(),
+        };
+        let (uri, scratch, cancel) = (uri.clone(), scratch.to_owned(), cancel.clone());
+        Ok(Self { session, uri, pg_dump, snapshot, options, facts, scratch, cancel })
+    }
+}
+
+/// pg_dump sets what decides on the form of values, but for these. They are passed on only where they differ, because
+/// connection poolers refuse options.
+fn needed_options(session: &mut Session) -> Result<String> {
+    let mut options = String::new();
+    for (name, value) in [("bytea_output", "hex"), ("standard_conforming_strings", "on")] {
+        if session.text("read the settings of", &format!("SHOW {name}"))? != value {
+            options.push_str(&format!(" -c {name}={value}"));
+        }
+    }
+    Ok(options)
+}
+
+fn may_read_all(session: &mut Session) -> Result<()> {
+    let sql = format!(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE {USER_SCHEMAS} AND (c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT') \
+         OR c.relkind = 'S' AND NOT has_sequence_privilege(c.oid, 'SELECT') \
+         OR c.relkind IN ('r', 'p', 'S') AND NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"
+    );
+    let unreadable = session.texts("read the tables of", &sql)?;
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let named = unreadable[..unreadable.len().min(EXAMPLES_MAX)].join(", ");
+    let reason = format!("{} tables or sequences may not be read ({named}, …); {NEEDED_RIGHT}", unreadable.len());
+    Err(session.error("read", reason))
+}
+
+impl DatabaseReader for PostgresqlReader {
+    fn facts(&self) -> &DatabaseFacts {
+        &self.facts
+    }
+
+    fn tables(&mut self) -> Result<Vec<String>> {
+        let sql = format!(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p') ORDER BY 1"
+        );
+        self.session.texts("read the tables of", &sql)
+    }
+
+    fn dump(&mut self) -> Result<Box<dyn DumpStream>> {
+        let dump = self.pg_dump.start(&self.uri, &self.snapshot, &self.options, &self.scratch, &self.cancel)?;
+        Ok(Box::new(dump))
+    }
+
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
+        self.session.select(sql, row)
+    }
+}

@@ -1,0 +1,182 @@
+//! TLS to PostgreSQL, with libpq's meaning of `sslmode`.
+//!
+//! What must stay true: `verify-ca` and `verify-full` never accept a certificate that no trusted root vouches for, and
+//! `verify-full` only one for the host's name. The weaker modes encrypt, and do not know to whom.
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::super::uri::{PostgresqlUri, SslMode};
+use crate::error::{Error, Result};
+
+/// Bytes in a line of PEM.
+const PEM_LINE_LEN: usize = 64;
+
+/// Returns what makes connections with TLS as the URI wants them.
+pub fn connector(uri: &PostgresqlUri) -> Result<MakeRustlsConnect> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(Verifier { trusted: trusted(uri, &provider)?, provider: Arc::clone(&provider) });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| invalid(uri, error))?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let config = match client_certificate(uri)? {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| invalid(uri, error))?,
+        None => builder.with_no_client_auth(),
+    };
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// Returns a file with the roots that count for this connection, for programs that use libpq; none if they know it
+/// themselves. A list of the system's roots is written to `scratch`.
+pub fn root_file(uri: &PostgresqlUri, scratch: &Path) -> Result<Option<PathBuf>> {
+    let is_needed = matches!(uri.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull);
+    match named_roots(uri) {
+        Some(path) => Ok(Some(path)),
+        None if !is_needed => Ok(None),
+        None => {
+            let path = scratch.join("roots.pem");
+            let text: String = rustls_native_certs::load_native_certs().certs.iter().map(|root| pem(root)).collect();
+            fs::write(&path, text).map_err(|source| Error::Target { action: "write", path: path.clone(), source })?;
+            Ok(Some(path))
+        }
+    }
+}
+
+fn pem(certificate: &[u8]) -> String {
+    let base64 = data_encoding::BASE64.encode(certificate);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in base64.as_bytes().chunks(PEM_LINE_LEN) {
+        let _ = writeln!(text, "{}", String::from_utf8_lossy(line));
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+/// Returns the file of roots that the URI names, or that libpq looks for.
+fn named_roots(uri: &PostgresqlUri) -> Option<PathBuf> {
+    match &uri.ssl_root_certificate {
+        Some(path) if path.as_os_str() == "system" => None,
+        Some(path) => Some(path.clone()),
+        None => in_home("root.crt"),
+    }
+}
+
+fn in_home(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os("HOME")?).join(".postgresql").join(name);
+    path.is_file().then_some(path)
+}
+
+fn invalid(uri: &PostgresqlUri, reason: impl ToString) -> Error {
+    Error::database("use TLS with", uri, reason)
+}
+
+fn client_certificate(uri: &PostgresqlUri) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+    let Some(path) = uri.ssl_certificate.clone().or_else(|| in_home("postgresql.crt")) else { return Ok(None) };
+    let key = uri.ssl_key.clone().or_else(|| in_home("postgresql.key"));
+    let key = key.ok_or_else(|| invalid(uri, "there is a client certificate (sslcert) and no key (sslkey)"))?;
+    let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| invalid(uri, format!("{key:?}: {error}")))?;
+    Ok(Some((certificates(uri, &path)?, key)))
+}
+
+fn certificates(uri: &PostgresqlUri, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let unreadable = |error| invalid(uri, format!("{path:?}: {error}"));
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
+    let certificates = certificates.map_err(unreadable)?;
+    if certificates.is_empty() { Err(invalid(uri, format!("{path:?} holds no certificate"))) } else { Ok(certificates) }
+}
+
+/// How a server's certificate is looked at.
+#[derive(Debug)]
+enum Trust {
+    /// Not at all.
+    Any,
+    /// It must come from a trusted root.
+    Root(Arc<WebPkiServerVerifier>),
+    /// It must also be for the host's name.
+    RootAndName(Arc<WebPkiServerVerifier>),
+}
+
+fn trusted(uri: &PostgresqlUri, provider: &Arc<CryptoProvider>) -> Result<Trust> {
+    let named = named_roots(uri);
+    let mode = match (uri.ssl_mode, &named) {
+        (SslMode::Require, Some(_)) => SslMode::VerifyCa,
+        (SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require, _) => return Ok(Trust::Any),
+        (mode, _) => mode,
+    };
+    let mut roots = RootCertStore::empty();
+    match named {
+        Some(path) => {
+            for root in certificates(uri, &path)? {
+                roots.add(root).map_err(|error| invalid(uri, format!("{path:?}: {error}")))?;
+            }
+        }
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    let verifier = verifier.map_err(|error| invalid(uri, error))?;
+    Ok(if mode == SslMode::VerifyCa { Trust::Root(verifier) } else { Trust::RootAndName(verifier) })
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trusted: Trust,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let (verifier, needs_name) = match &self.trusted {
+            Trust::Any => return Ok(ServerCertVerified::assertion()),
+            Trust::Root(verifier) => (verifier, false),
+            Trust::RootAndName(verifier) => (verifier, true),
+        };
+        // The name is looked at last: an error about it means that all else is well.
+        match verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !needs_name => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

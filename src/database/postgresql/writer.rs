@@ -1,0 +1,182 @@
+//! Loads dumps into an empty PostgreSQL database.
+//!
+//! psql is not used: it would run programs that a dump names, and go on after errors. Statements go to the server as
+//! they are, rows through COPY, all in one transaction.
+//!
+//! What must stay true: whatever the dump holds, the transaction that began is the one that is committed, after the
+//! tables were read back and compared.
+
+use std::io::{BufReader, Read, Write};
+
+use postgres::types::ToSql;
+
+use super::super::rewrite::{RewriteSql, too_long_reason};
+use super::super::uri::PostgresqlUri;
+use super::super::{DatabaseWriter, Merge, Rewrite, load};
+use super::{Session, USER_SCHEMAS, describe, merge};
+use crate::error::{Error, Result};
+use crate::sql::scanner::TableHead;
+use crate::sql::script::{Piece, ScriptReader};
+use crate::sql::table_digest::TableDigest;
+use crate::sql::{Dialect, TableRecord, Value, copy, quoted_list};
+
+/// Bytes of rows that go to the server at a time.
+const COPY_LEN: usize = 256 << 10;
+
+/// A PostgreSQL database to restore into.
+pub struct PostgresqlWriter {
+    session: Session,
+}
+
+impl PostgresqlWriter {
+    /// Connects.
+    pub fn open(uri: &PostgresqlUri) -> Result<Self> {
+        let mut session = Session::open(uri)?;
+        session.settle()?;
+        Ok(Self { session })
+    }
+
+    fn load_in_transaction(
+        &mut self,
+        dump: &mut dyn Read,
+        rewrites: &[Rewrite],
+        expected: &[TableRecord],
+    ) -> Result<Vec<u64>> {
+        if let Some(reason) = load::not_empty(&self.contents()?) {
+            return Err(self.session.error("load into", reason));
+        }
+        let transaction = self.session.text("load into", "SELECT txid_current()")?;
+        let heads = self.run_script(dump)?;
+        self.session.run("load into", "RESET ALL")?;
+        self.session.settle()?;
+        let loaded = heads.iter().map(|head| self.record(head)).collect::<Result<Vec<_>>>()?;
+        if let Some(reason) = load::difference(expected, &loaded) {
+            return Err(self.session.error("load into", reason));
+        }
+        let changed = rewrites.iter().map(|rewrite| self.rewrite(rewrite, &heads)).collect::<Result<Vec<_>>>()?;
+        if self.session.text("load into", "SELECT txid_current()")? != transaction {
+            return Err(self.session.error("load into", "the dump ended the transaction that it was loaded in"));
+        }
+        self.session.run("commit to", "COMMIT")?;
+        Ok(changed)
+    }
+
+    /// Returns the tables that had rows in the dump, or could have.
+    fn run_script(&mut self, dump: &mut dyn Read) -> Result<Vec<TableHead>> {
+        let mut script = ScriptReader::new(BufReader::with_capacity(COPY_LEN, dump), Dialect::Postgresql);
+        let mut heads = Vec::new();
+        while let Some(piece) = script.next_piece()? {
+            match piece {
+                Piece::Statements(sql) => self.statements(&sql)?,
+                Piece::Table(head) => {
+                    self.copy_in(&head, &mut script)?;
+                    heads.push(head);
+                }
+                Piece::Row(_) | Piece::TableEnd => {}
+            }
+        }
+        Ok(heads)
+    }
+
+    fn statements(&mut self, sql: &str) -> Result<()> {
+        self.session.client.batch_execute(sql).map_err(|error| {
+            let reason = format!("{}; in: {}", describe(&error), load::beginning(sql));
+            self.session.error("load into", reason)
+        })
+    }
+
+    fn copy_in<R: std::io::BufRead>(&mut self, head: &TableHead, script: &mut ScriptReader<R>) -> Result<()> {
+        let location = self.session.location.clone();
+        let first_line = script.line_number() + 1;
+        let failed = |reason: String| {
+            let reason = format!("{reason}; rows of {} from line {first_line} of the dump", head.target);
+            Error::database("load into", &location, reason)
+        };
+        let sql = format!("COPY {} FROM STDIN", with_columns(head));
+        let mut rows = self.session.client.copy_in(&sql).map_err(|error| failed(describe(&error)))?;
+        let mut lines = Vec::new();
+        while let Some(Piece::Row(row)) = script.next_piece()? {
+            copy::encode_row(&row, &mut lines);
+            lines.push(b'\n');
+            if lines.len() >= COPY_LEN {
+                rows.write_all(&lines).map_err(|error| failed(super::describe_io(&error)))?;
+                lines.clear();
+            }
+        }
+        rows.write_all(&lines).map_err(|error| failed(super::describe_io(&error)))?;
+        rows.finish().map_err(|error| failed(describe(&error)))?;
+        Ok(())
+    }
+
+    /// Reads a table back.
+    fn record(&mut self, head: &TableHead) -> Result<TableRecord> {
+        let mut digest = TableDigest::default();
+        self.session.copy_out(&format!("COPY {} TO STDOUT", with_columns(head)), &mut |line| {
+            digest.add(line);
+            Ok(())
+        })?;
+        Ok(digest.record(&head.name))
+    }
+
+    fn rewrite(&mut self, rewrite: &Rewrite, heads: &[TableHead]) -> Result<u64> {
+        let Some(head) = heads.iter().find(|head| head.name == rewrite.table) else { return Ok(0) };
+        if !head.columns.contains(&rewrite.column) {
+            return Ok(0);
+        }
+        let sql = RewriteSql::new(rewrite, &head.target, '$');
+        let parameters: Vec<&(dyn ToSql + Sync)> = sql.parameters.iter().map(|text| text as _).collect();
+        let key = merge::primary_key(&mut self.session, &head.target)?;
+        if let Some(query) = sql.too_long(&key) {
+            let rows = self.session.client.query(&query, &parameters).map_err(self.session.fault("rewrite"))?;
+            if !rows.is_empty() {
+                let rows: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+                return Err(self.session.error("rewrite", too_long_reason(rewrite, &rows)));
+            }
+        }
+        self.session.client.execute(&sql.update(), &parameters).map_err(self.session.fault("rewrite"))
+    }
+}
+
+fn with_columns(head: &TableHead) -> String {
+    match head.columns.as_slice() {
+        [] => head.target.clone(),
+        columns => format!("{} ({})", head.target, quoted_list(columns)),
+    }
+}
+
+impl DatabaseWriter for PostgresqlWriter {
+    fn contents(&mut self) -> Result<Vec<(String, u64)>> {
+        let sql = format!(
+            "SELECT CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END, \
+             format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p', 'f') ORDER BY 1"
+        );
+        let mut contents = Vec::new();
+        for row in self.session.rows("read the tables of", &sql)? {
+            let [Some(name), Some(target)] = row.as_slice() else { continue };
+            let count = self.session.text("read the tables of", &format!("SELECT count(*) FROM {target}"))?;
+            contents.push((name.clone(), count.parse().unwrap_or_default()));
+        }
+        Ok(contents)
+    }
+
+    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>> {
+        self.session.run("load into", "BEGIN")?;
+        let result = self.load_in_transaction(dump, rewrites, expected);
+        if result.is_err() {
+            // What failed first is the message; a server that is gone has rolled back by itself.
+            let _ = self.session.run("roll back", "ROLLBACK");
+            let _ = self.session.run("roll back", "RESET ALL");
+            let _ = self.session.settle();
+        }
+        result
+    }
+
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
+        Ok(merge::begin(&mut self.session, order))
+    }
+
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
+        self.session.select(sql, row)
+    }
+}

@@ -1,0 +1,209 @@
+//! Changes of artifact locations while a dump is loaded: as SQL, and counted on a dump alone.
+//!
+//! What must stay true: only whole path segments at the front of a text are replaced, the longest old one that fits
+//! counts, and both forms here agree on every text.
+
+use std::io::BufRead;
+
+use super::Rewrite;
+use crate::error::Result;
+use crate::sql::scanner::TableHead;
+use crate::sql::script::{Piece, ScriptReader};
+use crate::sql::{Value, quoted};
+
+/// Rows that a report on texts that become too long names.
+pub const EXAMPLES_MAX: usize = 5;
+/// Longest value in such a name, in characters.
+const EXAMPLE_LEN_MAX: usize = 80;
+
+/// What a rewrite would do to a dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RewriteCount {
+    /// Rows that it changes.
+    pub rows: u64,
+    /// Characters of the longest text that it makes.
+    pub longest: u64,
+    /// Rows whose text would become longer than the column allows.
+    pub too_long: u64,
+    /// Some of those, for people to read.
+    pub examples: Vec<String>,
+}
+
+/// The old and new beginnings without slashes at their ends, longest old one first.
+fn ordered_roots(rewrite: &Rewrite) -> Vec<(&str, &str)> {
+    let trimmed = rewrite.roots.iter().map(|(old, new)| (old.trim_end_matches('/'), new.trim_end_matches('/')));
+    let mut roots: Vec<_> = trimmed.collect();
+    roots.sort_by_key(|(old, _)| std::cmp::Reverse(old.len()));
+    roots
+}
+
+/// Returns what becomes of a text; none if nothing.
+fn rewritten(text: &str, roots: &[(&str, &str)]) -> Option<String> {
+    roots.iter().find_map(|(old, new)| {
+        let rest = text.strip_prefix(old)?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| format!("{new}{rest}"))
+    })
+}
+
+/// Applies rewrites to a row of a dump.
+pub fn rewrite_row(rewrites: &[Rewrite], head: &TableHead, row: &mut [Value]) {
+    for rewrite in rewrites.iter().filter(|rewrite| rewrite.table == head.name) {
+        let column = |name: &str| head.columns.iter().position(|known| known == name);
+        let is_meant = rewrite.only.as_ref().is_none_or(|(key, values)| {
+            let value = column(key).and_then(|at| row.get(at)).and_then(Value::as_text);
+            value.is_some_and(|value| values.iter().any(|wanted| wanted == value))
+        });
+        let Some(value) = column(&rewrite.column).and_then(|at| row.get_mut(at)).filter(|_| is_meant) else { continue };
+        if let Some(text) = value.as_text().and_then(|text| rewritten(text, &ordered_roots(rewrite))) {
+            *value = Value::Text(text.into_bytes());
+        }
+    }
+}
+
+/// Reads a dump to its end, and counts what each rewrite would change in it.
+pub fn count_rewrites<R: BufRead>(script: &mut ScriptReader<R>, rewrites: &[Rewrite]) -> Result<Vec<RewriteCount>> {
+    let mut counts = vec![RewriteCount::default(); rewrites.len()];
+    let mut table = None;
+    while let Some(piece) = script.next_piece()? {
+        match piece {
+            Piece::Table(head) => table = Some(head),
+            Piece::Row(row) => {
+                let Some(head) = &table else { continue };
+                for (rewrite, count) in rewrites.iter().zip(&mut counts).filter(|(it, _)| it.table == head.name) {
+                    count_row(count, rewrite, head, &row);
+                }
+            }
+            Piece::Statements(_) | Piece::TableEnd => {}
+        }
+    }
+    Ok(counts)
+}
+
+fn count_row(count: &mut RewriteCount, rewrite: &Rewrite, head: &TableHead, row: &[Value]) {
+    let value = |column: &str| {
+        let at = head.columns.iter().position(|known| known == column)?;
+        row.get(at).and_then(Value::as_text)
+    };
+    if let Some((column, allowed)) = &rewrite.only
+        && !value(column).is_some_and(|value| allowed.iter().any(|one| one == value))
+    {
+        return;
+    }
+    let Some(text) = value(&rewrite.column).and_then(|text| rewritten(text, &ordered_roots(rewrite))) else { return };
+    let len = text.chars().count() as u64;
+    count.rows += 1;
+    count.longest = count.longest.max(len);
+    if rewrite.length_max.is_some_and(|max| len > u64::from(max)) {
+        count.too_long += 1;
+        if count.examples.len() < EXAMPLES_MAX {
+            count.examples.push(example(rewrite, head, row, len));
+        }
+    }
+}
+
+/// Names a row by its first two columns, which are or hold the key in MLflow's tables.
+fn example(rewrite: &Rewrite, head: &TableHead, row: &[Value], len: u64) -> String {
+    let named = head.columns.iter().zip(row).filter(|(column, _)| **column != rewrite.column).take(2);
+    let named = named.map(|(column, value)| {
+        let text: String = value.as_text().unwrap_or("?").chars().take(EXAMPLE_LEN_MAX).collect();
+        format!("{column}={text}")
+    });
+    format!("{} ({len} characters)", named.collect::<Vec<_>>().join(", "))
+}
+
+/// SQL for one rewrite, with numbered parameters; the same in both dialects but for the sign before a number.
+pub struct RewriteSql {
+    /// The text that a row gets.
+    new: String,
+    /// Whether a row gets one.
+    fits: String,
+    /// What the numbers stand for.
+    pub parameters: Vec<String>,
+    target: String,
+    column: String,
+    length_max: Option<u32>,
+}
+
+impl RewriteSql {
+    /// Makes it for a table's full name; `sign` stands before the numbers of parameters.
+    pub fn new(rewrite: &Rewrite, target: &str, sign: char) -> Self {
+        let mut parameters = Vec::new();
+        let mut parameter = |text: &str| {
+            parameters.push(text.to_owned());
+            format!("CAST({sign}{} AS text)", parameters.len())
+        };
+        let column = quoted(&rewrite.column);
+        let (mut cases, mut fits) = (String::new(), Vec::new());
+        for (old, new) in ordered_roots(rewrite) {
+            let (old, new) = (parameter(old), parameter(new));
+            let fit = format!("({column} = {old} OR substr({column}, 1, length({old}) + 1) = {old} || '/')");
+            cases.push_str(&format!(" WHEN {fit} THEN {new} || substr({column}, length({old}) + 1)"));
+            fits.push(fit);
+        }
+        let mut fits = if fits.is_empty() { "1 = 0".to_owned() } else { format!("({})", fits.join(" OR ")) };
+        if let Some((only, allowed)) = &rewrite.only {
+            let allowed: Vec<_> = allowed.iter().map(|value| parameter(value)).collect();
+            let allowed = if allowed.is_empty() { "NULL".to_owned() } else { allowed.join(", ") };
+            fits.push_str(&format!(" AND {} IN ({allowed})", quoted(only)));
+        }
+        let new = if cases.is_empty() { "NULL".to_owned() } else { format!("CASE{cases} END") };
+        let length_max = rewrite.length_max;
+        Self { new, fits, parameters, target: target.to_owned(), column, length_max }
+    }
+
+    /// Returns the statement that changes rows.
+    pub fn update(&self) -> String {
+        let Self { new, fits, target, column, .. } = self;
+        format!("UPDATE {target} SET {column} = {new} WHERE {fits}")
+    }
+
+    /// Returns a query for rows that would become too long: their key as one text, and the length; none without limit.
+    pub fn too_long(&self, key: &[String]) -> Option<String> {
+        let Self { new, fits, target, .. } = self;
+        let named = key.iter().map(|column| {
+            let literal = column.replace('\'', "''");
+            format!("'{literal}=' || coalesce(CAST({} AS text), 'NULL')", quoted(column))
+        });
+        let named = named.collect::<Vec<_>>().join(" || ', ' || ");
+        let named = if named.is_empty() { "'?'".to_owned() } else { named };
+        Some(format!(
+            "SELECT {named}, CAST(length({new}) AS text) FROM {target} WHERE {fits} AND length({new}) > {} LIMIT {EXAMPLES_MAX}",
+            self.length_max?
+        ))
+    }
+}
+
+/// Says which rows would become too long.
+pub fn too_long_reason(rewrite: &Rewrite, rows: &[(String, String)]) -> String {
+    let rows: Vec<_> = rows.iter().map(|(key, len)| format!("{key} ({len} characters)")).collect();
+    let (table, column) = (&rewrite.table, &rewrite.column);
+    let max = rewrite.length_max.unwrap_or_default();
+    format!("{table}.{column} holds at most {max} characters, and would need more for {}", rows.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_segments_are_replaced_and_the_longest_fit_counts() {
+        let rewrite = Rewrite {
+            table: "t".into(),
+            column: "c".into(),
+            length_max: None,
+            only: None,
+            roots: vec![
+                ("s3://a/".into(), "s3://b/".into()),
+                ("s3://a/x".into(), "/srv".into()),
+                ("mlflow-artifacts:/".into(), "s3://c/p/".into()),
+            ],
+        };
+        let roots = ordered_roots(&rewrite);
+        let of = |text| rewritten(text, &roots);
+        assert_eq!(of("s3://a").as_deref(), Some("s3://b"));
+        assert_eq!(of("s3://a/xy").as_deref(), Some("s3://b/xy"));
+        assert_eq!(of("s3://a/x/y%_").as_deref(), Some("/srv/y%_"));
+        assert_eq!(of("mlflow-artifacts:/1/r").as_deref(), Some("s3://c/p/1/r"));
+        assert_eq!((of("s3://ab"), of("xs3://a"), of("")), (None, None, None));
+    }
+}

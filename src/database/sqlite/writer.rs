@@ -1,0 +1,201 @@
+//! Loads dumps into an empty SQLite database.
+//!
+//! What must stay true: a dump can only make things and fill them in the one file: statements of other kinds, such as
+//! ATTACH, are refused; rows are bound as values, never run as text.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::types::{ToSqlOutput, Value as Bound, ValueRef};
+use rusqlite::{Batch, OpenFlags, ToSql, params_from_iter};
+
+use super::super::rewrite::{RewriteSql, too_long_reason};
+use super::super::{DatabaseWriter, Merge, Rewrite, load};
+use super::{File, describe, dump, merge};
+use crate::error::Result;
+use crate::sql::scanner::TableHead;
+use crate::sql::script::{Piece, ScriptReader};
+use crate::sql::{Dialect, TableRecord, Value, quoted, quoted_list};
+
+/// Bytes of a dump that are read at a time.
+const READ_LEN: usize = 256 << 10;
+/// How the statements begin that a dump may hold.
+const ALLOWED: [&str; 6] = [
+    "CREATE ",
+    "INSERT INTO sqlite_sequence ",
+    "DELETE FROM sqlite_sequence",
+    "PRAGMA foreign_keys = OFF",
+    "PRAGMA user_version = ",
+    "PRAGMA application_id = ",
+];
+
+/// A SQLite database to restore into.
+pub struct SqliteWriter {
+    file: File,
+}
+
+impl SqliteWriter {
+    /// Opens a file; an empty one is created if there is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        Ok(Self { file: File::open_with(path, flags)? })
+    }
+
+    fn load_in_transaction(
+        &mut self,
+        dump: &mut dyn Read,
+        rewrites: &[Rewrite],
+        expected: &[TableRecord],
+    ) -> Result<Vec<u64>> {
+        let file = &self.file;
+        file.run("load into", "BEGIN IMMEDIATE")?;
+        if let Some(reason) = load::not_empty(&contents(file)?) {
+            return Err(file.error("load into", reason));
+        }
+        let heads = run_script(file, dump)?;
+        let loaded: Vec<_> =
+            heads.iter().map(|head| dump::record(file, &head.name, &head.columns)).collect::<Result<_>>()?;
+        if let Some(reason) = load::difference(expected, &loaded) {
+            return Err(file.error("load into", reason));
+        }
+        let changed = rewrites.iter().map(|rewrite| run_rewrite(file, rewrite, &heads)).collect::<Result<_>>()?;
+        file.check_references("load into")?;
+        if file.connection.is_autocommit() {
+            return Err(file.error("load into", "the dump ended the transaction that it was loaded in"));
+        }
+        file.run("commit to", "COMMIT")?;
+        Ok(changed)
+    }
+}
+
+fn contents(file: &File) -> Result<Vec<(String, u64)>> {
+    let count = |table: String| {
+        let sql = format!("SELECT count(*) FROM main.{}", quoted(&table));
+        let rows: i64 =
+            file.connection.query_row(&sql, [], |row| row.get(0)).map_err(file.fault("read the tables of"))?;
+        Ok((table, rows.unsigned_abs()))
+    };
+    file.tables()?.into_iter().map(count).collect()
+}
+
+fn run_script(file: &File, dump: &mut dyn Read) -> Result<Vec<TableHead>> {
+    let mut script = ScriptReader::new(BufReader::with_capacity(READ_LEN, dump), Dialect::Sqlite);
+    let mut heads = Vec::new();
+    while let Some(piece) = script.next_piece()? {
+        match piece {
+            Piece::Statements(sql) => run_statements(file, &sql)?,
+            Piece::Table(head) => {
+                insert_rows(file, &head, &mut script)?;
+                heads.push(head);
+            }
+            Piece::Row(_) | Piece::TableEnd => {}
+        }
+    }
+    Ok(heads)
+}
+
+fn run_statements(file: &File, sql: &str) -> Result<()> {
+    let failed = |error: &dyn ToString, sql: &str| {
+        file.error("load into", format!("{}; in: {}", error.to_string(), load::beginning(sql)))
+    };
+    let mut statements = Batch::new(&file.connection, sql);
+    while let Some(mut statement) = statements.next().map_err(|error| failed(&error, sql))? {
+        let text = statement.expanded_sql().unwrap_or_default();
+        let text = without_comments(&text);
+        if !ALLOWED.iter().any(|start| text.starts_with(start)) {
+            return Err(failed(&"a dump may not hold such a statement", text));
+        }
+        statement.raw_execute().map_err(|error| failed(&error, text))?;
+    }
+    Ok(())
+}
+
+/// Returns a text from its first line that is neither blank nor a comment.
+fn without_comments(text: &str) -> &str {
+    let mut rest = text.trim_start();
+    while rest.starts_with("--") {
+        rest = rest.split_once('\n').map_or("", |(_, after)| after.trim_start());
+    }
+    rest
+}
+
+fn insert_rows<R: BufRead>(file: &File, head: &TableHead, script: &mut ScriptReader<R>) -> Result<()> {
+    let places: Vec<_> = (1..=head.columns.len()).map(|number| format!("?{number}")).collect();
+    let sql = format!(
+        "INSERT INTO main.{} ({}) VALUES ({})",
+        quoted(&head.name),
+        quoted_list(&head.columns),
+        places.join(", ")
+    );
+    let mut insert = file.connection.prepare(&sql).map_err(file.fault("load into"))?;
+    while let Some(Piece::Row(row)) = script.next_piece()? {
+        insert.execute(params_from_iter(row.iter().map(Binding))).map_err(|error| {
+            let line = script.line_number();
+            let reason = format!("{}; row of {} in line {line} of the dump", describe(&error), head.name);
+            file.error("load into", reason)
+        })?;
+    }
+    Ok(())
+}
+
+/// A value as a parameter.
+pub struct Binding<'a>(pub &'a Value);
+
+impl ToSql for Binding<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text)),
+            Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+            Value::Number(text) => ToSqlOutput::Owned(match text.parse::<i64>() {
+                Ok(number) => Bound::Integer(number),
+                Err(_) => text.parse().map_or(Bound::Null, Bound::Real),
+            }),
+        })
+    }
+}
+
+fn run_rewrite(file: &File, rewrite: &Rewrite, heads: &[TableHead]) -> Result<u64> {
+    let Some(head) = heads.iter().find(|head| head.name == rewrite.table) else { return Ok(0) };
+    if !head.columns.contains(&rewrite.column) {
+        return Ok(0);
+    }
+    let sql = RewriteSql::new(rewrite, &format!("main.{}", head.target), '?');
+    let fault = file.fault("rewrite");
+    if let Some(query) = sql.too_long(&file.primary_key(&head.name)?) {
+        let mut query = file.connection.prepare(&query).map_err(&fault)?;
+        let rows = query.query_map(params_from_iter(&sql.parameters), |row| Ok((row.get(0)?, row.get(1)?)));
+        let rows: Vec<_> = rows.and_then(Iterator::collect).map_err(&fault)?;
+        if !rows.is_empty() {
+            return Err(file.error("rewrite", too_long_reason(rewrite, &rows)));
+        }
+    }
+    let changed = file.connection.execute(&sql.update(), params_from_iter(&sql.parameters)).map_err(fault)?;
+    Ok(changed as u64)
+}
+
+impl DatabaseWriter for SqliteWriter {
+    fn contents(&mut self) -> Result<Vec<(String, u64)>> {
+        contents(&self.file)
+    }
+
+    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>> {
+        // References are checked once, at the end. SQLite ignores this within a transaction.
+        self.file.run("load into", "PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF")?;
+        let result = self.load_in_transaction(dump, rewrites, expected);
+        if result.is_err() && !self.file.connection.is_autocommit() {
+            self.file.run("roll back", "ROLLBACK")?;
+        }
+        result
+    }
+
+    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
+        self.file.run("merge into", "PRAGMA foreign_keys = ON")?;
+        Ok(merge::begin(&mut self.file, order))
+    }
+
+    fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
+        self.file.select(sql, row)
+    }
+}

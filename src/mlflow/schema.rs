@@ -1,0 +1,277 @@
+//! MLflow's database schema: which version it is, which columns hold locations, and which rows belong to what.
+//!
+//! What must stay true: the tables of [`TABLES`] come in the order of their foreign keys, so that rows inserted in this
+//! order never refer to rows that are not there yet.
+
+use serde::{Deserialize, Serialize};
+
+/// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
+/// head of a release are named in [`RELEASES`].
+const REVISIONS: [&str; 67] = [
+    "451aebb31d03",
+    "90e64c465722",
+    "181f10493468",
+    "df50e92ffc5e",
+    "7ac759974ad8",
+    "89d4b8295536",
+    "2b4d017a5e9b",
+    "cfd24bdc0731",
+    "0a8213491aaa",
+    "728d730b5ebd",
+    "27a6a02d2cf1",
+    "84291f40a231",
+    "a8c4a736bde6",
+    "39d1c3be5f05",
+    "c48cb773bb87",
+    "bd07f7e963c5",
+    "0c779009ac13",
+    "cc1f77228345",
+    "97727af70f4d",
+    "3500859a5d39",
+    "7f2a7d5fae7d",
+    "2d6e25af4d3e",
+    "acf3f17fdcc7",
+    "867495a8f9d4",
+    "5b0e9adcef9c",
+    "4465047574b1",
+    "f5a4f2784254",
+    "0584bdc529eb",
+    "400f98739977",
+    "6953534de441",
+    "bda7b8c39065",
+    "cbc13b556ace",
+    "770bee3ae1dd",
+    "a1b2c3d4e5f6",
+    "de4033877273",
+    "1a0cddfcaa16",
+    "534353b11cbc",
+    "71994744cf8e",
+    "3da73c924c2f",
+    "bf29a5ff90ea",
+    "1bd49d398cd23",
+    "b7c8d9e0f1a2",
+    "5d2d30f0abce",
+    "c9d4e5f6a7b8",
+    "2c33131f4dae",
+    "d3e4f5a6b7c8",
+    "d0e1f2a3b4c5",
+    "c8d9e0f1a2b3",
+    "1b5f0d9ad7c1",
+    "e1f2a3b4c5d6",
+    "76601a5f987d",
+    "c3d6457b6d8a",
+    "a5b4c3d2e1f0",
+    "ae8bbe7743c9",
+    "7d34483879f0",
+    "da6fb0208061",
+    "89d3d66ed43f",
+    "b7e4c1a90f23",
+    "a8b9c0d1e2f3",
+    "c1d2e3f4a5b6",
+    "c3d9e7f1a2b4",
+    "6f8d9c3b2a1e",
+    "1971f2d9a75b",
+    "17e22815139b",
+    "b7e2c1a4d9f3",
+    "75868b020152",
+    "dc11669786a5",
+];
+
+/// Releases whose schema was measured, with their head revision, in order.
+const RELEASES: [(&str, &str); 5] = [
+    ("1.30.1", "97727af70f4d"),
+    ("2.22.5", "0584bdc529eb"),
+    ("3.0.1", "bda7b8c39065"),
+    ("3.17.2", "dc11669786a5"),
+    ("3.18.0", "f4a9b2c7d1e6"),
+];
+
+/// How two revisions of the schema stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The same.
+    Same,
+    /// The first is older.
+    Older,
+    /// The first is newer.
+    Newer,
+    /// One of them is not known to this version of mlvault.
+    Unknown,
+}
+
+/// Returns the place of a revision in time, if it is known.
+fn age(revision: &str) -> Option<usize> {
+    REVISIONS.iter().position(|known| *known == revision).or_else(|| {
+        let release = RELEASES.iter().position(|(_, head)| *head == revision)?;
+        Some(REVISIONS.len() + release)
+    })
+}
+
+/// Compares two revisions of the tracking schema.
+pub fn compare(first: &str, second: &str) -> Order {
+    if first == second {
+        return Order::Same;
+    }
+    match (age(first), age(second)) {
+        (Some(first), Some(second)) if first < second => Order::Older,
+        (Some(_), Some(_)) => Order::Newer,
+        _ => Order::Unknown,
+    }
+}
+
+/// Returns whether a revision is known.
+pub fn is_known(revision: &str) -> bool {
+    age(revision).is_some()
+}
+
+/// Returns the head revision that an MLflow release writes, if it was measured.
+pub fn head_of_release(version: &str) -> Option<&'static str> {
+    RELEASES.iter().find(|(release, _)| *release == version).map(|(_, head)| *head)
+}
+
+/// Returns the oldest measured release that can open a database of this revision.
+pub fn release_for(revision: &str) -> Option<&'static str> {
+    let age_wanted = age(revision)?;
+    RELEASES.iter().find(|(_, head)| age(head) >= Some(age_wanted)).map(|(release, _)| *release)
+}
+
+/// Which of a deployment's databases one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// Runs, models and all the rest.
+    Backend,
+    /// The model registry, where it has a database of its own.
+    Registry,
+    /// Users and permissions.
+    Auth,
+}
+
+impl Store {
+    /// Returns its name in file names and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backend => "backend",
+            Self::Registry => "registry",
+            Self::Auth => "auth",
+        }
+    }
+
+    /// Returns the name of its dump in the component `database`.
+    pub fn file_name(self) -> String {
+        format!("{}.sql", self.name())
+    }
+
+    /// Returns the table that holds its schema revision.
+    pub fn version_table(self) -> &'static str {
+        match self {
+            Self::Auth => "alembic_version_auth",
+            Self::Backend | Self::Registry => "alembic_version",
+        }
+    }
+}
+
+/// The columns that hold artifact locations, with the most characters that PostgreSQL lets them hold. No other column is
+/// ever rewritten: sources of data sets, texts of spans and the files of models keep what they say.
+pub const LOCATION_COLUMNS: [(&str, &str, u32); 8] = [
+    ("experiments", "artifact_location", 256),
+    ("runs", "artifact_uri", 200),
+    ("logged_models", "artifact_location", 1000),
+    ("model_versions", "source", 500),
+    ("model_versions", "storage_location", 500),
+    ("trace_tags", "value", 8000),
+    ("workspaces", "default_artifact_root", 500),
+    ("workspaces", "trace_archival_location", 500),
+];
+/// Keys of trace tags whose value is a location.
+pub const LOCATION_TRACE_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
+
+/// What a row is found by when one experiment, run or model is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// An experiment's id.
+    Experiment,
+    /// A run's id.
+    Run,
+    /// A logged model's id.
+    LoggedModel,
+    /// A registered model's name.
+    RegisteredModel,
+    /// A version of a registered model: name and version.
+    Version,
+    /// A trace's id.
+    Trace,
+    /// A data set's id.
+    Dataset,
+    /// The id of an input: a link between a run and a data set or model.
+    Input,
+    /// A run's or trace's id, in a link to others.
+    Association,
+}
+
+/// A table and how its rows are found.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// What owns a row.
+    pub owner: Owner,
+    /// The columns that name the owner.
+    pub columns: &'static [&'static str],
+}
+
+const fn table(name: &'static str, owner: Owner, columns: &'static [&'static str]) -> Table {
+    Table { name, owner, columns }
+}
+
+/// The tables from which single experiments, runs and models are restored, in the order of their foreign keys.
+pub const TABLES: [Table; 27] = [
+    table("experiments", Owner::Experiment, &["experiment_id"]),
+    table("experiment_tags", Owner::Experiment, &["experiment_id"]),
+    table("runs", Owner::Run, &["run_uuid"]),
+    table("params", Owner::Run, &["run_uuid"]),
+    table("tags", Owner::Run, &["run_uuid"]),
+    table("metrics", Owner::Run, &["run_uuid"]),
+    table("latest_metrics", Owner::Run, &["run_uuid"]),
+    table("datasets", Owner::Dataset, &["dataset_uuid"]),
+    table("inputs", Owner::Input, &["input_uuid"]),
+    table("input_tags", Owner::Input, &["input_uuid"]),
+    table("logged_models", Owner::LoggedModel, &["model_id"]),
+    table("logged_model_params", Owner::LoggedModel, &["model_id"]),
+    table("logged_model_tags", Owner::LoggedModel, &["model_id"]),
+    table("logged_model_metrics", Owner::LoggedModel, &["model_id"]),
+    table("registered_models", Owner::RegisteredModel, &["name"]),
+    table("registered_model_tags", Owner::RegisteredModel, &["name"]),
+    table("model_versions", Owner::Version, &["name", "version"]),
+    table("model_version_tags", Owner::Version, &["name", "version"]),
+    table("registered_model_aliases", Owner::Version, &["name", "version"]),
+    table("trace_info", Owner::Trace, &["request_id"]),
+    table("trace_tags", Owner::Trace, &["request_id"]),
+    table("trace_request_metadata", Owner::Trace, &["request_id"]),
+    table("trace_metrics", Owner::Trace, &["request_id"]),
+    table("spans", Owner::Trace, &["trace_id"]),
+    table("span_metrics", Owner::Trace, &["trace_id"]),
+    table("assessments", Owner::Trace, &["trace_id"]),
+    table("entity_associations", Owner::Association, &["source_id"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_ordered_and_unknown_ones_are_not_guessed() {
+        assert_eq!(compare("97727af70f4d", "dc11669786a5"), Order::Older);
+        assert_eq!(compare("f4a9b2c7d1e6", "dc11669786a5"), Order::Newer);
+        assert_eq!(compare("dc11669786a5", "dc11669786a5"), Order::Same);
+        assert_eq!(compare("ffffffffffff", "dc11669786a5"), Order::Unknown);
+        assert_eq!(release_for("cbc13b556ace"), Some("3.17.2"));
+        assert_eq!(release_for("f4a9b2c7d1e6"), Some("3.18.0"));
+    }
+
+    #[test]
+    fn every_release_but_the_last_has_a_known_revision() {
+        let unknown: Vec<_> = RELEASES.iter().filter(|(_, head)| !REVISIONS.contains(head)).collect();
+        assert_eq!(unknown, [&("3.18.0", "f4a9b2c7d1e6")]);
+    }
+}

@@ -1,0 +1,65 @@
+//! Reads the catalogue of a snapshot: what its databases held, without PostgreSQL and MLflow.
+//!
+//! What must stay true: lines come from a repository; one that is not what it should be is an error that names its file.
+
+use std::io::{BufRead, BufReader, Read};
+
+use serde::de::DeserializeOwned;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::mlflow::catalogue::{CATALOGUE, file_name};
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::contents::entry_at;
+use crate::repository::file_reader::FileReader;
+use crate::repository::snapshots::Snapshot;
+
+/// Longest line that is read, in bytes. Texts in MLflow's tables end at 64 KiB or less, but for values of tags.
+const LINE_LEN_MAX: u64 = 64 << 20;
+
+/// Calls `visit` with every line of a file of the catalogue, in its order. A file that is not there has no lines: its
+/// table was not in the database. Fails with [`Error::NotFound`] if the snapshot has no catalogue at all.
+pub fn for_each<T: DeserializeOwned>(
+    reader: &ChunkReader,
+    snapshot: &Snapshot,
+    file: &str,
+    cancel: &Cancel,
+    visit: &mut dyn FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let component =
+        snapshot.record.components.iter().find(|component| component.name == CATALOGUE).ok_or_else(|| {
+            Error::NotFound(format!(
+                "The snapshot {} holds no MLflow deployment: it has no catalogue",
+                snapshot.id.short()
+            ))
+        })?;
+    let name = file_name(file);
+    let Some(entry) = entry_at(reader, component, name.as_bytes())? else { return Ok(()) };
+    let mut lines = BufReader::new(FileReader::open(reader, &entry, cancel)?);
+    let fault = |reason: String| Error::damaged(format!("{CATALOGUE}/{name}"), reason);
+    let mut line = Vec::new();
+    loop {
+        cancel.check()?;
+        line.clear();
+        let read = lines.by_ref().take(LINE_LEN_MAX).read_until(b'\n', &mut line);
+        if read.map_err(|error| fault(error.to_string()))? == 0 {
+            return Ok(());
+        }
+        visit(serde_json::from_slice(&line).map_err(|error| fault(error.to_string()))?)?;
+    }
+}
+
+/// Reads a whole file of the catalogue into memory.
+pub fn read_all<T: DeserializeOwned>(
+    reader: &ChunkReader,
+    snapshot: &Snapshot,
+    file: &str,
+    cancel: &Cancel,
+) -> Result<Vec<T>> {
+    let mut lines = Vec::new();
+    for_each(reader, snapshot, file, cancel, &mut |line| {
+        lines.push(line);
+        Ok(())
+    })?;
+    Ok(lines)
+}

@@ -1,0 +1,514 @@
+//! Restores a deployment: artifacts first, its databases last, into places that are empty.
+//!
+//! What must stay true:
+//! - Nothing is written before everything that could be refused was looked at: engines, versions, emptiness, lengths.
+//! - Neither a database nor an artifact store that holds anything is touched; a restore that broke off goes on only where
+//!   the user says so, and even then deletes nothing.
+//! - Each database is loaded in one transaction, and commits only if every table is what the snapshot recorded.
+
+mod rows;
+mod selection;
+
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
+pub use selection::{Selected, Wanted};
+
+use crate::cancel::Cancel;
+use crate::database::rewrite::RewriteCount;
+use crate::database::{self, DatabaseUri, Engine, Rewrite};
+use crate::error::{Error, Result};
+use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
+use crate::format::snapshot::Component;
+use crate::mlflow::catalogue::{StoredTable, TABLES};
+use crate::mlflow::schema::{self, LOCATION_COLUMNS, LOCATION_TRACE_TAGS, Order, Store};
+use crate::mlflow::uri;
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::catalogue::read_all;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::contents::entry_at;
+use crate::repository::file_reader::FileReader;
+use crate::repository::snapshots::Snapshot;
+use crate::restore::{Overwrite, Summary, bucket, run_below};
+use crate::source::deployment::{ArtifactPlace, DATABASE, Deployment};
+use crate::sql::script::ScriptReader;
+use crate::sql::{Dialect, TableRecord};
+use crate::target::bucket::BucketTarget;
+
+/// Names of what is there that a refusal shows.
+const EXISTING_SHOWN_MAX: usize = 5;
+
+/// How to restore a deployment.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Artifact roots as the snapshot's databases have them, and what is to stand there instead.
+    pub map_roots: Vec<(String, String)>,
+    /// Only these components: `database`, or an artifact component by its whole name; empty for all.
+    pub components: Vec<String>,
+    /// Go on with artifacts that an earlier restore left: what is there is compared, and completed.
+    pub resume: bool,
+    /// The MLflow release that will be started on the result.
+    pub mlflow_version: Option<String>,
+}
+
+/// A database that will be loaded.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatabasePlan {
+    /// Which one.
+    pub store: Store,
+    /// Where it goes, without a password.
+    pub to: String,
+    /// Its tables.
+    pub tables: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// What the moves of roots will change in it.
+    pub rewrites: Vec<ColumnRewrite>,
+    #[serde(skip)]
+    uri: DatabaseUri,
+}
+
+/// What a move of roots does to one column.
+#[derive(Debug, Clone, Serialize)]
+pub struct ColumnRewrite {
+    /// The table.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// What changes.
+    #[serde(flatten)]
+    pub count: RewriteCount,
+}
+
+/// Artifacts that will be restored.
+#[derive(Debug, Clone, Serialize)]
+pub struct ArtifactPlan {
+    /// The root, as the databases will have it.
+    pub root: String,
+    /// The component of the snapshot.
+    pub component: String,
+    /// What of it: a path, empty for all.
+    pub path: String,
+    /// Where it goes.
+    pub to: String,
+    #[serde(skip)]
+    place: ArtifactPlace,
+}
+
+/// What a restore will do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Databases, loaded last.
+    pub databases: Vec<DatabasePlan>,
+    /// Artifacts, restored first.
+    pub artifacts: Vec<ArtifactPlan>,
+    /// What the operator should know before.
+    pub warnings: Vec<String>,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Done {
+    /// Artifacts.
+    pub artifacts: Summary,
+    /// Databases that were loaded.
+    pub databases: Vec<Store>,
+    /// Rows in them.
+    pub rows: u64,
+    /// Texts in them that roots were moved in.
+    pub rewritten: u64,
+}
+
+/// A restore of one snapshot.
+pub struct DeploymentRestore<'a> {
+    snapshot: &'a Snapshot,
+    record: &'a DeploymentRecord,
+    reader: ChunkReader,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+}
+
+impl<'a> DeploymentRestore<'a> {
+    /// Begins; fails if the snapshot holds no deployment, or the key cannot read content.
+    pub fn new(
+        repository: &Arc<Repository>,
+        snapshot: &'a Snapshot,
+        (monitor, cancel): (&'a dyn Monitor, &'a Cancel),
+    ) -> Result<Self> {
+        repository.access().data_secret()?;
+        let record = snapshot.record.deployment.as_deref().ok_or_else(|| {
+            Error::NotFound(format!("The snapshot {} holds no MLflow deployment", snapshot.id.short()))
+        })?;
+        Ok(Self { snapshot, record, reader: ChunkReader::new(Arc::clone(repository)), monitor, cancel })
+    }
+
+    /// Looks at everything that could be refused, and says what a restore would do. Writes nothing.
+    pub fn plan(&self, target: &Deployment, options: &Options) -> Result<Plan> {
+        let mut warnings = self.warnings(target, options)?;
+        let databases = self.plan_databases(target, options)?;
+        let artifacts = self.plan_artifacts(target, options, &mut warnings)?;
+        if databases.is_empty() && artifacts.is_empty() {
+            return Err(Error::Invalid(
+                "There is nothing to restore: no component of the snapshot was selected".to_owned(),
+            ));
+        }
+        for database in &databases {
+            refuse_filled_database(&database.uri)?;
+        }
+        for artifact in artifacts.iter().filter(|_| !options.resume) {
+            refuse_filled_place(&artifact.place)?;
+        }
+        Ok(Plan { databases, artifacts, warnings })
+    }
+
+    /// Carries out a plan.
+    pub fn execute(&self, plan: &Plan, options: &Options) -> Result<Done> {
+        let mut done = Done::default();
+        for artifact in &plan.artifacts {
+            let component = self.component(&artifact.component)?;
+            let restored =
+                self.restore_artifacts(component, artifact.path.as_bytes(), &artifact.place, Overwrite::Always)?;
+            add(&mut done.artifacts, &restored);
+        }
+        for database in &plan.databases {
+            done.rewritten += self.load(database, options)?;
+            done.rows += database.rows;
+            done.databases.push(database.store);
+        }
+        Ok(done)
+    }
+
+    fn component(&self, name: &str) -> Result<&'a Component> {
+        self.snapshot.record.components.iter().find(|component| component.name == name).ok_or_else(|| {
+            Error::NotFound(format!("The snapshot {} has no component {name:?}", self.snapshot.id.short()))
+        })
+    }
+
+    fn warnings(&self, target: &Deployment, options: &Options) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        if self.snapshot.is_incomplete() {
+            warnings.push(format!("the backup was incomplete: {} problems", self.snapshot.record.problem_count));
+        }
+        for key in self.record.keys.iter().filter(|key| key.rows > 0) {
+            let given = target.keys.iter().find(|given| given.name == key.name);
+            let fingerprint = given.map(|given| self.reader.repository().keys().fingerprint(given.value.as_bytes()));
+            match (&key.fingerprint, fingerprint) {
+                (Some(then), Some(now)) if *then != now => warnings.push(format!(
+                    "{} is not the key that it was when the backup was made: {} rows cannot be decrypted with it",
+                    key.name, key.rows
+                )),
+                (_, None) => warnings.push(format!("{} rows can only be used with {}", key.rows, key.name)),
+                _ => {}
+            }
+        }
+        if let (Some(version), Some(database)) = (&options.mlflow_version, self.record.database(Store::Backend)) {
+            self.compare_version(version, database, &mut warnings)?;
+        }
+        Ok(warnings)
+    }
+
+    /// An older MLflow than the schema needs cannot open the database; a newer one migrates it when it starts.
+    fn compare_version(&self, version: &str, database: &DatabaseRecord, warnings: &mut Vec<String>) -> Result<()> {
+        let Some(revision) = database.revisions.first() else { return Ok(()) };
+        let Some(head) = schema::head_of_release(version) else {
+            warnings.push(format!("whether MLflow {version} fits the schema {revision} is not known"));
+            return Ok(());
+        };
+        match schema::compare(head, revision) {
+            Order::Same => {}
+            Order::Newer => warnings.push(format!("MLflow {version} will migrate the database when it starts")),
+            Order::Unknown => {
+                warnings.push(format!("whether MLflow {version} fits the schema {revision} is not known"))
+            }
+            Order::Older => {
+                let needed = schema::release_for(revision).unwrap_or("a newer one");
+                return Err(Error::Refused(format!(
+                    "MLflow {version} is too old for this database, whose schema is {revision}: it needs {needed}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_selected(&self, component: &str, options: &Options) -> bool {
+        let wanted = &options.components;
+        wanted.is_empty() || wanted.iter().any(|name| name == component || component.starts_with(&format!("{name}/")))
+    }
+
+    fn plan_databases(&self, target: &Deployment, options: &Options) -> Result<Vec<DatabasePlan>> {
+        if !self.is_selected(DATABASE, options) {
+            return Ok(Vec::new());
+        }
+        if self.record.databases.is_empty() {
+            return Err(Error::Refused(format!(
+                "The snapshot {} has no database, only what the REST API told: it cannot be restored into MLflow's storage",
+                self.snapshot.id.short()
+            )));
+        }
+        self.record.databases.iter().map(|database| self.plan_database(database, target, options)).collect()
+    }
+
+    fn plan_database(&self, record: &DatabaseRecord, target: &Deployment, options: &Options) -> Result<DatabasePlan> {
+        let uri = target.database(record.store).ok_or_else(|| {
+            Error::Invalid(format!(
+                "The snapshot has a {} database, and no place for it was given",
+                record.store.name()
+            ))
+        })?;
+        let engine = uri.engine();
+        if engine_name(engine) != record.engine {
+            return Err(Error::Refused(format!(
+                "The {} database was backed up from {}, and cannot be restored into {}",
+                record.store.name(),
+                record.engine,
+                engine_name(engine)
+            )));
+        }
+        let rewrites = if options.map_roots.is_empty() || record.store == Store::Auth {
+            Vec::new()
+        } else {
+            self.count_rewrites(record.store, engine, &rewrites(&options.map_roots))?
+        };
+        let (to, tables, rows) = (uri.to_string(), record.tables, record.rows);
+        Ok(DatabasePlan { store: record.store, to, tables, rows, rewrites, uri: uri.clone() })
+    }
+
+    /// Reads the dump once to count what would change, and refuses what a column could not hold.
+    fn count_rewrites(&self, store: Store, engine: Engine, rewrites: &[Rewrite]) -> Result<Vec<ColumnRewrite>> {
+        self.monitor.phase("counting", None, None);
+        let dump = self.open_dump(store)?;
+        let mut script = ScriptReader::new(BufReader::new(dump), dialect(engine));
+        let counts = database::rewrite::count_rewrites(&mut script, rewrites)?;
+        let columns: Vec<_> = rewrites
+            .iter()
+            .zip(counts)
+            .map(|(rewrite, count)| ColumnRewrite {
+                table: rewrite.table.clone(),
+                column: rewrite.column.clone(),
+                count,
+            })
+            .collect();
+        // SQLite does not care how long a text is.
+        let too_long = columns.iter().find(|column| engine == Engine::Postgresql && column.count.too_long > 0);
+        match too_long {
+            None => Ok(columns),
+            Some(ColumnRewrite { table, column, count }) => Err(Error::Refused(format!(
+                "The new root is too long for {} rows of {table}.{column}: {}",
+                count.too_long,
+                count.examples.join(", ")
+            ))),
+        }
+    }
+
+    fn plan_artifacts(
+        &self,
+        target: &Deployment,
+        options: &Options,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<ArtifactPlan>> {
+        let mut plans: Vec<ArtifactPlan> = Vec::new();
+        let mut roots: Vec<_> =
+            self.record.roots.iter().filter(|root| self.is_selected(&root.component, options)).collect();
+        roots.sort_by_key(|root| root.path.len());
+        for root in roots {
+            let moved = moved_root(&root.uri, &options.map_roots);
+            let place = target.artifacts.iter().find(|given| uri::normalize(&given.uri) == moved);
+            let is_covered = |outer: &ArtifactPlan| {
+                outer.component == root.component && uri::below(&root.path, &outer.path).is_some()
+                    || outer.path.is_empty()
+            };
+            match place {
+                Some(place) => plans.push(ArtifactPlan {
+                    root: moved,
+                    component: root.component.clone(),
+                    path: root.path.clone(),
+                    to: place.place.to_string(),
+                    place: place.place.clone(),
+                }),
+                None if plans.iter().any(|outer| outer.component == root.component && is_covered(outer)) => warnings
+                    .push(format!(
+                        "files below {moved} are restored with what they lie in; rows that name it must find them there"
+                    )),
+                None => return Err(Error::Invalid(format!("No place was given for the artifact root {moved}"))),
+            }
+        }
+        Ok(plans)
+    }
+
+    fn restore_artifacts(
+        &self,
+        component: &Component,
+        path: &[u8],
+        place: &ArtifactPlace,
+        overwrite: Overwrite,
+    ) -> Result<Summary> {
+        let hears = (self.monitor, self.cancel);
+        self.monitor.phase("artifacts", None, None);
+        match place {
+            ArtifactPlace::Directory(directory) => {
+                let options = super::Options {
+                    target: directory.clone(),
+                    path: None,
+                    overwrite,
+                    delete: false,
+                    ownership: false,
+                    dry_run: false,
+                };
+                run_below(&self.reader, component, path, &options, hears)
+            }
+            ArtifactPlace::Bucket(location, options) => {
+                let target = BucketTarget::connect(location, options)?;
+                bucket::run(&self.reader, component, path, &target, bucket::Options::default(), hears)
+            }
+        }
+    }
+
+    fn open_dump(&self, store: Store) -> Result<FileReader<'_>> {
+        let name = store.file_name();
+        let entry = entry_at(&self.reader, self.component(DATABASE)?, name.as_bytes())?.ok_or_else(|| {
+            Error::NotFound(format!("The snapshot {} has no {DATABASE}/{name}", self.snapshot.id.short()))
+        })?;
+        FileReader::open(&self.reader, &entry, self.cancel)
+    }
+
+    fn load(&self, plan: &DatabasePlan, options: &Options) -> Result<u64> {
+        self.monitor.phase("databases", None, None);
+        let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, self.cancel)?;
+        let expected: Vec<TableRecord> =
+            tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
+        let rewrites = if plan.store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) };
+        let mut dump = self.open_dump(plan.store)?;
+        let changed = database::open_writer(&plan.uri)?.load(&mut dump, &rewrites, &expected)?;
+        Ok(changed.iter().sum())
+    }
+}
+
+/// Restores the files of one experiment, run, model or version into a directory; neither MLflow nor a database is needed.
+/// Those of a run or version lie right in the directory; those of a model and of an experiment in one directory for each
+/// version, run and logged model.
+pub fn restore_files(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    wanted: &Wanted,
+    options: &super::Options,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Summary> {
+    let restore = DeploymentRestore::new(repository, snapshot, (monitor, cancel))?;
+    let selected = Selected::find(&restore.reader, snapshot, wanted, cancel)?;
+    let mut sum = Summary::default();
+    monitor.phase("restore", None, None);
+    let files = selection::files_of(wanted, &selected);
+    for (reference, below) in &files {
+        let component = restore.component(reference.component.as_deref().unwrap_or_default())?;
+        let path = reference.path.as_deref().unwrap_or_default();
+        let options = super::Options { target: options.target.join(below), ..options.clone() };
+        add(&mut sum, &run_below(&restore.reader, component, path.as_bytes(), &options, (monitor, cancel))?);
+    }
+    if files.is_empty() {
+        return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));
+    }
+    Ok(sum)
+}
+
+fn add(sum: &mut Summary, part: &Summary) {
+    sum.files_written += part.files_written;
+    sum.files_unchanged += part.files_unchanged;
+    sum.files_kept += part.files_kept;
+    sum.directories += part.directories;
+    sum.links += part.links;
+    sum.bytes_written += part.bytes_written;
+    sum.bytes_unchanged += part.bytes_unchanged;
+    sum.problems += part.problems;
+}
+
+fn engine_name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Postgresql => "postgresql",
+        Engine::Sqlite => "sqlite",
+    }
+}
+
+fn dialect(engine: Engine) -> Dialect {
+    engine.dialect()
+}
+
+/// Makes the rewrites that move roots: of the eight columns that hold locations, and of no other.
+fn rewrites(roots: &[(String, String)]) -> Vec<Rewrite> {
+    if roots.is_empty() {
+        return Vec::new();
+    }
+    let rewrite = |(table, column, length_max): &(&str, &str, u32)| Rewrite {
+        table: (*table).to_owned(),
+        column: (*column).to_owned(),
+        length_max: Some(*length_max),
+        only: (*table == "trace_tags").then(|| ("key".to_owned(), LOCATION_TRACE_TAGS.map(str::to_owned).to_vec())),
+        roots: roots.to_vec(),
+    };
+    LOCATION_COLUMNS.iter().map(rewrite).collect()
+}
+
+/// Returns what a root becomes.
+fn moved_root(root: &str, moves: &[(String, String)]) -> String {
+    let found = moves
+        .iter()
+        .filter_map(|(old, new)| Some((old, new, uri::below(root, &uri::normalize(old))?.to_owned())))
+        .max_by_key(|(old, ..)| old.len());
+    match found {
+        Some((_, new, rest)) => uri::normalize(&uri::join(new, &rest)),
+        None => root.to_owned(),
+    }
+}
+
+fn refuse_filled_database(uri: &DatabaseUri) -> Result<()> {
+    // Opening a missing SQLite file would create it, before anybody has agreed.
+    if let DatabaseUri::Sqlite(path) = uri
+        && !path.exists()
+    {
+        return Ok(());
+    }
+    let mut tables = database::open_writer(uri)?.contents()?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    tables.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
+    let rows: u64 = tables.iter().map(|(_, rows)| rows).sum();
+    let shown: Vec<_> = tables.iter().take(EXISTING_SHOWN_MAX).map(|(name, rows)| format!("{name} ({rows})")).collect();
+    Err(Error::Refused(format!(
+        "The database {uri} is not empty: {} tables with {rows} rows, such as {}. Restore into a new one, and switch MLflow over",
+        tables.len(),
+        shown.join(", ")
+    )))
+}
+
+fn refuse_filled_place(place: &ArtifactPlace) -> Result<()> {
+    let found = match place {
+        ArtifactPlace::Directory(path) => first_names(path)?,
+        ArtifactPlace::Bucket(location, options) => {
+            BucketTarget::connect(location, options)?.look(EXISTING_SHOWN_MAX)?
+        }
+    };
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{place} is not empty: it has {}. Restore into an empty place, or go on with a restore that broke off by --resume",
+        found.join(", ")
+    )))
+}
+
+fn first_names(path: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|source| Error::Target { action: "list", path: path.to_owned(), source })?,
+    };
+    Ok(entries
+        .flatten()
+        .take(EXISTING_SHOWN_MAX)
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect())
+}

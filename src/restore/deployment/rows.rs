@@ -1,0 +1,268 @@
+//! Puts one experiment, run or model back into a deployment that is in use: its rows with their ids, and its files.
+//!
+//! What must stay true:
+//! - Files come first: a row never says that something is there that is not there yet.
+//! - What is there and differs is a conflict: it is shown, and touched only if the user says so.
+//! - Doing it twice does nothing the second time.
+
+use std::collections::HashSet;
+use std::io::BufReader;
+
+use serde::Serialize;
+
+use super::{DeploymentRestore, dialect, engine_name, moved_root, rewrites};
+use crate::database::rewrite::rewrite_row;
+use crate::database::{self, DatabaseWriter, Merge, OnConflict, Rewrite, TableMerge};
+use crate::error::{Error, Result};
+use crate::mlflow::catalogue::{Reference, ReferenceKind};
+use crate::mlflow::roots::Resolved;
+use crate::mlflow::schema::{self, Store};
+use crate::restore::deployment::selection::{Selected, Wanted};
+use crate::restore::{Overwrite, Summary};
+use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
+use crate::sql::Value;
+use crate::sql::scanner::TableHead;
+use crate::sql::script::{Piece, ScriptReader};
+
+/// How to merge.
+#[derive(Debug, Clone)]
+pub struct MergeOptions {
+    /// What to do with rows that are there and differ.
+    pub on_conflict: OnConflict,
+    /// Artifact roots as the snapshot has them, and as the deployment has them now.
+    pub map_roots: Vec<(String, String)>,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// Files that go with the rows.
+#[derive(Debug, Clone, Serialize)]
+pub struct MergePlan {
+    /// What they belong to.
+    pub id: String,
+    /// Where they go.
+    pub to: String,
+    /// How many there are.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether their row is in the deployment: then files that are there stay as they are.
+    pub is_known: bool,
+}
+
+/// What a merge did, or would do.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MergeSummary {
+    /// Table by table.
+    pub tables: Vec<TableMerge>,
+    /// The files.
+    pub files: Vec<MergePlan>,
+    /// What was done to them.
+    pub artifacts: Summary,
+}
+
+impl MergeSummary {
+    /// Returns how many rows are there and differ.
+    pub fn conflicts(&self) -> u64 {
+        self.tables.iter().map(|table| table.conflicts).sum()
+    }
+}
+
+/// Files on their way to their place.
+struct Transfer<'s> {
+    reference: &'s Reference,
+    place: ArtifactPlace,
+    overwrite: Overwrite,
+}
+
+/// Merges what is wanted into a deployment. With conflicts that are to be refused nothing is changed: the summary tells
+/// them.
+pub fn merge(
+    restore: &DeploymentRestore<'_>,
+    target: &Deployment,
+    wanted: &Wanted,
+    options: &MergeOptions,
+) -> Result<MergeSummary> {
+    let selected = Selected::find(&restore.reader, restore.snapshot, wanted, restore.cancel)?;
+    let mut writers = open_writers(restore, target)?;
+    let layout = target.layout()?;
+    let mut summary = MergeSummary::default();
+    let mut transfers = Vec::new();
+    for reference in distinct(&selected.files) {
+        let transfer = plan_transfer(reference, &layout, &mut writers, options)?;
+        summary.files.push(MergePlan {
+            id: reference.id.clone(),
+            to: transfer.place.to_string(),
+            files: reference.files,
+            bytes: reference.bytes,
+            is_known: transfer.overwrite == Overwrite::Never,
+        });
+        transfers.push(transfer);
+    }
+    let order: Vec<&str> = schema::TABLES.iter().map(|table| table.name).collect();
+    let mut merges = Vec::new();
+    for (store, writer) in &mut writers {
+        let mut merge = writer.merge(&order)?;
+        stage(restore, *store, target, &selected, options, merge.as_mut())?;
+        summary.tables.extend(merge.report()?.into_iter().filter(|table| !table.is_empty()));
+        merges.push(merge);
+    }
+    let is_refused = options.on_conflict == OnConflict::Refuse && summary.conflicts() > 0;
+    if options.dry_run || is_refused {
+        return Ok(summary);
+    }
+    for transfer in transfers {
+        let component = restore.component(transfer.reference.component.as_deref().unwrap_or_default())?;
+        let path = transfer.reference.path.as_deref().unwrap_or_default();
+        let done = restore.restore_artifacts(component, path.as_bytes(), &transfer.place, transfer.overwrite)?;
+        super::add(&mut summary.artifacts, &done);
+    }
+    if summary.artifacts.problems > 0 {
+        return Err(Error::Refused(format!(
+            "{} files could not be restored, so no row was: rows must not promise files that are not there",
+            summary.artifacts.problems
+        )));
+    }
+    summary.tables.clear();
+    for merge in merges {
+        summary.tables.extend(merge.apply(options.on_conflict)?.into_iter().filter(|table| !table.is_empty()));
+    }
+    Ok(summary)
+}
+
+/// Leaves out a version whose files are those of a logged model that is restored too.
+fn distinct(files: &[Reference]) -> impl Iterator<Item = &Reference> {
+    let mut seen = HashSet::new();
+    files.iter().filter(move |reference| seen.insert((&reference.component, &reference.path)))
+}
+
+type Writers = Vec<(Store, Box<dyn DatabaseWriter>)>;
+
+/// Opens the databases, and makes sure that rows of the snapshot fit them.
+fn open_writers(restore: &DeploymentRestore<'_>, target: &Deployment) -> Result<Writers> {
+    let mut writers: Writers = Vec::new();
+    for record in restore.record.databases.iter().filter(|record| record.store != Store::Auth) {
+        let uri = target
+            .database(record.store)
+            .or_else(|| target.database(Store::Backend))
+            .ok_or_else(|| Error::Invalid("No database was given to restore into".to_owned()))?;
+        if engine_name(uri.engine()) != record.engine {
+            return Err(Error::Refused(format!(
+                "Rows of a {} database cannot be merged into one of {}",
+                record.engine,
+                engine_name(uri.engine())
+            )));
+        }
+        let mut writer = database::open_writer(uri)?;
+        let mut revisions = Vec::new();
+        writer.query(&format!("SELECT version_num FROM {}", record.store.version_table()), &mut |row| {
+            revisions.extend(row.first().and_then(Value::as_text).map(str::to_owned));
+            Ok(())
+        })?;
+        if revisions != record.revisions {
+            return Err(Error::Refused(format!(
+                "The schema of {uri} is {}, that of the snapshot {}: rows can only be merged into the same schema. \
+                 Restore the snapshot into an empty database, or what is wanted as files",
+                revisions.join(", "),
+                record.revisions.join(", ")
+            )));
+        }
+        writers.push((record.store, writer));
+    }
+    Ok(writers)
+}
+
+/// Decides where the files of a row go, by what the deployment maps its location to.
+fn plan_transfer<'s>(
+    reference: &'s Reference,
+    layout: &Layout,
+    writers: &mut Writers,
+    options: &MergeOptions,
+) -> Result<Transfer<'s>> {
+    let location = moved_root(&crate::mlflow::uri::normalize(&reference.uri), &options.map_roots);
+    let Resolved::At { component, path } = layout.map.resolve(&location) else {
+        return Err(Error::Refused(format!(
+            "The deployment maps no place for {location}, where the files of {} belong",
+            reference.id
+        )));
+    };
+    let place = match &layout.components[component].place {
+        ArtifactPlace::Directory(directory) => ArtifactPlace::Directory(directory.join(path)),
+        ArtifactPlace::Bucket(bucket, settings) => ArtifactPlace::Bucket(bucket.below(&path), settings.clone()),
+    };
+    let is_known = is_known(reference, writers)?;
+    let overwrite =
+        if is_known && options.on_conflict != OnConflict::Replace { Overwrite::Never } else { Overwrite::Always };
+    Ok(Transfer { reference, place, overwrite })
+}
+
+/// Returns whether the row that files belong to is in the deployment.
+fn is_known(reference: &Reference, writers: &mut Writers) -> Result<bool> {
+    let id = reference.id.replace('\'', "''");
+    let (table, condition) = match reference.kind {
+        ReferenceKind::Run => ("runs", format!("run_uuid = '{id}'")),
+        ReferenceKind::LoggedModel => ("logged_models", format!("model_id = '{id}'")),
+        ReferenceKind::Trace => ("trace_info", format!("request_id = '{id}'")),
+        ReferenceKind::ModelVersion => {
+            let (name, version) = id.rsplit_once('/').unwrap_or((&id, "0"));
+            let version: i64 = version.parse().unwrap_or_default();
+            ("model_versions", format!("name = '{name}' AND version = {version}"))
+        }
+    };
+    let is_registry = reference.kind == ReferenceKind::ModelVersion;
+    let own = writers.iter().position(|(store, _)| (*store == Store::Registry) == is_registry).unwrap_or(0);
+    let Some((_, writer)) = writers.get_mut(own) else { return Ok(false) };
+    let mut found = false;
+    writer.query(&format!("SELECT 1 FROM {table} WHERE {condition}"), &mut |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Reads the dump once and sets aside the rows that belong to what is wanted.
+fn stage(
+    restore: &DeploymentRestore<'_>,
+    store: Store,
+    target: &Deployment,
+    selected: &Selected,
+    options: &MergeOptions,
+    merge: &mut dyn Merge,
+) -> Result<()> {
+    let uri = target.database(store).or_else(|| target.database(Store::Backend));
+    let Some(uri) = uri else { return Ok(()) };
+    let moves = rewrites(&options.map_roots);
+    let mut script = ScriptReader::new(BufReader::new(restore.open_dump(store)?), dialect(uri.engine()));
+    let mut open: Option<(TableHead, &schema::Table)> = None;
+    while let Some(piece) = script.next_piece()? {
+        restore.cancel.check()?;
+        match piece {
+            Piece::Table(head) => {
+                let table = schema::TABLES.iter().find(|table| table.name == head.name);
+                open = table.map(|table| (head, table));
+            }
+            Piece::Row(mut row) => {
+                let Some((head, table)) = &open else { continue };
+                stage_row(head, table, &mut row, selected, &moves, merge)?;
+            }
+            Piece::Statements(_) | Piece::TableEnd => {}
+        }
+    }
+    Ok(())
+}
+
+fn stage_row(
+    head: &TableHead,
+    table: &schema::Table,
+    row: &mut [Value],
+    selected: &Selected,
+    moves: &[Rewrite],
+    merge: &mut dyn Merge,
+) -> Result<()> {
+    let key_at = |column: &&str| head.columns.iter().position(|known| known == column);
+    let keys: Option<Vec<&str>> =
+        table.columns.iter().map(|column| row.get(key_at(column)?).and_then(Value::as_text)).collect();
+    let Some(need) = keys.and_then(|keys| selected.need(table.owner, &keys)) else { return Ok(()) };
+    rewrite_row(moves, head, row);
+    merge.stage(&head.name, &head.columns, row, need)
+}

@@ -1,0 +1,277 @@
+//! What belongs to one experiment, run or model: the ids of the rows that have to be restored with it.
+//!
+//! What must stay true: what was asked for is *selected*; what it refers to, and what others may share, is only
+//! *referenced*: it is put back if it is missing and left alone otherwise.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::cancel::Cancel;
+use crate::database::Need;
+use crate::error::Result;
+use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, ReferenceKind, Run};
+use crate::mlflow::schema::Owner;
+use crate::mlflow::uri::{self, VersionSource};
+use crate::repository::browse::Browser;
+use crate::repository::catalogue::for_each;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::snapshots::Snapshot;
+
+/// What a user asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// An experiment by its name or id, with its runs, logged models and traces.
+    Experiment(String),
+    /// A run by its id, with the models that it logged.
+    Run(String),
+    /// A registered model with all its versions.
+    Model(String),
+    /// One version of a registered model, by its number or an alias.
+    Version {
+        /// The registered model.
+        model: String,
+        /// The version or alias; none for the newest.
+        version: Option<String>,
+    },
+}
+
+/// The ids that belong to it.
+#[derive(Debug, Default)]
+pub struct Selected {
+    ids: HashMap<Owner, HashMap<String, Need>>,
+    versions: HashMap<(String, String), Need>,
+    /// The files that go with the rows.
+    pub files: Vec<Reference>,
+}
+
+/// Returns the files to restore without a database, each with the directory that they go into.
+pub fn files_of<'s>(wanted: &Wanted, selected: &'s Selected) -> Vec<(&'s Reference, String)> {
+    let place = |reference: &Reference| match (wanted, reference.kind) {
+        (Wanted::Run(_), ReferenceKind::Run) | (Wanted::Version { .. }, ReferenceKind::ModelVersion) => {
+            Some(String::new())
+        }
+        (Wanted::Model(_), ReferenceKind::ModelVersion) => {
+            reference.id.rsplit_once('/').map(|(_, version)| version.to_owned())
+        }
+        (Wanted::Experiment(_), ReferenceKind::Run) => Some(format!("runs/{}", reference.id)),
+        (Wanted::Experiment(_), ReferenceKind::LoggedModel) => Some(format!("models/{}", reference.id)),
+        (Wanted::Experiment(_), ReferenceKind::Trace) => Some(format!("traces/{}", reference.id)),
+        _ => None,
+    };
+    selected.files.iter().filter_map(|reference| Some((reference, place(reference)?))).collect()
+}
+
+#[derive(serde::Deserialize)]
+struct Input {
+    input_id: String,
+    source_type: String,
+    source_id: String,
+    destination_id: String,
+}
+
+#[derive(serde::Deserialize)]
+struct Trace {
+    trace_id: String,
+    #[serde(default)]
+    experiment_id: String,
+}
+
+impl Selected {
+    /// Finds everything that belongs to what is wanted.
+    pub fn find(reader: &ChunkReader, snapshot: &Snapshot, wanted: &Wanted, cancel: &Cancel) -> Result<Self> {
+        let browser = Browser { reader, snapshot, cancel };
+        let mut selected = Self::default();
+        match wanted {
+            Wanted::Experiment(name) => {
+                let experiment = browser.experiment(name)?;
+                selected.put(Owner::Experiment, &experiment.experiment_id, Need::Selected);
+                selected.content_of_experiment(&browser, &experiment.experiment_id)?;
+            }
+            Wanted::Run(run) => {
+                browser.runs(None, Some(run), &mut |listing| {
+                    selected.put(Owner::Run, &listing.run.run_id, Need::Selected);
+                    Ok(())
+                })?;
+                selected.models_of_runs(&browser, Need::Selected)?;
+            }
+            Wanted::Model(name) => {
+                let models = browser.models(Some(name))?;
+                selected.put(Owner::RegisteredModel, name, Need::Selected);
+                for version in models.into_iter().flat_map(|model| model.versions) {
+                    selected.put_version(&version.version, Need::Selected);
+                }
+                selected.lineage(&browser)?;
+            }
+            Wanted::Version { model, version } => {
+                let version = browser.version(model, version.as_deref())?;
+                selected.put(Owner::RegisteredModel, model, Need::Referenced);
+                selected.put_version(&version.version, Need::Selected);
+                selected.lineage(&browser)?;
+            }
+        }
+        selected.experiments_of(&browser)?;
+        selected.inputs(&browser)?;
+        selected.find_files(&browser)?;
+        Ok(selected)
+    }
+
+    /// Returns whether a row whose owner has these key values belongs to it, and how.
+    pub fn need(&self, owner: Owner, keys: &[&str]) -> Option<Need> {
+        match (owner, keys) {
+            (Owner::Version, [name, version]) => {
+                self.versions.get(&((*name).to_owned(), (*version).to_owned())).copied()
+            }
+            (Owner::Association, [id]) => {
+                let run = self.ids.get(&Owner::Run).and_then(|ids| ids.get(*id));
+                run.or_else(|| self.ids.get(&Owner::Trace).and_then(|ids| ids.get(*id))).copied()
+            }
+            (owner, [id]) => self.ids.get(&owner)?.get(*id).copied(),
+            _ => None,
+        }
+    }
+
+    /// Returns the ids of one kind that were selected.
+    pub fn ids(&self, owner: Owner) -> BTreeSet<&str> {
+        self.ids.get(&owner).into_iter().flat_map(HashMap::keys).map(String::as_str).collect()
+    }
+
+    fn put(&mut self, owner: Owner, id: &str, need: Need) {
+        let ids = self.ids.entry(owner).or_default();
+        // Once selected, always selected.
+        match ids.get(id) {
+            Some(Need::Selected) => {}
+            _ => drop(ids.insert(id.to_owned(), need)),
+        }
+    }
+
+    fn put_version(&mut self, version: &ModelVersion, need: Need) {
+        self.versions.insert((version.name.clone(), version.version.to_string()), need);
+    }
+
+    fn has(&self, owner: Owner, id: &str) -> Option<Need> {
+        self.ids.get(&owner)?.get(id).copied()
+    }
+
+    fn content_of_experiment(&mut self, browser: &Browser<'_>, experiment: &str) -> Result<()> {
+        let Browser { reader, snapshot, cancel } = browser;
+        for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
+            if run.experiment_id == experiment {
+                self.put(Owner::Run, &run.run_id, Need::Selected);
+            }
+            Ok(())
+        })?;
+        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+            if model.experiment_id == experiment {
+                self.put(Owner::LoggedModel, &model.model_id, Need::Selected);
+            }
+            Ok(())
+        })?;
+        for_each(reader, snapshot, "traces", cancel, &mut |trace: Trace| {
+            if trace.experiment_id == experiment {
+                self.put(Owner::Trace, &trace.trace_id, Need::Selected);
+            }
+            Ok(())
+        })
+    }
+
+    fn models_of_runs(&mut self, browser: &Browser<'_>, need: Need) -> Result<()> {
+        let Browser { reader, snapshot, cancel } = browser;
+        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+            if model.source_run_id.is_some_and(|run| self.has(Owner::Run, &run).is_some()) {
+                self.put(Owner::LoggedModel, &model.model_id, need);
+            }
+            Ok(())
+        })
+    }
+
+    /// The logged models and runs that the selected versions come from.
+    fn lineage(&mut self, browser: &Browser<'_>) -> Result<()> {
+        let versions: Vec<ModelVersion> = browser.all("model_versions")?;
+        let mut runs_and_names = HashSet::new();
+        for version in &versions {
+            let key = (version.name.clone(), version.version.to_string());
+            if !self.versions.contains_key(&key) {
+                continue;
+            }
+            if let Some(run) = version.run_id.as_deref().filter(|run| !run.is_empty()) {
+                self.put(Owner::Run, run, Need::Referenced);
+            }
+            for text in [&version.source, &version.storage_location].into_iter().flatten() {
+                match uri::version_source(text) {
+                    VersionSource::LoggedModel(model) => self.put(Owner::LoggedModel, model, Need::Selected),
+                    VersionSource::Run { run, path } => {
+                        runs_and_names.insert((run.to_owned(), path.to_owned()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let Browser { reader, snapshot, cancel } = browser;
+        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+            let by_run = model.source_run_id.clone().zip(model.name.clone());
+            let is_source = by_run.is_some_and(|pair| runs_and_names.contains(&pair));
+            if is_source {
+                self.put(Owner::LoggedModel, &model.model_id, Need::Selected);
+            }
+            if self.has(Owner::LoggedModel, &model.model_id).is_some()
+                && let Some(run) = &model.source_run_id
+            {
+                self.put(Owner::Run, run, Need::Referenced);
+            }
+            Ok(())
+        })
+    }
+
+    /// The experiments that runs, models and traces belong to.
+    fn experiments_of(&mut self, browser: &Browser<'_>) -> Result<()> {
+        let Browser { reader, snapshot, cancel } = browser;
+        for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
+            if self.has(Owner::Run, &run.run_id).is_some() {
+                self.put(Owner::Experiment, &run.experiment_id, Need::Referenced);
+            }
+            Ok(())
+        })?;
+        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+            if self.has(Owner::LoggedModel, &model.model_id).is_some() {
+                self.put(Owner::Experiment, &model.experiment_id, Need::Referenced);
+            }
+            Ok(())
+        })
+    }
+
+    /// The data sets and models that runs took in or gave out.
+    fn inputs(&mut self, browser: &Browser<'_>) -> Result<()> {
+        let Browser { reader, snapshot, cancel } = browser;
+        for_each(reader, snapshot, "inputs", cancel, &mut |input: Input| {
+            let ends = [self.has(Owner::Run, &input.destination_id), self.has(Owner::Run, &input.source_id)];
+            let Some(need) = ends.into_iter().flatten().next() else { return Ok(()) };
+            self.put(Owner::Input, &input.input_id, need);
+            if input.source_type == "DATASET" {
+                self.put(Owner::Dataset, &input.source_id, Need::Referenced);
+            }
+            Ok(())
+        })
+    }
+
+    fn find_files(&mut self, browser: &Browser<'_>) -> Result<()> {
+        let mut files = Vec::new();
+        for kind in [ReferenceKind::Run, ReferenceKind::LoggedModel, ReferenceKind::ModelVersion, ReferenceKind::Trace]
+        {
+            browser.references(kind, &mut |reference| {
+                let need = match kind {
+                    ReferenceKind::Run => self.has(Owner::Run, &reference.id),
+                    ReferenceKind::LoggedModel => self.has(Owner::LoggedModel, &reference.id),
+                    ReferenceKind::Trace => self.has(Owner::Trace, &reference.id),
+                    ReferenceKind::ModelVersion => reference
+                        .id
+                        .rsplit_once('/')
+                        .and_then(|(name, version)| self.need(Owner::Version, &[name, version])),
+                };
+                if need.is_some() && reference.files > 0 {
+                    files.push(reference.clone());
+                }
+            })?;
+        }
+        self.files = files;
+        Ok(())
+    }
+}

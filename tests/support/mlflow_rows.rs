@@ -1,0 +1,74 @@
+//! Rows for MLflow's tables, in texts that dumps stumble over; the same SQL for both engines.
+
+/// Parts of odd texts: what COPY, psql, SQLite's shell and our own readers could take for something else.
+const PARTS: [&str; 18] = [
+    "a",
+    "é",
+    "🦀",
+    "\t",
+    "\n",
+    "\r",
+    "\\",
+    "\\N",
+    "\n\\.\n",
+    "'",
+    "''",
+    "\"",
+    ";\n",
+    "--",
+    "\n-- end of rows\n",
+    "\nCOPY public.runs (run_uuid) FROM stdin;\n",
+    "$$",
+    "/*",
+];
+
+/// A sequence of numbers that looks random, the same for the same seed.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    pub fn odd_text(&mut self) -> String {
+        (0..self.next() % 8).map(|_| PARTS[self.next() as usize % PARTS.len()]).collect()
+    }
+}
+
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Returns statements that insert an experiment and runs with metrics, params and tags.
+pub fn inserts(experiment: u64, runs: u64) -> String {
+    let mut numbers = Numbers(experiment);
+    let mut sql = format!(
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) \
+         VALUES ({experiment}, {}, 's3://models/{experiment}', 'active');\n",
+        literal(&format!("{experiment} {}", numbers.odd_text()))
+    );
+    for run in 0..runs {
+        let id = format!("{experiment:08x}{run:024x}");
+        sql.push_str(&format!(
+            "INSERT INTO runs (run_uuid, name, experiment_id, artifact_uri, lifecycle_stage, status) \
+             VALUES ('{id}', {}, {experiment}, 's3://models/{experiment}/{id}/artifacts', 'active', 'FINISHED');\n",
+            literal(&numbers.odd_text())
+        ));
+        sql.push_str(&format!(
+            "INSERT INTO params (key, value, run_uuid) VALUES ('p', {}, '{id}');\n\
+             INSERT INTO tags (key, value, run_uuid) VALUES ('t', {}, '{id}');\n",
+            literal(&numbers.odd_text()),
+            literal(&numbers.odd_text())
+        ));
+        for step in 0..3 {
+            let value = f64::from_bits(numbers.next() << 32 ^ numbers.next());
+            let (value, is_nan) = if value.is_finite() { (value, false) } else { (0.0, true) };
+            sql.push_str(&format!(
+                "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) \
+                 VALUES ('loss', {value:?}, {step}, '{id}', {step}, {is_nan});\n"
+            ));
+        }
+    }
+    sql
+}
