@@ -27,6 +27,7 @@ mod memory;
 mod mlflow_deployment;
 mod protocol_model;
 mod prune;
+mod race;
 mod repair;
 mod roles;
 mod s3_journey;

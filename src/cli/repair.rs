@@ -58,9 +58,6 @@ fn print_report(dry_run: bool, report: &Report) -> Result<()> {
         "{lead}: {} kept, {} written, {} removed; {} packs became known",
         report.segments_kept, report.segments_written, report.segments_removed, report.packs_added
     ))?;
-    if report.packs_tombstoned > 0 {
-        output::print_line(&format!("{} packs were left to a prune that marked them", report.packs_tombstoned))?;
-    }
     match (report.unrepaired_count, report.is_unchanged()) {
         (0, true) => output::print_line("The index was right already"),
         (0, false) => output::print_line(if dry_run { "Nothing was written" } else { "The index is whole again" }),

@@ -153,6 +153,7 @@ impl World {
             waiting: (0..processes).map(|_| VecDeque::new()).collect(),
             live: (0..processes).collect(),
             crashed: BTreeSet::new(),
+            torn: BTreeSet::new(),
             late: Vec::new(),
             trace: Vec::new(),
             faults,
@@ -188,6 +189,8 @@ struct Run<'a> {
     waiting: Vec<VecDeque<(Operation, Sender<Result<Answer>>)>>,
     live: BTreeSet<usize>,
     crashed: BTreeSet<usize>,
+    /// What was torn on its way to whom; a second time would be damage.
+    torn: BTreeSet<(usize, String)>,
     /// Writes that were sent and arrive some time.
     late: Vec<Operation>,
     trace: Vec<String>,
@@ -214,7 +217,10 @@ impl Run<'_> {
             return;
         }
         self.apply_late(oracle, usize::from(dice.is(150)), dice);
-        let fate = self.fate(&operation, dice);
+        let mut fate = self.fate(&operation, dice);
+        if matches!(fate, Fate::Torn) && !self.torn.insert((process, operation.key().to_owned())) {
+            fate = Fate::Served;
+        }
         self.trace.push(format!("  {process}: {} {} {fate:?}", operation.name(), operation.key()));
         let answer = match fate {
             Fate::Served => self.apply(&operation, oracle),
