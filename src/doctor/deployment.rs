@@ -287,7 +287,7 @@ impl Look<'_> {
         }
         match inventory.unmapped.len().saturating_sub(NAMED_MAX) {
             0 if inventory.unmapped.is_empty() => {
-                let measured = format!("all {} locations are below roots that are known", inventory.claims.len());
+                let measured = format!("{} locations, below roots that are known", inventory.claims.len());
                 self.find(Check::Roots, "all", Status::Ok, measured);
             }
             0 => {}
