@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use mlvault::backend::Backend;
+use mlvault::backend::s3::S3Backend;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -15,7 +17,7 @@ use crate::support::deployment::{Place, ROOT, ThreeDays, assert_whole};
 use crate::support::mlflow_server::MlflowServer;
 use crate::support::postgres_server::{OWNER, PASSWORD, PostgresServer};
 use crate::support::recording_proxy::RecordingProxy;
-use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY, unsigned_request};
+use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY};
 
 /// Backups while others write and delete.
 const BACKUPS: usize = 4;
@@ -67,7 +69,8 @@ fn backups_beside_a_writer_and_a_deleter_explain_every_reference() {
     let runner = Runner::with_repository();
     let folder = runner.path("server");
     fs::create_dir(&folder).unwrap();
-    let at = |database: &str| format!("postgresql://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", postgres.port());
+    let at =
+        |database: &str| format!("postgresql+psycopg2://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", postgres.port());
     let place = Place { database: at("mlflow"), ..Place::in_folder(&folder) };
     let server = place.serve(&folder);
     let records = back_up_in_use(&runner, &place, &server);
@@ -105,7 +108,8 @@ fn back_up_in_use(runner: &Runner, place: &Place, server: &MlflowServer) -> Vec<
             })
         });
         let backed_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            server.run("import time\nwhile len(client.search_model_versions(\"name = 'in-use'\")) < 5: time.sleep(0.1)");
+            server
+                .run("import time\nwhile len(client.search_model_versions(\"name = 'in-use'\")) < 5: time.sleep(0.1)");
             (0..BACKUPS).map(|_| place.backup(runner)).collect::<Vec<_>>()
         }));
         is_over.store(true, Ordering::Relaxed);
@@ -186,11 +190,8 @@ impl Victims {
     }
 
     /// Deletes files and rows, as `mlflow gc` does.
-    fn delete(&self, database: &Path, port: u16) {
-        for key in &self.keys {
-            let answer = unsigned_request(port, "DELETE", &format!("/{BUCKET}/{key}"));
-            assert!(answer.contains(" 204 "), "{answer}");
-        }
+    fn delete(&self, database: &Path, bucket: &S3Backend) {
+        self.keys.iter().for_each(|key| bucket.remove(key).unwrap());
         let rows = format!(
             "DELETE FROM runs WHERE run_uuid = '{}'; UPDATE logged_models SET lifecycle_stage = 'deleted' WHERE model_id = '{}'",
             self.run, self.model
@@ -212,10 +213,10 @@ fn back_up_while_deleting(lived: &ThreeDays, victims: &Victims, runner: &Runner)
     let artifacts = lived.folder().join("artifacts");
     keys_below(lived).iter().for_each(|key| put(&moto.bucket(), key, fs::read(artifacts.join(key)).unwrap()));
     let (database, is_deleted) = (lived.folder().join("mlflow.db"), AtomicBool::new(false));
-    let (port, victims) = (moto.port(), victims.clone());
+    let (bucket, victims) = (moto.backend(""), victims.clone());
     let proxy = RecordingProxy::start_with(&moto, move |request| {
         if request.target.contains("list-type=2") && !is_deleted.swap(true, Ordering::Relaxed) {
-            victims.delete(&database, port);
+            victims.delete(&database, &bucket);
         }
         None
     });

@@ -49,7 +49,8 @@ fn a_file_that_a_backup_cannot_read_is_named() {
     use std::os::unix::fs::PermissionsExt;
 
     let lived = ThreeDays::unpack();
-    let weights = lived.runner.files("production/artifacts").into_iter().find(|path| path.ends_with("model.pkl")).unwrap();
+    let weights =
+        lived.runner.files("production/artifacts").into_iter().find(|path| path.ends_with("model.pkl")).unwrap();
     fs::set_permissions(&weights, fs::Permissions::from_mode(0o000)).unwrap();
     let place = lived.place();
     let mut command = lived.runner.command_without_privileges(["backup", "--json", "--deployment", "production"]);

@@ -27,14 +27,15 @@ const MORE_FILE_LEN: usize = 4 << 20;
 fn make_large(lived: &ThreeDays) {
     let folder = lived.folder().join("artifacts/orphans");
     fs::create_dir(&folder).unwrap();
-    (0..MORE_FILES).for_each(|number| fs::write(folder.join(number.to_string()), noise(number, MORE_FILE_LEN)).unwrap());
+    (0..MORE_FILES)
+        .for_each(|number| fs::write(folder.join(number.to_string()), noise(number, MORE_FILE_LEN)).unwrap());
 }
 
 /// Starts a command and returns when something is true of it that can only be true in its middle.
-fn start_until(mut command: Command, is_reached: impl Fn() -> bool) -> Child {
+fn start_until(mut command: Command, is_reached: impl Fn(&Child) -> bool) -> Child {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
-    while !is_reached() {
+    while !is_reached(&child) {
         assert!(child.try_wait().unwrap().is_none(), "It ended before the middle: {:?}", child.wait_with_output());
         assert!(begun.elapsed() < WAIT_MAX, "It never came to the middle");
         sleep(Duration::from_millis(1));
@@ -52,11 +53,17 @@ fn snapshots(runner: &Runner) -> Vec<serde_json::Value> {
 }
 
 /// Returns a function that tells whether one more data pack is in the repository.
-fn one_more_pack(runner: &Runner) -> impl Fn() -> bool {
+fn one_more_pack(runner: &Runner) -> impl Fn(&Child) -> bool {
     let packs = runner.path("repo/packs/data");
     let count = move || walk(&packs);
     let before = count();
-    move || count() > before
+    move |_| count() > before
+}
+
+/// Returns whether a process has a file open below a directory.
+fn has_open_below(child: &Child, directory: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file.starts_with(directory))
 }
 
 /// Counts the files below a directory that others write to.
@@ -80,7 +87,7 @@ fn a_backup_that_is_killed_leaves_no_snapshot_and_a_restore_that_is_killed_is_go
     let new = Place::in_folder(&runner.path("new"));
     let artifacts = Path::new(&new.artifacts).to_owned();
     let restore = ["restore", "--snapshot", &id, "--yes"];
-    kill(start_until(new.command(runner, &restore), || walk(&artifacts) > 5));
+    kill(start_until(new.command(runner, &restore), |_| walk(&artifacts) > 5));
     // Artifacts come first: there is no database that promises files that are not there.
     assert!(!Path::new(&new.database.trim_start_matches("sqlite:///")).exists());
     let refused = new.run(runner, &restore).expect(1);
@@ -93,7 +100,8 @@ fn a_backup_that_is_killed_leaves_no_snapshot_and_a_restore_that_is_killed_is_go
 /// Returns the numbers of rows of some tables.
 fn rows(place: &Place) -> Vec<i64> {
     let database = rusqlite::Connection::open(place.database.trim_start_matches("sqlite:///")).unwrap();
-    let count = |table: &str| database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+    let count =
+        |table: &str| database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
     ["runs", "metrics", "logged_models", "model_versions", "trace_info"].map(count).to_vec()
 }
 
@@ -102,7 +110,8 @@ fn an_artifact_directory_that_vanishes_leaves_no_complete_snapshot() {
     let lived = ThreeDays::unpack();
     let (runner, place) = (&lived.runner, lived.place());
     make_large(&lived);
-    let child = start_until(place.command(runner, &["backup"]), one_more_pack(runner));
+    let orphans = Path::new(&place.artifacts).join("orphans");
+    let child = start_until(place.command(runner, &["backup"]), |child| has_open_below(child, &orphans));
     fs::remove_dir_all(&place.artifacts).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(matches!(output.status.code(), Some(1 | 3)), "{output:?}");

@@ -73,11 +73,18 @@ fn a_large_database_costs_what_changed_and_is_all_or_nothing() {
     let dump = dump_bytes(&first);
     assert!(dump > metrics * 50, "{first:#}");
     let unchanged = bytes_stored(&source.backup(&runner).1);
-    assert!(unchanged * 100 < bytes_stored(&first), "an unchanged database cost {unchanged} of {}", bytes_stored(&first));
+    assert!(
+        unchanged * 100 < bytes_stored(&first),
+        "an unchanged database cost {unchanged} of {}",
+        bytes_stored(&first)
+    );
     live_a_day(&postgres, runs);
     let day = bytes_stored(&source.backup(&runner).1);
     assert!(day * 10 < dump, "a day cost {day} of {dump} bytes");
-    eprintln!("{metrics} metrics: dump {dump}, first {}, unchanged {unchanged}, a day {day} bytes", bytes_stored(&first));
+    eprintln!(
+        "{metrics} metrics: dump {dump}, first {}, unchanged {unchanged}, a day {day} bytes",
+        bytes_stored(&first)
+    );
 
     postgres.create("killed");
     let target = Place { database: uri("killed"), ..Place::in_folder(&runner.path("killed")) };

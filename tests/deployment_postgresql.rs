@@ -118,7 +118,7 @@ fn place(postgres: &PostgresServer, database: &str, s3: &S3Server, artifacts: &s
         ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
     ];
     Place {
-        database: format!("postgresql://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", postgres.port()),
+        database: format!("postgresql+psycopg2://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", postgres.port()),
         artifacts: artifacts.to_owned(),
         more: Vec::new(),
         environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
@@ -150,7 +150,13 @@ fn restore_elsewhere(runner: &Runner, postgres: &PostgresServer) {
     assert_eq!(rewrites.len(), 8, "{plan:#}");
     assert_eq!((rewrites["experiments.artifact_location"], rewrites["runs.artifact_uri"]), (1, 1), "{plan:#}");
     assert!(rewrites["model_versions.source"] >= 1, "{plan:#}");
-    assert!(postgres.client("restored").query("SELECT 1 FROM pg_tables WHERE schemaname = 'public'", &[]).unwrap().is_empty());
+    assert!(
+        postgres
+            .client("restored")
+            .query("SELECT 1 FROM pg_tables WHERE schemaname = 'public'", &[])
+            .unwrap()
+            .is_empty()
+    );
 
     let done = target.run(runner, &[&restore[..], &["--yes"]].concat()).expect(0).json();
     assert_eq!(done["summary"]["rewritten"], rewrites.values().sum::<u64>(), "{done:#}");
