@@ -37,10 +37,21 @@ while not os.path.exists(STOP):
     model = client.create_logged_model(experiment, name='model', source_run_id=run)
     client.log_model_artifacts(model.model_id, folder + '/model')
     client.finalize_logged_model(model.model_id, 'READY')
-    client.create_model_version('in-use', f'models:/{model.model_id}', run_id=run)
+    mlflow.register_model(f'models:/{model.model_id}', 'in-use')
     client.set_terminated(run)
     number += 1
 print(number)
+";
+
+/// Waits until the writer has come far enough for the deleter to have something to do.
+const UNTIL_IN_USE: &str = "
+import time
+for _ in range(600):
+    if len(client.search_model_versions(\"name = 'in-use'\")) >= 5:
+        break
+    time.sleep(0.2)
+else:
+    raise Exception('the writer came to nothing')
 ";
 
 /// Deletes the oldest runs for good until the file `stop` is there, as `mlflow gc` does: files first, the row after them.
@@ -108,8 +119,7 @@ fn back_up_in_use(runner: &Runner, place: &Place, server: &MlflowServer) -> Vec<
             })
         });
         let backed_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            server
-                .run("import time\nwhile len(client.search_model_versions(\"name = 'in-use'\")) < 5: time.sleep(0.1)");
+            server.run(UNTIL_IN_USE);
             (0..BACKUPS).map(|_| place.backup(runner)).collect::<Vec<_>>()
         }));
         is_over.store(true, Ordering::Relaxed);
