@@ -72,7 +72,9 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         None if args.stdin => What::Stdin { name },
         None if args.paths.is_empty() && args.deployment.is_meant() => {
             if !args.excludes.is_empty() {
-                return Err(Error::Invalid("--exclude is for paths; of a deployment, --exclude-root leaves out roots".to_owned()));
+                return Err(Error::Invalid(
+                    "--exclude is for paths; of a deployment, --exclude-root leaves out roots".to_owned(),
+                ));
             }
             What::Deployment(Box::new(args.deployment.resolve(context)?))
         }
