@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use mlvault::cancel::Cancel;
 use mlvault::database::uri::DatabaseUri;
@@ -198,6 +199,7 @@ fn merge_beside(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, write: impl Fn
                 let touch = "UPDATE params SET value = value WHERE key = 'p'; UPDATE runs SET name = name WHERE true;";
                 write(&format!("BEGIN; {touch} {} COMMIT;", mlflow_rows::inserts(experiment, 2)));
                 transactions += 1;
+                thread::sleep(Duration::from_millis(2));
             }
             transactions
         });

@@ -119,6 +119,11 @@ impl Context {
         &self.file
     }
 
+    /// Returns whether a repository was named at all.
+    pub fn has_location(&self) -> bool {
+        self.args.repo.is_some() || self.file.repository.is_some()
+    }
+
     /// Returns where the repository is.
     pub fn location(&self) -> Result<Location> {
         let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {

@@ -26,6 +26,7 @@ mod prune;
 mod repair;
 mod restore;
 mod restore_deployment;
+mod restore_rest;
 mod selection;
 mod snapshots;
 mod stats;

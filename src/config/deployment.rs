@@ -31,13 +31,13 @@ use crate::config::credential::read_secret_line;
 use crate::config::file::{ConfigFile, S3Section};
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
-use crate::mlflow::schema::Store;
+use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
 use crate::s3::{BucketLocation, Credentials, S3Options};
 use crate::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment, OutsideKey};
 use crate::tracking::{self, TrackingOptions};
 
 /// Keys of MLflow's environment of which snapshots keep fingerprints.
-const OUTSIDE_KEYS: [&str; 2] = ["MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"];
+const OUTSIDE_KEYS: [&str; 2] = [KEK_PASSPHRASE, WEBHOOK_KEY];
 
 /// What the configuration file may say of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -104,12 +104,13 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
     let artifacts = artifacts(&section, flags, env)?;
     let excluded = if flags.exclude_roots.is_empty() { &section.exclude_roots } else { &flags.exclude_roots };
     let tracking = tracking(&section, flags, env)?;
-    let name = match (&flags.name, databases.first(), artifacts.first()) {
+    let name = match (&flags.name, databases.first(), artifacts.first(), &tracking) {
         (Some(name), ..) => name.clone(),
-        (None, Some((_, uri)), _) => uri.to_string(),
-        (None, None, Some(root)) => root.place.to_string(),
-        (None, None, None) => {
-            return Err(Error::Invalid("The deployment has neither databases nor artifacts".to_owned()));
+        (None, Some((_, uri)), ..) => uri.to_string(),
+        (None, None, Some(root), _) => root.place.to_string(),
+        (None, None, None, Some(server)) => server.uri.clone(),
+        (None, None, None, None) => {
+            return Err(Error::Invalid("The deployment has neither databases nor artifacts nor a server".to_owned()));
         }
     };
     let key = |name: &str| {

@@ -102,13 +102,15 @@ impl MergeStore for Session {
         Session::texts(self, ACTION, sql)
     }
 
-    /// The lock lets others read. All tables are locked or none: who waits for one while it holds another can make
-    /// MLflow's own transactions fail as deadlocks.
+    /// The locks let others read. The first is waited for, in turn with other writers; the others must be free then, or
+    /// all is let go and tried again: who waits for one while it holds another can make MLflow's own transactions fail
+    /// as deadlocks.
     fn begin(&mut self, targets: &[String]) -> Result<()> {
-        let sql = match targets {
-            [] => "BEGIN".to_owned(),
-            targets => format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE NOWAIT", targets.join(", ")),
-        };
+        let mut sql = "BEGIN".to_owned();
+        for (number, target) in targets.iter().enumerate() {
+            let wait = if number == 0 { "" } else { " NOWAIT" };
+            sql.push_str(&format!("; LOCK TABLE {target} IN SHARE ROW EXCLUSIVE MODE{wait}"));
+        }
         let begun = Instant::now();
         loop {
             match self.client.batch_execute(&sql) {

@@ -153,7 +153,7 @@ impl Import<'_> {
     /// Logs in a run what was logged in it, and closes it.
     fn fill_run(&mut self, run: &ImportRun) -> Result<()> {
         let Some(id) = self.report.ids.runs.get(&run.id).cloned() else { return Ok(()) };
-        let refused = self.report.left_out.len();
+        let failures = self.failures();
         let points = run.points.iter().map(|point| self.point(point)).collect();
         let tags = self.tags_of_run(run);
         self.log(&id, "metrics", cut(points, POINTS_MAX))?;
@@ -168,7 +168,7 @@ impl Import<'_> {
         }
         let ended = self.client.write("POST", "/api/2.0/mlflow/runs/update", &end);
         self.or_note(|| format!("end of run {}", run.id), ended)?;
-        if self.report.left_out.len() == refused {
+        if self.failures() == failures {
             self.log(&id, "tags", vec![pairs(&[(WHOLE.to_owned(), "true".to_owned())])])?;
         }
         if run.is_deleted { self.delete_run(&id) } else { Ok(()) }
@@ -294,13 +294,13 @@ impl Import<'_> {
         if found.is_whole {
             return Ok(());
         }
-        let refused = self.report.left_out.len();
+        let failures = self.failures();
         self.files(&Owner::LoggedModel(model.id.clone()), &found.artifact_uri)?;
         let path = format!("/api/2.0/mlflow/logged-models/{}", encode(&found.id));
         let status = format!("LOGGED_MODEL_{}", model.status);
         let ended = self.client.write("PATCH", &path, &json!({ "model_id": found.id, "status": status }));
         self.or_note(|| format!("status of logged model {}", model.id), ended)?;
-        if self.report.left_out.len() > refused {
+        if self.failures() > failures {
             return Ok(());
         }
         let body = json!({ "model_id": found.id, "tags": tag_list([(WHOLE, "true")]) });
