@@ -132,6 +132,9 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     if !context.json() {
         print_plan(&plan)?;
     }
+    if !dry_run && !force && !plan.objections.is_empty() {
+        context.monitor().note("Look at it with --dry-run; --force forgets them all the same");
+    }
     let forgotten = if dry_run { 0 } else { retention::execute(&repository, &plan, force, context.cancel())? };
     if context.json() {
         output::print_json(&json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan }))?;
