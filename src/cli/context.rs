@@ -186,12 +186,21 @@ impl Context {
             _ => error,
         })?;
         let credential = self.credential_source()?.read()?;
-        let options = OpenOptions {
+        Repository::open(backend, &credential, &self.open_options()?)
+    }
+
+    /// Opens another repository, which is reached as this one is.
+    pub fn other_repository(&self, location: &Location, credential: &CredentialSource) -> Result<Arc<Repository>> {
+        let backend = location::open(location, &self.backend_options()?)?;
+        Repository::open(backend, &credential.read()?, &self.open_options()?)
+    }
+
+    fn open_options(&self) -> Result<OpenOptions> {
+        Ok(OpenOptions {
             cache_root: self.cache_root(),
             memory_limit: self.memory_limit()?,
             clock: Arc::new(SystemClock),
-        };
-        Repository::open(backend, &credential, &options)
+        })
     }
 
     fn cache_root(&self) -> Option<PathBuf> {
