@@ -29,6 +29,8 @@ mod protocol_model;
 mod prune;
 mod race;
 mod repair;
+mod repair_packs;
+mod repair_snapshots;
 mod roles;
 mod s3_journey;
 mod simulator;
