@@ -10,6 +10,7 @@ use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::error::{Error, Result};
+use mlvault::format::deployment::Verdict;
 use mlvault::format::key_slot::Role;
 use mlvault::id::SessionId;
 use mlvault::monitor::{Monitor, Silent};
@@ -18,8 +19,9 @@ use mlvault::repository::snapshots::Snapshot;
 use tempfile::TempDir;
 
 use crate::support::repo::{
-    LocalVault, Tree, Vault, WatchedBackend, check_with, copy_of, fill, key_file, stored_path, tree,
+    LocalVault, Tree, Vault, WatchedBackend, check_with, copy_of, fill, key_file, noise, stored_path, tree,
 };
+use crate::support::sqlite_file;
 
 struct Scene {
     vault: Vault,
@@ -245,3 +247,56 @@ fn the_program_asks_before_it_writes() {
     let repository = local.vault.open().unwrap();
     assert_eq!(check_with(&repository, ReadData::All).hurt_snapshots, []);
 }
+
+#[test]
+fn what_a_deployment_lost_is_named_down_to_experiment_run_and_model_version() {
+    let local = LocalVault::create();
+    let directory = TempDir::new().unwrap();
+    let database = directory.path().join("mlflow.db");
+    sqlite_file::create_mlflow(&database).execute_batch(ROWS).unwrap();
+    let artifacts = directory.path().join("artifacts");
+    let model = artifacts.join("7/abc/artifacts/model");
+    fs::create_dir_all(&model).unwrap();
+    fs::write(model.join("weights.bin"), noise("weights", 300_000)).unwrap();
+    fs::create_dir_all(artifacts.join("7/def/artifacts")).unwrap();
+    fs::write(artifacts.join("7/def/artifacts/log.txt"), "hello").unwrap();
+    let (uri, root) =
+        (format!("sqlite:///{}", database.display()), format!("mlflow-artifacts:/={}", artifacts.display()));
+    let (code, said) = local.run(&["backup", "--backend-store-uri", &uri, "--artifacts", &root]);
+    assert_eq!(code, 0, "{said}");
+
+    // Of all data packs the weights fill the most.
+    let of_size = |key: &String| fs::metadata(local.path().join(key)).unwrap().len();
+    let victim = local.vault.keys_under("packs/data/").into_iter().max_by_key(of_size).unwrap();
+    let file = local.path().join(victim);
+    let mut bytes = fs::read(&file).unwrap();
+    let weights = bytes.len() / 2;
+    bytes[weights] ^= 1;
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, bytes).unwrap();
+
+    let (plan, repaired) = repair(&local.vault, false).unwrap();
+    let [lost] = &plan.hurt[0].lost[..] else { panic!("{plan:?}") };
+    assert_eq!(lost.path.as_deref(), Some("7/abc/artifacts/model/weights.bin"));
+    let of: BTreeSet<&str> = lost.of.iter().map(String::as_str).collect();
+    let expected = ["run abc", "experiment \"fraud\"", "model version detector/1"];
+    assert_eq!(of, BTreeSet::from(expected));
+    let repository = local.vault.open().unwrap();
+    let record = repository.find_snapshot(&repaired[0].is.to_string()).unwrap().record;
+    assert!(expected.iter().all(|words| record.problems[0].message.contains(words)), "{:?}", record.problems);
+    let verdicts = record.deployment.unwrap().verdicts;
+    assert_eq!((verdicts.artifacts, verdicts.references), (Verdict::NotOk, Verdict::NotOk));
+    assert_eq!((verdicts.database, verdicts.metadata), (Verdict::Ok, Verdict::Absent));
+}
+
+/// An experiment, two runs, and a version of a model that one of them made.
+const ROWS: &str = "
+    INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
+        VALUES (7, 'fraud', 'mlflow-artifacts:/7', 'active');
+    INSERT INTO runs (run_uuid, name, experiment_id, artifact_uri, lifecycle_stage, status)
+        VALUES ('abc', 'a', 7, 'mlflow-artifacts:/7/abc/artifacts', 'active', 'FINISHED'),
+               ('def', 'b', 7, 'mlflow-artifacts:/7/def/artifacts', 'active', 'FINISHED');
+    INSERT INTO registered_models (name) VALUES ('detector');
+    INSERT INTO model_versions (name, version, source, run_id, status, current_stage)
+        VALUES ('detector', 1, 'mlflow-artifacts:/7/abc/artifacts/model', 'abc', 'READY', 'None');
+";
