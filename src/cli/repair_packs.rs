@@ -77,7 +77,8 @@ fn open_other(context: &Context, args: &Args, location: &str) -> Result<Arc<Repo
         (None, Some(file)) => CredentialSource::PassphraseFile(file.clone()),
         (None, None) => context.credential_source()?,
     };
-    context.other_repository(&Location::from_str(location)?, &credential)
+    let location = Location::from_str(location)?;
+    context.open_at(&location, &context.backend_options()?, &credential, context.memory_limit()?)
 }
 
 fn print_report(dry_run: bool, report: &Report) -> Result<()> {

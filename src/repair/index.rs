@@ -23,7 +23,6 @@ use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::id::{PackId, SegmentId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
-use crate::repair::evidence::asked_twice;
 use crate::repository::{Repository, index_sync, layout, pack_reader, session};
 
 /// Chunks of a new segment, but for one pack that has more.
@@ -286,5 +285,13 @@ impl<'a> Repair<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads something again if it looks damaged. What is not there is not asked for again.
+fn asked_twice<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    match read() {
+        Err(error) if error.is_damage() && error.fault() != Some(Fault::NotFound) => read(),
+        result => result,
     }
 }

@@ -1,6 +1,5 @@
 //! Repairs what can be made again from what is left, and names what cannot.
 
-mod evidence;
 pub mod index;
 mod losses;
 pub mod packs;
