@@ -37,6 +37,8 @@ mod protocol_model;
 mod prune;
 mod race;
 mod repair;
+mod repair_packs;
+mod repair_snapshots;
 mod restore_rest;
 mod roles;
 mod s3_journey;

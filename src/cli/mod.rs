@@ -24,6 +24,8 @@ mod output;
 mod progress;
 mod prune;
 mod repair;
+mod repair_packs;
+mod repair_snapshots;
 mod restore;
 mod restore_deployment;
 mod restore_rest;

@@ -7,7 +7,7 @@ use mlvault::error::Result;
 use mlvault::repair::index::{self, Options, Report};
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::{exit, output, repair_packs, repair_snapshots};
 
 /// Repair what can be made again from what is left
 #[derive(Parser)]
@@ -19,6 +19,8 @@ pub struct Args {
 #[derive(Subcommand)]
 enum What {
     Index(IndexArgs),
+    Packs(repair_packs::Args),
+    Snapshots(repair_snapshots::Args),
 }
 
 /// Make the index again from the packs alone
@@ -36,6 +38,8 @@ struct IndexArgs {
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     match args.what {
         What::Index(args) => repair_index(context, &args),
+        What::Packs(args) => repair_packs::run(context, args),
+        What::Snapshots(args) => repair_snapshots::run(context, &args),
     }
 }
 

@@ -18,17 +18,13 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::crypto::random;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Role;
-use crate::format::object::{self, ObjectKind};
-use crate::format::tombstone::Tombstone;
 use crate::id::{PackId, SessionId, TombstoneId};
 use crate::monitor::Monitor;
 use crate::prune::needed::Needed;
@@ -208,7 +204,7 @@ impl Prune<'_> {
         if mark.is_empty() {
             return self.keep_index_tidy();
         }
-        let tombstone = self.bury(&mark)?;
+        let tombstone = session::bury(self.repository, &mark)?;
         self.report.sessions_open = self.end_sessions()?;
         if self.report.sessions_open > 0 {
             self.report.packs_waiting = mark.len() as u64;
@@ -236,7 +232,7 @@ impl Prune<'_> {
         match (mark.is_empty(), self.report.packs_waiting) {
             (true, 0) => self.empty_trash(),
             (true, _) => Ok(()),
-            (false, _) => self.bury(&mark).map(drop),
+            (false, _) => session::bury(self.repository, &mark).map(drop),
         }
     }
 
@@ -247,17 +243,5 @@ impl Prune<'_> {
             .into_iter()
             .try_for_each(|kind| self.rewrite_segments(kind, view.gone(kind).copied().collect()))?;
         self.empty_trash()
-    }
-
-    /// Creates a tombstone: sessions that begin from now on rely on none of these packs.
-    fn bury(&self, packs: &[PackId]) -> Result<String> {
-        let time = self.repository.clock().now().as_millisecond().max(0) as u64;
-        let id = TombstoneId::new(time, random());
-        let body = Tombstone { packs: packs.to_vec() }.encode();
-        let (keys, name) = (self.repository.keys(), id.to_string());
-        let sealed = object::seal(keys, self.repository.id(), ObjectKind::Tombstone, &name, &body);
-        let key = layout::tombstone(&id);
-        self.repository.backend().create(&key, Bytes::from(sealed))?;
-        Ok(key)
     }
 }

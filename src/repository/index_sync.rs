@@ -17,7 +17,7 @@ use crate::crypto::keys::MetaKeys;
 use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
 use crate::format::object::{self, ObjectKind};
-use crate::format::segment::Segment;
+use crate::format::segment::{IndexedPack, Segment};
 use crate::format::{BlobKind, FormatError};
 use crate::id::{ChunkId, RepositoryId, SegmentId};
 use crate::index::memory::MemoryIndex;
@@ -44,6 +44,16 @@ pub struct Place {
     pub offset: u64,
     /// What opens the chunk.
     pub header: ChunkHeader,
+}
+
+impl Place {
+    /// Iterates over the places of a pack's chunks, in their order.
+    pub fn all_in(kind: BlobKind, pack: &IndexedPack) -> impl Iterator<Item = Self> {
+        let record = Arc::new(PackRecord { id: pack.id, kind, len: pack.len, session: pack.session });
+        let place =
+            move |(offset, header): (u64, &ChunkHeader)| Self { pack: Arc::clone(&record), offset, header: *header };
+        pack.located_chunks().map(place)
+    }
 }
 
 /// Is called with a chunk's pack, its offset there, and what opens it.

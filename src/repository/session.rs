@@ -23,7 +23,7 @@ use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
 use crate::format::snapshot::{Outcome, SnapshotRecord, VoidRecord};
 use crate::format::tombstone::Tombstone;
-use crate::id::{PackId, SessionId};
+use crate::id::{PackId, SessionId, TombstoneId};
 use crate::repository::index_sync::Place;
 use crate::repository::{Repository, layout};
 
@@ -143,6 +143,18 @@ pub fn ended(repository: &Repository) -> Result<HashSet<SessionId>> {
         );
     }
     Ok(ended)
+}
+
+/// Creates a tombstone, and returns its key: sessions that begin from now on rely on none of these packs.
+pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
+    let time = repository.clock().now().as_millisecond().max(0) as u64;
+    let id = TombstoneId::new(time, random());
+    let body = Tombstone { packs: packs.to_vec() }.encode();
+    let (keys, name) = (repository.keys(), id.to_string());
+    let sealed = object::seal(keys, repository.id(), ObjectKind::Tombstone, &name, &body);
+    let key = layout::tombstone(&id);
+    repository.backend().create(&key, Bytes::from(sealed))?;
+    Ok(key)
 }
 
 /// Returns the packs that tombstones name. A tombstone that cannot be read is an error: its packs must not be relied on.
