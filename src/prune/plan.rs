@@ -187,7 +187,7 @@ mod tests {
             let plan = plan(&packs, &limits, FULL, false);
             (numbers(&plan.delete), numbers(&plan.repack))
         };
-        assert_eq!(of(0.0), (vec![4], vec![2, 3, 5]));
+        assert_eq!(of(0.0), (vec![4], vec![2, 3, 5, 1]));
         assert_eq!(of(30.0), (vec![4], vec![2]));
         assert_eq!(of(100.0), (vec![4], vec![]));
     }

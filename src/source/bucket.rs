@@ -38,6 +38,9 @@ const MODE: u32 = 0o644;
 /// Storage classes whose objects have to be restored, in hours, before they can be read.
 const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
+/// Small objects that were asked for ahead, by their keys, each with its share of the memory.
+type Expected = HashMap<Vec<u8>, (Later<Fetched>, Permit)>;
+
 /// The objects of a bucket below a prefix.
 pub struct BucketSource {
     bucket: Bucket,
@@ -45,7 +48,7 @@ pub struct BucketSource {
     excludes: Globs,
     read_ahead: Budget,
     expected_budget: Budget,
-    expected: Mutex<HashMap<Vec<u8>, (Later<Fetched>, Permit)>>,
+    expected: Mutex<Expected>,
 }
 
 impl BucketSource {
