@@ -105,7 +105,9 @@ fn backups_beside_a_writer_and_a_deleter_explain_every_reference() {
 fn back_up_in_use(runner: &Runner, place: &Place, server: &MlflowServer) -> Vec<(String, Value)> {
     let stop = runner.path("stop");
     let preface = format!("STOP = {stop:?}\nDATABASE = {:?}\n", place.database);
-    let run = |program: &str| server.run(&format!("{preface}{program}")).parse::<u64>().unwrap();
+    // The count is the last line; MLflow's client prints others.
+    let run =
+        |program: &str| server.run(&format!("{preface}{program}")).lines().last().unwrap().parse::<u64>().unwrap();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let workers = [WRITER, DELETER].map(|program| {
