@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Loses a real MLflow deployment and gets it back: starts an MLflow server, logs two days of work into it, backs up
-# after each day, deletes everything, restores it, and lets MLflow load every model again. Exits 0 only if every byte
-# and every prediction is what it was. `make demo` builds what this needs and runs it.
+# after each day while it runs, wrecks it, restores one model, then everything, and lets MLflow load every model again.
+# Exits 0 only if every artifact is what it was and every model predicts what it predicted. `make demo` builds what this
+# needs and runs it.
 #
 #   MLVAULT             the binary to show (default: that of the release build)
 #   MLVAULT_TEST_TOOLS  the virtual environment with MLflow (default: where scripts/setup.sh puts it)
@@ -125,29 +126,13 @@ deployment() {
     }
 }
 
-# Mode, modification time and size of every entry below a folder, and the content of every file.
-manifest() {
-    (
-        cd "$1"
-        find . -mindepth 1 -printf '%p %y %m %T@ %l\n' | LC_ALL=C sort
-        find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-    )
-}
+# SHA-256 of every file below a folder.
+manifest() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum); }
 
-# Keeps a copy to compare with, made by other means than mlvault.
-keep_reference() {
-    cp -a deployment "reference-$1"
-    manifest deployment >"manifest-$1.txt"
-    note "$(find deployment -type f | wc -l) files, $(megabytes deployment) MB; a reference copy is set aside"
-}
-
-# Fails unless the folder is, byte for byte, the deployment of the given day.
-compare() {
-    local folder=$1 day=$2
-    show diff -r "reference-$day" "$folder" || fail "'$folder' differs from the deployment of $day"
-    manifest "$folder" >restored.txt
-    diff "manifest-$day.txt" restored.txt >&2 || fail "modes, times or SHA-256 sums of '$folder' differ"
-    note "no difference: $(find "$folder" -type f | wc -l) files agree in content, SHA-256, mode and modification time"
+# Fails unless the artifacts in a folder are, byte for byte, those of the given day.
+compare_artifacts() {
+    manifest "$1" | diff "$work/artifacts-$2.txt" - >&2 || fail "the artifacts in '$1' differ from those of $2"
+    note "$(find "$1" -type f | wc -l) artifacts have the SHA-256 that they had"
 }
 
 megabytes() { du -sb "$@" | awk '{ printf "%.1f", $1 / 1e6 }'; }
@@ -156,57 +141,73 @@ megabytes() { du -sb "$@" | awk '{ printf "%.1f", $1 / 1e6 }'; }
 
 printf 'mlvault demo: lose a real MLflow deployment, and get it back\n'
 
+# What MLflow itself was given; mlvault takes the same words.
+export MLVAULT_BACKEND_STORE_URI=sqlite:///$work/deployment/mlflow.db
+export MLVAULT_ARTIFACTS=mlflow-artifacts:/=$work/deployment/artifacts
+export MLVAULT_DEPLOYMENT=demo
+
 step "A team starts an MLflow server (SQLite and a folder of artifacts) and works for a day"
 start_server
 deployment log --day 1
+deployment record "$work/day1.json"
+manifest deployment/artifacts >artifacts-day1.txt
 
-step "Stop MLflow: a SQLite file that is being written to must not be copied"
-stop_server
-keep_reference day1
-
-step "Create an encrypted repository, and make the first backup"
+step "Create an encrypted repository, and back up while MLflow runs"
 show mlvault init
-# From inside the folder, so that the snapshot's paths do not depend on where the deployment stands.
-cd deployment
-show mlvault backup . --tag day1
-cd "$work"
+show mlvault backup --tag day1
 first_size=$(megabytes repository)
-note "the repository takes $first_size MB"
+note "the deployment has $(megabytes deployment) MB, the repository takes $first_size MB"
 
-step "The next day: more runs, a new version of every model, one run deleted; then the second backup"
-start_server
+step "The next day: more runs, a new version of every model, aliases moved, one run deleted; the second backup"
 deployment log --day 2
 deployment record "$work/day2.json"
-stop_server
-keep_reference day2
-cd deployment
-show mlvault backup . --tag day2
-cd "$work"
-note "the deployment grew from $(megabytes reference-day1) to $(megabytes deployment) MB," \
-    "the repository from $first_size to $(megabytes repository) MB"
+manifest deployment/artifacts >artifacts-day2.txt
+show mlvault backup --tag day2
+note "the deployment grew to $(megabytes deployment) MB, the repository from $first_size to $(megabytes repository) MB"
 
-step "What the repository holds"
+step "What the repository knows of it, without MLflow and its database"
 show mlvault snapshots
-show mlvault stats
+show mlvault models
+show mlvault models fraud-detector
+{ mlvault diff latest~1 latest || true; } | sed -n '/^MLflow:/,$p' | grep -E 'MLflow:|alias|version' | head -n 12 | sed 's/^/     /'
 
-step "Disaster: the whole deployment is gone"
+step "An accident: somebody deletes a registered model; put it back while MLflow runs"
+python - <<'PYTHON'
+import mlflow
+mlflow.MlflowClient().delete_registered_model("fraud-detector")
+PYTHON
+show mlvault restore --model fraud-detector --yes
+deployment verify "$work/day2.json"
+
+step "A disaster: database and artifacts are gone"
+stop_server
 show rm -rf deployment
 
 step "Check that everything stored is whole, then restore the latest snapshot"
 show mlvault check --read-data
-show mlvault restore --snapshot latest --target deployment
+mkdir deployment
+show mlvault restore --snapshot latest --yes
+compare_artifacts deployment/artifacts day2
 
-step "Compare every byte with the reference copy"
-compare deployment day2
-show mlvault diff latest --dir deployment --metadata
-
-step "Start MLflow on the restored files, load every model version, predict again"
+step "Start MLflow on it, load every model version, predict again"
 start_server
 deployment verify "$work/day2.json"
 stop_server
 
-step "The deployment as it was a day earlier is still there"
-show mlvault restore --snapshot latest~1 --target yesterday
-compare yesterday day1
+step "A model version of the day before, as files: neither MLflow's server nor its database is needed"
+show mlvault restore --model fraud-detector --version champion --snapshot latest~1 --target champion-of-day1
+python - <<'PYTHON'
+import mlflow
+print("    ", mlflow.pyfunc.load_model("champion-of-day1"))
+PYTHON
 
-printf '\ndemo passed: every byte came back, and every model predicts what it predicted before (%d s)\n' $SECONDS
+step "And the whole deployment as it was a day earlier"
+mv deployment deployment-day2
+mkdir deployment
+show mlvault restore --snapshot latest~1 --yes
+compare_artifacts deployment/artifacts day1
+start_server
+deployment verify "$work/day1.json"
+stop_server
+
+printf '\ndemo passed: every artifact came back, and every model predicts what it predicted before (%d s)\n' $SECONDS

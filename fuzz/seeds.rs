@@ -43,6 +43,10 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "tombstone" => [0, 3].map(|count| tombstone(count).encode()).to_vec(),
         "snapshot" => vec![body(&record()), body(&void())],
         "snapshot_record" => vec![tagged(1, &record()), tagged(2, &void()), nested("\u{1}{\"more\":", "{\"a\":[")],
+        "forgotten" => {
+            texts(&[r#"{"at":"2026-01-01T00:00:00Z","reason":"policy production","program":"mlvault 0.1.0"}"#])
+        }
+        "note" => texts(&NOTES),
         "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
         "chunk" => vec![sealed_chunk(b""), sealed_chunk(&[7; 500]), sealed_chunk(&noise(64))],
@@ -52,9 +56,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "config_file" => {
             [texts(&[CONFIG_FILE, "repository = 's3://b/p'\n"]), vec![nested("repository = ", "[{a=")]].concat()
         }
+        "age" => texts(&["90d", "1y 6mo", "36h", "6m", "13w 2d", "-1d"]),
         "location" => texts(&[
             "s3://models/prod/vault/",
             "s3://models/odd //key#?",
+            "s3://models//",
             "/srv/backup",
             "https://user:password@host/x",
             "s3:x",
@@ -235,6 +241,15 @@ fn session() -> Vec<u8> {
     };
     record.encode()
 }
+
+/// One note of each kind.
+const NOTES: [&str; 5] = [
+    r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"hold","snapshot":"02020202020202020202020202020202","reason":"audit","until":null}}"#,
+    r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"release","hold":"02020202020202020202020202020202"}}"#,
+    r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"add-tags","snapshot":"02020202020202020202020202020202","tags":["a"]}}"#,
+    r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"remove-tags","snapshot":"02020202020202020202020202020202","tags":[]}}"#,
+    r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"upgrade-done","released":["02020202020202020202020202020202"]}}"#,
+];
 
 fn tombstone(count: u8) -> Tombstone {
     Tombstone { packs: (0..count).map(|byte| PackId::from_bytes([byte; 32])).collect() }

@@ -3,6 +3,8 @@
 //! What must stay true: a probe writes only below `probe/<random>/`, removes what it wrote however it ends, and reports
 //! what it finds wrong instead of failing.
 
+pub mod deployment;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};

@@ -108,7 +108,7 @@ pub enum Error {
     /// Something that the user named is not there, or not unique.
     #[error("{0}")]
     NotFound(String),
-    /// What was asked for would do harm, or cannot end well; nothing was changed.
+    /// What was asked for would do harm, cannot end well, or would probably be regretted; nothing was changed.
     #[error("{0}")]
     Refused(String),
     /// A setting or argument is unusable.

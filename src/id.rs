@@ -102,6 +102,14 @@ id_type!(
     SlotId, 8
 );
 id_type!(
+    /// Name of a note: as that of a session, so that notes sort by their time.
+    NoteId, 16
+);
+id_type!(
+    /// Name of a tombstone, made as that of a session.
+    TombstoneId, 16
+);
+id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );
@@ -109,15 +117,44 @@ id_type!(
 /// Digits of a session id that are shown where a short form will do: all of its timestamp.
 const SHORT_SESSION_ID_LEN: usize = 12;
 
+/// Puts 48 bits of Unix milliseconds before 80 bits of `entropy`.
+fn with_time(unix_milliseconds: u64, entropy: [u8; 10]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&unix_milliseconds.to_be_bytes()[2..]);
+    bytes[6..].copy_from_slice(&entropy);
+    bytes
+}
+
+impl NoteId {
+    /// Makes the id of a note that is written at `unix_milliseconds`.
+    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
+        Self(with_time(unix_milliseconds, entropy))
+    }
+}
+
+impl TombstoneId {
+    /// Makes the id of a tombstone that is written at `unix_milliseconds`.
+    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
+        Self(with_time(unix_milliseconds, entropy))
+    }
+
+    /// Returns when it was written, in Unix milliseconds by the clock of whoever did.
+    pub fn unix_milliseconds(&self) -> u64 {
+        self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
+    }
+}
+
 impl SessionId {
     /// Makes the id of a session that begins at `unix_milliseconds`, with 80 bits of `entropy`.
     ///
-    /// The time only makes ids sort well; no decision rests on it.
+    /// The time only makes ids sort well; no decision about safety rests on it.
     pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        let mut bytes = [0; 16];
-        bytes[..6].copy_from_slice(&unix_milliseconds.to_be_bytes()[2..]);
-        bytes[6..].copy_from_slice(&entropy);
-        Self(bytes)
+        Self(with_time(unix_milliseconds, entropy))
+    }
+
+    /// Returns when the session began, in Unix milliseconds by its writer's clock.
+    pub fn unix_milliseconds(&self) -> u64 {
+        self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
     }
 
     /// Returns the leading digits, enough to tell snapshots apart by eye.

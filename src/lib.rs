@@ -11,7 +11,7 @@
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
-//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] |
+//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] |
 //! | 6 edges | [`config`] |
 
 pub mod backend;
@@ -39,9 +39,11 @@ pub mod list;
 pub mod mlflow;
 pub mod monitor;
 pub mod parallel;
+pub mod prune;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod s3;
 pub mod source;
 pub mod sql;

@@ -1,6 +1,10 @@
 //! Rows merged into databases in use, of both engines, with MLflow's own schema.
 
 use std::io::Read;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use mlvault::cancel::Cancel;
 use mlvault::database::uri::DatabaseUri;
@@ -179,4 +183,58 @@ fn rows_of_types_without_equality_and_of_tables_without_a_key_are_merged_once() 
         assert_eq!((report[1].inserted == 0, report[1].conflicts), (inserted == 0, 0));
     }
     assert_eq!(rows, rows_of(&server.uri("two"), Dialect::Postgresql));
+}
+
+/// Every transaction of the other writer goes through the tables in the other order, as if to meet the merge half-way.
+fn merge_beside(mut writer: Box<dyn DatabaseWriter>, rows: &Rows, write: impl Fn(&str) + Send) {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let is_done = &is_done;
+        let others = scope.spawn(move || {
+            let mut transactions = 0;
+            for experiment in 1000.. {
+                if is_done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let touch = "UPDATE params SET value = value WHERE key = 'p'; UPDATE runs SET name = name WHERE true;";
+                write(&format!("BEGIN; {touch} {} COMMIT;", mlflow_rows::inserts(experiment, 2)));
+                transactions += 1;
+                thread::sleep(Duration::from_millis(2));
+            }
+            transactions
+        });
+        for round in 0..10 {
+            let mut merge = writer.merge(&[]).unwrap();
+            stage(&mut *merge, rows);
+            let report = merge.apply(OnConflict::Refuse).unwrap();
+            assert_eq!((report[1].inserted, report[1].same), if round == 0 { (3, 0) } else { (0, 3) });
+        }
+        is_done.store(true, Ordering::Relaxed);
+        assert!(others.join().unwrap() > 1, "nobody else wrote");
+    });
+}
+
+#[test]
+fn merging_goes_on_beside_another_writer_and_lets_it_go_on() {
+    let server = PostgresServer::start();
+    server.create_mlflow("one");
+    server.client("one").batch_execute(&mlflow_rows::inserts(70, 3)).unwrap();
+    server.create_mlflow("two");
+    let rows = rows_of(&server.uri("one"), Dialect::Postgresql);
+    let client = Mutex::new(server.client("two"));
+    merge_beside(open_writer(&server.uri("two")).unwrap(), &rows, move |sql| {
+        client.lock().unwrap().batch_execute(sql).unwrap();
+    });
+
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let uri = |name| DatabaseUri::parse(&format!("sqlite:///{}", path(name).display()), None).unwrap();
+    create_mlflow(&path("one.db")).execute_batch(&mlflow_rows::inserts(70, 3)).unwrap();
+    let other = create_mlflow(&path("two.db"));
+    let rows = rows_of(&uri("one.db"), Dialect::Sqlite);
+    let other = Mutex::new(other);
+    let begin = |sql: &str| sql.replacen("BEGIN", "BEGIN IMMEDIATE", 1);
+    merge_beside(open_writer(&uri("two.db")).unwrap(), &rows, move |sql| {
+        other.lock().unwrap().execute_batch(&begin(sql)).unwrap();
+    });
 }

@@ -87,26 +87,6 @@ impl LocalBackend {
         Self::open(root)
     }
 
-    /// Removes what crashed writers left behind: temporary files older than [`TEMPORARY_AGE_SECONDS_MAX`]. Returns how many.
-    ///
-    /// Ages are taken from the file system's time stamps and `clock`; a clock that is wrong by a day can make a write
-    /// in progress fail, but never harms an object.
-    pub fn remove_stale_temporaries(&self, clock: &dyn Clock) -> Result<usize> {
-        let directory = self.root.join(TEMPORARY_DIRECTORY);
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if is_absent(&error) => return Ok(0),
-            other => other.map_err(|error| failed("list", &directory, error))?,
-        };
-        let mut removed = 0;
-        for entry in entries {
-            let entry = entry.map_err(|error| failed("list", &directory, error))?;
-            if is_stale(&entry, clock.now()) && remove_if_there(&entry.path())? {
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
     fn known_directories(&self) -> MutexGuard<'_, HashSet<String>> {
         self.directories.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,6 +277,26 @@ impl Backend for LocalBackend {
 
     fn concurrency(&self) -> usize {
         CONCURRENCY
+    }
+
+    /// Removes what crashed writers left behind: temporary files older than [`TEMPORARY_AGE_SECONDS_MAX`]. Returns how many.
+    ///
+    /// Ages are taken from the file system's time stamps and `clock`; a clock that is wrong by a day can make a write
+    /// in progress fail, but never harms an object.
+    fn remove_stale_temporaries(&self, clock: &dyn Clock) -> Result<usize> {
+        let directory = self.root.join(TEMPORARY_DIRECTORY);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if is_absent(&error) => return Ok(0),
+            other => other.map_err(|error| failed("list", &directory, error))?,
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", &directory, error))?;
+            if is_stale(&entry, clock.now()) && remove_if_there(&entry.path())? {
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 }
 

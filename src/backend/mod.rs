@@ -20,6 +20,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::clock::Clock;
 #[cfg(doc)]
 use crate::error::Fault;
 use crate::error::Result;
@@ -88,6 +89,11 @@ pub trait Backend: Send + Sync {
 
     /// Returns how many requests in flight make sense.
     fn concurrency(&self) -> usize;
+
+    /// Removes what crashed writers left behind outside of any object, if there can be such a thing. Returns how much.
+    fn remove_stale_temporaries(&self, _clock: &dyn Clock) -> Result<usize> {
+        Ok(0)
+    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ mod reader;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backup::parent::Parent;
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
+use crate::backup::parent::Parent;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -177,11 +177,16 @@ fn store(
     let list = repository.list_snapshots()?;
     note_damage(&list, monitor);
     let source_record = source_record(&options.what)?;
-    let parent = if options.force { None } else { parent_of(&list, &source_record) };
+    let parent = parent_of(&list, &source_record);
     let problems = Problems::new(Arc::clone(monitor));
     let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
     let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel, kind: BlobKind::Data };
-    let compare = Compare { parent, ignore_inode: options.ignore_inode, check_chunks: !session.tombstoned.is_empty() };
+    let compare = Compare {
+        parent,
+        reads_all: options.force,
+        ignore_inode: options.ignore_inode,
+        check_chunks: !session.tombstoned.is_empty(),
+    };
     let stored = store_components(&job, options, &compare);
     let finished = chunks.finish();
     report_index_damage(repository, monitor);
@@ -207,6 +212,8 @@ struct Stored {
 pub(crate) struct Compare<'a> {
     /// The snapshot whose component of the same name unchanged files are taken over from.
     pub parent: Option<&'a Snapshot>,
+    /// Read also what looks unchanged.
+    pub reads_all: bool,
     /// Do not take another inode or change time for a change.
     pub ignore_inode: bool,
     /// There are tombstones: no chunk may be relied on unasked.
@@ -221,7 +228,8 @@ pub(crate) fn store_source(
     compare: &Compare<'_>,
 ) -> Result<(TreeSummary, Statistics)> {
     let reader = ChunkReader::new(Arc::clone(job.repository));
-    let tree = compare.parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
+    let parent = compare.parent.filter(|_| !compare.reads_all);
+    let tree = parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
     let parent = Parent::new(tree, &reader, job.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
     pipeline::store_tree(job, source, parent, &mut pipeline::NoReview)
 }
@@ -400,7 +408,7 @@ impl About<'_> {
             program: PROGRAM.to_owned(),
             source: self.source,
             tags: self.options.tags.clone(),
-            parent: self.parent.map(|parent| parent.id),
+            parent: self.parent.filter(|_| !self.options.force).map(|parent| parent.id),
             seen: self.list.snapshots.iter().map(|snapshot| snapshot.id).collect(),
             components: stored.components,
             completeness: completeness(problem_count),

@@ -342,7 +342,7 @@ impl Stages<'_> {
                 }
                 Found::Failed(error) => return self.failure.set(error),
             };
-            match self.dispatch(sequence, item, &mut parent, &mut first_links, files, done) {
+            match self.dispatch(sequence, item, (source, &mut parent), &mut first_links, files, done) {
                 Ok(()) => sequence += 1,
                 Err(error) => return self.failure.set(error),
             }
@@ -353,7 +353,7 @@ impl Stages<'_> {
         &self,
         sequence: u64,
         item: Item,
-        parent: &mut Parent<'_>,
+        (source, parent): (&dyn Source, &mut Parent<'_>),
         first_links: &mut HashMap<(u64, u64), Vec<u8>>,
         files: &Sender<Arc<FileUnderWay>>,
         done: &Sender<Done>,
@@ -377,6 +377,7 @@ impl Stages<'_> {
                     verdict => {
                         let word = if verdict == Verdict::New { "new" } else { "changed" };
                         self.job.monitor.detail(&|| format!("{word} {}", item.location.display()));
+                        source.expect(&item);
                         let _ = files.send(self.begin_file(sequence, item, hard_link, done));
                         return Ok(());
                     }

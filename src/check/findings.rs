@@ -28,6 +28,8 @@ pub enum ProblemKind {
     Snapshot,
     /// A snapshot that later ones saw is gone.
     Vanished,
+    /// A note cannot be read, or is not signed by who may.
+    Note,
     /// The announcement of a session cannot be read.
     Session,
     /// A tombstone cannot be read.

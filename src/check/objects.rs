@@ -1,4 +1,4 @@
-//! The small objects: key slots, snapshots, sessions, tombstones.
+//! The small objects: key slots, snapshots, notes, sessions, tombstones.
 
 use std::collections::HashSet;
 
@@ -14,8 +14,8 @@ use crate::format::session::SessionRecord;
 use crate::format::tombstone::Tombstone;
 use crate::id::SessionId;
 use crate::parallel;
-use crate::repository::layout;
-use crate::repository::snapshots::{Snapshot, vanished};
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{layout, session};
 
 impl Check<'_> {
     /// Reads every small object. Returns the snapshots that can be read.
@@ -27,6 +27,7 @@ impl Check<'_> {
         let snapshots = self.check_snapshots()?;
         self.check_sessions(&sessions)?;
         self.check_tombstones()?;
+        self.check_notes()?;
         Ok(snapshots)
     }
 
@@ -54,7 +55,7 @@ impl Check<'_> {
             self.findings.problem(ProblemKind::Snapshot, object, &reason_of(error));
         }
         let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(session_of).collect();
-        for (id, seen_by) in vanished(&list) {
+        for (id, seen_by) in self.repository.vanished(&list)? {
             if !damaged.contains(&id) {
                 let reason = format!("it is gone, but {} later snapshots saw it", seen_by.len());
                 self.findings.problem(ProblemKind::Vanished, &layout::snapshot(&id), &reason);
@@ -65,13 +66,7 @@ impl Check<'_> {
     }
 
     fn check_sessions(&self, sessions: &[Listed]) -> Result<()> {
-        let ended: HashSet<SessionId> = self
-            .repository
-            .backend()
-            .list(layout::SNAPSHOTS)?
-            .iter()
-            .filter_map(|object| layout::id_of(&object.key))
-            .collect();
+        let ended = session::ended(self.repository)?;
         let is_open = |id: &SessionId| !ended.contains(id);
         let open = sessions.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).count() as u64;
         self.findings.count(|counts| (counts.sessions, counts.open_sessions) = (sessions.len() as u64, open));
@@ -91,6 +86,17 @@ impl Check<'_> {
         self.check_sealed(&tombstones, ProblemKind::Tombstone, ObjectKind::Tombstone, |body| {
             Tombstone::decode(body).map(drop)
         })
+    }
+
+    fn check_notes(&self) -> Result<()> {
+        for error in &self.repository.list_notes()?.damaged {
+            let object = match error {
+                Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
+                _ => layout::NOTES,
+            };
+            self.findings.problem(ProblemKind::Note, object, &reason_of(error));
+        }
+        Ok(())
     }
 
     /// Opens objects that are bound to their names, and decodes them. One that is gone by now was removed by a prune.

@@ -17,7 +17,6 @@ use crate::format::BlobKind;
 use crate::format::key_slot::Role;
 use crate::format::segment::{IndexedPack, Segment};
 use crate::id::{ChunkId, PackId, SegmentId, SessionId, SlotId};
-use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::{self, Place};
@@ -238,16 +237,13 @@ impl Check<'_> {
             return Ok((loss, None));
         }
         let pack = &job.pack;
-        let record = PackRecord { id: pack.id, kind: job.kind, len: pack.len, session: pack.session };
-        let record = std::sync::Arc::new(record);
         let mut lost = HashSet::new();
         let mut first = None;
-        for (offset, header) in pack.located_chunks() {
-            let place = Place { pack: std::sync::Arc::clone(&record), offset, header: *header };
-            match self.open_chunk(&place, bytes) {
-                Ok(()) => {}
+        for place in Place::all_in(job.kind, pack) {
+            match self.reader.open_in(&place, bytes) {
+                Ok(_) => {}
                 Err(error) if error.is_damage() => {
-                    lost.insert(header.id);
+                    lost.insert(place.header.id);
                     first.get_or_insert_with(|| reason_of(&error));
                 }
                 Err(error) => return Err(error),
@@ -257,15 +253,6 @@ impl Check<'_> {
         let all = !lost.is_empty()
             && lost.len() == pack.chunks.iter().map(|chunk| chunk.id).collect::<HashSet<ChunkId>>().len();
         Ok((if all { Loss::All } else { Loss::Chunks(lost) }, told))
-    }
-
-    fn open_chunk(&self, place: &Place, bytes: &Bytes) -> Result<()> {
-        let start = place.offset as usize;
-        let Some(stored) = bytes.get(start..start + place.header.stored_len as usize) else {
-            let reason = format!("chunk {} at offset {start} is behind its end", place.header.id);
-            return Err(Error::damaged(layout::pack(place.pack.kind, &place.pack.id), reason));
-        };
-        self.reader.open(place, stored).map(drop)
     }
 
     /// Packs that no segment names are no damage; those that are to be read must still be what their names say.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use mlvault::backup::{self, Options, Summary, What};
 use mlvault::error::{Error, Result};
+use mlvault::format::deployment::{DeploymentRecord, Verdict, Verdicts};
 use mlvault::format::snapshot::Completeness;
 use mlvault::s3::BucketLocation;
 use mlvault::units::format_bytes;
@@ -15,7 +16,12 @@ use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::{exit, output, progress};
 
-/// Back up files and directories, a part of a bucket, or a stream, as one snapshot
+/// Back up an MLflow deployment, files and directories, a part of a bucket, or a stream, as one snapshot
+///
+/// Of a deployment, given by its name in the configuration file or in MLflow's own words (--backend-store-uri,
+/// --artifacts), databases come first, each at one instant, and artifacts after them; then every row is compared with
+/// the files that it refers to. With a tracking URL, the metadata that the REST API tells is stored too. MLflow may go on
+/// working meanwhile.
 ///
 /// Paths are stored as tar would: relative ones as they are, absolute ones without the leading `/`, the content of `.`
 /// at the top. Files that look as they did in the last snapshot of the same paths are not read again.
@@ -65,6 +71,11 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         Some(line) => What::Command { line, name },
         None if args.stdin => What::Stdin { name },
         None if args.paths.is_empty() && args.deployment.is_meant() => {
+            if !args.excludes.is_empty() {
+                return Err(Error::Invalid(
+                    "--exclude is for paths; of a deployment, --exclude-root leaves out roots".to_owned(),
+                ));
+            }
             What::Deployment(Box::new(args.deployment.resolve(context)?))
         }
         None => paths(context, args.paths, args.excludes)?,
@@ -103,6 +114,34 @@ fn paths(context: &Context, paths: Vec<PathBuf>, excludes: Vec<String>) -> Resul
     }
 }
 
+/// Says how each part of a deployment stands.
+fn print_verdicts(record: &DeploymentRecord) -> Result<()> {
+    let verdict = |verdict| match verdict {
+        Verdict::Ok => "ok",
+        Verdict::NotOk => "NOT OK",
+        Verdict::Absent => "not backed up",
+    };
+    let Verdicts { database, artifacts, references, metadata } = record.verdicts;
+    let rows: u64 = record.databases.iter().map(|database| database.rows).sum();
+    output::print_line(&format!("Database: {} ({rows} rows)", verdict(database)))?;
+    output::print_line(&format!("Artifacts: {}", verdict(artifacts)))?;
+    let counts = &record.references;
+    let mut text = format!("{} with files, {} without", counts.present, counts.empty);
+    for (count, what) in [
+        (counts.carried_over, "carried over from the snapshot before"),
+        (counts.deleted_meanwhile, "deleted meanwhile"),
+        (counts.excluded, "excluded"),
+        (counts.missing, "MISSING"),
+        (counts.orphans, "files that nothing refers to"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    output::print_line(&format!("References: {} ({text})", verdict(references)))?;
+    output::print_line(&format!("Metadata: {}", verdict(metadata)))
+}
+
 fn print_summary(summary: &Summary) -> Result<()> {
     let (record, numbers) = (&summary.record, &summary.record.statistics);
     let bytes: u64 = record.components.iter().map(|component| component.bytes).sum();
@@ -126,6 +165,9 @@ fn print_summary(summary: &Summary) -> Result<()> {
         format_bytes(numbers.bytes_stored),
         progress::format_duration(numbers.duration_ms as f64 / 1000.0)
     ))?;
+    if let Some(deployment) = &record.deployment {
+        print_verdicts(deployment)?;
+    }
     if record.problem_count > 0 {
         output::print_line(&format!("Snapshot {} saved, INCOMPLETE: {} problems", id.short(), record.problem_count))
     } else {

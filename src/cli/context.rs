@@ -14,7 +14,7 @@ use mlvault::cancel::Cancel;
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
-use mlvault::error::{Error, Result};
+use mlvault::error::{Error, Fault, Result};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
@@ -114,6 +114,16 @@ impl Context {
         self.progress.finish();
     }
 
+    /// Returns the configuration file's content.
+    pub fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
+    /// Returns whether a repository was named at all.
+    pub fn has_location(&self) -> bool {
+        self.args.repo.is_some() || self.file.repository.is_some()
+    }
+
     /// Returns where the repository is.
     pub fn location(&self) -> Result<Location> {
         let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {
@@ -122,11 +132,6 @@ impl Context {
             )
         })?;
         Location::from_str(text)
-    }
-
-    /// Returns the configuration file.
-    pub fn file(&self) -> &ConfigFile {
-        &self.file
     }
 
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
@@ -173,20 +178,28 @@ impl Context {
 
     /// Opens the repository.
     pub fn repository(&self) -> Result<Arc<Repository>> {
-        let backend = self.backend().map_err(|error| match error.fault() {
-            Some(mlvault::error::Fault::NotFound) => match self.location() {
-                Ok(location) => Error::NoRepository { location: location.to_string() },
-                Err(error) => error,
-            },
+        self.open_repository(self.memory_limit()?)
+    }
+
+    /// Opens the repository with another memory limit than the process's, because another one is open too.
+    pub fn open_repository(&self, memory_limit: u64) -> Result<Arc<Repository>> {
+        self.open_at(&self.location()?, &self.backend_options()?, &self.credential_source()?, memory_limit)
+    }
+
+    /// Opens a repository anywhere.
+    pub fn open_at(
+        &self,
+        location: &Location,
+        s3: &S3Options,
+        credential: &CredentialSource,
+        memory_limit: u64,
+    ) -> Result<Arc<Repository>> {
+        let backend = location::open(location, s3).map_err(|error| match error.fault() {
+            Some(Fault::NotFound) => Error::NoRepository { location: location.to_string() },
             _ => error,
         })?;
-        let credential = self.credential_source()?.read()?;
-        let options = OpenOptions {
-            cache_root: self.cache_root(),
-            memory_limit: self.memory_limit()?,
-            clock: Arc::new(SystemClock),
-        };
-        Repository::open(backend, &credential, &options)
+        let options = OpenOptions { cache_root: self.cache_root(), memory_limit, clock: Arc::new(SystemClock) };
+        Repository::open(backend, &credential.read()?, &options)
     }
 
     fn cache_root(&self) -> Option<PathBuf> {
@@ -198,7 +211,8 @@ impl Context {
         configured.or_else(|| base().map(|base| base.join("mlvault")))
     }
 
-    fn memory_limit(&self) -> Result<u64> {
+    /// Returns the memory limit of the process in bytes.
+    pub fn memory_limit(&self) -> Result<u64> {
         match self.args.memory_limit.as_ref().or(self.file.memory_limit.as_ref()) {
             Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size"))),
             None => Ok(cgroup_limit().map_or(MEMORY_LIMIT_DEFAULT, |limit| {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
+use mlvault::diff::mlflow::{How, MlflowChange, Subject};
 use mlvault::diff::{self, Change, ChangeKind, Options, Summary};
 use mlvault::error::Result;
 use mlvault::units::format_bytes;
@@ -15,12 +16,16 @@ use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
 use crate::cli::output::Listing;
+use crate::cli::progress::printable;
 
 /// Compare two snapshots, or a snapshot with a directory that it was restored to
 ///
 /// One line for each difference, in the order of paths: + added, - removed, M other content, U other metadata only, T
 /// other type. A file of a directory is equal if its content has the digest that the snapshot recorded; so this proves a
 /// restore, and needs no key that reads content.
+///
+/// Of two snapshots of an MLflow deployment, it also says what came, went and moved there: experiments, runs, models,
+/// versions, aliases, and files that were overwritten in place.
 ///
 /// Exit code 0 if nothing differs, 1 if something does, 3 if something could not be compared.
 #[derive(Parser)]
@@ -48,6 +53,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
     let (monitor, cancel) = (context.monitor(), context.cancel());
     let (mut listing, summary);
+    let mut mlflow = None;
     match (&args.new, &args.dir) {
         (None, Some(directory)) => {
             let head = json!({ "old": old.id, "directory": directory.to_string_lossy() });
@@ -61,15 +67,59 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);
             summary = diff::snapshots(&repository, (&old, &new), &options, monitor.as_ref(), cancel, &mut visit)?;
+            if old.record.deployment.is_some() && new.record.deployment.is_some() && options.path.is_empty() {
+                mlflow = Some(diff::mlflow::compare(&repository, (&old, &new), monitor.as_ref(), cancel)?);
+            }
         }
     }
     context.finish();
-    listing.finish(&summary_text(&summary), &json!({ "summary": summary }))?;
+    let text = mlflow.as_deref().map(mlflow_text).unwrap_or_default() + &summary_text(&summary);
+    let tail = match &mlflow {
+        Some(changes) => json!({ "mlflow": changes, "summary": summary }),
+        None => json!({ "summary": summary }),
+    };
+    listing.finish(&text, &tail)?;
     Ok(match (summary.problems, summary.is_equal()) {
         (1.., _) => exit::INCOMPLETE,
         (0, true) => exit::COMPLETE,
         (0, false) => exit::DIFFERENT,
     })
+}
+
+/// What happened in MLflow, a line each, ending in a line break.
+fn mlflow_text(changes: &[MlflowChange]) -> String {
+    if changes.is_empty() {
+        return "MLflow: nothing changed\n".to_owned();
+    }
+    let mut text = String::from("MLflow:\n");
+    for change in changes {
+        let subject = match change.subject {
+            Subject::Experiment => "experiment",
+            Subject::Run => "run",
+            Subject::LoggedModel => "logged model",
+            Subject::RegisteredModel => "registered model",
+            Subject::ModelVersion => "version",
+            Subject::Alias => "alias",
+            Subject::Artifact => "file",
+        };
+        let how = match change.how {
+            How::Added => "added",
+            How::Removed => "gone",
+            How::Deleted => "deleted",
+            How::Restored => "restored",
+            How::Renamed => "renamed",
+            How::Moved => "moved",
+            How::Changed => "changed",
+            How::Overwritten => "overwritten in place",
+        };
+        let facts = match (&change.old, &change.new) {
+            (Some(old), Some(new)) => format!(": {} to {}", printable(old), printable(new)),
+            (Some(one), None) | (None, Some(one)) => format!(" ({})", printable(one)),
+            (None, None) => String::new(),
+        };
+        text.push_str(&format!("  {subject} {} {how}{facts}\n", printable(&change.id)));
+    }
+    text
 }
 
 fn show(listing: &mut Listing, change: &Change) -> Result<()> {

@@ -14,18 +14,27 @@ mod dump;
 mod entry;
 mod exit;
 mod find;
+mod forget;
+mod hold;
 mod init;
 mod key;
 mod ls;
 mod models;
 mod output;
 mod progress;
+mod prune;
 mod repair;
+mod repair_packs;
+mod repair_snapshots;
 mod restore;
 mod restore_deployment;
+mod restore_rest;
 mod selection;
 mod snapshots;
 mod stats;
+mod tag;
+mod undelete;
+mod upgrade_done;
 
 use std::process::ExitCode;
 
@@ -58,6 +67,12 @@ enum Command {
     Cat(cat::Args),
     Dump(dump::Args),
     Restore(restore::Args),
+    Forget(forget::Args),
+    Undelete(undelete::Args),
+    Hold(hold::Args),
+    Tag(tag::Args),
+    UpgradeDone(upgrade_done::Args),
+    Prune(prune::Args),
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -92,6 +107,12 @@ pub fn run() -> ExitCode {
         Command::Cat(args) => cat::run(&context, args),
         Command::Dump(args) => dump::run(&context, args),
         Command::Restore(args) => restore::run(&context, args),
+        Command::Forget(args) => forget::run(&context, args),
+        Command::Undelete(args) => undelete::run(&context, args),
+        Command::Hold(args) => hold::run(&context, args),
+        Command::Tag(args) => tag::run(&context, args),
+        Command::UpgradeDone(args) => upgrade_done::run(&context, args),
+        Command::Prune(args) => prune::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
         Command::Stats(args) => stats::run(&context, args),

@@ -7,7 +7,7 @@ use mlvault::error::Result;
 use mlvault::repair::index::{self, Options, Report};
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::{exit, output, repair_packs, repair_snapshots};
 
 /// Repair what can be made again from what is left
 #[derive(Parser)]
@@ -19,6 +19,8 @@ pub struct Args {
 #[derive(Subcommand)]
 enum What {
     Index(IndexArgs),
+    Packs(repair_packs::Args),
+    Snapshots(repair_snapshots::Args),
 }
 
 /// Make the index again from the packs alone
@@ -36,6 +38,8 @@ struct IndexArgs {
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     match args.what {
         What::Index(args) => repair_index(context, &args),
+        What::Packs(args) => repair_packs::run(context, args),
+        What::Snapshots(args) => repair_snapshots::run(context, &args),
     }
 }
 
@@ -58,9 +62,6 @@ fn print_report(dry_run: bool, report: &Report) -> Result<()> {
         "{lead}: {} kept, {} written, {} removed; {} packs became known",
         report.segments_kept, report.segments_written, report.segments_removed, report.packs_added
     ))?;
-    if report.packs_tombstoned > 0 {
-        output::print_line(&format!("{} packs were left to a prune that marked them", report.packs_tombstoned))?;
-    }
     match (report.unrepaired_count, report.is_unchanged()) {
         (0, true) => output::print_line("The index was right already"),
         (0, false) => output::print_line(if dry_run { "Nothing was written" } else { "The index is whole again" }),

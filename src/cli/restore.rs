@@ -14,6 +14,7 @@ use mlvault::units::format_bytes;
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
+use crate::cli::restore_rest::{self, RestArgs};
 use crate::cli::selection::{SnapshotArgs, WantedArgs};
 use crate::cli::{exit, output};
 
@@ -25,6 +26,8 @@ use crate::cli::{exit, output};
 ///
 /// Without --target, a deployment is restored: all of it into an empty database and empty artifact stores, or, with
 /// --model, --run or --experiment, rows with their ids and files into one that is in use.
+///
+/// With --via-rest, it is brought back through the REST API of a server, for where nothing else is allowed.
 ///
 /// Exit code 3 if something could not be restored.
 #[derive(Parser)]
@@ -54,6 +57,8 @@ pub struct Args {
     #[command(flatten)]
     into: DeploymentRestoreArgs,
     #[command(flatten)]
+    rest: RestArgs,
+    #[command(flatten)]
     deployment: DeploymentArgs,
 }
 
@@ -72,7 +77,11 @@ enum OverwriteArg {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     match &args.target {
+        Some(_) if args.rest.via_rest => {
+            Err(Error::Invalid("--target and --via-rest contradict each other".to_owned()))
+        }
         Some(target) => as_files(context, target.clone(), args),
+        None if args.rest.via_rest => through_server(context, &args),
         None if args.deployment.is_meant() => into_deployment(context, &args),
         None => Err(Error::Invalid("Say where to: --target, or a deployment".to_owned())),
     }
@@ -87,6 +96,16 @@ fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
         None => restore_deployment::whole(context, &args.into, &target, &snapshot, args.dry_run),
         Some(wanted) => restore_deployment::part(context, &args.into, &target, (&snapshot, &wanted), args.dry_run),
     }
+}
+
+/// Brings it back through the REST API of a server.
+fn through_server(context: &Context, args: &Args) -> Result<exit::Code> {
+    let target = args.deployment.resolve(context)?;
+    let name = args.deployment.deployment.as_deref();
+    let snapshot = args.snapshot.find(context.repository()?.as_ref(), name)?;
+    let wanted = args.wanted.wanted();
+    let which = (&snapshot, wanted.as_ref());
+    restore_rest::run(context, (&args.rest, args.into.yes), &target, which, args.dry_run)
 }
 
 fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {

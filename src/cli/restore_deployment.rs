@@ -198,7 +198,7 @@ fn print_merge(context: &Context, snapshot: &Snapshot, summary: &MergeSummary, l
 }
 
 /// Shows what will be done, and asks whether it is meant.
-fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
+pub fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
     if yes {
         return Ok(());
     }

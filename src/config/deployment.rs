@@ -6,6 +6,7 @@
 //! backend-store-password-file = "/run/secrets/mlflow-db/password"
 //! tracking-uri = "https://mlflow.example.org"            # optional: for the export through the REST API
 //! exclude-roots = ["s3://scratch"]
+//! retention = "production"                               # the policy of `forget --deployment production`
 //!
 //! [deployment.production.artifacts]                      # as the databases have it = where it is
 //! "mlflow-artifacts:/" = "s3://mlflow/artifacts"
@@ -30,12 +31,13 @@ use crate::config::credential::read_secret_line;
 use crate::config::file::{ConfigFile, S3Section};
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
-use crate::mlflow::schema::Store;
+use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
 use crate::s3::{BucketLocation, Credentials, S3Options};
 use crate::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment, OutsideKey};
+use crate::tracking::{self, TrackingOptions};
 
 /// Keys of MLflow's environment of which snapshots keep fingerprints.
-const OUTSIDE_KEYS: [&str; 2] = ["MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"];
+const OUTSIDE_KEYS: [&str; 2] = [KEK_PASSPHRASE, WEBHOOK_KEY];
 
 /// What the configuration file may say of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -59,6 +61,8 @@ pub struct DeploymentSection {
     pub artifacts: BTreeMap<String, String>,
     /// Artifact roots that are left out.
     pub exclude_roots: Vec<String>,
+    /// Name of its retention policy.
+    pub retention: Option<String>,
     /// How its buckets are reached.
     pub s3: S3Section,
     /// How single buckets are reached, by their names.
@@ -99,12 +103,14 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
     let databases = databases(&section, flags)?;
     let artifacts = artifacts(&section, flags, env)?;
     let excluded = if flags.exclude_roots.is_empty() { &section.exclude_roots } else { &flags.exclude_roots };
-    let name = match (&flags.name, databases.first(), artifacts.first()) {
+    let tracking = tracking(&section, flags, env)?;
+    let name = match (&flags.name, databases.first(), artifacts.first(), &tracking) {
         (Some(name), ..) => name.clone(),
-        (None, Some((_, uri)), _) => uri.to_string(),
-        (None, None, Some(root)) => root.place.to_string(),
-        (None, None, None) => {
-            return Err(Error::Invalid("The deployment has neither databases nor artifacts".to_owned()));
+        (None, Some((_, uri)), ..) => uri.to_string(),
+        (None, None, Some(root), _) => root.place.to_string(),
+        (None, None, None, Some(server)) => server.uri.clone(),
+        (None, None, None, None) => {
+            return Err(Error::Invalid("The deployment has neither databases nor artifacts nor a server".to_owned()));
         }
     };
     let key = |name: &str| {
@@ -112,7 +118,18 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
         Some(OutsideKey { name: name.to_owned(), value: Zeroizing::new(value) })
     };
     let keys = OUTSIDE_KEYS.iter().filter_map(|name| key(name)).collect();
-    Ok(Deployment { name, databases, artifacts, excluded: excluded.clone(), keys })
+    Ok(Deployment { name, databases, artifacts, excluded: excluded.clone(), keys, tracking })
+}
+
+/// A tracking URI that is no URL names a store, as MLflow's own clients take it: that is no server to ask.
+fn tracking(
+    section: &DeploymentSection,
+    flags: &DeploymentFlags,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<TrackingOptions>> {
+    let uri = flags.tracking_uri.as_ref().or(section.tracking_uri.as_ref());
+    let is_server = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
+    uri.filter(is_server).map(|uri| tracking::options(uri, env)).transpose()
 }
 
 fn unknown_deployment(file: &ConfigFile, name: &str) -> Error {

@@ -13,6 +13,11 @@
 //! insecure-http = false
 //! access-key-id = "vault"                   # else as AWS tools find it
 //! secret-access-key-file = "/run/secrets/s3/key"
+//!
+//! [policy.audit]                            # for `forget --policy audit`; a preset's name replaces the preset
+//! keep-within-daily = "90d"
+//! keep-yearly = 10
+//! keep-tags = ["release"]
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,6 +27,7 @@ use serde::Deserialize;
 
 use crate::config::deployment::DeploymentSection;
 use crate::error::{Error, Result};
+use crate::retention::policy::PolicySpec;
 
 /// Largest configuration file that is read, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -46,6 +52,8 @@ pub struct ConfigFile {
     pub s3: S3Section,
     /// Deployments by name.
     pub deployment: BTreeMap<String, DeploymentSection>,
+    /// Retention policies by name.
+    pub policy: BTreeMap<String, PolicySpec>,
 }
 
 /// How S3 is reached.
@@ -89,6 +97,17 @@ impl ConfigFile {
             .map_err(|error| Error::Invalid(format!("The configuration file {path:?} is invalid: {error}")))
     }
 
+    /// Returns the policy of this name: one of the file, else a preset.
+    pub fn policy(&self, name: &str) -> Result<PolicySpec> {
+        let found = self.policy.get(name).cloned().or_else(|| PolicySpec::preset(name));
+        found.ok_or_else(|| {
+            Error::Invalid(format!(
+                "There is no policy {name:?}: the configuration file has no table [policy.{name}], and the presets are \
+                 production, staging and development"
+            ))
+        })
+    }
+
     /// Reads the text of a file.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
@@ -118,6 +137,11 @@ mod tests {
         .unwrap();
         assert_eq!(file.repository.as_deref(), Some("s3://b/p"));
         assert_eq!(file.s3.path_style, Some(true));
+        let file = ConfigFile::parse("[policy.staging]\nkeep-last = 3\n").unwrap();
+        assert_eq!(file.policy("staging").unwrap().keep_last, Some(3));
+        assert_eq!(file.policy("production").unwrap(), PolicySpec::preset("production").unwrap());
+        assert!(file.policy("other").is_err());
+        assert!(ConfigFile::parse("[policy.a]\nkeep-lats = 3\n").is_err());
         assert!(ConfigFile::parse("repositroy = 'x'").unwrap_err().to_string().contains("repositroy"));
     }
 }

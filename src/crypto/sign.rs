@@ -17,6 +17,10 @@ pub enum Domain {
     Certificate,
     /// The repository's configuration, by its root key.
     Config,
+    /// That a snapshot is forgotten, by the key of a maintainer's slot.
+    Forgotten,
+    /// A hold, a tag or what else is said of a snapshot later, by the key of a slot.
+    Note,
 }
 
 impl Domain {
@@ -25,6 +29,8 @@ impl Domain {
             Self::Snapshot => b"mlvault v1 snapshot signature\0",
             Self::Certificate => b"mlvault v1 certificate signature\0",
             Self::Config => b"mlvault v1 config signature\0",
+            Self::Forgotten => b"mlvault v1 forgotten signature\0",
+            Self::Note => b"mlvault v1 note signature\0",
         }
     }
 

@@ -7,6 +7,7 @@
 //! - Writing happens in one transaction: after an error the database is what it was.
 //! - Passwords never appear in arguments of child processes, in messages, or in what is stored.
 
+pub mod examine;
 mod load;
 mod merge;
 mod pgpass;

@@ -4,7 +4,7 @@
 //! environment set; it is the form that pg_dump writes.
 
 pub(super) mod merge;
-mod pg_dump;
+pub(super) mod pg_dump;
 pub(super) mod reader;
 mod tls;
 pub(super) mod writer;
@@ -54,6 +54,16 @@ impl Session {
             return Err(session.error("use", reason));
         }
         Ok(session)
+    }
+
+    /// Returns the server's version, as it says it.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Returns the leading number of the server's version.
+    pub(super) fn major(&self) -> u32 {
+        self.major
     }
 
     /// Makes the session write values as pg_dump does.

@@ -51,6 +51,12 @@ impl File {
         Ok(Self { connection, location })
     }
 
+    /// Returns how the file is written: `wal`, `delete`, …
+    pub(super) fn journal_mode(&self) -> Result<String> {
+        let modes = self.texts("look at", "PRAGMA journal_mode")?;
+        Ok(modes.into_iter().next().unwrap_or_default())
+    }
+
     fn error(&self, action: &'static str, reason: impl ToString) -> Error {
         Error::database(action, &self.location, reason)
     }

@@ -10,6 +10,7 @@
 //! It is one change, reported at the first.
 
 mod live;
+pub mod mlflow;
 
 use std::collections::BTreeSet;
 use std::path::Path;

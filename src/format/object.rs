@@ -1,4 +1,5 @@
-//! The envelope of small standalone objects: `config`, snapshots, sessions, tombstones, index segments, slot descriptions.
+//! The envelope of small standalone objects: `config`, snapshots, what is said of them, sessions, tombstones, index
+//! segments, slot descriptions.
 //!
 //! ```text
 //!   0   8  magic "MLVOBJ01"
@@ -50,6 +51,10 @@ pub enum ObjectKind {
     Segment = 5,
     /// The readable part of a key slot.
     SlotDescription = 6,
+    /// The record that a snapshot is forgotten.
+    Forgotten = 7,
+    /// What is said of a snapshot after it was written.
+    Note = 8,
 }
 
 /// Seals a body. `name` is empty for objects that are named by their bytes.

@@ -1,26 +1,19 @@
 //! A snapshot, or the marker that makes a session void: `snapshots/<session id>`.
 //!
-//! The body inside its object envelope (bound to the session's id):
-//!
-//! ```text
-//!   0   1  1 snapshot, 2 void marker
-//!   1   3  zero
-//!   4   4  length of the certificate
-//!   8   …  certificate of the signer's key slot, JSON
-//!   …  64  Ed25519 signature over kind, repository id, session id and record
-//!   …   …  record, JSON
-//! ```
+//! The body inside its object envelope (bound to the session's id) is a signed record ([`crate::format::signed`]) of
+//! kind 1, a snapshot, or 2, a void marker. Its name is the session's id.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::keys::Secret;
-use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
+use crate::crypto::sign::Domain;
+use crate::format::FormatError;
 use crate::format::deployment::DeploymentRecord;
 use crate::format::key_slot::{Certificate, Role};
-use crate::format::{Cursor, FormatError};
+pub use crate::format::signed::Signer;
+use crate::format::signed::{self, Binding};
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
 /// Name of the component that holds plain paths and streams.
@@ -59,6 +52,17 @@ pub enum SourceRecord {
         /// Its name.
         name: String,
     },
+}
+
+impl SourceRecord {
+    /// Returns what its snapshots have in common, in words: policies count within such a group.
+    pub fn group(&self) -> String {
+        match self {
+            Self::Paths { paths } => paths.join(" "),
+            Self::Stream { name, .. } => format!("stream {name}"),
+            Self::Deployment { name } => format!("deployment {name}"),
+        }
+    }
 }
 
 /// One part of a snapshot.
@@ -161,12 +165,8 @@ pub enum Outcome {
     Void(VoidRecord),
 }
 
-/// Who signed, with what.
-pub struct Signer<'a> {
-    /// The slot's certificate.
-    pub certificate: &'a Certificate,
-    /// The slot's signing seed.
-    pub seed: &'a Secret,
+fn binding(repository: RepositoryId, session: &SessionId) -> Binding<'_> {
+    Binding { domain: Domain::Snapshot, repository, name: session.as_bytes() }
 }
 
 /// Signs and encodes an outcome into the body of its object.
@@ -176,15 +176,7 @@ pub fn encode(repository: RepositoryId, session: SessionId, outcome: &Outcome, s
         Outcome::Void(record) => (2, serde_json::to_vec(record)),
     };
     let record = record.expect("a record is always representable as JSON");
-    let certificate = serde_json::to_vec(signer.certificate).expect("a certificate is always representable as JSON");
-    let signature =
-        sign::sign(signer.seed, Domain::Snapshot, &[&[kind], repository.as_bytes(), session.as_bytes(), &record]);
-    let mut body = vec![kind, 0, 0, 0];
-    body.extend_from_slice(&(certificate.len() as u32).to_le_bytes());
-    body.extend_from_slice(&certificate);
-    body.extend_from_slice(&signature);
-    body.extend_from_slice(&record);
-    body
+    signed::seal(&binding(repository, &session), kind, &record, signer)
 }
 
 /// Reads the body of a snapshot object, and verifies certificate and signature.
@@ -194,37 +186,14 @@ pub fn decode(
     root: &SignerKey,
     body: &[u8],
 ) -> Result<(Outcome, Certificate), FormatError> {
-    let (kind, certificate, signature, record) = split(body)?;
-    if !certificate.is_issued_by(root, repository) {
-        return Err(FormatError::new("no maintainer certified its signer"));
-    }
-    let parts: [&[u8]; 4] = [&[kind], repository.as_bytes(), session.as_bytes(), record];
-    if !sign::verify(&certificate.signer, Domain::Snapshot, &parts, &signature) {
-        return Err(FormatError::new("its signature is wrong"));
-    }
-    let outcome = decode_record(kind, record)?;
+    let verified = signed::open(&binding(repository, &session), root, body)?;
+    let outcome = decode_record(verified.kind, verified.record)?;
+    let role = verified.certificate.role;
     let allowed = match outcome {
-        Outcome::Snapshot(_) => certificate.role.writes_snapshots(),
-        Outcome::Void(_) => certificate.role == Role::Maintainer,
+        Outcome::Snapshot(_) => role.writes_snapshots(),
+        Outcome::Void(_) => role == Role::Maintainer,
     };
-    if !allowed {
-        let role = certificate.role.name();
-        return Err(FormatError::new(format!("its signer's role, {role}, does not allow it")));
-    }
-    Ok((outcome, certificate))
-}
-
-/// Kind, certificate, signature and record of a body.
-type Parts<'a> = (u8, Certificate, [u8; SIGNATURE_LEN], &'a [u8]);
-
-fn split(body: &[u8]) -> Result<Parts<'_>, FormatError> {
-    let mut cursor = Cursor::new(body);
-    let kind = cursor.u8()?;
-    cursor.zeros(3)?;
-    let certificate_len = cursor.u32()? as usize;
-    let certificate = serde_json::from_slice(cursor.bytes(certificate_len)?)
-        .map_err(|error| FormatError::new(format!("its certificate: {error}")))?;
-    Ok((kind, certificate, cursor.array()?, cursor.remainder()))
+    if allowed { Ok((outcome, verified.certificate)) } else { Err(signed::not_allowed(&verified.certificate)) }
 }
 
 /// Reads a record without verifying who wrote it. Separate so that it can be fuzzed.
@@ -241,7 +210,7 @@ pub fn decode_record(kind: u8, record: &[u8]) -> Result<Outcome, FormatError> {
 mod tests {
     use super::*;
     use crate::crypto::keys::new_secret;
-    use crate::format::key_slot::Role;
+    use crate::crypto::sign;
     use crate::id::SlotId;
 
     #[test]

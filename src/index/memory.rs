@@ -1,4 +1,4 @@
-//! An index in memory: the obvious implementation, for tests to compare with.
+//! An index in memory: the obvious implementation, for small repositories and for tests to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -390,6 +390,8 @@ pub struct LoggedModel {
     pub experiment_id: String,
     /// Its name.
     pub name: Option<String>,
+    /// What it is, as whoever logged it says.
+    pub model_type: Option<String>,
     /// The run that logged it.
     pub source_run_id: Option<String>,
     /// 1 pending, 2 ready, 3 failed.

@@ -183,6 +183,12 @@ pub const LOCATION_COLUMNS: [(&str, &str, u32); 8] = [
     ("workspaces", "default_artifact_root", 500),
     ("workspaces", "trace_archival_location", 500),
 ];
+/// The variable with the passphrase that secrets of the gateway are encrypted with.
+pub const KEK_PASSPHRASE: &str = "MLFLOW_CRYPTO_KEK_PASSPHRASE";
+/// What MLflow uses where that variable is not set: everybody knows it.
+pub const KEK_PASSPHRASE_DEFAULT: &str = "mlflow-default-kek-passphrase-for-development-only";
+/// The variable with the key that secrets of webhooks are encrypted with.
+pub const WEBHOOK_KEY: &str = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY";
 /// Keys of trace tags whose value is a location.
 pub const LOCATION_TRACE_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
 

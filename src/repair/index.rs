@@ -4,10 +4,9 @@
 //! - A segment is removed only after every pack that it named and that is still there is named by another one. So a
 //!   repair can be stopped anywhere, and backups and restores beside it find every chunk at every moment.
 //! - A segment that is sound and whose packs are all there is kept as it is.
-//! - Packs that a tombstone names are left out where no segment names them: a prune is about to delete them, and a new
-//!   segment could outlive them. Where a segment names them they stay named: sessions disregard them anyway, and an
-//!   older snapshot may still need them until the sweep. Tombstones are listed after packs, so that none is missed;
-//!   a prune that begins later must keep off a repair that runs.
+//! - Packs are named whether or not a tombstone names them: an older snapshot may need them until the sweep. If they go
+//!   meanwhile, sessions and prunes that find them named look which packs are there.
+//! - A bad answer can be the fault of the way: nothing is taken for damaged that was asked for once only.
 //!
 //! The meta secret is enough: writers and auditors can repair too, if the backend lets them remove segments.
 
@@ -62,8 +61,6 @@ pub struct Report {
     pub segments_written: u64,
     /// Packs whose chunks are known again, because their directories were read.
     pub packs_added: u64,
-    /// Packs left out because a tombstone names them and no segment does.
-    pub packs_tombstoned: u64,
     /// Packs that cannot be made known and packs that are known no more, at most a thousand. What needs them cannot be
     /// restored from them.
     pub unrepaired: Vec<Unrepaired>,
@@ -124,7 +121,6 @@ struct Repair<'a> {
     segments: Vec<Listed>,
     /// Packs that are there, with their lengths.
     stored: HashMap<PackId, u64>,
-    tombstoned: HashSet<PackId>,
     /// Packs that a sound segment names, or one that is about to be written.
     covered: HashSet<PackId>,
     /// Packs of the next segment.
@@ -143,11 +139,9 @@ impl<'a> Repair<'a> {
     ) -> Result<Self> {
         let backend = repository.backend();
         let segments = backend.list(&layout::segments(kind))?;
-        let stored = backend.list(&layout::packs(kind))?;
-        let stored = stored.iter().filter_map(|object| Some((pack_of(kind, &object.key)?, object.size))).collect();
-        let tombstoned = session::tombstoned_packs(repository)?;
+        let stored = session::stored_packs(repository, kind)?;
         let (covered, pending) = (HashSet::new(), Vec::new());
-        Ok(Self { repository, kind, dry_run, monitor, cancel, report, segments, stored, tombstoned, covered, pending })
+        Ok(Self { repository, kind, dry_run, monitor, cancel, report, segments, stored, covered, pending })
     }
 
     /// Tells segments that stay from those that go.
@@ -175,9 +169,11 @@ impl<'a> Repair<'a> {
 
     fn read_segment(&self, id: &SegmentId) -> Result<Segment> {
         let key = layout::segment(self.kind, id);
-        let bytes: Bytes = self.repository.backend().read(&key)?;
-        index_sync::open_segment(self.repository.keys(), self.repository.id(), self.kind, id, &bytes)
-            .map_err(|error| Error::damaged(key, error))
+        asked_twice(|| {
+            let bytes: Bytes = self.repository.backend().read(&key)?;
+            index_sync::open_segment(self.repository.keys(), self.repository.id(), self.kind, id, &bytes)
+                .map_err(|error| Error::damaged(&key, error))
+        })
     }
 
     fn is_there(&self, pack: &IndexedPack) -> bool {
@@ -220,15 +216,12 @@ impl<'a> Repair<'a> {
     fn add_packs(&mut self) -> Result<()> {
         let mut unnamed: Vec<(PackId, u64)> =
             self.stored.iter().map(|(id, len)| (*id, *len)).filter(|(id, _)| !self.covered.contains(id)).collect();
-        let before = unnamed.len();
-        unnamed.retain(|(id, _)| !self.tombstoned.contains(id));
-        self.report.packs_tombstoned += (before - unnamed.len()) as u64;
         unnamed.sort();
         for batch in unnamed.chunks(PACK_BATCH) {
             let (repository, kind, cancel) = (self.repository, self.kind, self.cancel);
             let read = parallel::map(batch, repository.backend().concurrency(), |(id, len)| {
                 cancel.check()?;
-                pack_reader::read_directory(repository, kind, id, *len)
+                asked_twice(|| pack_reader::read_directory(repository, kind, id, *len))
             });
             for ((id, _), directory) in batch.iter().zip(read) {
                 self.monitor.count(Counter::Entries, 1);
@@ -295,7 +288,10 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// Returns the pack of a key, if it stands where packs of this kind stand.
-fn pack_of(kind: BlobKind, key: &str) -> Option<PackId> {
-    layout::id_of(key).filter(|id| layout::pack(kind, id) == key)
+/// Reads something again if it looks damaged. What is not there is not asked for again.
+fn asked_twice<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    match read() {
+        Err(error) if error.is_damage() && error.fault() != Some(Fault::NotFound) => read(),
+        result => result,
+    }
 }

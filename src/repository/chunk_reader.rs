@@ -112,6 +112,18 @@ impl ChunkReader {
         )
     }
 
+    /// Opens a chunk of a pack that is in memory, perhaps cut short, and compares it with its id.
+    pub fn open_in(&self, place: &Place, pack: &[u8]) -> Result<Vec<u8>> {
+        let start = place.offset as usize;
+        match pack.get(start..start + place.header.stored_len as usize) {
+            Some(stored) => self.open(place, stored),
+            None => {
+                let reason = format!("chunk {} at offset {start} is behind its end", place.header.id);
+                Err(Error::damaged(layout::pack(place.pack.kind, &place.pack.id), reason))
+            }
+        }
+    }
+
     fn read_through_blocks(&self, pack: &PackRecord, range: Range<u64>) -> Result<Vec<u8>> {
         let mut stored = Vec::with_capacity((range.end - range.start) as usize);
         let mut at = range.start;

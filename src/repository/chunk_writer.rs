@@ -30,7 +30,7 @@ use crate::units::MIB;
 /// Open data packs among which chunks are dealt out.
 const OPEN_DATA_PACKS: usize = 2;
 /// Size of meta packs in bytes.
-const META_PACK_BYTES: usize = 8 * MIB as usize;
+pub const META_PACK_BYTES: usize = 8 * MIB as usize;
 /// Packs after which the first segment of a session is written; each further one waits for twice as many, so that a
 /// crash early loses little and a long session leaves few segments.
 const SEGMENT_PACKS_FIRST: usize = 4;
@@ -187,8 +187,12 @@ impl Shared {
     }
 
     fn is_indexed(&self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
-        let places = self.repository.index().locate(kind, id)?;
-        Ok(places.iter().any(|place| !self.session.tombstoned.contains(&place.pack.id)))
+        for place in self.repository.index().locate(kind, id)? {
+            if self.session.may_rely_on(&self.repository, &place)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn store(&self, encoder: &mut Encoder, kind: BlobKind, id: ChunkId, plain: &[u8]) -> Result<()> {

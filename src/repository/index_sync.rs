@@ -17,9 +17,10 @@ use crate::crypto::keys::MetaKeys;
 use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
 use crate::format::object::{self, ObjectKind};
-use crate::format::segment::Segment;
+use crate::format::segment::{IndexedPack, Segment};
 use crate::format::{BlobKind, FormatError};
 use crate::id::{ChunkId, RepositoryId, SegmentId};
+use crate::index::memory::MemoryIndex;
 use crate::index::rocks::RocksIndex;
 use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
 use crate::parallel;
@@ -45,6 +46,16 @@ pub struct Place {
     pub header: ChunkHeader,
 }
 
+impl Place {
+    /// Iterates over the places of a pack's chunks, in their order.
+    pub fn all_in(kind: BlobKind, pack: &IndexedPack) -> impl Iterator<Item = Self> {
+        let record = Arc::new(PackRecord { id: pack.id, kind, len: pack.len, session: pack.session });
+        let place =
+            move |(offset, header): (u64, &ChunkHeader)| Self { pack: Arc::clone(&record), offset, header: *header };
+        pack.located_chunks().map(place)
+    }
+}
+
 /// Is called with a chunk's pack, its offset there, and what opens it.
 pub type ChunkVisitor<'a> = dyn FnMut(&Arc<PackRecord>, u64, &ChunkHeader) -> Result<()> + 'a;
 
@@ -53,9 +64,20 @@ pub struct Index {
     backend: Arc<dyn Backend>,
     keys: Arc<MetaKeys>,
     repository: RepositoryId,
-    cache_root: Option<PathBuf>,
+    home: IndexHome,
     state: Mutex<State>,
     damage: Mutex<Vec<Error>>,
+}
+
+/// Where the cache lives.
+#[derive(Debug, Clone)]
+pub enum IndexHome {
+    /// Below this directory, shared by processes one after the other.
+    Directory(PathBuf),
+    /// In a directory of its own that goes with it.
+    Temporary,
+    /// In memory, which grows with the repository: for small ones that are opened often.
+    Memory,
 }
 
 #[derive(Default)]
@@ -67,14 +89,14 @@ struct State {
 
 /// An open database, and the directory to remove with it if it is a temporary one.
 struct Cache {
-    index: Option<RocksIndex>,
+    index: Option<Box<dyn ChunkIndex>>,
     path: PathBuf,
     temporary: bool,
 }
 
 impl Cache {
-    fn index(&self) -> &RocksIndex {
-        self.index.as_ref().expect("only dropping takes the database out")
+    fn index(&self) -> &dyn ChunkIndex {
+        self.index.as_deref().expect("only dropping takes the database out")
     }
 }
 
@@ -88,14 +110,9 @@ impl Drop for Cache {
 }
 
 impl Index {
-    /// Prepares the index; nothing is opened or fetched yet. Without `cache_root` a temporary directory serves.
-    pub fn new(
-        backend: Arc<dyn Backend>,
-        keys: Arc<MetaKeys>,
-        repository: RepositoryId,
-        cache_root: Option<PathBuf>,
-    ) -> Self {
-        Self { backend, keys, repository, cache_root, state: Mutex::default(), damage: Mutex::default() }
+    /// Prepares the index; nothing is opened or fetched yet.
+    pub fn new(backend: Arc<dyn Backend>, keys: Arc<MetaKeys>, repository: RepositoryId, home: IndexHome) -> Self {
+        Self { backend, keys, repository, home, state: Mutex::default(), damage: Mutex::default() }
     }
 
     /// Returns every place of a chunk.
@@ -150,7 +167,7 @@ impl Index {
     }
 
     /// Runs `work` on a cache that is level; a cache that fails is dropped and rebuilt once.
-    fn with_cache<T>(&self, kind: BlobKind, work: impl Fn(&RocksIndex) -> Result<T>) -> Result<T> {
+    fn with_cache<T>(&self, kind: BlobKind, work: impl Fn(&dyn ChunkIndex) -> Result<T>) -> Result<T> {
         let attempt = || self.cache(kind).and_then(|cache| work(cache.index()));
         match attempt() {
             Err(Error::Cache { .. }) => {
@@ -189,11 +206,18 @@ impl Index {
     }
 
     fn open_cache(&self) -> Result<Cache> {
-        let Some(root) = &self.cache_root else { return self.open_temporary() };
+        let root = match &self.home {
+            IndexHome::Directory(root) => root,
+            IndexHome::Temporary => return self.open_temporary(),
+            IndexHome::Memory => {
+                let index: Box<dyn ChunkIndex> = Box::new(MemoryIndex::default());
+                return Ok(Cache { index: Some(index), path: PathBuf::new(), temporary: false });
+            }
+        };
         for number in 0..SHARED_CACHES_MAX {
             let path = root.join(format!("{}-{number}", self.repository));
             match self.open_or_replace(&path) {
-                Ok(index) => return Ok(Cache { index: Some(index), path, temporary: false }),
+                Ok(index) => return Ok(Cache { index: Some(Box::new(index)), path, temporary: false }),
                 Err(Error::Busy(_)) => {}
                 Err(_) => break,
             }
@@ -218,11 +242,11 @@ impl Index {
         let path = std::env::temp_dir().join(format!("mlvault-{}-{unique}", std::process::id()));
         create_private_directory(&path)?;
         let index = RocksIndex::open(&path, self.repository)?;
-        Ok(Cache { index: Some(index), path, temporary: true })
+        Ok(Cache { index: Some(Box::new(index)), path, temporary: true })
     }
 
     /// Repeats a listing that another process overtook by replacing segments, so that nothing they said is missed.
-    fn bring_level(&self, cache: &RocksIndex, kind: BlobKind) -> Result<()> {
+    fn bring_level(&self, cache: &dyn ChunkIndex, kind: BlobKind) -> Result<()> {
         for _ in 0..LISTINGS_MAX {
             if self.take_in(cache, kind)? {
                 break;
@@ -233,7 +257,7 @@ impl Index {
 
     /// Additions are taken in first, so that a failure leaves more than is right rather than less. Returns whether every
     /// segment listed was still there.
-    fn take_in(&self, cache: &RocksIndex, kind: BlobKind) -> Result<bool> {
+    fn take_in(&self, cache: &dyn ChunkIndex, kind: BlobKind) -> Result<bool> {
         let listed = self.backend.list(&layout::segments(kind))?;
         let present: BTreeSet<SegmentId> = listed.iter().filter_map(|object| layout::id_of(&object.key)).collect();
         let known = cache.segments(kind)?;
@@ -262,7 +286,7 @@ impl Index {
         open_segment(&self.keys, self.repository, kind, id, &bytes).map_err(|error| Error::damaged(key, error))
     }
 
-    fn place(&self, cache: &RocksIndex, id: ChunkId, location: Location) -> Result<Option<Place>> {
+    fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: Location) -> Result<Option<Place>> {
         let known = self.state().records.get(&location.pack).cloned();
         let pack = match known {
             Some(pack) => pack,

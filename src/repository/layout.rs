@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::format::BlobKind;
-use crate::id::{PackId, SegmentId, SessionId, SlotId};
+use crate::id::{NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
 
 /// The repository's parameters.
 pub const CONFIG: &str = "config";
@@ -20,6 +20,11 @@ pub const SESSIONS: &str = "sessions/";
 /// Prefix of tombstones.
 pub const TOMBSTONES: &str = "tombstones/";
 
+/// Prefix of the records of what is forgotten.
+pub const FORGOTTEN: &str = "forgotten/";
+/// Prefix of notes.
+pub const NOTES: &str = "notes/";
+
 /// Returns the key of a key slot.
 pub fn key_slot(slot: &SlotId) -> String {
     format!("{KEYS}{slot}")
@@ -34,6 +39,11 @@ pub fn packs(kind: BlobKind) -> String {
 pub fn pack(kind: BlobKind, id: &PackId) -> String {
     let name = id.to_string();
     format!("{}{}/{name}", packs(kind), &name[..2])
+}
+
+/// Returns the pack of a key, if it stands where packs of this kind stand.
+pub fn pack_of(kind: BlobKind, key: &str) -> Option<PackId> {
+    id_of(key).filter(|id| pack(kind, id) == key)
 }
 
 /// Returns the prefix of the index segments of one kind.
@@ -54,6 +64,21 @@ pub fn snapshot(session: &SessionId) -> String {
 /// Returns the key of a session's announcement.
 pub fn session(session: &SessionId) -> String {
     format!("{SESSIONS}{session}")
+}
+
+/// Returns the key under which a snapshot is forgotten.
+pub fn forgotten(session: &SessionId) -> String {
+    format!("{FORGOTTEN}{session}")
+}
+
+/// Returns the key of a note.
+pub fn note(note: &NoteId) -> String {
+    format!("{NOTES}{note}")
+}
+
+/// Returns the key of a tombstone.
+pub fn tombstone(tombstone: &TombstoneId) -> String {
+    format!("{TOMBSTONES}{tombstone}")
 }
 
 /// Returns the id that a key ends in, or `None` for keys that mlvault did not make.

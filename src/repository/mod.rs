@@ -14,7 +14,9 @@ pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
+pub mod notes;
 pub mod pack_reader;
+pub mod reachable;
 pub mod read_plan;
 pub mod session;
 pub mod snapshots;
@@ -39,7 +41,7 @@ use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::key_slot::{self, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
 use crate::id::RepositoryId;
-use crate::repository::index_sync::Index;
+use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::Access;
 use crate::repository::memory_plan::MemoryPlan;
 
@@ -151,6 +153,17 @@ impl Repository {
     ///
     /// Fails with [`Error::NoRepository`], [`Error::FormatVersion`], [`Error::WrongKey`], or [`Error::Damaged`].
     pub fn open(backend: Arc<dyn Backend>, credential: &Credential, options: &OpenOptions) -> Result<Arc<Self>> {
+        let home = options.cache_root.clone().map_or(IndexHome::Temporary, IndexHome::Directory);
+        Self::open_with_index(backend, credential, options, home)
+    }
+
+    /// As [`Repository::open`], with the index cache where `home` says.
+    pub fn open_with_index(
+        backend: Arc<dyn Backend>,
+        credential: &Credential,
+        options: &OpenOptions,
+        home: IndexHome,
+    ) -> Result<Arc<Self>> {
         let memory_plan = MemoryPlan::new(options.memory_limit)?;
         let location = backend.location();
         let bytes = backend.read(layout::CONFIG).map_err(|error| match error.fault() {
@@ -170,7 +183,7 @@ impl Repository {
         let config = RepositoryConfig::verify(&body, id, &secrets.root_key).map_err(damaged)?;
         let certificate = key_slot::open_description(&slot, &keys, id, &config.root_key)
             .map_err(|error| Error::damaged("the key slot in use", error))?;
-        let index = Index::new(Arc::clone(&backend), Arc::clone(&keys), id, options.cache_root.clone());
+        let index = Index::new(Arc::clone(&backend), Arc::clone(&keys), id, home);
         Ok(Arc::new(Self {
             chunker: Chunker::new(&keys.gear_seed(), config.chunk_profiles),
             access: Access {
@@ -234,12 +247,11 @@ impl Repository {
     }
 }
 
-/// `config` is written last by `init` and before any session: sessions without it mean that it was lost.
+/// `config` is written last by `init` and before any session: sessions or snapshots without it mean that it was lost.
 fn explain_missing_config(backend: &dyn Backend) -> Error {
-    match backend.list(layout::SESSIONS) {
-        Ok(sessions) if !sessions.is_empty() => {
-            Error::damaged(layout::CONFIG, "it is missing, though backups were made here")
-        }
-        _ => Error::NoRepository { location: backend.location() },
+    let holds = |prefix| backend.list(prefix).is_ok_and(|objects| !objects.is_empty());
+    match holds(layout::SESSIONS) || holds(layout::SNAPSHOTS) {
+        true => Error::damaged(layout::CONFIG, "it is missing, though backups were made here"),
+        false => Error::NoRepository { location: backend.location() },
     }
 }

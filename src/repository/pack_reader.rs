@@ -32,6 +32,11 @@ pub fn directory_of(repository: &Repository, kind: BlobKind, id: &PackId, bytes:
     directory(repository, kind, id, bytes.len() as u64, &fetch)
 }
 
+/// Returns whether a pack's bytes are those that its name tells. Needs no key.
+pub fn is_named_after(id: &PackId, bytes: &[u8]) -> bool {
+    blake3::hash(bytes).as_bytes() == id.as_bytes()
+}
+
 fn directory(
     repository: &Repository,
     kind: BlobKind,

@@ -1,17 +1,22 @@
-//! Snapshots: listed, found by what users call them, verified, committed.
+//! Snapshots: listed, found by what users call them, verified, committed, forgotten.
+//!
+//! What must stay true: a snapshot is forgotten by one create-only write beside it, so at every moment it is either
+//! listed or not, and what it needs is there as long as no prune has removed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::error::{Error, Fault, Result};
-use crate::format::key_slot::Certificate;
+use crate::format::forgotten::{self, ForgottenRecord};
+use crate::format::key_slot::{Certificate, Role};
 use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
 use crate::parallel;
+use crate::repository::session::PROGRAM;
 use crate::repository::{Repository, layout};
 
 /// A snapshot with its name and its verified signer.
@@ -32,13 +37,28 @@ impl Snapshot {
     }
 }
 
+/// A snapshot that was forgotten.
+#[derive(Debug, Clone)]
+pub struct Trashed {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// When and why.
+    pub forgotten: ForgottenRecord,
+    /// By whom.
+    pub by: Certificate,
+}
+
 /// All snapshots of a repository, oldest first, and what could not be read.
 #[derive(Debug, Default)]
 pub struct SnapshotList {
     /// Readable snapshots, in the order of their start.
     pub snapshots: Vec<Snapshot>,
+    /// Snapshots that were forgotten and that no prune has removed yet, oldest first.
+    pub trash: Vec<Trashed>,
     /// Sessions that were declared void.
     pub voids: Vec<SessionId>,
+    /// All that was ever forgotten, by the names of the records, which are not verified.
+    pub forgotten: BTreeSet<SessionId>,
     /// One error for each object that could not be read.
     pub damaged: Vec<Error>,
 }
@@ -47,7 +67,9 @@ impl Repository {
     /// Reads and verifies every snapshot object. A damaged one does not hide the others.
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
         let objects = self.backend().list(layout::SNAPSHOTS)?;
-        let mut list = SnapshotList::default();
+        let forgotten = self.backend().list(layout::FORGOTTEN)?;
+        let forgotten = forgotten.iter().filter_map(|object| layout::id_of(&object.key)).collect();
+        let mut list = SnapshotList { forgotten, ..SnapshotList::default() };
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
             let id = layout::id_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
@@ -65,7 +87,70 @@ impl Repository {
             }
         }
         list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+        self.sort_out_trash(&mut list)?;
         Ok(list)
+    }
+
+    /// Takes forgotten snapshots out of the list. One whose record of that is damaged stays listed.
+    fn sort_out_trash(&self, list: &mut SnapshotList) -> Result<()> {
+        let (marked, listed) = std::mem::take(&mut list.snapshots)
+            .into_iter()
+            .partition::<Vec<_>, _>(|snapshot| list.forgotten.contains(&snapshot.id));
+        list.snapshots = listed;
+        let records =
+            parallel::map(&marked, self.backend().concurrency(), |snapshot| self.read_forgotten(&snapshot.id));
+        for (snapshot, record) in marked.into_iter().zip(records) {
+            match record {
+                Ok((forgotten, by)) => list.trash.push(Trashed { snapshot, forgotten, by }),
+                Err(error) if error.is_damage() => {
+                    list.damaged.push(error);
+                    list.snapshots.push(snapshot);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+        Ok(())
+    }
+
+    fn read_forgotten(&self, id: &SessionId) -> Result<(ForgottenRecord, Certificate)> {
+        let key = layout::forgotten(id);
+        let bytes = self.backend().read(&key)?;
+        object::open(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &bytes)
+            .and_then(|body| forgotten::decode(self.id(), *id, &self.config().root_key, &body))
+            .map_err(|error| Error::damaged(&key, error))
+    }
+
+    /// Forgets a snapshot: it is listed no more. Atomic, and idempotent. Needs a maintainer's key.
+    pub fn forget(&self, id: &SessionId, reason: &str) -> Result<()> {
+        if self.access().certificate.role != Role::Maintainer {
+            return Err(self.access().refusal("forget snapshots"));
+        }
+        let record = ForgottenRecord { at: self.clock().now(), reason: reason.to_owned(), program: PROGRAM.to_owned() };
+        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
+        let body = forgotten::encode(self.id(), *id, &record, &signer);
+        let bytes = Bytes::from(object::seal(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &body));
+        match self.backend().create(&layout::forgotten(id), bytes) {
+            Err(error) if error.fault() == Some(Fault::AlreadyExists) => self.read_forgotten(id).map(drop),
+            result => result,
+        }
+    }
+
+    /// Returns what is gone though nobody may have forgotten it: who sees deletions and rollbacks.
+    ///
+    /// For each such snapshot, those in the list that saw it.
+    pub fn vanished(&self, list: &SnapshotList) -> Result<BTreeMap<SessionId, Vec<SessionId>>> {
+        let mut missing = missing_of(list);
+        let claimed: Vec<SessionId> = missing.keys().filter(|id| list.forgotten.contains(id)).copied().collect();
+        let verified = parallel::map(&claimed, self.backend().concurrency(), |id| self.read_forgotten(id));
+        for (id, record) in claimed.iter().zip(verified) {
+            match record {
+                Ok(_) => drop(missing.remove(id)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(missing)
     }
 
     fn read_outcome(&self, id: &SessionId) -> Result<(Outcome, Certificate)> {
@@ -126,19 +211,17 @@ impl Repository {
     }
 }
 
-/// Returns the last part of a list, by what precedes it: who sees deletions and rollbacks.
-///
-/// For each snapshot, the ids that it saw and that are in the list no more.
-pub fn vanished(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
-    let mut vanished: BTreeMap<SessionId, Vec<SessionId>> = BTreeMap::new();
+/// Returns what snapshots in the list saw that is neither there nor in the trash, and who saw it.
+fn missing_of(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
+    let trash = list.trash.iter().map(|trashed| trashed.snapshot.id);
+    let there: BTreeSet<SessionId> = list.snapshots.iter().map(|snapshot| snapshot.id).chain(trash).collect();
+    let mut missing: BTreeMap<SessionId, Vec<SessionId>> = BTreeMap::new();
     for snapshot in &list.snapshots {
-        for seen in &snapshot.record.seen {
-            if !list.snapshots.iter().any(|other| other.id == *seen) {
-                vanished.entry(*seen).or_default().push(snapshot.id);
-            }
+        for seen in snapshot.record.seen.iter().filter(|seen| !there.contains(seen)) {
+            missing.entry(*seen).or_default().push(snapshot.id);
         }
     }
-    vanished
+    missing
 }
 
 /// Reads a day or a time; returns the first moment that is too late.

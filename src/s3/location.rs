@@ -1,7 +1,7 @@
 //! A part of a bucket, as a user writes it: `s3://bucket/prefix`.
 //!
-//! What must stay true: `Display` and `FromStr` are inverse to each other but for a `/` at the end, and no message repeats a text that may hold a
-//! password.
+//! What must stay true: `Display` and `FromStr` are inverse to each other, but for a `/` at the end, and no message
+//! repeats a text that may hold a password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,7 +59,11 @@ impl FromStr for BucketLocation {
         if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')) {
             return not_s3("a bucket's name has only letters, digits, dots, hyphens and underscores");
         }
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let prefix = match prefix.strip_suffix('/') {
+            None => prefix,
+            Some(prefix) if prefix.is_empty() || prefix.ends_with('/') => return not_s3("it ends in more than one /"),
+            Some(prefix) => prefix,
+        };
         Ok(Self { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 }
@@ -91,7 +95,15 @@ mod tests {
 
     #[test]
     fn what_is_no_bucket_is_refused_without_repeating_a_password() {
-        for text in ["s3://", "s3:///p", "mlflow/x", "s3://key:hunter2@bucket/p", "https://u:hunter2@h/b"] {
+        for text in [
+            "s3://",
+            "s3:///p",
+            "s3://b//",
+            "s3://b/p//",
+            "mlflow/x",
+            "s3://key:hunter2@bucket/p",
+            "https://u:hunter2@h/b",
+        ] {
             assert!(!text.parse::<BucketLocation>().unwrap_err().to_string().contains("hunter2"));
         }
     }

@@ -4,13 +4,15 @@
 //! - The bucket is listed once, and what the listing proves unchanged costs no request of its own.
 //! - What is read of an object is one version of it, whole: every part is asked for by the ETag of the first one. If the
 //!   object changes meanwhile, [`Interruption::Changed`] says so and it is opened anew.
-//! - Bytes that are read ahead are bounded by one budget for all objects that are open.
+//! - Bytes that are read ahead are bounded by two budgets: one for the parts of objects that are open, one for small
+//!   objects that are expected. Who holds one and waits would otherwise wait for those who wait to be opened.
 //! - Nothing but the `/` behind the prefix is taken off a key, and nothing is added.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 
@@ -27,6 +29,10 @@ use crate::units::MIB;
 const PART_BYTES: u64 = 8 * MIB;
 /// Parts of one object that are on their way at once.
 const PARTS_AHEAD_MAX: usize = 4;
+/// Small objects that are asked for before they are opened: what hides the time that each answer takes.
+const EXPECTED_MAX: usize = 32;
+/// Part of the memory for reading ahead that expected objects have: one of so many.
+const EXPECTED_SHARE: u64 = 4;
 /// Permissions of the files that objects become.
 const MODE: u32 = 0o644;
 /// Storage classes whose objects have to be restored, in hours, before they can be read.
@@ -38,6 +44,8 @@ pub struct BucketSource {
     key_prefix: String,
     excludes: Globs,
     read_ahead: Budget,
+    expected_budget: Budget,
+    expected: Mutex<HashMap<Vec<u8>, (Later<Fetched>, Permit)>>,
 }
 
 impl BucketSource {
@@ -59,7 +67,9 @@ impl BucketSource {
             bucket,
             key_prefix: location.key_prefix(),
             excludes: Globs::new(excludes, "exclude pattern")?,
-            read_ahead: Budget::new(read_ahead_bytes),
+            read_ahead: Budget::new(read_ahead_bytes - read_ahead_bytes / EXPECTED_SHARE),
+            expected_budget: Budget::new(read_ahead_bytes / EXPECTED_SHARE),
+            expected: Mutex::default(),
         };
         source.bucket.check_listable(&source.key_prefix)?;
         Ok(source)
@@ -100,6 +110,20 @@ impl BucketSource {
         ends.chain([path.len()]).any(|end| end > 0 && self.excludes.matches(&path[..end]))
     }
 
+    /// Returns the first part of an object, and what it is charged to: as it was expected, or else read now.
+    fn begin(&self, key: &str, path: &[u8], listed_size: u64) -> (Result<Fetched>, Permit) {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        let Some((later, permit)) = expected else {
+            let permit = self.read_ahead.take(listed_size.min(PART_BYTES));
+            return (self.first_part(key, listed_size), permit);
+        };
+        match later.wait() {
+            // It has grown.
+            Err(error) if error.fault() == Some(Fault::BadAnswer) => (self.first_part(key, listed_size), permit),
+            first => (first, permit),
+        }
+    }
+
     /// Reads the first part of an object, which is all of a small one. What the listing said of its size may no longer be
     /// true, and only decides how to ask first: an empty object has no range.
     fn first_part(&self, key: &str, listed_size: u64) -> Result<Fetched> {
@@ -137,14 +161,27 @@ impl Source for BucketSource {
         }))
     }
 
+    fn expect(&self, item: &Item) {
+        let ItemKind::Object { size, .. } = item.kind else { return };
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if size > PART_BYTES || expected.len() >= EXPECTED_MAX {
+            return;
+        }
+        if let (Ok(path), Some(permit)) = (std::str::from_utf8(&item.path), self.expected_budget.try_take(size)) {
+            let key = format!("{}{path}", self.key_prefix);
+            let later = self.bucket.get_later(&key, Wanted::Whole(PART_BYTES), None);
+            expected.insert(item.path.clone(), (later, permit));
+        }
+    }
+
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
         let ItemKind::Object { size, storage_class, .. } = &item.kind else {
             return Err(io::Error::other("it is no object"));
         };
         let path = std::str::from_utf8(&item.path).map_err(io::Error::other)?;
         let key = format!("{}{path}", self.key_prefix);
-        let permit = self.read_ahead.take((*size).min(PART_BYTES));
-        let first = self.first_part(&key, *size).map_err(|error| match storage_class {
+        let (first, permit) = self.begin(&key, &item.path, *size);
+        let first = first.map_err(|error| match storage_class {
             Some(class) if error.fault() == Some(Fault::Denied) && ARCHIVES.contains(&class.as_str()) => {
                 io::Error::other(format!("it is in the storage class {class}, and has to be restored there first"))
             }

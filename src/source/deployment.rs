@@ -14,6 +14,7 @@ use crate::mlflow::roots::{Root, RootMap};
 use crate::mlflow::schema::Store;
 use crate::mlflow::uri;
 use crate::s3::{BucketLocation, S3Options};
+use crate::tracking::TrackingOptions;
 
 /// What names of artifact components begin with.
 pub const ARTIFACTS: &str = "artifacts/";
@@ -99,6 +100,8 @@ pub struct Deployment {
     pub excluded: Vec<String>,
     /// Keys outside the databases, of which fingerprints are kept.
     pub keys: Vec<OutsideKey>,
+    /// Its tracking server, whose REST API is asked for the metadata.
+    pub tracking: Option<TrackingOptions>,
 }
 
 /// An artifact store as one component of a snapshot.
@@ -201,6 +204,7 @@ mod tests {
             artifacts: artifacts.iter().map(root).collect(),
             excluded: Vec::new(),
             keys: Vec::new(),
+            tracking: None,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod command;
 pub mod deployment;
 pub mod directory;
+pub mod inventory;
 pub mod spool;
 pub mod stream;
 
@@ -134,6 +135,8 @@ pub trait Source: Send + Sync {
     }
     /// Walks from the beginning.
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_>;
+    /// Hears of a file that will be opened soon, so that a slow source can begin with it.
+    fn expect(&self, _: &Item) {}
     /// Opens a file that the walk found.
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>>;
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use ureq::http::request::Builder;
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 use url::Url;
@@ -106,12 +107,17 @@ impl TrackingClient {
         self.read("/health", &[]).map(drop)
     }
 
-    /// Returns MLflow's version. Needs no credentials.
+    /// Returns MLflow's version. Only servers with passwords want credentials for it.
     pub fn version(&self) -> Result<String> {
         let text = self.read("/version", &[])?;
         let version = String::from_utf8_lossy(&text).trim().to_owned();
         let is_version = version.starts_with(|c: char| c.is_ascii_digit()) && version.len() < 64;
         if is_version { Ok(version) } else { Err(self.error(Fault::BadAnswer, "/version", "it is not MLflow's")) }
+    }
+
+    /// Fails unless the server answers to the name that it is called by, and lets this user read.
+    pub fn check_access(&self) -> Result<()> {
+        self.search("/api/2.0/mlflow/experiments/search", &serde_json::json!({ "max_results": 1 })).map(drop)
     }
 
     /// Returns what the server tells of itself; [`Fault::Unsupported`] if it is too old for that.
@@ -185,8 +191,6 @@ impl TrackingClient {
         query: &[(&str, &str)],
         payload: &Payload<'_>,
     ) -> std::result::Result<Vec<u8>, Failure> {
-        let lasting = |error| Failure { error, is_passing: false, is_refusal: false, wait: None };
-        let passing = |error| Failure { error, is_passing: true, is_refusal: false, wait: None };
         let url = format!("{}{path}{}", self.options.uri, encode_query(query));
         let mut request = Request::builder().method(method).uri(url);
         if let Some(authorization) = &self.authorization {
@@ -195,6 +199,20 @@ impl TrackingClient {
         if let Some(workspace) = &self.options.workspace {
             request = request.header("X-MLFLOW-WORKSPACE", workspace);
         }
+        let mut answer = self.send(request, path, payload)?;
+        if answer.status().is_success() {
+            let bytes = read_body(&mut answer, ANSWER_BYTES_MAX);
+            return bytes.map_err(|error| Failure::passing(self.error(Fault::Unavailable, path, error)));
+        }
+        Err(self.refusal(path, answer))
+    }
+
+    fn send(
+        &self,
+        request: Builder,
+        path: &str,
+        payload: &Payload<'_>,
+    ) -> std::result::Result<Response<Body>, Failure> {
         let answer = match payload {
             Payload::Nothing => request.body(()).map(|request| self.agent.run(request)),
             Payload::Json(body) => request
@@ -203,8 +221,9 @@ impl TrackingClient {
                 .map(|request| self.agent.run(request)),
             Payload::File(path) => {
                 let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-                let (len, file) =
-                    file.map_err(|source| lasting(Error::Source { action: "open", path: (*path).to_owned(), source }))?;
+                let (len, file) = file.map_err(|source| {
+                    Failure::lasting(Error::Source { action: "open", path: (*path).to_owned(), source })
+                })?;
                 request
                     .header("Content-Type", "application/octet-stream")
                     .header("Content-Length", len)
@@ -212,13 +231,8 @@ impl TrackingClient {
                     .map(|request| self.agent.run(request))
             }
         };
-        let answer = answer.map_err(|error| lasting(self.error(Fault::Other, path, error)))?;
-        let mut answer = answer.map_err(|error| self.no_answer(path, error))?;
-        if answer.status().is_success() {
-            let bytes = read_body(&mut answer, ANSWER_BYTES_MAX);
-            return bytes.map_err(|error| passing(self.error(Fault::Unavailable, path, error)));
-        }
-        Err(self.refusal(path, answer))
+        let answer = answer.map_err(|error| Failure::lasting(self.error(Fault::Other, path, error)))?;
+        answer.map_err(|error| self.no_answer(path, error))
     }
 
     /// Explains why there was no answer. A certificate that is not trusted now will not be trusted later.
@@ -229,7 +243,7 @@ impl TrackingClient {
             _ => false,
         };
         let error = self.error(Fault::Unavailable, path, error);
-        Failure { error, is_passing: !is_untrusted, is_refusal: false, wait: None }
+        if is_untrusted { Failure::lasting(error) } else { Failure::passing(error) }
     }
 
     /// Explains an answer that is not a success.
@@ -253,7 +267,6 @@ impl TrackingClient {
             403 => (Fault::Denied, format!("it is not allowed to this user ({told})")),
             404 if is_mlflow => (Fault::NotFound, told.to_string()),
             404 | 405 | 501 => (Fault::Unsupported, format!("this server has no such endpoint ({status})")),
-            503 if told.code == "FEATURE_DISABLED" => (Fault::Unsupported, told.to_string()),
             429 | 502..=504 => (Fault::Unavailable, format!("status {status} ({told})")),
             _ => (Fault::Other, format!("status {status} ({told})")),
         };
@@ -306,6 +319,16 @@ struct Failure {
     is_refusal: bool,
     /// How long it asks to wait.
     wait: Option<Duration>,
+}
+
+impl Failure {
+    fn lasting(error: Error) -> Self {
+        Self { error, is_passing: false, is_refusal: false, wait: None }
+    }
+
+    fn passing(error: Error) -> Self {
+        Self { is_passing: true, ..Self::lasting(error) }
+    }
 }
 
 /// What an answer says of an error: MLflow's code, and the text.

@@ -1,7 +1,8 @@
 //! Lists of the API, read page by page although they may change meanwhile.
 //!
 //! A page is an offset, not a place: if an item goes away after the first page, the one that begins the second page moves
-//! into the first and is never seen. So a list of several pages is read again until a pass brings nothing new.
+//! into the first and is never seen. So a list of several pages is read again until nothing has gone away since the pass
+//! before: then that pass hid nothing.
 //!
 //! What must stay true: every item that any pass saw is handed on, once; whether passes differed is told.
 
@@ -39,7 +40,7 @@ pub struct Difference {
     pub found_later: u64,
     /// Items that were not in the last pass any more.
     pub vanished: u64,
-    /// Whether the last two passes agreed.
+    /// Whether the last pass still had everything that the one before had.
     pub is_settled: bool,
 }
 
@@ -74,8 +75,8 @@ impl List {
         page_items_max: Option<u32>,
         each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
     ) -> Result<Difference> {
-        let mut difference = Difference { is_settled: true, ..Difference::default() };
-        let mut seen = HashSet::new();
+        let mut difference = Difference::default();
+        let (mut seen, mut last_pass) = (HashSet::new(), HashSet::new());
         for pass in 0..PASSES_MAX {
             let mut in_this_pass = HashSet::new();
             let mut fresh = 0;
@@ -91,8 +92,10 @@ impl List {
                 difference.found_later += fresh;
             }
             difference.vanished = seen.difference(&in_this_pass).count() as u64;
-            difference.is_settled = fresh == 0 || pages == 1;
-            seen.extend(in_this_pass);
+            // One page is one answer, and nothing is hidden in it. Nor in the pass before, if nothing went away since.
+            difference.is_settled = pages == 1 || (pass > 0 && last_pass.is_subset(&in_this_pass));
+            seen.extend(in_this_pass.iter().cloned());
+            last_pass = in_this_pass;
             if difference.is_settled {
                 break;
             }
@@ -130,18 +133,13 @@ impl List {
         loop {
             let mut answer = self.page(client, &request)?;
             pages += 1;
-            each(self.take_items(&mut answer)?)?;
+            each(self.take_items(&mut answer).ok_or_else(|| self.bad_answer(client, "it is not a list"))?)?;
             let token = json::text(&answer, "next_page_token");
             if token.is_empty() {
                 return Ok(pages);
             }
             if request.get("page_token").and_then(Value::as_str) == Some(token) {
-                return Err(Error::tracking(
-                    Fault::BadAnswer,
-                    "list",
-                    format!("{}{}", client.uri(), self.path),
-                    "the next page is the same page again",
-                ));
+                return Err(self.bad_answer(client, "the next page is the same page again"));
             }
             request.insert("page_token".to_owned(), json!(token));
         }
@@ -159,17 +157,23 @@ impl List {
         client.get(&self.path, &query)
     }
 
-    /// Returns the items of an answer, put in order. MLflow leaves out empty lists, and puts some into a text.
-    fn take_items(&self, answer: &mut Value) -> Result<Vec<Value>> {
-        let mut items = json::take(answer, self.items);
+    /// Returns the items of an answer, put in order; none if it does not hold a list. MLflow leaves out empty lists, and
+    /// puts some into a text.
+    fn take_items(&self, answer: &mut Value) -> Option<Vec<Value>> {
+        let mut items = answer.as_object_mut()?.remove(self.items).unwrap_or(Value::Null);
         if let Value::String(text) = &items {
-            items = json::parse(text.as_bytes()).unwrap_or_default();
+            items = json::parse(text.as_bytes()).ok()?;
         }
         json::put_in_order(&mut items);
         match items {
-            Value::Array(items) => Ok(items),
-            _ => Ok(Vec::new()),
+            Value::Array(items) => Some(items),
+            Value::Null => Some(Vec::new()),
+            _ => None,
         }
+    }
+
+    fn bad_answer(&self, client: &TrackingClient, reason: &'static str) -> Error {
+        Error::tracking(Fault::BadAnswer, "list", format!("{}{}", client.uri(), self.path), reason)
     }
 
     fn id(&self, item: &Value) -> String {
@@ -199,6 +203,18 @@ fn quote(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_without_a_list_is_not_taken_for_an_empty_one() {
+        let list = List::get("runs", "/runs", "runs", &["id"]);
+        let items = |mut answer: Value| list.take_items(&mut answer);
+        assert_eq!(items(json!({})), Some(vec![]));
+        assert_eq!(items(json!({ "runs": null })), Some(vec![]));
+        assert_eq!(items(json!({ "runs": "[{\"id\": 1}]" })), Some(vec![json!({ "id": 1 })]));
+        for answer in [json!(null), json!([]), json!({ "runs": 1 }), json!({ "runs": "nonsense" })] {
+            assert_eq!(items(answer.clone()), None, "{answer}");
+        }
+    }
 
     #[test]
     fn names_are_quoted_with_the_quote_that_they_do_not_have() {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backup::deployment::inventory::Claim;
 use crate::backup::deployment::references::Surroundings;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
@@ -16,6 +15,7 @@ use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
 use crate::repository::tree_reader::{TreeReader, chunks_of};
 use crate::source::deployment::Deployment;
+use crate::source::inventory::Claim;
 use crate::sql::Value;
 
 /// The live databases and the parent's tree of one component.

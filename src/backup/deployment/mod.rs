@@ -10,12 +10,10 @@
 //! - A location that is neither mapped nor excluded means no snapshot; an exclusion is recorded.
 //! - A row that must have files and has none makes the snapshot incomplete, and is named.
 
-mod inventory;
 mod live;
+mod metadata;
 mod references;
 mod upgrade;
-
-pub use upgrade::PRE_UPGRADE;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,12 +24,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use crate::backup::deployment::inventory::{Claim, OpenDatabase};
 use crate::backup::deployment::live::Live;
 use crate::backup::deployment::references::CrossCheck;
+pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
-use crate::database::{self, DatabaseReader, DumpStream, Engine};
+use crate::database::{DumpStream, Engine};
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::{
@@ -45,9 +43,10 @@ use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, DATABASE, Deployment, Layout};
 use crate::source::directory::DirectorySource;
+use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
 use crate::source::stream::{Opener, Stream, StreamSource};
-use crate::sql::{TableRecord, Value};
+use crate::sql::TableRecord;
 
 /// What was stored.
 pub struct Stored {
@@ -103,8 +102,8 @@ pub fn survey(
 ) -> Result<()> {
     let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
     let layout = deployment.layout()?;
-    let mut databases = open_databases(deployment, scratch.path(), job_parts.cancel)?;
-    inventory::read(&mut databases, &layout.map, scratch.path(), job_parts.cancel)?;
+    let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
+    inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.into_claims()?;
     for component in &layout.components {
         visit(&component.name, open_artifacts(component, job_parts.read_ahead_bytes)?.as_ref())?;
     }
@@ -123,19 +122,6 @@ fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
     Error::Target { action: "write to the scratch directory", path: path.to_owned(), source }
 }
 
-fn open_databases(
-    deployment: &Deployment,
-    scratch: &Path,
-    cancel: &crate::cancel::Cancel,
-) -> Result<Vec<OpenDatabase>> {
-    let open = |(store, uri): &(Store, _)| {
-        let directory = scratch.join(store.name());
-        std::fs::create_dir(&directory).map_err(|source| scratch_fault(&directory, source))?;
-        Ok(OpenDatabase { store: *store, reader: database::open_reader(uri, &directory, cancel)? })
-    };
-    deployment.databases.iter().map(open).collect()
-}
-
 fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
     Ok(match &component.place {
         ArtifactPlace::Directory(path) => {
@@ -152,19 +138,21 @@ impl Run<'_> {
     fn store(&mut self, options: &Options) -> Result<Stored> {
         let read_at = self.job.repository.clock().now();
         self.job.monitor.phase("databases", None, None);
-        let mut databases = open_databases(self.deployment, self.scratch.path(), self.job.cancel)?;
+        let mut databases = OpenDatabase::open_all(self.deployment, self.scratch.path(), self.job.cancel)?;
         let catalogue = self.scratch.path().join(CATALOGUE);
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
-        let inventory = inventory::read(&mut databases, &self.layout.map, &catalogue, self.job.cancel)?;
+        let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), self.job.cancel)?;
+        let claims = inventory.into_claims()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
         upgrade::check(&records, options, self.compare.parent)?;
         let tables = self.store_databases(databases, read_at)?;
         count_tables(&mut records, &tables);
         let problems_before = self.job.problems.count();
-        self.store_artifacts(inventory.claims, &catalogue)?;
+        self.store_artifacts(claims, &catalogue)?;
         let artifacts = verdict(self.job.problems.count() == problems_before);
         self.report_missing();
+        let metadata = self.store_metadata()?;
         self.store_catalogue(&catalogue, tables)?;
         self.components.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Stored {
@@ -172,7 +160,7 @@ impl Run<'_> {
             statistics: std::mem::take(&mut self.statistics),
             record: DeploymentRecord {
                 read_at,
-                mlflow_version: None,
+                mlflow_version: metadata.mlflow_version,
                 roots: self.root_records(),
                 excluded: self.deployment.excluded.clone(),
                 keys,
@@ -180,11 +168,11 @@ impl Run<'_> {
                     database: if records.is_empty() { Verdict::Absent } else { Verdict::Ok },
                     artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
                     references: if records.is_empty() { Verdict::Absent } else { verdict(self.counts.missing == 0) },
-                    metadata: Verdict::Absent,
+                    metadata: metadata.verdict,
                 },
                 databases: records,
                 references: self.counts,
-                lossy: Vec::new(),
+                lossy: if self.deployment.databases.is_empty() { metadata.lacks } else { Vec::new() },
             },
         })
     }
@@ -261,7 +249,7 @@ impl Run<'_> {
         let mut check =
             CrossCheck::new(&component.name, claims, open(), Box::new(live), Box::new(BufWriter::new(orphans)));
         let compared = Parent::new(
-            open(),
+            if self.compare.reads_all { None } else { open() },
             &reader,
             self.job.monitor.as_ref(),
             self.compare.ignore_inode,
@@ -319,11 +307,7 @@ impl Run<'_> {
     /// Fingerprints of keys that MLflow keeps outside its databases, where rows need them or they are known.
     fn key_records(&self, databases: &mut [OpenDatabase]) -> Result<Vec<KeyRecord>> {
         let mut records = Vec::new();
-        for (name, table, condition) in OUTSIDE_KEYS {
-            let mut rows = 0;
-            for database in databases.iter_mut().filter(|database| database.store == Store::Backend) {
-                rows += count(database.reader.as_mut(), table, condition)?;
-            }
+        for (name, table, rows) in inventory::rows_behind_keys(databases)? {
             let key = self.deployment.keys.iter().find(|key| key.name == name);
             if rows == 0 && key.is_none() {
                 continue;
@@ -340,12 +324,6 @@ impl Run<'_> {
     }
 }
 
-/// Keys that MLflow reads from its environment, and the rows that are of no use without them.
-const OUTSIDE_KEYS: [(&str, &str, &str); 2] = [
-    ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "secrets", "true"),
-    ("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "webhooks", "secret IS NOT NULL"),
-];
-
 fn verdict(is_ok: bool) -> Verdict {
     if is_ok { Verdict::Ok } else { Verdict::NotOk }
 }
@@ -360,36 +338,18 @@ fn without_place(claim: Claim, is_excluded: bool) -> Reference {
     Reference { kind, id, uri, component: None, path: None, files: 0, bytes: 0, digest: None, state }
 }
 
-fn count(reader: &mut dyn DatabaseReader, table: &str, condition: &str) -> Result<u64> {
-    if !reader.tables()?.iter().any(|known| known == table) {
-        return Ok(0);
-    }
-    let mut rows = 0;
-    reader.query(&format!("SELECT count(*) FROM {table} WHERE {condition}"), &mut |row| {
-        rows = row.first().and_then(Value::as_text).and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok(())
-    })?;
-    Ok(rows)
-}
-
 fn database_records(databases: &mut [OpenDatabase]) -> Result<Vec<DatabaseRecord>> {
     databases.iter_mut().map(database_record).collect()
 }
 
 fn database_record(database: &mut OpenDatabase) -> Result<DatabaseRecord> {
-    let mut revisions = Vec::new();
-    let table = database.store.version_table();
-    if database.reader.tables()?.iter().any(|known| known == table) {
-        database.reader.query(&format!("SELECT version_num FROM {table}"), &mut |row| {
-            revisions.extend(row.first().and_then(Value::as_text).map(str::to_owned));
-            Ok(())
-        })?;
-    }
+    let revisions = database.revisions()?;
     let facts = database.reader.facts();
     if revisions.is_empty() && database.store != Store::Auth {
         return Err(Error::Refused(format!(
-            "The database {} is not one of MLflow's: it has no table {table}",
-            facts.location
+            "The database {} is not one of MLflow's: it has no table {}",
+            facts.location,
+            database.store.version_table()
         )));
     }
     Ok(DatabaseRecord {

@@ -1,6 +1,10 @@
 //! What merging needs of PostgreSQL.
 
 use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
 
 use super::super::Merge;
 use super::super::merge::{MergeStore, Merger};
@@ -9,6 +13,10 @@ use crate::error::Result;
 use crate::sql::{Value, copy, quoted, quoted_list};
 
 const ACTION: &str = "merge into";
+/// How long to try to lock the tables, between the transactions of others.
+const LOCK_MAX: Duration = Duration::from_secs(60);
+/// How long to leave them alone between two tries.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Begins a merge.
 pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a> {
@@ -94,13 +102,26 @@ impl MergeStore for Session {
         Session::texts(self, ACTION, sql)
     }
 
-    /// The lock lets others read. It conflicts with itself, so two merges wait for each other.
+    /// The locks let others read. The first is waited for, in turn with other writers; the others must be free then, or
+    /// all is let go and tried again: who waits for one while it holds another can make MLflow's own transactions fail
+    /// as deadlocks.
     fn begin(&mut self, targets: &[String]) -> Result<()> {
-        self.run(ACTION, "BEGIN")?;
-        if targets.is_empty() {
-            return Ok(());
+        let mut sql = "BEGIN".to_owned();
+        for (number, target) in targets.iter().enumerate() {
+            let wait = if number == 0 { "" } else { " NOWAIT" };
+            sql.push_str(&format!("; LOCK TABLE {target} IN SHARE ROW EXCLUSIVE MODE{wait}"));
         }
-        self.run(ACTION, &format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", targets.join(", ")))
+        let begun = Instant::now();
+        loop {
+            match self.client.batch_execute(&sql) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || begun.elapsed() > LOCK_MAX => {
+                    return Err(self.fault(ACTION)(error));
+                }
+                Err(_) => self.run(ACTION, "ROLLBACK")?,
+            }
+            thread::sleep(RETRY_AFTER);
+        }
     }
 
     fn advance_sequences(&mut self, target: &str) -> Result<()> {

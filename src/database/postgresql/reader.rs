@@ -61,7 +61,8 @@ fn needed_options(session: &mut Session) -> Result<String> {
     Ok(options)
 }
 
-fn may_read_all(session: &mut Session) -> Result<()> {
+/// Fails unless the role may read every table and sequence.
+pub(in crate::database) fn may_read_all(session: &mut Session) -> Result<()> {
     let sql = format!(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE {USER_SCHEMAS} AND (c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT') \

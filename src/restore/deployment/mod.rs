@@ -6,6 +6,8 @@
 //!   the user says so, and even then deletes nothing.
 //! - Each database is loaded in one transaction, and commits only if every table is what the snapshot recorded.
 
+mod rest;
+mod row_spool;
 mod rows;
 mod selection;
 
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use rest::{RestPlan, RestRestore};
 pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
 pub use selection::{Selected, Wanted};
 

@@ -52,7 +52,7 @@ pub struct Skew {
     pub found_later: u64,
     /// Items that were gone in the last pass; they are in the export, as they were.
     pub vanished: u64,
-    /// Whether it was read until two passes agreed. If not, items may be missing.
+    /// Whether it was read until nothing more went away. If not, items may be missing.
     pub is_settled: bool,
 }
 

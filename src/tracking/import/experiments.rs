@@ -36,10 +36,13 @@ impl Import<'_> {
         Ok(Some(id))
     }
 
-    /// Deletes an experiment that was deleted.
+    /// Deletes an experiment that was deleted, unless an earlier import did: then there is none of that id to delete.
     pub(super) fn delete_experiment(&mut self, id: &str) -> Result<()> {
         let deleted = self.client.write("POST", "/api/2.0/mlflow/experiments/delete", &json!({ "experiment_id": id }));
-        self.or_note(|| format!("deletion of experiment {id}"), deleted).map(drop)
+        match deleted {
+            Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
+            deleted => self.or_note(|| format!("deletion of experiment {id}"), deleted).map(drop),
+        }
     }
 
     fn find_or_create(&mut self, experiment: &ImportExperiment) -> Result<Option<String>> {
@@ -153,7 +156,7 @@ impl Import<'_> {
     /// Logs in a run what was logged in it, and closes it.
     fn fill_run(&mut self, run: &ImportRun) -> Result<()> {
         let Some(id) = self.report.ids.runs.get(&run.id).cloned() else { return Ok(()) };
-        let refused = self.report.left_out.len();
+        let failures = self.failures();
         let points = run.points.iter().map(|point| self.point(point)).collect();
         let tags = self.tags_of_run(run);
         self.log(&id, "metrics", cut(points, POINTS_MAX))?;
@@ -168,7 +171,7 @@ impl Import<'_> {
         }
         let ended = self.client.write("POST", "/api/2.0/mlflow/runs/update", &end);
         self.or_note(|| format!("end of run {}", run.id), ended)?;
-        if self.report.left_out.len() == refused {
+        if self.failures() == failures {
             self.log(&id, "tags", vec![pairs(&[(WHOLE.to_owned(), "true".to_owned())])])?;
         }
         if run.is_deleted { self.delete_run(&id) } else { Ok(()) }
@@ -294,13 +297,13 @@ impl Import<'_> {
         if found.is_whole {
             return Ok(());
         }
-        let refused = self.report.left_out.len();
+        let failures = self.failures();
         self.files(&Owner::LoggedModel(model.id.clone()), &found.artifact_uri)?;
         let path = format!("/api/2.0/mlflow/logged-models/{}", encode(&found.id));
         let status = format!("LOGGED_MODEL_{}", model.status);
         let ended = self.client.write("PATCH", &path, &json!({ "model_id": found.id, "status": status }));
         self.or_note(|| format!("status of logged model {}", model.id), ended)?;
-        if self.report.left_out.len() > refused {
+        if self.failures() > failures {
             return Ok(());
         }
         let body = json!({ "model_id": found.id, "tags": tag_list([(WHOLE, "true")]) });

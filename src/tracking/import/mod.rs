@@ -13,7 +13,10 @@ mod report;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::PathBuf;
+
+use serde::Serialize;
 
 pub use self::report::{CopyNeeded, IdMap, ImportReport, LOSSES, Note};
 use super::client::TrackingClient;
@@ -128,7 +131,7 @@ pub struct ImportLoggedModel {
     pub model_type: String,
     /// Id of the run that made it, if one did.
     pub source_run: Option<String>,
-    /// `READY`, `PENDING` or `FAILED`.
+    /// `READY`, `PENDING` or `UPLOAD_FAILED`.
     pub status: String,
     /// Its parameters.
     pub params: Vec<Pair>,
@@ -169,12 +172,22 @@ pub struct ImportVersion {
 }
 
 /// Whose files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Owner {
     /// A run, by the id that it had.
     Run(String),
     /// A logged model, by the id that it had.
     LoggedModel(String),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(id) => write!(out, "run {id}"),
+            Self::LoggedModel(id) => write!(out, "logged model {id}"),
+        }
+    }
 }
 
 /// What is to be brought back.
@@ -192,6 +205,12 @@ pub trait ImportSource {
     /// Returns a directory with the files of a run or logged model as they lay below its artifact URI; none if it has
     /// none.
     fn files(&self, owner: &Owner) -> Result<Option<PathBuf>>;
+    /// Puts the files of a run or logged model to where its new artifact URI leads, for servers that do not take them.
+    /// Returns whether they are there, which is so, too, if there are none.
+    fn place(&self, owner: &Owner, uri: &str) -> Result<bool> {
+        let _ = uri;
+        Ok(self.files(owner)?.is_none())
+    }
 }
 
 /// Brings back what the source has. The report has the new ids, also when this is not the first import.
@@ -236,6 +255,11 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
+    /// Returns how much could not be done so far.
+    fn failures(&self) -> usize {
+        self.report.left_out.len() + self.report.copies_needed.len()
+    }
+
     /// Passes a result on; what the server refuses is noted instead. Whoever cannot be reached ends the import.
     fn or_note<T>(&mut self, what: impl FnOnce() -> String, result: Result<T>) -> Result<Option<T>> {
         match result {
@@ -249,8 +273,10 @@ impl Import<'_> {
     }
 }
 
+/// Returns whether an error is about one item only: the server refuses it, or it is damaged where it comes from.
 fn is_refusal(error: &Error) -> bool {
-    matches!(error.fault(), Some(Fault::NotFound | Fault::Other | Fault::Unsupported))
+    error.is_damage()
+        || matches!(error, Error::Tracking { fault: Fault::NotFound | Fault::Other | Fault::Unsupported, .. })
 }
 
 /// Returns tags as MLflow writes them.

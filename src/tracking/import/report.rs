@@ -44,8 +44,8 @@ pub struct IdMap {
 /// Files that this server does not take; they have to be copied to where they belong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CopyNeeded {
-    /// The directory with the files.
-    pub from: std::path::PathBuf,
+    /// Whose files.
+    pub owner: super::Owner,
     /// The URI below which they belong.
     pub to: String,
 }

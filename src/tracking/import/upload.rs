@@ -16,24 +16,28 @@ const PROXIED: &str = "mlflow-artifacts:/";
 impl Import<'_> {
     /// Sends the files of a run or logged model to where they belong.
     pub(super) fn files(&mut self, owner: &Owner, uri: &str) -> Result<()> {
-        let Some(directory) = self.source.files(owner)? else { return Ok(()) };
         let Some(root) = proxied_root(uri) else {
-            self.report.copies_needed.push(CopyNeeded { from: directory, to: uri.to_owned() });
+            let placed = self.source.place(owner, uri);
+            if self.or_note(|| format!("files of {owner}"), placed)? == Some(false) {
+                self.report.copies_needed.push(CopyNeeded { owner: owner.clone(), to: uri.to_owned() });
+            }
             return Ok(());
         };
+        let found = self.source.files(owner);
+        let Some(Some(directory)) = self.or_note(|| format!("files of {owner}"), found)? else { return Ok(()) };
         for path in files_below(&directory)? {
             let relative = path.strip_prefix(&directory).unwrap_or(&path);
             let Some(name) = relative.to_str() else {
-                self.report.left_out(format!("artifact {relative:?} of {owner:?}"), "its name is not UTF-8");
+                self.report.left_out(format!("artifact {relative:?} of {owner}"), "its name is not UTF-8");
                 continue;
             };
             let sent = self.client.upload(&format!("{root}/{name}"), &path);
-            if self.or_note(|| format!("artifact {name:?} of {owner:?}"), sent)?.is_some() {
+            if self.or_note(|| format!("artifact {name:?} of {owner}"), sent)?.is_some() {
                 self.report.files += 1;
                 self.monitor.count(Counter::Entries, 1);
             }
             if is_decoded_again(name) {
-                self.report.changed(format!("artifact {name:?} of {owner:?}"), "MLflow decodes its name once more");
+                self.report.changed(format!("artifact {name:?} of {owner}"), "MLflow decodes its name once more");
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Reads what the databases say: the catalogue's tables, and every location that rows claim to have files at.
 //!
-//! What must stay true: a location that the configuration neither maps nor excludes ends the backup before anything is
-//! stored; the catalogue and the dump are read from the same instant of each database.
+//! What must stay true: a location that the configuration neither maps nor excludes is counted, never passed over; the
+//! catalogue and the dump are read from the same instant of each database.
 //!
 //! Claims are held in memory: about 250 bytes a run, logged model or version.
 
@@ -14,14 +14,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 
 use crate::cancel::Cancel;
-use crate::database::{DatabaseReader, Engine};
+use crate::database::{self, DatabaseReader, DatabaseUri, Engine};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{
     self, ColumnSpec, Experiment, Kind, LoggedModel, ModelVersion, Pair, ReferenceKind, Run, SPECS, TableSpec,
 };
 use crate::mlflow::roots::{Resolved, RootMap};
-use crate::mlflow::schema::{LOCATION_TRACE_TAGS, Store};
+use crate::mlflow::schema::{KEK_PASSPHRASE, LOCATION_TRACE_TAGS, Store, WEBHOOK_KEY};
 use crate::mlflow::uri::{self, VersionSource};
+use crate::source::deployment::Deployment;
 use crate::sql::Value;
 
 /// Unmapped roots that an error names.
@@ -54,11 +55,78 @@ pub struct OpenDatabase {
     pub reader: Box<dyn DatabaseReader>,
 }
 
+impl OpenDatabase {
+    /// Opens a database at this instant. Its private files lie in a new directory below `scratch`.
+    pub fn open(store: Store, uri: &DatabaseUri, scratch: &Path, cancel: &Cancel) -> Result<Self> {
+        let path = scratch.join(store.name());
+        let fault = |source| Error::Target { action: "write to the scratch directory", path: path.clone(), source };
+        std::fs::create_dir(&path).map_err(fault)?;
+        Ok(Self { store, reader: database::open_reader(uri, &path, cancel)? })
+    }
+
+    /// Opens every database of a deployment.
+    pub fn open_all(deployment: &Deployment, scratch: &Path, cancel: &Cancel) -> Result<Vec<Self>> {
+        deployment.databases.iter().map(|(store, uri)| Self::open(*store, uri, scratch, cancel)).collect()
+    }
+
+    /// Returns the revisions of its schema; none if it is no database of MLflow's.
+    pub fn revisions(&mut self) -> Result<Vec<String>> {
+        let table = self.store.version_table();
+        let mut revisions = Vec::new();
+        if self.reader.tables()?.iter().any(|known| known == table) {
+            self.reader.query(&format!("SELECT version_num FROM {table}"), &mut |row| {
+                revisions.extend(row.first().and_then(Value::as_text).map(str::to_owned));
+                Ok(())
+            })?;
+        }
+        Ok(revisions)
+    }
+
+    /// Counts the rows of a table for which a condition holds; 0 if there is no such table.
+    fn count(&mut self, table: &str, condition: &str) -> Result<u64> {
+        if !self.reader.tables()?.iter().any(|known| known == table) {
+            return Ok(0);
+        }
+        let mut rows = 0;
+        self.reader.query(&format!("SELECT count(*) FROM {table} WHERE {condition}"), &mut |row| {
+            rows = row.first().and_then(Value::as_text).and_then(|text| text.parse().ok()).unwrap_or(0);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+}
+
+/// Keys that MLflow reads from its environment, and the rows that are of no use without them.
+const OUTSIDE_KEYS: [(&str, &str, &str); 2] =
+    [(KEK_PASSPHRASE, "secrets", "true"), (WEBHOOK_KEY, "webhooks", "secret IS NOT NULL")];
+
+/// Counts the rows that are of no use without a key that MLflow keeps outside its databases: key, table, rows.
+pub fn rows_behind_keys(databases: &mut [OpenDatabase]) -> Result<Vec<(&'static str, &'static str, u64)>> {
+    let mut counts = Vec::new();
+    for (name, table, condition) in OUTSIDE_KEYS {
+        let mut rows = 0;
+        for database in databases.iter_mut().filter(|database| database.store == Store::Backend) {
+            rows += database.count(table, condition)?;
+        }
+        counts.push((name, table, rows));
+    }
+    Ok(counts)
+}
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// What rows claim.
     pub claims: Vec<Claim>,
+    /// Roots that the configuration neither maps nor excludes, with the number of locations below each.
+    pub unmapped: BTreeMap<String, u64>,
+}
+
+impl Inventory {
+    /// Returns the claims; fails if a location leads nowhere that the configuration knows.
+    pub fn into_claims(self) -> Result<Vec<Claim>> {
+        if self.unmapped.is_empty() { Ok(self.claims) } else { Err(unmapped(&self.unmapped)) }
+    }
 }
 
 /// Collects claims while the tables go by.
@@ -74,8 +142,13 @@ struct Collector<'a> {
     models_of_runs: HashMap<(String, String), String>,
 }
 
-/// Reads the catalogue's tables into files below `directory`, and returns what rows claim.
-pub fn read(databases: &mut [OpenDatabase], map: &RootMap, directory: &Path, cancel: &Cancel) -> Result<Inventory> {
+/// Reads the catalogue's tables, into files below `directory` if there is one, and returns what rows claim.
+pub fn read(
+    databases: &mut [OpenDatabase],
+    map: &RootMap,
+    directory: Option<&Path>,
+    cancel: &Cancel,
+) -> Result<Inventory> {
     let mut collector = Collector {
         map,
         claims: Vec::new(),
@@ -93,13 +166,13 @@ pub fn read(databases: &mut [OpenDatabase], map: &RootMap, directory: &Path, can
         let Some(database) = databases.iter_mut().find(|database| database.store == wanted) else { continue };
         read_table(database.reader.as_mut(), spec, directory, &mut |row| collector.collect(spec, row))?;
     }
-    collector.finish()
+    Ok(collector.finish())
 }
 
 fn read_table(
     reader: &mut dyn DatabaseReader,
     spec: &TableSpec,
-    directory: &Path,
+    directory: Option<&Path>,
     visit: &mut dyn FnMut(&Map<String, Json>) -> Result<()>,
 ) -> Result<()> {
     if !reader.tables()?.iter().any(|table| table == spec.table) {
@@ -107,18 +180,22 @@ fn read_table(
     }
     let there = columns_of(reader, spec.table)?;
     let columns: Vec<_> = spec.columns.iter().filter(|column| there.iter().any(|name| name == column.column)).collect();
-    let path = directory.join(catalogue::file_name(spec.file));
-    let fault = |source| Error::Target { action: "write", path: path.clone(), source };
-    let mut file = BufWriter::new(File::create(&path).map_err(fault)?);
+    let path = directory.map(|directory| directory.join(catalogue::file_name(spec.file)));
+    let fault = |source| {
+        let path = path.clone().unwrap_or_default();
+        Error::Target { action: "write", path, source }
+    };
+    let mut file = path.as_ref().map(File::create).transpose().map_err(fault)?.map(BufWriter::new);
     let sql = select(reader.facts().engine, spec, &columns);
     reader.query(&sql, &mut |row| {
         let object = catalogue::line(&columns, row);
         visit(&object)?;
+        let Some(file) = &mut file else { return Ok(()) };
         let mut line = serde_json::to_vec(&object).map_err(|error| Error::Internal(error.to_string()))?;
         line.push(b'\n');
         file.write_all(&line).map_err(fault)
     })?;
-    file.flush().map_err(fault)
+    file.map_or(Ok(()), |mut file| file.flush()).map_err(fault)
 }
 
 /// Returns the columns that a table has.
@@ -240,7 +317,7 @@ impl Collector<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<Inventory> {
+    fn finish(mut self) -> Inventory {
         let versions = std::mem::take(&mut self.versions);
         let by_name: HashMap<(&str, String), &ModelVersion> =
             versions.iter().map(|version| ((version.name.as_str(), version.version.to_string()), version)).collect();
@@ -258,10 +335,7 @@ impl Collector<'_> {
                 }
             }
         }
-        if !self.unmapped.is_empty() {
-            return Err(unmapped(&self.unmapped));
-        }
-        Ok(Inventory { claims: self.claims })
+        Inventory { claims: self.claims, unmapped: self.unmapped }
     }
 
     /// Follows the source of a version to the location of its files.

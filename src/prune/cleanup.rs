@@ -1,0 +1,73 @@
+//! Removes small objects that have served their purpose.
+//!
+//! What must stay true: an announcement of a session goes only after its outcome is there; an outcome of a session that
+//! was voided stays for ever, because a process that sleeps must not commit when it wakes; a snapshot in the trash goes
+//! only after a sweep that did not count it, and the record that it is forgotten stays; a tombstone of another prune
+//! goes only if no pack that it names is there any more.
+
+use std::collections::HashSet;
+
+use crate::error::Result;
+use crate::format::BlobKind;
+use crate::id::{PackId, SessionId};
+use crate::prune::Prune;
+use crate::repository::{layout, session};
+
+impl Prune<'_> {
+    /// Removes what is not needed whether or not a sweep was possible.
+    pub(super) fn clean_up(&mut self) -> Result<()> {
+        self.monitor.phase("clean up", None, None);
+        self.remove_ended_sessions()?;
+        self.remove_empty_tombstones()?;
+        let backend = self.repository.backend();
+        self.report.temporaries_removed = backend.remove_stale_temporaries(self.repository.clock())? as u64;
+        Ok(())
+    }
+
+    fn remove_ended_sessions(&mut self) -> Result<()> {
+        let listed = self.repository.backend().list(layout::SESSIONS)?;
+        let ended = session::ended(self.repository)?;
+        for session in listed.iter().filter_map(|object| layout::id_of::<SessionId>(&object.key)) {
+            if ended.contains(&session) {
+                self.cancel.check()?;
+                self.repository.backend().remove(&layout::session(&session))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_empty_tombstones(&mut self) -> Result<()> {
+        let tombstones = session::tombstones(self.repository)?;
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        let mut there: HashSet<PackId> = HashSet::new();
+        for kind in BlobKind::ALL {
+            there.extend(session::stored_packs(self.repository, kind)?.into_keys());
+        }
+        for (key, packs) in tombstones {
+            if !packs.iter().any(|pack| there.contains(pack)) {
+                self.repository.backend().remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots that were forgotten and that the last sweep did not count, and notes on what is gone.
+    pub(super) fn empty_trash(&mut self) -> Result<()> {
+        let removed = std::mem::take(&mut self.unneeded_trash);
+        for snapshot in &removed {
+            self.repository.backend().remove(&layout::snapshot(snapshot))?;
+        }
+        self.report.snapshots_removed += removed.len() as u64;
+        let list = self.repository.list_snapshots()?;
+        let trash = list.trash.iter().map(|trashed| trashed.snapshot.id);
+        let there: HashSet<SessionId> = list.snapshots.iter().map(|snapshot| snapshot.id).chain(trash).collect();
+        for (note, subject) in &self.repository.list_notes()?.subjects {
+            if list.forgotten.contains(subject) && !there.contains(subject) {
+                self.repository.backend().remove(&layout::note(note))?;
+            }
+        }
+        Ok(())
+    }
+}

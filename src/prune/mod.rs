@@ -1,0 +1,247 @@
+//! Reclaims what no snapshot needs, while backups, restores and checks run.
+//!
+//! What must stay true (the protocol is in `docs/design.md`, section 5; a model that goes through every order of steps
+//! is in `tests/model/`):
+//! - Nothing that a listed snapshot needs is deleted, whatever runs beside this and wherever it stops.
+//! - The plan decides what is worth doing, the sweep alone what is safe.
+//! - Nothing is pruned while a snapshot, note or segment cannot be read: what it needs is not known.
+//! - A prune can be stopped anywhere; the next one goes on with what was marked.
+
+mod cleanup;
+mod needed;
+mod plan;
+mod repack;
+mod segments;
+mod sweep;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::key_slot::Role;
+use crate::id::{PackId, SessionId, TombstoneId};
+use crate::monitor::Monitor;
+use crate::prune::needed::Needed;
+pub use crate::prune::plan::{Limits, Plan, Sum};
+use crate::prune::view::View;
+use crate::repository::chunk_writer::META_PACK_BYTES;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{Repository, layout, session};
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// How far to go.
+    pub limits: Limits,
+    /// Age up to which forgotten snapshots stay in the trash, with what they need.
+    pub keep_trash: SignedDuration,
+    /// Age beyond which a session that has not ended is declared void.
+    pub session_age_max: Duration,
+    /// Longest wait for younger sessions.
+    pub wait_max: Duration,
+    /// Age of a tombstone before its packs go, where the backend ignores create-only writes.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            dry_run: false,
+            limits: Limits::default(),
+            keep_trash: SignedDuration::ZERO,
+            session_age_max: 24 * HOUR,
+            wait_max: Duration::from_secs(600),
+            grace: 7 * 24 * HOUR,
+        }
+    }
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// What was to be done.
+    pub plan: Plan,
+    /// Chunks that were moved.
+    pub chunks_moved: u64,
+    /// Bytes that were written for that.
+    pub bytes_written: u64,
+    /// Packs deleted.
+    pub packs_deleted: u64,
+    /// Their bytes.
+    pub bytes_deleted: u64,
+    /// Packs that turned out to be needed after they were marked.
+    pub packs_rescued: u64,
+    /// Packs that could not be moved because something in them cannot be read.
+    pub packs_unreadable: u64,
+    /// Packs that are marked and wait for a later prune.
+    pub packs_waiting: u64,
+    /// Index segments written.
+    pub segments_written: u64,
+    /// Index segments that they replaced.
+    pub segments_removed: u64,
+    /// Forgotten snapshots removed for good.
+    pub snapshots_removed: u64,
+    /// Sessions that were declared void.
+    pub sessions_voided: u64,
+    /// Sessions that run, and for whose end a later prune must wait.
+    pub sessions_open: u64,
+    /// Temporary files of crashed writers removed.
+    pub temporaries_removed: u64,
+    /// Whether the backend ignores create-only writes, so that time has to stand in.
+    pub by_grace: bool,
+}
+
+impl Report {
+    /// Returns whether all that was planned was done.
+    pub fn is_complete(&self) -> bool {
+        self.packs_waiting == 0 && self.packs_unreadable == 0
+    }
+}
+
+/// A prune under way.
+struct Prune<'a> {
+    repository: &'a Arc<Repository>,
+    options: &'a Options,
+    monitor: &'a Arc<dyn Monitor>,
+    cancel: &'a Cancel,
+    report: Report,
+    /// Snapshots in the trash that were not counted when the needed chunks were last collected.
+    unneeded_trash: Vec<SessionId>,
+}
+
+/// Prunes. Needs a maintainer's key.
+pub fn run(
+    repository: &Arc<Repository>,
+    options: &Options,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Report> {
+    if repository.access().certificate.role != Role::Maintainer {
+        return Err(repository.access().refusal("prune"));
+    }
+    let report = Report { by_grace: !repository.config().create_only, ..Report::default() };
+    let mut prune = Prune { repository, options, monitor, cancel, report, unneeded_trash: Vec::new() };
+    prune.run()?;
+    Ok(prune.report)
+}
+
+impl Prune<'_> {
+    fn run(&mut self) -> Result<()> {
+        let mut needed = Needed::new(Arc::clone(self.repository));
+        self.monitor.phase("look at snapshots", None, None);
+        self.add_needed(&mut needed)?;
+        let view = View::take(self.repository)?;
+        let packs = view.uses(self.repository, &needed)?.packs;
+        let open = self.sessions_in_the_way()?;
+        self.report.sessions_open = open.len() as u64;
+        self.report.plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), !open.is_empty());
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let (delete, repack) =
+            (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
+        let limits = &self.options.limits;
+        let moved = repack::run(self.repository, &repack, &delete, &needed, limits, self.monitor, self.cancel)?;
+        self.report.chunks_moved = moved.chunks;
+        self.report.bytes_written = moved.bytes_written;
+        self.report.packs_unreadable = moved.unreadable;
+        let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();
+        mark.extend(moved.packs);
+        match self.report.by_grace {
+            false => self.mark_and_sweep(mark, &mut needed)?,
+            true => self.sweep_by_grace(mark, &mut needed)?,
+        }
+        self.clean_up()
+    }
+
+    /// Adds what listed, held and freshly forgotten snapshots need. What is damaged might need anything.
+    fn add_needed(&mut self, needed: &mut Needed) -> Result<()> {
+        let (list, notes) = (self.repository.list_snapshots()?, self.repository.list_notes()?);
+        if let Some(error) = list.damaged.first().or(notes.damaged.first()) {
+            return Err(Error::Refused(format!("Nothing is pruned while something cannot be read. {error}")));
+        }
+        let now = self.repository.clock().now();
+        let mut counted: Vec<&Snapshot> = list.snapshots.iter().collect();
+        self.unneeded_trash.clear();
+        for trashed in &list.trash {
+            let id = trashed.snapshot.id;
+            let is_fresh = now.duration_since(trashed.forgotten.at) < self.options.keep_trash;
+            if is_fresh || notes.hold_on(&id, now).is_some() {
+                counted.push(&trashed.snapshot);
+            } else {
+                self.unneeded_trash.push(id);
+            }
+        }
+        needed.add(counted, self.monitor.as_ref(), self.cancel).map_err(|error| match error.is_damage() {
+            true => Error::Refused(format!(
+                "Nothing is pruned while a snapshot is damaged; `mlvault check` tells which to forget. {error}"
+            )),
+            false => error,
+        })
+    }
+
+    /// Returns the sessions that may still name packs. Where the backend can tell, old ones are ended first.
+    fn sessions_in_the_way(&mut self) -> Result<Vec<SessionId>> {
+        let open = self.open_sessions()?;
+        if self.options.dry_run || self.report.by_grace { Ok(open) } else { self.end_old(open) }
+    }
+
+    fn full_pack_bytes(&self) -> [u64; 2] {
+        let data = u64::from(self.repository.config().pack_bytes).min(self.repository.memory_plan().pack_bytes_max);
+        [data, data.min(META_PACK_BYTES as u64)]
+    }
+
+    fn mark_and_sweep(&mut self, mark: Vec<PackId>, needed: &mut Needed) -> Result<()> {
+        if mark.is_empty() {
+            return self.keep_index_tidy();
+        }
+        let tombstone = session::bury(self.repository, &mark)?;
+        self.report.sessions_open = self.end_sessions()?;
+        if self.report.sessions_open > 0 {
+            self.report.packs_waiting = mark.len() as u64;
+            return Ok(());
+        }
+        self.sweep(&mark, needed, &tombstone)?;
+        self.empty_trash()
+    }
+
+    /// Without create-only writes nothing tells a session that commits from one that is voided at that moment. So what
+    /// is marked now waits for longer than any session lasts, and only what was marked so long ago is swept.
+    fn sweep_by_grace(&mut self, mut mark: Vec<PackId>, needed: &mut Needed) -> Result<()> {
+        let now = self.repository.clock().now().as_millisecond().max(0) as u64;
+        let tombstones = session::tombstones(self.repository)?;
+        for (key, packs) in &tombstones {
+            mark.retain(|pack| !packs.contains(pack));
+            let marked_at = layout::id_of(key).map_or(now, |id: TombstoneId| id.unix_milliseconds());
+            if now.saturating_sub(marked_at) > self.options.grace.as_millis() as u64 {
+                self.sweep(packs, needed, key)?;
+            } else {
+                self.report.packs_waiting += packs.len() as u64;
+            }
+        }
+        self.report.packs_waiting += mark.len() as u64;
+        match (mark.is_empty(), self.report.packs_waiting) {
+            (true, 0) => self.empty_trash(),
+            (true, _) => Ok(()),
+            (false, _) => session::bury(self.repository, &mark).map(drop),
+        }
+    }
+
+    /// Drops from the index what is gone, and merges small segments, where no sweep does.
+    fn keep_index_tidy(&mut self) -> Result<()> {
+        let view = View::take(self.repository)?;
+        BlobKind::ALL
+            .into_iter()
+            .try_for_each(|kind| self.rewrite_segments(kind, view.gone(kind).copied().collect()))?;
+        self.empty_trash()
+    }
+}

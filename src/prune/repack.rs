@@ -1,0 +1,152 @@
+//! Moves what is needed out of packs that are to go.
+//!
+//! What must stay true: this is a session like any other, and ends before anything is marked. Every chunk is opened,
+//! compared with its id and sealed anew. A pack counts as moved only if every needed chunk of it is in another pack
+//! that is indexed; one with a chunk that cannot be read stays as it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::cancel::Cancel;
+use crate::compress::Encoder;
+use crate::error::Result;
+use crate::format::segment::IndexedPack;
+use crate::id::PackId;
+use crate::index::PackRecord;
+use crate::monitor::{Counter, Monitor};
+use crate::prune::needed::Needed;
+use crate::prune::plan::{Limits, PackUse};
+use crate::prune::view::key_of;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::{ChunkWriter, Fate};
+use crate::repository::index_sync::Place;
+use crate::repository::session::Session;
+use crate::repository::{Repository, pack_reader};
+
+/// What was moved.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Packs that are not needed any more.
+    pub packs: Vec<PackId>,
+    /// Packs with needed chunks that cannot be read.
+    pub unreadable: u64,
+    /// Chunks that were written anew.
+    pub chunks: u64,
+    /// Bytes of new packs and segments.
+    pub bytes_written: u64,
+}
+
+/// Moves what is needed out of packs, in their order, as far as time allows. `doomed` packs are to go too: what they
+/// hold does not count as stored.
+///
+/// Fails with [`crate::error::Error::Busy`] if another prune voided the session: then nothing counts as moved.
+pub fn run(
+    repository: &Arc<Repository>,
+    packs: &[PackUse],
+    doomed: &[PackUse],
+    needed: &Needed,
+    limits: &Limits,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Moved> {
+    if packs.is_empty() {
+        return Ok(Moved::default());
+    }
+    let begun = Instant::now();
+    let mut session = Session::begin(repository, "prune")?;
+    session.disregard(packs.iter().chain(doomed).map(|pack| pack.id));
+    let session = Arc::new(session);
+    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
+    let mut mover = Mover {
+        reader: ChunkReader::new(Arc::clone(repository)),
+        encoder: Encoder::default(),
+        writer: &writer,
+        needed,
+        monitor: monitor.as_ref(),
+        cancel,
+    };
+    monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
+    let moved = mover.all(packs, || limits.duration_max.is_some_and(|max| begun.elapsed() > max));
+    let finished = writer.finish();
+    let mut moved = match (moved, finished) {
+        (Ok(moved), Ok(written)) => Moved { bytes_written: written.stored_bytes, ..moved },
+        (Err(error), _) | (_, Err(error)) => {
+            // Without an answer the session stays open until another prune ends it.
+            let _ = session.close(repository, "the prune failed");
+            return Err(error);
+        }
+    };
+    session.close(repository, "repacked")?;
+    moved.packs.sort();
+    Ok(moved)
+}
+
+struct Mover<'a> {
+    reader: ChunkReader,
+    encoder: Encoder,
+    writer: &'a ChunkWriter,
+    needed: &'a Needed,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+}
+
+impl Mover<'_> {
+    fn all(&mut self, packs: &[PackUse], is_late: impl Fn() -> bool) -> Result<Moved> {
+        let mut moved = Moved::default();
+        for pack in packs {
+            if is_late() {
+                self.monitor.note("Time is up: the packs that are left are moved by the next prune");
+                break;
+            }
+            self.cancel.check()?;
+            match self.pack(pack) {
+                Ok(chunks) => {
+                    moved.chunks += chunks;
+                    moved.packs.push(pack.id);
+                }
+                Err(error) if error.is_damage() => {
+                    moved.unreadable += 1;
+                    self.monitor.problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+            self.monitor.count(Counter::Entries, 1);
+            self.monitor.count(Counter::Bytes, pack.len);
+        }
+        Ok(moved)
+    }
+
+    /// Returns how many chunks were written.
+    fn pack(&mut self, pack: &PackUse) -> Result<u64> {
+        let repository = Arc::clone(self.reader.repository());
+        let bytes = repository.backend().read(&key_of(pack))?;
+        let directory = pack_reader::directory_of(&repository, pack.kind, &pack.id, &bytes)?;
+        let IndexedPack { id, session, len, .. } = directory;
+        let record = Arc::new(PackRecord { id, kind: pack.kind, len, session });
+        let mut written = 0;
+        for (offset, header) in directory.located_chunks() {
+            if !self.needed.contains(pack.kind, &header.id) || self.writer.holds(pack.kind, &header.id)? {
+                continue;
+            }
+            let place = Place { pack: Arc::clone(&record), offset, header: *header };
+            let plain = self.open(&place, &bytes)?;
+            let (_, fate) = self.writer.write(&mut self.encoder, pack.kind, &plain)?;
+            written += u64::from(fate == Fate::New);
+        }
+        Ok(written)
+    }
+
+    /// Opens a chunk, or reads it from another pack if this one's is damaged.
+    fn open(&self, place: &Place, pack: &Bytes) -> Result<Vec<u8>> {
+        let range = place.offset as usize..place.offset as usize + place.header.stored_len as usize;
+        match self.reader.open(place, &pack[range]) {
+            Err(error) if error.is_damage() => {
+                let kind = place.pack.kind;
+                self.reader.read(kind, &place.header.id, &|| "a pack that is moved".to_owned()).map_err(|_| error)
+            }
+            result => result,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Writes the index anew without packs that go, and merges small segments.
+//!
+//! What must stay true: a segment is removed only after everything in it that stays stands in another one. What is
+//! written anew may be old by then, and name packs that another prune has removed meanwhile: sessions and prunes look
+//! which packs are there.
+
+use std::collections::HashSet;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Fault, Result};
+use crate::format::BlobKind;
+use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::id::{PackId, SegmentId};
+use crate::repository::{Repository, index_sync, layout};
+
+/// Chunks of a new segment, but for one pack that has more.
+const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
+/// Segments below this length in bytes are small.
+const SMALL_SEGMENT_BYTES: u64 = 2 << 20;
+/// So many small segments of a kind may stay.
+const SMALL_SEGMENTS_MAX: usize = 8;
+
+/// What was written anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// New segments.
+    pub written: u64,
+    /// Segments that they replace.
+    pub removed: u64,
+}
+
+/// Takes packs out of the segments of one kind.
+pub fn rewrite(repository: &Repository, kind: BlobKind, drop: &HashSet<PackId>, cancel: &Cancel) -> Result<Rewritten> {
+    let listed = repository.backend().list(&layout::segments(kind))?;
+    let small = listed.iter().filter(|object| object.size < SMALL_SEGMENT_BYTES).count();
+    let merges = small > SMALL_SEGMENTS_MAX;
+    if drop.is_empty() && !merges {
+        return Ok(Rewritten::default());
+    }
+    let mut writer = Writer { repository, kind, named: HashSet::new(), pending: Vec::new(), chunks: 0, written: 0 };
+    let mut replaced = Vec::new();
+    for object in &listed {
+        cancel.check()?;
+        let Some(id) = layout::id_of::<SegmentId>(&object.key) else { continue };
+        let Some(segment) = read(repository, kind, &id)? else { continue };
+        let is_small = merges && object.size < SMALL_SEGMENT_BYTES;
+        if is_small || segment.packs.iter().any(|pack| drop.contains(&pack.id)) {
+            segment.packs.into_iter().filter(|pack| !drop.contains(&pack.id)).try_for_each(|pack| writer.name(pack))?;
+            replaced.push(id);
+        }
+    }
+    writer.flush()?;
+    for id in &replaced {
+        repository.backend().remove(&layout::segment(kind, id))?;
+    }
+    Ok(Rewritten { written: writer.written, removed: replaced.len() as u64 })
+}
+
+/// Reads a segment; one that is gone was replaced by another prune.
+fn read(repository: &Repository, kind: BlobKind, id: &SegmentId) -> Result<Option<Segment>> {
+    let key = layout::segment(kind, id);
+    let bytes = match repository.backend().read(&key) {
+        Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
+        bytes => bytes?,
+    };
+    index_sync::open_segment(repository.keys(), repository.id(), kind, id, &bytes)
+        .map(Some)
+        .map_err(|error| Error::damaged(key, error))
+}
+
+/// Collects packs into new segments.
+struct Writer<'a> {
+    repository: &'a Repository,
+    kind: BlobKind,
+    named: HashSet<PackId>,
+    pending: Vec<IndexedPack>,
+    chunks: usize,
+    written: u64,
+}
+
+impl Writer<'_> {
+    fn name(&mut self, pack: IndexedPack) -> Result<()> {
+        if !self.named.insert(pack.id) {
+            return Ok(());
+        }
+        if self.chunks + pack.chunks.len() > SEGMENT_CHUNKS {
+            self.flush()?;
+        }
+        self.chunks += pack.chunks.len();
+        self.pending.push(pack);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let packs = std::mem::take(&mut self.pending);
+        self.chunks = 0;
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let segment = Segment { kind: self.kind, packs };
+        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        self.repository.backend().create(&layout::segment(self.kind, &id), bytes)?;
+        self.written += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Deletes what a tombstone names, as far as nothing needs it.
+//!
+//! What must stay true, in this order: the tombstone is there; every session that was announced then has ended, by
+//! itself or by a void marker; snapshots are listed; tombstones are listed; the index is read; packs are listed. What
+//! is deleted follows from these alone. Segments go first, packs next, the tombstone last.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::format::BlobKind;
+use crate::id::{PackId, SessionId};
+use crate::monitor::Counter;
+use crate::parallel;
+use crate::prune::Prune;
+use crate::prune::needed::Needed;
+use crate::prune::segments;
+use crate::prune::view::View;
+use crate::repository::{layout, session};
+
+/// Time between two looks at sessions that are waited for.
+const POLL: Duration = Duration::from_secs(5);
+
+impl Prune<'_> {
+    /// Waits until every session that is announced now has ended; old ones are declared void. Returns how many have not.
+    pub(super) fn end_sessions(&mut self) -> Result<u64> {
+        let mut open = self.open_sessions()?;
+        let mut waited = Duration::ZERO;
+        loop {
+            open = self.end_old(open)?;
+            if open.is_empty() || waited >= self.options.wait_max {
+                return Ok(open.len() as u64);
+            }
+            self.cancel.check()?;
+            self.monitor.phase("wait for sessions", None, None);
+            self.repository.clock().sleep(POLL);
+            waited += POLL;
+            let ended = session::ended(self.repository)?;
+            open.retain(|session| !ended.contains(session));
+        }
+    }
+
+    /// Returns the sessions that are announced and have not ended.
+    pub(super) fn open_sessions(&self) -> Result<Vec<SessionId>> {
+        let listed = self.repository.backend().list(layout::SESSIONS)?;
+        let ended = session::ended(self.repository)?;
+        let is_open = |id: &SessionId| !ended.contains(id);
+        Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).collect())
+    }
+
+    /// Declares sessions void that have run for too long. Returns the others.
+    pub(super) fn end_old(&mut self, open: Vec<SessionId>) -> Result<Vec<SessionId>> {
+        let (old, young): (Vec<SessionId>, _) = open.into_iter().partition(|session| self.is_old(session));
+        for session in &old {
+            self.monitor.note(&format!("The session {} has run for too long and is declared void", session.short()));
+            session::void(self.repository, session, "a prune waited for it in vain")?;
+            self.report.sessions_voided += 1;
+        }
+        Ok(young)
+    }
+
+    fn is_old(&self, session: &SessionId) -> bool {
+        let now = self.repository.clock().now().as_millisecond().max(0) as u64;
+        let age = now.saturating_sub(session.unix_milliseconds());
+        age > self.options.session_age_max.as_millis() as u64
+    }
+
+    /// Deletes those of the packs that nothing needs, then the tombstone that names them all.
+    pub(super) fn sweep(&mut self, mark: &[PackId], needed: &mut Needed, tombstone: &str) -> Result<()> {
+        self.monitor.phase("sweep", None, None);
+        self.add_needed(needed)?;
+        let view = View::take(self.repository)?;
+        let rescued = view.uses(self.repository, needed)?.rescued;
+        // What is in a pack that no segment names is not known. It can go if all that is needed stands elsewhere.
+        let is_needless = |pack: &PackId| match view.is_named(pack) {
+            true => !rescued.contains(pack),
+            false => rescued.is_empty(),
+        };
+        let kill: Vec<(PackId, BlobKind, u64)> = mark
+            .iter()
+            .filter(|pack| is_needless(pack))
+            .filter_map(|pack| view.find(pack).map(|(kind, len)| (*pack, kind, len)))
+            .collect();
+        self.report.packs_rescued += mark.iter().filter(|pack| !is_needless(pack)).count() as u64;
+        for kind in BlobKind::ALL {
+            let dead = kill.iter().filter(|(_, of, _)| *of == kind).map(|(pack, ..)| *pack);
+            self.rewrite_segments(kind, dead.chain(view.gone(kind).copied()).collect())?;
+        }
+        self.delete(&kill)?;
+        self.repository.backend().remove(tombstone)
+    }
+
+    /// Writes segments of a kind anew without some packs, and merges small ones.
+    pub(super) fn rewrite_segments(&mut self, kind: BlobKind, drop: HashSet<PackId>) -> Result<()> {
+        let rewritten = segments::rewrite(self.repository, kind, &drop, self.cancel)?;
+        self.report.segments_written += rewritten.written;
+        self.report.segments_removed += rewritten.removed;
+        self.repository.index().refresh(kind)
+    }
+
+    fn delete(&mut self, packs: &[(PackId, BlobKind, u64)]) -> Result<()> {
+        let bytes = packs.iter().map(|(.., len)| len).sum();
+        self.monitor.phase("delete packs", Some(packs.len() as u64), Some(bytes));
+        let backend = self.repository.backend();
+        let removed = parallel::map(packs, backend.concurrency(), |(pack, kind, len)| {
+            self.cancel.check()?;
+            backend.remove(&layout::pack(*kind, pack))?;
+            self.monitor.count(Counter::Entries, 1);
+            self.monitor.count(Counter::Bytes, *len);
+            Ok(())
+        });
+        removed.into_iter().collect::<Result<()>>()?;
+        self.report.packs_deleted += packs.len() as u64;
+        self.report.bytes_deleted += bytes;
+        Ok(())
+    }
+}

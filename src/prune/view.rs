@@ -1,0 +1,170 @@
+//! What a prune sees of a repository at one moment, and what each pack is good for.
+//!
+//! What must stay true: tombstones are listed first, then the index is read, then packs are listed. A pack provides a
+//! chunk only if a segment names it, it is there, and no tombstone names it.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::id::{ChunkId, PackId};
+use crate::index::PackRecord;
+use crate::prune::needed::Needed;
+use crate::prune::plan::{PackUse, Standing};
+use crate::repository::session::{self, StoredPacks};
+use crate::repository::{Repository, layout};
+
+/// What was seen.
+pub struct View {
+    tombstoned: HashSet<PackId>,
+    named: [HashSet<PackId>; 2],
+    there: [StoredPacks; 2],
+}
+
+/// What packs of one kind are good for.
+#[derive(Default)]
+struct Tally {
+    /// Stored bytes of the chunks of each pack.
+    content: HashMap<PackId, u64>,
+    /// Stored bytes of the needed chunks that each pack is to provide.
+    used: HashMap<PackId, u64>,
+    /// Packs with a tombstone that hold a needed chunk which no other pack provides.
+    rescued: HashSet<PackId>,
+    /// Needed chunks that are somewhere.
+    found: u64,
+}
+
+/// What all packs are good for.
+pub struct Uses {
+    /// One for each pack that is there.
+    pub packs: Vec<PackUse>,
+    /// Packs with a tombstone that must not be deleted.
+    pub rescued: HashSet<PackId>,
+}
+
+impl View {
+    /// Looks.
+    pub fn take(repository: &Repository) -> Result<Self> {
+        let tombstoned = session::tombstoned_packs(repository)?;
+        let index = repository.index();
+        let named = |kind| -> Result<HashSet<PackId>> {
+            index.refresh(kind)?;
+            Ok(index.packs(kind)?.into_iter().map(|pack| pack.id).collect())
+        };
+        let named = [named(BlobKind::Data)?, named(BlobKind::Meta)?];
+        if let Some(error) = index.take_damage().into_iter().next() {
+            return Err(Error::Refused(format!("Nothing is pruned while the index is damaged. {error}")));
+        }
+        let there = [BlobKind::Data, BlobKind::Meta].map(|kind| session::stored_packs(repository, kind));
+        let [data, meta] = there;
+        Ok(Self { tombstoned, named, there: [data?, meta?] })
+    }
+
+    /// Returns the kind and length of a pack that is there.
+    pub fn find(&self, pack: &PackId) -> Option<(BlobKind, u64)> {
+        BlobKind::ALL.into_iter().find_map(|kind| self.there(kind).get(pack).map(|len| (kind, *len)))
+    }
+
+    /// Returns whether a segment names a pack.
+    pub fn is_named(&self, pack: &PackId) -> bool {
+        self.named.iter().any(|named| named.contains(pack))
+    }
+
+    /// Returns packs that segments name and that are gone.
+    pub fn gone(&self, kind: BlobKind) -> impl Iterator<Item = &PackId> {
+        self.named[kind as usize - 1].iter().filter(move |pack| !self.there(kind).contains_key(pack))
+    }
+
+    /// Finds out what each pack is good for. Fails with [`Error::Refused`] if something needed is nowhere.
+    pub fn uses(&self, repository: &Repository, needed: &Needed) -> Result<Uses> {
+        let mut uses = Uses { packs: Vec::new(), rescued: HashSet::new() };
+        for kind in BlobKind::ALL {
+            let tally = self.tally(repository, needed, kind)?;
+            let missing = needed.count(kind).saturating_sub(tally.found);
+            if missing > 0 {
+                return Err(Error::Refused(format!(
+                    "Nothing is pruned while {missing} {} chunks that snapshots need are in no pack; `mlvault check` \
+                     names them, and `mlvault repair index` may find them",
+                    kind.name()
+                )));
+            }
+            for (id, len) in self.there(kind) {
+                let bytes_of = |map: &HashMap<PackId, u64>| map.get(id).copied().unwrap_or(0);
+                let (content, used) = (bytes_of(&tally.content), bytes_of(&tally.used));
+                uses.packs.push(PackUse { id: *id, kind, len: *len, content, used, standing: self.standing(id) });
+            }
+            uses.rescued.extend(tally.rescued);
+        }
+        uses.packs.sort_by_key(|pack| pack.id);
+        Ok(uses)
+    }
+
+    fn there(&self, kind: BlobKind) -> &StoredPacks {
+        &self.there[kind as usize - 1]
+    }
+
+    fn standing(&self, pack: &PackId) -> Standing {
+        match (self.tombstoned.contains(pack), self.is_named(pack)) {
+            (true, _) => Standing::Tombstoned,
+            (false, true) => Standing::Live,
+            (false, false) => Standing::Unnamed,
+        }
+    }
+
+    /// Goes through the index, in which all places of a chunk follow each other.
+    fn tally(&self, repository: &Repository, needed: &Needed, kind: BlobKind) -> Result<Tally> {
+        let (mut tally, mut current, mut last_found) = (Tally::default(), Places::default(), None);
+        let mut settle = |places: &mut Places, tally: &mut Tally| {
+            let Some(id) = places.chunk else { return };
+            if self.settle(places, tally)
+                && last_found.replace(Needed::name(kind, &id)) != Some(Needed::name(kind, &id))
+            {
+                tally.found += 1;
+            }
+        };
+        repository.index().for_each_chunk(kind, &mut |pack, _, header| {
+            *tally.content.entry(pack.id).or_default() += u64::from(header.stored_len);
+            if !needed.contains(kind, &header.id) {
+                return Ok(());
+            }
+            if current.chunk != Some(header.id) {
+                settle(&mut current, &mut tally);
+                current = Places { chunk: Some(header.id), at: Vec::new() };
+            }
+            if self.is_there(pack) {
+                current.at.push((pack.len, pack.id, u64::from(header.stored_len)));
+            }
+            Ok(())
+        })?;
+        settle(&mut current, &mut tally);
+        Ok(tally)
+    }
+
+    fn is_there(&self, pack: &PackRecord) -> bool {
+        self.there(pack.kind).get(&pack.id) == Some(&pack.len)
+    }
+
+    /// Decides which pack is to provide a needed chunk: the largest one without a tombstone. Returns whether any can.
+    fn settle(&self, places: &Places, tally: &mut Tally) -> bool {
+        let live = places.at.iter().filter(|(_, pack, _)| !self.tombstoned.contains(pack)).max();
+        if live.is_none() {
+            tally.rescued.extend(places.at.iter().map(|(_, pack, _)| *pack));
+        }
+        let Some((_, pack, stored)) = live.or(places.at.iter().max()) else { return false };
+        *tally.used.entry(*pack).or_default() += stored;
+        true
+    }
+}
+
+/// Where one chunk stands.
+#[derive(Default)]
+struct Places {
+    chunk: Option<ChunkId>,
+    /// Pack length, pack, stored length.
+    at: Vec<(u64, PackId, u64)>,
+}
+
+/// Returns the key of a pack.
+pub fn key_of(pack: &PackUse) -> String {
+    layout::pack(pack.kind, &pack.id)
+}

@@ -1,0 +1,268 @@
+//! Takes lost chunks from where the same content still is: other repositories, or a directory.
+//!
+//! What must stay true: nothing is stored that does not hash to the id of a chunk that is wanted, so no other content can
+//! slip in. A list of chunks is made again only from content that has the file's digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::chunker::{CLASS_SAMPLE_LEN, ContentClass};
+use crate::compress::Encoder;
+use crate::error::{Error, Result};
+use crate::format::tree::{ChunkRef, Entry};
+use crate::id::Digest;
+use crate::monitor::{Counter, Monitor};
+use crate::repair::survey::Chunk;
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::{ChunkWriter, Fate};
+use crate::repository::contents::shown_path;
+use crate::repository::file_reader::FileReader;
+use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
+use crate::repository::tree_writer::TreeWriter;
+
+/// Files that lack chunks.
+#[derive(Default)]
+pub struct Wanted {
+    files: BTreeMap<(u64, Digest), WantedFile>,
+    chunks: BTreeSet<Chunk>,
+}
+
+struct WantedFile {
+    /// One of its entries.
+    entry: Entry,
+    /// Where it stands, as component and path.
+    places: BTreeSet<(String, Vec<u8>)>,
+    /// Whether its list of chunks is lost.
+    lacks_list: bool,
+}
+
+impl Wanted {
+    /// Makes an empty list for these chunks.
+    pub fn new(chunks: BTreeSet<Chunk>) -> Self {
+        Self { files: BTreeMap::new(), chunks }
+    }
+
+    /// Adds a file, and what it lacks; nothing, if that is its list of chunks.
+    pub fn add(&mut self, component: &str, entry: &Entry, lacking: &[Chunk]) {
+        let Some(content) = entry.file() else { return };
+        self.chunks.extend(lacking);
+        let file = self.files.entry((content.size, content.digest)).or_insert_with(|| WantedFile {
+            entry: entry.clone(),
+            places: BTreeSet::new(),
+            lacks_list: false,
+        });
+        file.places.insert((component.to_owned(), entry.path.clone()));
+        file.lacks_list |= lacking.is_empty();
+    }
+}
+
+/// Offers content to a session.
+pub struct Replacer<'a> {
+    repository: &'a Arc<Repository>,
+    writer: &'a ChunkWriter,
+    wanted: Wanted,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+    encoder: Encoder,
+    replaced: u64,
+}
+
+impl<'a> Replacer<'a> {
+    /// Prepares to store what is wanted.
+    pub fn new(
+        repository: &'a Arc<Repository>,
+        writer: &'a ChunkWriter,
+        wanted: Wanted,
+        monitor: &'a dyn Monitor,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self { repository, writer, wanted, monitor, cancel, encoder: Encoder::default(), replaced: 0 }
+    }
+
+    /// Returns how many chunks were stored.
+    pub fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Looks in all snapshots of another repository for files of the same size and digest.
+    pub fn take_from(&mut self, other: &Arc<Repository>) -> Result<()> {
+        self.monitor.phase("look in the other repository", None, None);
+        let reader = ChunkReader::new(Arc::clone(other));
+        let snapshots = other.list_snapshots()?.snapshots;
+        let components: Vec<_> = snapshots.iter().flat_map(|snapshot| &snapshot.record.components).collect();
+        let names: BTreeSet<&str> = components.iter().map(|component| component.name.as_str()).collect();
+        for name in names {
+            let roots: Vec<_> = components.iter().filter(|it| it.name == name).map(|it| it.root).collect();
+            for merged in TreeMerge::open(&reader, name, &roots, b"", Shared::Read) {
+                self.cancel.check()?;
+                self.monitor.count(Counter::Entries, 1);
+                let Merged::Entries(entries) = merged? else { continue };
+                entries.iter().try_for_each(|(_, entry)| self.take_entry(&reader, entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that was found whole is looked for no more.
+    fn take_entry(&mut self, reader: &ChunkReader, entry: &Entry) -> Result<()> {
+        let Some(content) = entry.file() else { return Ok(()) };
+        let name = (content.size, content.digest);
+        let Some(file) = self.wanted.files.remove(&name) else { return Ok(()) };
+        let cancel = self.cancel;
+        let offered = match FileReader::open(reader, entry, cancel) {
+            Ok(mut content) => self.offer(&file, &mut content),
+            Err(error) => Err(error),
+        };
+        match offered {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error @ (Error::Source { .. } | Error::Damaged { .. } | Error::MissingChunk { .. })) => {
+                self.monitor.note(&format!("{:?} of the other repository is of no use: {error}", entry.path_text()));
+            }
+            Err(error) => return Err(error),
+        }
+        self.wanted.files.insert(name, file);
+        Ok(())
+    }
+
+    /// Looks in a directory for the files under their paths, with and without the name of their component.
+    pub fn take_from_directory(&mut self, directory: &Path) -> Result<()> {
+        self.monitor.phase("look in the directory", Some(self.wanted.files.len() as u64), None);
+        for (name, file) in std::mem::take(&mut self.wanted.files) {
+            self.cancel.check()?;
+            self.monitor.count(Counter::Entries, 1);
+            if !self.take_file(directory, name.0, &file)? {
+                self.wanted.files.insert(name, file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether one of the places holds the content that is wanted.
+    fn take_file(&mut self, directory: &Path, size: u64, file: &WantedFile) -> Result<bool> {
+        let shown = file.places.iter().map(|(component, path)| shown_path(component, path));
+        for path in file.places.iter().map(|(_, path)| path.clone()).chain(shown) {
+            let Some(path) = below(directory, &path) else { continue };
+            if !path.metadata().is_ok_and(|found| found.is_file() && found.len() == size) {
+                continue;
+            }
+            let offered = match File::open(&path) {
+                Ok(mut content) => self.offer(file, &mut content),
+                Err(source) => Err(Error::Source { action: "open", path: path.clone(), source }),
+            };
+            match offered {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error @ Error::Source { .. }) => self.monitor.note(&error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Cuts content as a backup would and stores those of its chunks that are wanted. Returns whether it is what the
+    /// file's digest says.
+    fn offer(&mut self, file: &WantedFile, content: &mut dyn Read) -> Result<bool> {
+        let Some(expected) = file.entry.file() else { return Ok(false) };
+        let mut digest = blake3::Hasher::new();
+        let mut refs = Vec::new();
+        let mut cutter = Cutter::default();
+        while let Some(plain) = cutter.next(self.repository, content).map_err(|error| failed(file, error))? {
+            self.cancel.check()?;
+            digest.update(plain);
+            let id = self.repository.keys().chunk_id(expected.kind as u8, plain);
+            refs.push(ChunkRef { id, len: plain.len() as u32 });
+            if self.wanted.chunks.contains(&(expected.kind, id)) {
+                let (_, fate) = self.writer.write(&mut self.encoder, expected.kind, plain)?;
+                self.replaced += u64::from(fate == Fate::New);
+            }
+        }
+        let is_same = digest.finalize().as_bytes() == expected.digest.as_bytes();
+        if is_same && file.lacks_list {
+            self.store_list(file, refs)?;
+        }
+        Ok(is_same)
+    }
+
+    fn store_list(&mut self, file: &WantedFile, refs: Vec<ChunkRef>) -> Result<()> {
+        let mut entry = file.entry.clone();
+        if let crate::format::tree::EntryKind::File(content) = &mut entry.kind {
+            (content.chunks, content.indirect) = (refs, false);
+        }
+        let before = self.writer.written().chunks;
+        TreeWriter::new(self.writer).make_indirect(&mut entry)?;
+        self.replaced += self.writer.written().chunks - before;
+        Ok(())
+    }
+}
+
+fn failed(file: &WantedFile, source: io::Error) -> Error {
+    match source.downcast::<Error>() {
+        Ok(error) => error,
+        Err(source) => Error::Source { action: "read", path: file.entry.path_text().into(), source },
+    }
+}
+
+/// Returns where a path of a tree is below a directory, unless it leads elsewhere.
+fn below(directory: &Path, path: &[u8]) -> Option<PathBuf> {
+    let path = Path::new(OsStr::from_bytes(path));
+    path.components().all(|part| matches!(part, Component::Normal(_))).then(|| directory.join(path))
+}
+
+/// Cuts a stream as a backup does.
+#[derive(Default)]
+struct Cutter {
+    buffer: Vec<u8>,
+    /// Length of the chunk that was handed out and is still in the buffer.
+    taken: usize,
+    class: Option<ContentClass>,
+}
+
+impl Cutter {
+    /// Returns the next chunk, or nothing at the end.
+    fn next(&mut self, repository: &Repository, content: &mut dyn Read) -> io::Result<Option<&[u8]>> {
+        let chunker = repository.chunker();
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        let class = match self.class {
+            Some(class) => class,
+            None => {
+                self.fill(content, CLASS_SAMPLE_LEN)?;
+                *self.class.insert(ContentClass::of(&self.buffer))
+            }
+        };
+        self.fill(content, chunker.sizes(class).max as usize)?;
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        self.taken = chunker.cut(class, &self.buffer);
+        Ok(Some(&self.buffer[..self.taken]))
+    }
+
+    /// Reads until the buffer holds so many bytes, or the stream ends.
+    fn fill(&mut self, content: &mut dyn Read, wanted: usize) -> io::Result<()> {
+        let missing = wanted.saturating_sub(self.buffer.len());
+        content.take(missing as u64).read_to_end(&mut self.buffer).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_the_directory() {
+        let directory = Path::new("/data");
+        assert_eq!(below(directory, b"a/b"), Some(PathBuf::from("/data/a/b")));
+        for path in [&b"/etc/passwd"[..], b"../x", b"a/../../x"] {
+            assert_eq!(below(directory, path), None);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Writes snapshots anew without what they have lost, so that the rest can be restored, checked and relied on.
+//!
+//! What must stay true:
+//! - The new snapshot is of a session of its own. It names each thing that it lacks, is incomplete, and keeps time, source
+//!   and tags; everything in it can be read. The original stays as it is, unless it is to be forgotten.
+//! - What cannot be read is left out: a file without one of its chunks, and whatever was below a lost tree node.
+//! - The original is forgotten only after the new snapshot is committed. So this can be stopped anywhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::compress::Encoder;
+use crate::error::Result;
+use crate::format::BlobKind;
+use crate::format::deployment::{DeploymentRecord, Verdict};
+use crate::format::key_slot::Role;
+use crate::format::snapshot::{Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord};
+use crate::format::tree::{Entry, EntryKind};
+use crate::id::{ChunkId, SessionId};
+use crate::mlflow::catalogue::CATALOGUE;
+use crate::monitor::{Counter, Monitor};
+use crate::repair::losses::{self, Lost};
+use crate::repair::survey::{self, Chunk};
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::ChunkWriter;
+use crate::repository::contents::entry_at;
+use crate::repository::session::Session;
+use crate::repository::snapshots::{Snapshot, select};
+use crate::repository::tree_reader::{TreeReader, for_each_chunk_of};
+use crate::repository::tree_writer::TreeWriter;
+
+/// The field of the new record that names the snapshot that it was made from.
+const REPAIRED_FROM: &str = "repaired_from";
+
+/// A snapshot that has lost something.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hurt {
+    /// Its id.
+    pub snapshot: SessionId,
+    /// What it lost, at most [`losses::LOSSES_NAMED_MAX`].
+    pub lost: Vec<Lost>,
+    /// How much that is.
+    pub lost_count: u64,
+    /// The sound snapshot that an earlier repair made from it.
+    pub repaired_as: Option<SessionId>,
+}
+
+/// What is to be repaired.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Plan {
+    /// Hurt snapshots, oldest first.
+    pub hurt: Vec<Hurt>,
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Packs that were read for that.
+    pub packs_read: u64,
+    /// Chunks that cannot be had.
+    #[serde(skip)]
+    lost: BTreeSet<Chunk>,
+}
+
+impl Plan {
+    /// Returns the snapshots that are to be written anew.
+    pub fn to_repair(&self) -> impl Iterator<Item = &Hurt> {
+        self.hurt.iter().filter(|hurt| hurt.repaired_as.is_none())
+    }
+}
+
+/// A snapshot that was written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// What it was.
+    pub was: SessionId,
+    /// What it is now.
+    pub is: SessionId,
+    /// Entries that are in it.
+    pub entries: u64,
+    /// Files and tree nodes that it lacks.
+    pub lost_count: u64,
+}
+
+/// Finds out which snapshots have lost something: all packs are read. `names` are snapshots as users call them; without
+/// any, all are looked at. Nothing is written. Needs a maintainer's key.
+pub fn plan(repository: &Arc<Repository>, names: &[String], monitor: &dyn Monitor, cancel: &Cancel) -> Result<Plan> {
+    if repository.access().certificate.role != Role::Maintainer {
+        return Err(repository.access().refusal("repair snapshots"));
+    }
+    let all = survey::snapshots(repository, monitor)?;
+    let mut chosen = Vec::new();
+    for name in names {
+        let found = &all[select(&all, name)?];
+        if !chosen.iter().any(|snapshot: &Snapshot| snapshot.id == found.id) {
+            chosen.push(found.clone());
+        }
+    }
+    let survey = survey::take(repository, &[], monitor, cancel)?;
+    monitor.phase("look at snapshots", None, None);
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let mut losses = losses::find(&reader, &all, &survey.lost, cancel, &mut |_, _, _| {})?;
+    let is_hurt: BTreeSet<SessionId> = losses.of.keys().copied().collect();
+    let looked_at = if names.is_empty() { &all } else { &chosen };
+    let mut hurt = Vec::new();
+    for snapshot in looked_at {
+        if let Some((lost, lost_count)) = losses.of.remove(&snapshot.id) {
+            let repaired_as = all.iter().find(|it| !is_hurt.contains(&it.id) && is_made_from(it, &snapshot.id));
+            hurt.push(Hurt { snapshot: snapshot.id, lost, lost_count, repaired_as: repaired_as.map(|it| it.id) });
+        }
+    }
+    Ok(Plan { hurt, snapshots: looked_at.len() as u64, packs_read: survey.packs, lost: survey.lost })
+}
+
+fn is_made_from(snapshot: &Snapshot, original: &SessionId) -> bool {
+    snapshot.record.more.get(REPAIRED_FROM) == Some(&serde_json::json!(original))
+}
+
+/// Writes the planned snapshots anew, and with `forget` puts the originals into the trash, also those that were repaired
+/// earlier. Each of these steps is atomic; a repair that was stopped can be run again.
+pub fn run(
+    repository: &Arc<Repository>,
+    plan: &Plan,
+    forget: bool,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Vec<Repaired>> {
+    let mut repaired = Vec::new();
+    monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
+    for hurt in &plan.hurt {
+        cancel.check()?;
+        if hurt.repaired_as.is_none() {
+            repaired.push(write_anew(repository, plan, hurt, monitor, cancel)?);
+        }
+        if forget {
+            repository.forget(&hurt.snapshot, "it was repaired")?;
+        }
+        monitor.count(Counter::Entries, 1);
+    }
+    Ok(repaired)
+}
+
+fn write_anew(
+    repository: &Arc<Repository>,
+    plan: &Plan,
+    hurt: &Hurt,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Repaired> {
+    let session = Arc::new(Session::begin(repository, "repair snapshots")?);
+    let result = commit_anew(repository, &session, plan, hurt, monitor, cancel);
+    if result.is_err() {
+        // Without an answer the session stays open until a prune ends it.
+        let _ = session.close(repository, "the repair failed");
+    }
+    result
+}
+
+fn commit_anew(
+    repository: &Arc<Repository>,
+    session: &Arc<Session>,
+    plan: &Plan,
+    hurt: &Hurt,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Repaired> {
+    let list = repository.list_snapshots()?.snapshots;
+    let original = &list[select(&list, &hurt.snapshot.to_string())?];
+    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(monitor));
+    let mut copy = Copy {
+        reader: ChunkReader::new(Arc::clone(repository)),
+        writer: &writer,
+        encoder: Encoder::default(),
+        lost: &plan.lost,
+        snapshot: hurt.snapshot,
+        losses: Vec::new(),
+        cancel,
+    };
+    let components: Result<Vec<_>> = original.record.components.iter().map(|it| copy.component(it)).collect();
+    let losses = std::mem::take(&mut copy.losses);
+    let finished = writer.finish();
+    let components = components?;
+    finished?;
+    let mut record = original.record.clone();
+    record.components = components;
+    record.seen = list.iter().map(|snapshot| snapshot.id).collect();
+    record.more.insert(REPAIRED_FROM.to_owned(), serde_json::json!(hurt.snapshot));
+    confess(&mut record, &losses, &hurt.lost);
+    let entries = record.components.iter().map(|component| component.entries).sum();
+    session.commit(repository, record)?;
+    Ok(Repaired { was: hurt.snapshot, is: session.id, entries, lost_count: losses.len() as u64 })
+}
+
+/// Writes into a record what is lost. Whose it was stands in `named`.
+fn confess(record: &mut SnapshotRecord, losses: &[Lost], named: &[Lost]) {
+    record.completeness = Completeness::Incomplete;
+    record.problem_count += losses.len() as u64;
+    let free = PROBLEMS_MAX.saturating_sub(record.problems.len());
+    for lost in losses.iter().take(free) {
+        let owners = named.iter().find(|it| it.component == lost.component && it.path == lost.path);
+        let of = owners.map(|it| it.of.join(", ")).filter(|of| !of.is_empty());
+        let message = match of {
+            Some(of) => format!("lost from the repository: {}; it belonged to {of}", lost.reason),
+            None => format!("lost from the repository: {}", lost.reason),
+        };
+        record.problems.push(ProblemRecord { path: lost.shown(), message });
+    }
+    let hurt: BTreeSet<&str> = losses.iter().map(|lost| lost.component.as_str()).collect();
+    if let Some(deployment) = &mut record.deployment {
+        confess_verdicts(deployment, &hurt);
+    }
+}
+
+fn confess_verdicts(deployment: &mut DeploymentRecord, hurt: &BTreeSet<&str>) {
+    let verdicts = &mut deployment.verdicts;
+    for component in hurt {
+        match *component {
+            "database" => verdicts.database = Verdict::NotOk,
+            "metadata" => verdicts.metadata = Verdict::NotOk,
+            CATALOGUE => verdicts.references = Verdict::NotOk,
+            _ => (verdicts.artifacts, verdicts.references) = (Verdict::NotOk, Verdict::NotOk),
+        }
+    }
+}
+
+/// One snapshot being written anew.
+struct Copy<'a> {
+    reader: ChunkReader,
+    writer: &'a ChunkWriter,
+    encoder: Encoder,
+    lost: &'a BTreeSet<Chunk>,
+    snapshot: SessionId,
+    losses: Vec<Lost>,
+    cancel: &'a Cancel,
+}
+
+impl Copy<'_> {
+    fn component(&mut self, component: &Component) -> Result<Component> {
+        let losses_before = self.losses.len();
+        let mut tree = TreeWriter::new(self.writer);
+        // Another reader for the walk, which lives as long as `self` is changed.
+        let walked = ChunkReader::new(Arc::clone(self.reader.repository()));
+        match TreeReader::open(&walked, &component.name, &component.root) {
+            Ok(entries) => {
+                for entry in entries {
+                    self.cancel.check()?;
+                    match entry {
+                        Ok(entry) => self.entry(component, entry, &mut tree)?,
+                        Err(error) if error.is_damage() => self.lose_branch(component, &error),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) if error.is_damage() => self.lose_branch(component, &error),
+            Err(error) => return Err(error),
+        }
+        let summary = tree.finish()?;
+        let is_whole = self.losses.len() == losses_before;
+        let completeness = if is_whole { component.completeness } else { Completeness::Incomplete };
+        let (name, root) = (component.name.clone(), summary.root);
+        Ok(Component { name, root, entries: summary.entries, bytes: summary.bytes, completeness })
+    }
+
+    fn lose_branch(&mut self, component: &Component, error: &crate::error::Error) {
+        self.losses.push(Lost::branch(self.snapshot, &component.name, error));
+    }
+
+    /// Takes over an entry if all of it can be had.
+    fn entry(&mut self, component: &Component, mut entry: Entry, tree: &mut TreeWriter<'_>) -> Result<()> {
+        match self.secure(&entry) {
+            Ok(lacking) if lacking.is_empty() => {
+                self.free_from_lost_link(component, &mut entry)?;
+                tree.push(&entry)
+            }
+            Ok(lacking) => {
+                self.losses.push(Lost::file(self.snapshot, &component.name, &entry, losses::reason(&lacking)));
+                Ok(())
+            }
+            Err(error) if error.is_damage() => {
+                self.losses.push(Lost::file(self.snapshot, &component.name, &entry, losses::reason(&[])));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that every chunk of an entry can be relied on. Returns those that are lost. Fails with damage if the
+    /// list of chunks is.
+    fn secure(&mut self, entry: &Entry) -> Result<Vec<Chunk>> {
+        let Some(file) = entry.file() else { return Ok(Vec::new()) };
+        let (mut chunks, mut lacking) = (Vec::new(), Vec::new());
+        for_each_chunk_of(&self.reader, &entry.path_text(), file, &mut |chunk| {
+            match self.lost.contains(&(file.kind, chunk.id)) {
+                true => lacking.push((file.kind, chunk.id)),
+                false => chunks.push((file.kind, chunk.id)),
+            }
+            Ok(())
+        })?;
+        if !lacking.is_empty() {
+            return Ok(lacking);
+        }
+        let lists = file.chunks.iter().filter(|_| file.indirect).map(|list| (BlobKind::Meta, list.id));
+        for (kind, id) in chunks.into_iter().chain(lists) {
+            if !self.keep(kind, &id)? {
+                lacking.push((kind, id));
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Stores a chunk anew that this session may not rely on where it is. Returns whether it can be had.
+    fn keep(&mut self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
+        if self.writer.holds(kind, id)? {
+            return Ok(true);
+        }
+        match self.reader.read(kind, id, &String::new) {
+            Ok(plain) => self.writer.write(&mut self.encoder, kind, &plain).map(|_| true),
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a further name of a file a file of its own, if the first name went with a lost node. The content is the
+    /// same, so the first name is there unless its entry cannot be read.
+    fn free_from_lost_link(&self, component: &Component, entry: &mut Entry) -> Result<()> {
+        let EntryKind::File(file) = &mut entry.kind else { return Ok(()) };
+        let Some(first) = &file.hard_link else { return Ok(()) };
+        match entry_at(&self.reader, component, first) {
+            Ok(Some(_)) => {}
+            Ok(None) => file.hard_link = None,
+            Err(error) if error.is_damage() => file.hard_link = None,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! Finds out which packs are damaged, and which chunks are lost by that.
+//!
+//! What must stay true: a pack is damaged only if two readings say so; a chunk is lost only if it can be had from none of
+//! its places. Nothing is written here.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::budget::Budget;
+use crate::cancel::Cancel;
+use crate::error::{Error, Fault, Result};
+use crate::format::BlobKind;
+use crate::format::segment::{IndexedPack, Segment};
+use crate::id::{ChunkId, PackId, SegmentId};
+use crate::monitor::{Counter, Monitor};
+use crate::parallel;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::index_sync::{self, Place};
+use crate::repository::session::StoredPacks;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{Repository, layout, pack_reader, session};
+
+/// Packs that are looked at before the next segment is read.
+const BATCH_PACKS: usize = 256;
+/// Beside a pack's own bytes, one sealed chunk and two open ones.
+const CHUNK_COPIES: u64 = 3;
+
+/// A chunk and the kind of pack that it is in.
+pub type Chunk = (BlobKind, ChunkId);
+
+/// A pack that is not what the index says.
+#[derive(Debug, Clone)]
+pub struct DamagedPack {
+    /// What it should hold.
+    pub kind: BlobKind,
+    /// What the index says of it.
+    pub pack: IndexedPack,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Those of its chunks that cannot be read from it.
+    pub unreadable: HashSet<ChunkId>,
+}
+
+impl DamagedPack {
+    /// Returns the pack's key.
+    pub fn key(&self) -> String {
+        layout::pack(self.kind, &self.pack.id)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Those that are damaged, by their ids.
+    pub damaged: Vec<DamagedPack>,
+    /// Chunks of damaged packs that can be had from nowhere.
+    pub lost: BTreeSet<Chunk>,
+}
+
+/// Looks at all packs that segments name, or at some of them; each is read whole.
+///
+/// Fails with [`Error::Refused`] while a segment is damaged, and with [`Error::NotFound`] if no segment names a pack
+/// that was asked for. Needs a key that reads content.
+pub fn take(repository: &Arc<Repository>, only: &[PackId], monitor: &dyn Monitor, cancel: &Cancel) -> Result<Survey> {
+    repository.access().data_secret()?;
+    let look = Look {
+        repository,
+        reader: ChunkReader::new(Arc::clone(repository)),
+        budget: Budget::new(repository.memory_plan().chunk_bytes),
+        monitor,
+        cancel,
+    };
+    monitor.phase("read packs", None, None);
+    let mut survey = Survey::default();
+    let mut seen = HashSet::new();
+    for kind in BlobKind::ALL {
+        look.half(kind, only, &mut seen, &mut survey)?;
+    }
+    if let Some(pack) = only.iter().find(|pack| !seen.contains(*pack)) {
+        return Err(Error::NotFound(format!("No index segment names the pack {pack}")));
+    }
+    survey.damaged.sort_by_key(|damaged| damaged.pack.id);
+    repository.index().expire();
+    survey.lost = look.lost_of(&survey.damaged)?;
+    Ok(survey)
+}
+
+/// Returns those of some chunks that can be had from none of their places now.
+pub fn still_lost(repository: &Arc<Repository>, chunks: &BTreeSet<Chunk>) -> Result<BTreeSet<Chunk>> {
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let mut lost = BTreeSet::new();
+    for (kind, id) in chunks {
+        match reader.read(*kind, id, &String::new) {
+            Ok(_) => {}
+            Err(error) if error.is_damage() => drop(lost.insert((*kind, *id))),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lost)
+}
+
+/// Returns the listed snapshots. One whose record cannot be read is named: nothing is known of it.
+pub fn snapshots(repository: &Repository, monitor: &dyn Monitor) -> Result<Vec<Snapshot>> {
+    let list = repository.list_snapshots()?;
+    list.damaged.iter().for_each(|error| monitor.note(&format!("It cannot be repaired: {error}")));
+    Ok(list.snapshots)
+}
+
+struct Look<'a> {
+    repository: &'a Arc<Repository>,
+    reader: ChunkReader,
+    budget: Budget,
+    monitor: &'a dyn Monitor,
+    cancel: &'a Cancel,
+}
+
+impl Look<'_> {
+    /// Segments are listed before packs: a backup that runs beside this never looks like damage.
+    fn half(&self, kind: BlobKind, only: &[PackId], seen: &mut HashSet<PackId>, survey: &mut Survey) -> Result<()> {
+        let segments = self.repository.backend().list(&layout::segments(kind))?;
+        let stored = session::stored_packs(self.repository, kind)?;
+        let mut batch = Vec::new();
+        for listed in &segments {
+            self.cancel.check()?;
+            let Some(segment) = self.segment(kind, &listed.key)? else { continue };
+            let wanted = |pack: &IndexedPack| only.is_empty() || only.contains(&pack.id);
+            batch.extend(segment.packs.into_iter().filter(|pack| wanted(pack) && seen.insert(pack.id)));
+            if batch.len() >= BATCH_PACKS {
+                self.batch(kind, std::mem::take(&mut batch), &stored, survey)?;
+            }
+        }
+        self.batch(kind, batch, &stored, survey)
+    }
+
+    /// Returns nothing for a segment that was replaced since it was listed.
+    fn segment(&self, kind: BlobKind, key: &str) -> Result<Option<Segment>> {
+        let Some(id) = layout::id_of::<SegmentId>(key) else { return Ok(None) };
+        let bytes = match self.repository.backend().read(key) {
+            Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
+            bytes => bytes?,
+        };
+        let opened = index_sync::open_segment(self.repository.keys(), self.repository.id(), kind, &id, &bytes);
+        opened.map(Some).map_err(|error| {
+            let error = Error::damaged(key, error);
+            Error::Refused(format!("The index has to be repaired first. {error}"))
+        })
+    }
+
+    fn batch(&self, kind: BlobKind, packs: Vec<IndexedPack>, stored: &StoredPacks, survey: &mut Survey) -> Result<()> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = cores.max(self.repository.backend().concurrency());
+        let examined = parallel::map(&packs, threads, |pack| self.examine(kind, pack, stored));
+        for (pack, fault) in packs.into_iter().zip(examined) {
+            survey.packs += 1;
+            survey.bytes += stored.get(&pack.id).copied().unwrap_or(0);
+            if let Some((reason, unreadable)) = fault? {
+                let damaged = DamagedPack { kind, pack, reason, unreadable };
+                self.monitor.problem(&damaged.key(), &damaged.reason);
+                survey.damaged.push(damaged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what is wrong with a pack, and which of its chunks cannot be read from it.
+    fn examine(
+        &self,
+        kind: BlobKind,
+        pack: &IndexedPack,
+        stored: &StoredPacks,
+    ) -> Result<Option<(String, HashSet<ChunkId>)>> {
+        self.cancel.check()?;
+        let all = || pack.chunks.iter().map(|chunk| chunk.id).collect();
+        let Some(size) = stored.get(&pack.id) else { return Ok(Some(("it is missing".to_owned(), all()))) };
+        let _permit = self.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
+        let key = layout::pack(kind, &pack.id);
+        let look = || -> Result<Option<(String, HashSet<ChunkId>)>> {
+            match self.repository.backend().read(&key) {
+                Ok(bytes) => self.compare(kind, pack, &bytes),
+                Err(error) if error.is_damage() => Ok(Some((error.to_string(), all()))),
+                Err(error) => Err(error),
+            }
+        };
+        self.monitor.count(Counter::Entries, 1);
+        self.monitor.count(Counter::Bytes, *size);
+        match look()? {
+            None => Ok(None),
+            Some(_) => look(),
+        }
+    }
+
+    fn compare(&self, kind: BlobKind, pack: &IndexedPack, bytes: &Bytes) -> Result<Option<(String, HashSet<ChunkId>)>> {
+        let fault = if bytes.len() as u64 != pack.len {
+            Some(format!("it has {} bytes, not {}", bytes.len(), pack.len))
+        } else if !pack_reader::is_named_after(&pack.id, bytes) {
+            Some("its bytes do not hash to its name".to_owned())
+        } else {
+            None
+        };
+        let mut unreadable = HashSet::new();
+        for place in Place::all_in(kind, pack) {
+            match self.reader.open_in(&place, bytes) {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => drop(unreadable.insert(place.header.id)),
+                Err(error) => return Err(error),
+            }
+        }
+        if fault.is_none() && unreadable.is_empty() {
+            return Ok(None);
+        }
+        let fault = fault.unwrap_or_else(|| "what is in it does not open".to_owned());
+        let reason = format!("{fault}; {} of its {} chunks cannot be read", unreadable.len(), pack.chunks.len());
+        Ok(Some((reason, unreadable)))
+    }
+
+    fn lost_of(&self, damaged: &[DamagedPack]) -> Result<BTreeSet<Chunk>> {
+        let unreadable = damaged.iter().flat_map(|pack| pack.unreadable.iter().map(|id| (pack.kind, *id)));
+        still_lost(self.repository, &unreadable.collect())
+    }
+}

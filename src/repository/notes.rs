@@ -1,0 +1,158 @@
+//! Notes: holds, tags and upgrades that went well, as they stand now.
+//!
+//! What must stay true: notes are only ever added, so two that are written at once both count; a hold that cannot be
+//! read might be one, so whoever deletes something must not pass over [`Notes::damaged`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::crypto::random;
+use crate::error::{Error, Fault, Result};
+use crate::format::key_slot::Certificate;
+use crate::format::note::{self, NoteRecord, Says};
+use crate::format::object::{self, ObjectKind};
+use crate::format::snapshot::Signer;
+use crate::id::{NoteId, SessionId};
+use crate::parallel;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{Repository, layout};
+
+/// A hold that was not released.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// Names it.
+    pub id: NoteId,
+    /// What it keeps.
+    pub snapshot: SessionId,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; for ever without.
+    pub until: Option<Timestamp>,
+    /// Who said so.
+    pub by: Certificate,
+}
+
+impl Hold {
+    /// Returns whether it is over, though nobody released it.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// All notes of a repository, taken together.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Holds that were not released, also those that have ended, oldest first.
+    pub holds: Vec<Hold>,
+    /// Snapshots from before an upgrade that another one followed.
+    pub released: BTreeSet<SessionId>,
+    /// One error for each note that could not be read.
+    pub damaged: Vec<Error>,
+    /// What each note speaks about, if that is one snapshot.
+    pub subjects: BTreeMap<NoteId, SessionId>,
+    tags: BTreeMap<SessionId, TagChanges>,
+}
+
+/// Tags of a snapshot that its record does not tell.
+#[derive(Debug, Default)]
+struct TagChanges {
+    added: BTreeSet<String>,
+    removed: BTreeSet<String>,
+}
+
+impl Notes {
+    /// Returns a snapshot's tags as they are now.
+    pub fn tags_of(&self, snapshot: &Snapshot) -> Vec<String> {
+        let mut tags = snapshot.record.tags.clone();
+        if let Some(changes) = self.tags.get(&snapshot.id) {
+            tags.extend(changes.added.iter().filter(|tag| !snapshot.record.tags.contains(tag)).cloned());
+            tags.retain(|tag| !changes.removed.contains(tag));
+        }
+        tags
+    }
+
+    /// Returns the first hold that keeps a snapshot at this moment.
+    pub fn hold_on(&self, snapshot: &SessionId, now: Timestamp) -> Option<&Hold> {
+        self.holds.iter().find(|hold| hold.snapshot == *snapshot && !hold.has_ended(now))
+    }
+
+    /// Takes in a note that is not older than those before.
+    fn take(&mut self, id: NoteId, record: NoteRecord, by: Certificate) {
+        match record.says {
+            Says::Hold { snapshot, reason, until } => {
+                self.subjects.insert(id, snapshot);
+                self.holds.push(Hold { id, snapshot, reason, since: record.at, until, by });
+            }
+            Says::Release { hold } => {
+                self.holds.retain(|held| held.id != hold);
+                if let Some(snapshot) = self.subjects.get(&hold).copied() {
+                    self.subjects.insert(id, snapshot);
+                }
+            }
+            Says::AddTags { snapshot, tags } => {
+                self.subjects.insert(id, snapshot);
+                let changes = self.tags.entry(snapshot).or_default();
+                changes.removed.retain(|tag| !tags.contains(tag));
+                changes.added.extend(tags);
+            }
+            Says::RemoveTags { snapshot, tags } => {
+                self.subjects.insert(id, snapshot);
+                let changes = self.tags.entry(snapshot).or_default();
+                changes.added.retain(|tag| !tags.contains(tag));
+                changes.removed.extend(tags);
+            }
+            Says::UpgradeDone { released } => self.released.extend(released),
+        }
+    }
+}
+
+impl Repository {
+    /// Reads and verifies all notes. A damaged one does not hide the others.
+    pub fn list_notes(&self) -> Result<Notes> {
+        let objects = self.backend().list(layout::NOTES)?;
+        let read = parallel::map(&objects, self.backend().concurrency(), |object| {
+            let id = layout::id_of(&object.key)
+                .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a note"))?;
+            self.read_note(&id).map(|(record, by)| (id, record, by))
+        });
+        let (mut notes, mut sound) = (Notes::default(), Vec::new());
+        for result in read {
+            match result {
+                Ok(note) => sound.push(note),
+                Err(error) if error.fault() == Some(Fault::NotFound) => {}
+                Err(error) if error.is_damage() => notes.damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        // A release goes by the id of its hold, not by the order: two clocks may differ.
+        sound.sort_by_key(|(id, record, _)| (matches!(record.says, Says::Release { .. }), *id));
+        sound.into_iter().for_each(|(id, record, by)| notes.take(id, record, by));
+        Ok(notes)
+    }
+
+    /// Writes a note. Who may say what is in [`note::is_allowed`].
+    pub fn write_note(&self, says: Says) -> Result<NoteId> {
+        if !note::is_allowed(self.access().certificate.role, &says) {
+            return Err(self.access().refusal(if says.only_keeps() { "write notes" } else { "let snapshots go" }));
+        }
+        let at = self.clock().now();
+        let id = NoteId::new(at.as_millisecond().max(0) as u64, random());
+        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
+        let body = note::encode(self.id(), id, &NoteRecord { at, says }, &signer);
+        let bytes = object::seal(self.keys(), self.id(), ObjectKind::Note, &id.to_string(), &body);
+        self.backend().create(&layout::note(&id), Bytes::from(bytes))?;
+        Ok(id)
+    }
+
+    fn read_note(&self, id: &NoteId) -> Result<(NoteRecord, Certificate)> {
+        let key = layout::note(id);
+        let bytes = self.backend().read(&key)?;
+        object::open(self.keys(), self.id(), ObjectKind::Note, &id.to_string(), &bytes)
+            .and_then(|body| note::decode(self.id(), *id, &self.config().root_key, &body))
+            .map_err(|error| Error::damaged(&key, error))
+    }
+}

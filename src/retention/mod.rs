@@ -1,0 +1,275 @@
+//! Retention: which snapshots stay, and forgetting the others.
+//!
+//! What must stay true:
+//! - A plan is made first, can be shown, and is what is carried out; each snapshot has a reason.
+//! - Nothing is forgotten while a snapshot or note cannot be read, or while the clock is in doubt.
+//! - A plan that takes away too much, or a group's newest complete snapshot, needs to be forced. A hold cannot be forced.
+//! - Each snapshot is forgotten by one write, oldest first: a stop in between leaves the rest listed.
+
+pub mod decide;
+pub mod policy;
+mod undelete;
+
+use std::collections::BTreeSet;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::note::Says;
+use crate::id::{NoteId, SessionId};
+use crate::repository::Repository;
+use crate::repository::notes::Notes;
+use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+pub use crate::retention::undelete::undelete;
+use decide::{Candidate, Decision, decide, newest_complete};
+use policy::{PRE_UPGRADE, Policy};
+
+/// Difference between our clock and the backend's beyond which ages mean nothing.
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+/// What decides.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// A policy, for all snapshots or those of one group.
+    Policy {
+        /// The rules.
+        policy: Policy,
+        /// Its name, for the records.
+        name: String,
+        /// Where days begin.
+        zone: TimeZone,
+        /// The group; all of them without.
+        group: Option<String>,
+    },
+    /// Someone who names snapshots.
+    Snapshots(Vec<String>),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// One for each snapshot looked at, by group, then time.
+    pub decisions: Vec<Decision>,
+    /// Why this must be forced, if it must.
+    pub objections: Vec<String>,
+    /// What the records will give as the reason.
+    #[serde(skip)]
+    reason: String,
+}
+
+impl Plan {
+    /// Returns what is to be forgotten.
+    pub fn forgotten(&self) -> impl Iterator<Item = &Decision> {
+        self.decisions.iter().filter(|decision| !decision.keep)
+    }
+}
+
+/// Makes a plan. `share_max` is the share of the snapshots looked at that may go unforced, in percent.
+pub fn plan(repository: &Repository, what: &What, share_max: u8) -> Result<Plan> {
+    let now = trusted_time(repository)?;
+    let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
+    refuse_damage(&list, &notes)?;
+    let candidates: Vec<Candidate> = list.snapshots.iter().map(|snapshot| candidate(snapshot, &notes, now)).collect();
+    match what {
+        What::Policy { policy, name, zone, group } => {
+            let in_group = |candidate: &Candidate| group.as_ref().is_none_or(|group| *group == candidate.group);
+            let candidates: Vec<Candidate> = candidates.into_iter().filter(in_group).collect();
+            if let (Some(group), true) = (group, candidates.is_empty()) {
+                return Err(Error::NotFound(format!("No snapshot belongs to {group:?}")));
+            }
+            let decisions = decide(&candidates, policy, now, zone);
+            let objections = objection_to_share(&decisions, share_max).into_iter().collect();
+            Ok(Plan { decisions, objections, reason: format!("policy {name}: {policy}") })
+        }
+        What::Snapshots(names) => plan_named(&list, &candidates, names, now),
+    }
+}
+
+/// Carries a plan out. Returns how many snapshots were forgotten.
+///
+/// Fails with [`Error::Refused`] for a plan with objections that is not forced.
+pub fn execute(repository: &Repository, plan: &Plan, force: bool, cancel: &Cancel) -> Result<u64> {
+    if let (Some(objection), false) = (plan.objections.first(), force) {
+        return Err(Error::Refused(objection.clone()));
+    }
+    let notes = repository.list_notes()?;
+    let now = repository.clock().now();
+    let mut forgotten = 0;
+    for decision in plan.forgotten() {
+        cancel.check()?;
+        // Someone may have put a hold on it since the plan was made.
+        if notes.hold_on(&decision.id, now).is_none() {
+            repository.forget(&decision.id, &plan.reason)?;
+            forgotten += 1;
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Puts a hold on a snapshot.
+pub fn hold(
+    repository: &Repository,
+    name: &str,
+    reason: &str,
+    until: Option<Timestamp>,
+) -> Result<(NoteId, SessionId)> {
+    if reason.trim().is_empty() {
+        return Err(Error::Invalid("A hold needs a reason".to_owned()));
+    }
+    if until.is_some_and(|until| until <= repository.clock().now()) {
+        return Err(Error::Invalid("The end of the hold is in the past".to_owned()));
+    }
+    let snapshot = repository.find_snapshot(name)?.id;
+    let note = repository.write_note(Says::Hold { snapshot, reason: reason.to_owned(), until })?;
+    // What was forgotten at the same moment is not held: a prune may have begun to remove what it needs.
+    if !repository.list_snapshots()?.snapshots.iter().any(|listed| listed.id == snapshot) {
+        return Err(Error::Busy(format!("The snapshot {} was forgotten meanwhile", snapshot.short())));
+    }
+    Ok((note, snapshot))
+}
+
+/// Ends a hold, named by its id or a prefix of it, or all holds on a snapshot. Returns which.
+pub fn release(repository: &Repository, name: &str) -> Result<Vec<NoteId>> {
+    let notes = repository.list_notes()?;
+    let matches: Vec<NoteId> = notes
+        .holds
+        .iter()
+        .filter(|hold| hold.id.to_string().starts_with(name) || hold.snapshot.to_string() == name)
+        .map(|hold| hold.id)
+        .collect();
+    let snapshots: BTreeSet<SessionId> =
+        notes.holds.iter().filter(|hold| matches.contains(&hold.id)).map(|hold| hold.snapshot).collect();
+    if matches.is_empty() || name.is_empty() {
+        return Err(Error::NotFound(format!("There is no hold {name:?}; `hold list` tells which there are")));
+    }
+    if snapshots.len() > 1 {
+        return Err(Error::NotFound(format!("Several holds begin with {name:?}; give more digits")));
+    }
+    for hold in &matches {
+        repository.write_note(Says::Release { hold: *hold })?;
+    }
+    Ok(matches)
+}
+
+/// Adds tags to a snapshot, or removes some.
+pub fn tag(repository: &Repository, name: &str, tags: Vec<String>, add: bool) -> Result<SessionId> {
+    if tags.is_empty() || tags.iter().any(|tag| tag.is_empty()) {
+        return Err(Error::Invalid("Give tags that are not empty".to_owned()));
+    }
+    let snapshot = repository.find_snapshot(name)?.id;
+    repository.write_note(if add { Says::AddTags { snapshot, tags } } else { Says::RemoveTags { snapshot, tags } })?;
+    Ok(snapshot)
+}
+
+/// Says that an upgrade went well: of the snapshots tagged [`PRE_UPGRADE`], the newest complete one of each group is
+/// still kept for the way back, and earlier ones are not. Returns which were released.
+pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<SessionId>> {
+    let now = trusted_time(repository)?;
+    let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
+    refuse_damage(&list, &notes)?;
+    let candidates: Vec<Candidate> = list
+        .snapshots
+        .iter()
+        .map(|snapshot| candidate(snapshot, &notes, now))
+        .filter(|candidate| candidate.tags.iter().any(|tag| tag == PRE_UPGRADE) && candidate.started <= now)
+        .filter(|candidate| group.is_none_or(|group| candidate.group == group))
+        .collect();
+    if candidates.is_empty() {
+        return Err(Error::NotFound(format!("No snapshot is tagged {PRE_UPGRADE:?}")));
+    }
+    let newest = newest_of_each_group(&candidates, now);
+    let is_before_newest = |candidate: &&Candidate| {
+        let followed_by = |other: &Candidate| other.group == candidate.group && other.started > candidate.started;
+        candidates.iter().any(|other| newest.contains(&other.id) && followed_by(other))
+    };
+    let released: Vec<SessionId> = candidates
+        .iter()
+        .filter(|candidate| !candidate.is_released)
+        .filter(is_before_newest)
+        .map(|candidate| candidate.id)
+        .collect();
+    if !released.is_empty() {
+        repository.write_note(Says::UpgradeDone { released: released.clone() })?;
+    }
+    Ok(released)
+}
+
+/// Returns our time, unless the backend's differs so much that one of them must be wrong.
+fn trusted_time(repository: &Repository) -> Result<Timestamp> {
+    let now = repository.clock().now();
+    if let Some(theirs) = repository.backend().server_time()?
+        && now.duration_since(theirs).abs() > CLOCK_SKEW_MAX
+    {
+        return Err(Error::Refused(format!(
+            "The clock of this machine says {now}, the backend's {theirs}; ages cannot be told"
+        )));
+    }
+    Ok(now)
+}
+
+fn refuse_damage(list: &SnapshotList, notes: &Notes) -> Result<()> {
+    match list.damaged.first().or(notes.damaged.first()) {
+        None => Ok(()),
+        Some(error) => Err(Error::Refused(format!("Nothing is forgotten while something cannot be read. {error}"))),
+    }
+}
+
+fn candidate(snapshot: &Snapshot, notes: &Notes, now: Timestamp) -> Candidate {
+    Candidate {
+        id: snapshot.id,
+        started: snapshot.record.started,
+        group: snapshot.record.source.group(),
+        tags: notes.tags_of(snapshot),
+        is_complete: !snapshot.is_incomplete(),
+        hold: notes.hold_on(&snapshot.id, now).map(|hold| hold.reason.clone()),
+        is_released: notes.released.contains(&snapshot.id),
+    }
+}
+
+fn objection_to_share(decisions: &[Decision], share_max: u8) -> Option<String> {
+    let gone = decisions.iter().filter(|decision| !decision.keep).count();
+    (gone * 100 > decisions.len() * usize::from(share_max))
+        .then(|| format!("{gone} of {} snapshots would be forgotten, more than {share_max} %", decisions.len()))
+}
+
+fn newest_of_each_group(candidates: &[Candidate], now: Timestamp) -> BTreeSet<SessionId> {
+    let groups: BTreeSet<&str> = candidates.iter().map(|candidate| candidate.group.as_str()).collect();
+    let newest = |group: &&str| {
+        let mut members: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.group == **group).collect();
+        members.sort_by_key(|member| (member.started, member.id));
+        newest_complete(&members, now).map(|at| members[at].id)
+    };
+    groups.iter().filter_map(newest).collect()
+}
+
+/// Names are looked up in one listing, so that `latest` means the same for all of them.
+fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], now: Timestamp) -> Result<Plan> {
+    let chosen: BTreeSet<SessionId> = names
+        .iter()
+        .map(|name| select(&list.snapshots, name).map(|at| list.snapshots[at].id))
+        .collect::<Result<_>>()?;
+    let newest = newest_of_each_group(candidates, now);
+    let (mut decisions, mut objections) = (Vec::new(), Vec::new());
+    for candidate in candidates.iter().filter(|candidate| chosen.contains(&candidate.id)) {
+        let short = candidate.id.short();
+        if let Some(reason) = &candidate.hold {
+            return Err(Error::Refused(format!("The snapshot {short} is held ({reason}); release the hold first")));
+        }
+        if newest.contains(&candidate.id) {
+            objections.push(format!("The snapshot {short} is the newest complete one of {:?}", candidate.group));
+        }
+        decisions.push(Decision {
+            id: candidate.id,
+            started: candidate.started,
+            group: candidate.group.clone(),
+            tags: candidate.tags.clone(),
+            is_complete: candidate.is_complete,
+            keep: false,
+            reasons: vec!["named".to_owned()],
+        });
+    }
+    Ok(Plan { decisions, objections, reason: "named by its id".to_owned() })
+}

@@ -1,0 +1,99 @@
+//! Brings a forgotten snapshot back, as long as what it needs is there.
+//!
+//! What must stay true: it comes back as a new snapshot of a session of its own, which relies on nothing that a prune may
+//! be about to remove: such chunks are stored anew.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::compress::Encoder;
+use crate::error::{Error, Result};
+use crate::format::BlobKind;
+use crate::format::snapshot::SnapshotRecord;
+use crate::id::{ChunkId, SessionId};
+use crate::monitor::Monitor;
+use crate::repository::Repository;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::ChunkWriter;
+use crate::repository::reachable::{self, Use};
+use crate::repository::session::Session;
+use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+
+/// The field of the new record that names the snapshot that it was.
+const UNDELETED: &str = "undeleted";
+
+/// Commits a snapshot in the trash anew. Returns what it was and what it is now. Needs a key that reads content and
+/// writes snapshots.
+pub fn undelete(
+    repository: &Arc<Repository>,
+    name: &str,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<(SessionId, SessionId)> {
+    repository.access().data_secret()?;
+    // Looked at before there is a session, so that a wrong name leaves nothing behind.
+    find_in_trash(&repository.list_snapshots()?, name)?;
+    let session = Arc::new(Session::begin(repository, "undelete")?);
+    let result = commit_anew(repository, &session, name, monitor, cancel);
+    if result.is_err() {
+        // Without an answer the session stays open until a prune ends it.
+        let _ = session.close(repository, "the undelete failed");
+    }
+    result.map(|snapshot| (snapshot, session.id))
+}
+
+fn find_in_trash(list: &SnapshotList, name: &str) -> Result<Snapshot> {
+    let trash: Vec<Snapshot> = list.trash.iter().map(|trashed| trashed.snapshot.clone()).collect();
+    select(&trash, name).map(|at| trash[at].clone()).map_err(|error| match error {
+        Error::NotFound(_) => Error::NotFound(format!(
+            "There is no forgotten snapshot {name:?}: it was never forgotten, or a prune has removed it"
+        )),
+        other => other,
+    })
+}
+
+fn commit_anew(
+    repository: &Arc<Repository>,
+    session: &Arc<Session>,
+    name: &str,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<SessionId> {
+    let list = repository.list_snapshots()?;
+    let forgotten = find_in_trash(&list, name)?;
+    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(monitor));
+    monitor.phase("undelete", None, None);
+    let secured = secure(repository, &writer, &forgotten.record, cancel);
+    let finished = writer.finish();
+    secured.map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
+    finished?;
+    let mut record = forgotten.record;
+    record.seen = list.snapshots.iter().map(|snapshot| snapshot.id).collect();
+    record.more.insert(UNDELETED.to_owned(), serde_json::json!(forgotten.id));
+    session.commit(repository, record)?;
+    Ok(forgotten.id)
+}
+
+/// Makes sure that every chunk of a snapshot can be relied on, storing those anew that cannot.
+fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotRecord, cancel: &Cancel) -> Result<()> {
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let mut encoder = Encoder::default();
+    let mut seen: HashSet<(Use, ChunkId)> = HashSet::new();
+    reachable::for_each_chunk(&reader, record, &mut |role, id| {
+        cancel.check()?;
+        let kind = role.kind();
+        if kind == BlobKind::Meta && !seen.insert((role, *id)) {
+            return Ok(false);
+        }
+        if !writer.holds(kind, id)? {
+            let plain = reader.read(kind, id, &|| "the forgotten snapshot".to_owned())?;
+            writer.write(&mut encoder, kind, &plain)?;
+        }
+        Ok(true)
+    })
+}
+
+fn swept(id: &SessionId, error: &Error) -> Error {
+    Error::NotFound(format!("The snapshot {} cannot come back, a prune has removed what it needs. {error}", id.short()))
+}

@@ -1,0 +1,318 @@
+//! Forgetting, bringing back and pruning on real repositories: what goes, what stays, and what a stop in between costs.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::SignedDuration;
+use mlvault::backend::Backend;
+use mlvault::backend::memory::MemoryBackend;
+use mlvault::cancel::Cancel;
+use mlvault::check::ReadData;
+use mlvault::error::{Error, Result};
+use mlvault::format::BlobKind;
+use mlvault::format::key_slot::Role;
+use mlvault::format::object::{self, ObjectKind};
+use mlvault::format::tombstone::Tombstone;
+use mlvault::id::{PackId, SessionId};
+use mlvault::monitor::{Monitor, Silent};
+use mlvault::prune::{self, Limits, Options, Report};
+use mlvault::repository::session::Session;
+use mlvault::repository::{Repository, layout};
+use mlvault::retention::{self, What};
+use tempfile::TempDir;
+
+use crate::support::repo::{self, Vault, WatchedBackend, fill, key_file, noise, tree};
+
+/// A prune that moves everything that is not wholly used, and waits for nobody.
+fn thorough() -> Options {
+    let limits = Limits { unused_percent_max: 0.0, ..Limits::default() };
+    Options { limits, wait_max: Duration::ZERO, ..Options::default() }
+}
+
+fn prune_with(vault: &Vault, options: &Options) -> Result<Report> {
+    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
+    prune::run(&vault.open()?, options, &monitor, &Cancel::default())
+}
+
+fn prune(vault: &Vault) -> Report {
+    prune_with(vault, &thorough()).unwrap()
+}
+
+fn forget(vault: &Vault, ids: &[SessionId]) {
+    let repository = vault.open().unwrap();
+    let what = What::Snapshots(ids.iter().map(ToString::to_string).collect());
+    let plan = retention::plan(&repository, &what, 100).unwrap();
+    assert_eq!(retention::execute(&repository, &plan, true, &Cancel::default()).unwrap(), ids.len() as u64);
+}
+
+fn undelete(repository: &Arc<Repository>, id: &SessionId) -> Result<SessionId> {
+    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
+    retention::undelete(repository, &id.to_string(), &monitor, &Cancel::default()).map(|(_, is)| is)
+}
+
+fn snapshots(vault: &Vault) -> Vec<SessionId> {
+    vault.open().unwrap().list_snapshots().unwrap().snapshots.iter().map(|snapshot| snapshot.id).collect()
+}
+
+/// Writes a directory anew, so that half of it is as before.
+fn change_half(directory: &Path, seed: &str) {
+    for number in 0..6 {
+        let path = directory.join(format!("models/{number}/weights.bin"));
+        fs::write(path, noise(&format!("{seed} {number}"), 160_000)).unwrap();
+    }
+}
+
+/// A vault with two snapshots of a directory of which half changed in between; returns both states.
+fn two_snapshots() -> (Vault, Arc<MemoryBackend>, TempDir, [(SessionId, repo::Tree); 2]) {
+    let (vault, memory) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "one");
+    let first = (vault.backup(directory.path()).unwrap(), tree(directory.path()));
+    change_half(directory.path(), "two");
+    let second = (vault.backup(directory.path()).unwrap(), tree(directory.path()));
+    (vault, memory, directory, [first, second])
+}
+
+/// Fails unless nothing is left but what the listed snapshots need, and what must stay for ever.
+fn assert_tidy(vault: &Vault) {
+    for prefix in ["sessions/", "tombstones/"] {
+        assert_eq!(vault.keys_under(prefix), Vec::<String>::new());
+    }
+    let repository = vault.open().unwrap();
+    for kind in BlobKind::ALL {
+        let named: Vec<String> =
+            repository.index().packs(kind).unwrap().iter().map(|pack| layout::pack(kind, &pack.id)).collect();
+        let mut there = vault.keys_under(&layout::packs(kind));
+        there.sort_by_key(|key| layout::id_of::<PackId>(key));
+        assert_eq!(named, there, "{kind:?}");
+    }
+    let report = prune_with(vault, &Options { dry_run: true, ..thorough() }).unwrap();
+    assert_eq!((report.plan.deleted.packs, report.plan.left.packs), (0, 0), "{report:?}");
+    vault.assert_clean();
+}
+
+#[test]
+fn a_prune_of_what_is_needed_changes_nothing() {
+    let (vault, _, directory, all) = two_snapshots();
+    let packs = vault.keys_under("packs/");
+    let report = prune_with(&vault, &Options { limits: Limits::default(), ..thorough() }).unwrap();
+    assert_eq!((report.packs_deleted, report.chunks_moved, report.snapshots_removed), (0, 0, 0));
+    assert_eq!(vault.keys_under("packs/"), packs);
+    assert_tidy(&vault);
+    for (id, expected) in &all {
+        vault.assert_restores(*id, directory.path(), expected);
+    }
+}
+
+#[test]
+fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_stays() {
+    let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
+    forget(&vault, &[first]);
+    assert_eq!(snapshots(&vault), [second]);
+    vault.assert_clean();
+    let before: u64 = vault.backend.list("packs/").unwrap().iter().map(|pack| pack.size).sum();
+    let report = prune(&vault);
+    let after: u64 = vault.backend.list("packs/").unwrap().iter().map(|pack| pack.size).sum();
+    assert!(report.packs_deleted > 0 && report.chunks_moved > 0 && report.snapshots_removed == 1, "{report:?}");
+    assert!(after < before * 8 / 10 && after <= report.plan.bytes_after * 11 / 10, "{before} {after} {report:?}");
+    assert_eq!(report.plan.bytes_before, before);
+    assert_tidy(&vault);
+    vault.assert_restores(second, directory.path(), &expected);
+    // The next backup of the same finds what was moved.
+    let third = repo::backup_with(&vault.open().unwrap(), directory.path()).unwrap();
+    assert_eq!(third.record.statistics.bytes_new, 0, "{:?}", third.record.statistics);
+}
+
+#[test]
+fn nothing_is_left_of_a_repository_whose_snapshots_are_all_forgotten() {
+    let (vault, _, directory, [(first, _), (second, _)]) = two_snapshots();
+    forget(&vault, &[first, second]);
+    prune(&vault);
+    assert_tidy(&vault);
+    assert_eq!(vault.keys_under("packs/").len() + vault.keys_under("index/").len(), 0);
+    let third = vault.backup(directory.path()).unwrap();
+    vault.assert_restores(third, directory.path(), &tree(directory.path()));
+    // Later snapshots do not miss what was forgotten.
+    let repository = vault.open().unwrap();
+    assert!(repository.vanished(&repository.list_snapshots().unwrap()).unwrap().is_empty());
+}
+
+#[test]
+fn a_forgotten_snapshot_comes_back_until_it_was_pruned() {
+    let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
+    forget(&vault, &[first]);
+    let back = undelete(&vault.open().unwrap(), &first).unwrap();
+    assert_eq!(snapshots(&vault), [back, second]);
+    vault.assert_restores(back, directory.path(), &expected);
+    forget(&vault, &[back]);
+    let keep = Options { keep_trash: SignedDuration::from_hours(1), ..thorough() };
+    assert_eq!(prune_with(&vault, &keep).unwrap().snapshots_removed, 0);
+    let again = undelete(&vault.open().unwrap(), &back).unwrap();
+    vault.assert_restores(again, directory.path(), &expected);
+    forget(&vault, &[again]);
+    prune(&vault);
+    assert!(matches!(undelete(&vault.open().unwrap(), &again), Err(Error::NotFound(_))));
+    assert_tidy(&vault);
+}
+
+#[test]
+fn a_hold_keeps_what_it_is_on_from_forget_and_prune() {
+    let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
+    let repository = vault.open().unwrap();
+    let (hold, _) = retention::hold(&repository, &first.to_string(), "audit", None).unwrap();
+    let what = What::Snapshots(vec![first.to_string()]);
+    assert!(matches!(retention::plan(&repository, &what, 100), Err(Error::Refused(_))));
+    // As if the hold and the forgetting had crossed.
+    repository.forget(&first, "a race").unwrap();
+    prune(&vault);
+    let back = undelete(&vault.open().unwrap(), &first).unwrap();
+    vault.assert_restores(back, directory.path(), &expected);
+    assert_eq!(retention::release(&repository, &hold.to_string()).unwrap(), [hold]);
+    forget(&vault, &[back]);
+    prune(&vault);
+    assert_eq!(snapshots(&vault), [second]);
+    assert_eq!(vault.keys_under("notes/"), Vec::<String>::new());
+    assert_tidy(&vault);
+}
+
+#[test]
+fn a_writers_key_forgets_and_prunes_nothing() {
+    let (vault, _, _directory, [(first, _), _]) = two_snapshots();
+    let (_, writer) = key_file();
+    vault.open().unwrap().add_key("cron", Role::Writer, &writer).unwrap();
+    let repository = vault.open_with(&writer).unwrap();
+    assert!(matches!(repository.forget(&first, "no"), Err(Error::Role { .. })));
+    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
+    let pruned = prune::run(&repository, &thorough(), &monitor, &Cancel::default());
+    assert!(matches!(pruned, Err(Error::Role { .. })));
+    let (hold, _) = retention::hold(&repository, &first.to_string(), "mine", None).unwrap();
+    assert!(matches!(retention::release(&repository, &hold.to_string()), Err(Error::Role { .. })));
+    assert!(matches!(
+        retention::tag(&repository, &first.to_string(), vec!["a".into()], false),
+        Err(Error::Role { .. })
+    ));
+    assert_eq!(snapshots(&vault).len(), 2);
+}
+
+#[test]
+fn a_record_of_forgetting_that_no_maintainer_signed_hides_nothing() {
+    let (vault, memory, _directory, [(first, _), (second, _)]) = two_snapshots();
+    forget(&vault, &[first]);
+    let record = memory.read(&layout::forgotten(&first)).unwrap();
+    memory.overwrite(&layout::forgotten(&second), record);
+    let list = vault.open().unwrap().list_snapshots().unwrap();
+    assert_eq!((list.snapshots.len(), list.trash.len(), list.damaged.len()), (1, 1, 1));
+    // And nothing is pruned while that is not explained.
+    assert!(matches!(prune_with(&vault, &thorough()), Err(Error::Refused(_))));
+}
+
+#[test]
+fn a_session_that_runs_is_waited_for_and_an_old_one_is_ended() {
+    let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
+    let open = Session::begin(&vault.open().unwrap(), "test").unwrap();
+    forget(&vault, &[first]);
+    let waiting = prune(&vault);
+    assert!(waiting.sessions_open == 1 && waiting.packs_waiting > 0 && waiting.packs_deleted == 0, "{waiting:?}");
+    assert!(!vault.keys_under("tombstones/").is_empty());
+    vault.assert_clean();
+    let ending = prune_with(&vault, &Options { session_age_max: Duration::ZERO, ..thorough() }).unwrap();
+    assert!(ending.sessions_voided == 1 && ending.packs_deleted > 0, "{ending:?}");
+    assert!(matches!(open.close(&vault.open().unwrap(), "late"), Err(Error::Busy(_))));
+    assert_tidy(&vault);
+    vault.assert_restores(second, directory.path(), &expected);
+}
+
+#[test]
+fn what_a_marked_pack_is_needed_for_rescues_it() {
+    let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
+    // A clumsy mark that names everything, by a prune that died: nothing of it may go without being moved.
+    let packs: Vec<PackId> = vault.keys_under("packs/").iter().map(|key| layout::id_of(key).unwrap()).collect();
+    let repository = vault.open().unwrap();
+    let name = "00".repeat(16);
+    let body = Tombstone { packs }.encode();
+    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &name, &body);
+    vault.backend.create(&format!("tombstones/{name}"), Bytes::from(sealed)).unwrap();
+    prune(&vault);
+    assert_tidy(&vault);
+    vault.assert_restores(first, directory.path(), &expected);
+    assert_eq!(snapshots(&vault), [first, second]);
+}
+
+#[test]
+fn packs_that_a_dead_session_left_go_and_segments_are_merged() {
+    let (vault, memory, directory, _) = two_snapshots();
+    for number in 0..10 {
+        fs::write(directory.path().join("log"), noise(&format!("log {number}"), 5000)).unwrap();
+        vault.backup(directory.path()).unwrap();
+    }
+    for key in vault.keys_under("packs/data/").into_iter().take(1) {
+        // A pack that nobody knows, of bytes that nobody can read.
+        let orphan = PackId::from_bytes([7; 32]);
+        memory.overwrite(&layout::pack(BlobKind::Data, &orphan), memory.read(&key).unwrap().slice(..100));
+    }
+    assert!(vault.keys_under("index/").len() > 20);
+    prune(&vault);
+    assert!(vault.keys_under("index/").len() <= 4, "{:?}", vault.keys_under("index/"));
+    assert_tidy(&vault);
+    assert_eq!(snapshots(&vault).len(), 12);
+}
+
+#[test]
+fn damage_stops_a_prune_before_it_deletes() {
+    for prefix in ["snapshots/", "index/data/", "packs/meta/", "packs/data/", "index/meta/"] {
+        let (vault, memory, _directory, [(first, _), _]) = two_snapshots();
+        forget(&vault, &[first]);
+        let second = layout::snapshot(&snapshots(&vault)[0]);
+        let keys = vault.keys_under(prefix).into_iter().filter(|key| prefix != "snapshots/" || *key == second);
+        for key in keys {
+            memory.overwrite(&key, Bytes::from_static(b"damaged"));
+        }
+        let before = vault.keys();
+        let result = prune_with(&vault, &thorough());
+        assert!(matches!(result, Err(Error::Refused(_))), "{prefix}: {result:?}");
+        assert_eq!(vault.keys(), before, "{prefix}");
+    }
+}
+
+#[test]
+fn a_chunk_that_cannot_be_read_keeps_its_pack() {
+    let (vault, memory, _directory, [(first, _), _]) = two_snapshots();
+    for key in vault.keys_under("packs/data/") {
+        let mut bytes = memory.read(&key).unwrap().to_vec();
+        // All chunks, but not the directory at the end.
+        let end = bytes.len() * 9 / 10;
+        (200..end).step_by(64).for_each(|at| bytes[at] ^= 1);
+        memory.overwrite(&key, bytes);
+    }
+    forget(&vault, &[first]);
+    let before = vault.check(ReadData::Nothing).problems.len();
+    let report = prune(&vault);
+    assert!(report.packs_unreadable > 0 && !report.is_complete(), "{report:?}");
+    assert_eq!(vault.check(ReadData::Nothing).problems.len(), before);
+}
+
+#[test]
+fn a_prune_that_is_stopped_at_any_write_is_finished_by_the_next() {
+    let mut writes = 0;
+    loop {
+        let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
+        forget(&vault, &[first]);
+        let stopping = WatchedBackend::new(Arc::clone(&vault.backend)).stopping_after(writes, writes % 2 == 0);
+        let stopped = prune_with(&vault.through(Arc::new(stopping)), &thorough());
+        vault.assert_restores(second, directory.path(), &expected);
+        vault.assert_clean();
+        let ending = Options { session_age_max: Duration::ZERO, ..thorough() };
+        prune_with(&vault, &ending).unwrap();
+        prune_with(&vault, &ending).unwrap();
+        assert_tidy(&vault);
+        vault.assert_restores(second, directory.path(), &expected);
+        if stopped.is_ok() {
+            break;
+        }
+        writes += 1;
+    }
+    assert!(writes > 10, "{writes}");
+}
