@@ -6,18 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use mlvault::backend::Backend;
-use mlvault::backend::s3::S3Backend;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::buckets::put;
 use crate::support::cli::Runner;
 use crate::support::deployment::{Place, ROOT, ThreeDays, assert_whole};
 use crate::support::mlflow_server::MlflowServer;
 use crate::support::postgres_server::{OWNER, PASSWORD, PostgresServer};
 use crate::support::recording_proxy::RecordingProxy;
-use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY};
+use crate::support::s3_server::{Program, S3Server};
 
 /// Backups while others write and delete.
 const BACKUPS: usize = 4;
@@ -108,7 +105,9 @@ fn backups_beside_a_writer_and_a_deleter_explain_every_reference() {
 fn back_up_in_use(runner: &Runner, place: &Place, server: &MlflowServer) -> Vec<(String, Value)> {
     let stop = runner.path("stop");
     let preface = format!("STOP = {stop:?}\nDATABASE = {:?}\n", place.database);
-    let run = |program: &str| server.run(&format!("{preface}{program}")).parse::<u64>().unwrap();
+    // The count is the last line; MLflow's client prints others.
+    let run =
+        |program: &str| server.run(&format!("{preface}{program}")).lines().last().unwrap().parse::<u64>().unwrap();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let workers = [WRITER, DELETER].map(|program| {
@@ -200,8 +199,8 @@ impl Victims {
     }
 
     /// Deletes files and rows, as `mlflow gc` does.
-    fn delete(&self, database: &Path, bucket: &S3Backend) {
-        self.keys.iter().for_each(|key| bucket.remove(key).unwrap());
+    fn delete(&self, database: &Path, bucket: &Path) {
+        self.keys.iter().for_each(|key| fs::remove_file(bucket.join(key)).unwrap());
         let rows = format!(
             "DELETE FROM runs WHERE run_uuid = '{}'; UPDATE logged_models SET lifecycle_stage = 'deleted' WHERE model_id = '{}'",
             self.run, self.model
@@ -219,24 +218,17 @@ fn keys_below(lived: &ThreeDays) -> Vec<String> {
 /// Backs up with the artifacts in a bucket, from which they are deleted as soon as somebody begins to list it. Returns
 /// the snapshot's record and where its artifacts were restored to.
 fn back_up_while_deleting(lived: &ThreeDays, victims: &Victims, runner: &Runner) -> (Value, PathBuf) {
-    let moto = S3Server::start(Program::Moto);
-    let artifacts = lived.folder().join("artifacts");
-    keys_below(lived).iter().for_each(|key| put(&moto.bucket(), key, fs::read(artifacts.join(key)).unwrap()));
+    let rclone = S3Server::start(Program::Rclone);
+    lived.copy_artifacts_to(&rclone);
     let (database, is_deleted) = (lived.folder().join("mlflow.db"), AtomicBool::new(false));
-    let (bucket, victims) = (moto.backend(""), victims.clone());
-    let proxy = RecordingProxy::start_with(&moto, move |request| {
+    let (bucket, victims) = (rclone.bucket_directory(), victims.clone());
+    let proxy = RecordingProxy::start_with(&rclone, move |request| {
         if request.target.contains("list-type=2") && !is_deleted.swap(true, Ordering::Relaxed) {
             victims.delete(&database, &bucket);
         }
         None
     });
-    let mut place = lived.place();
-    place.artifacts = format!("s3://{BUCKET}");
-    place.environment = vec![
-        ("MLFLOW_S3_ENDPOINT_URL".to_owned(), proxy.options().endpoint.unwrap()),
-        ("AWS_ACCESS_KEY_ID".to_owned(), ACCESS_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY".to_owned(), SECRET_ACCESS_KEY.to_owned()),
-    ];
+    let place = lived.place().in_bucket(&proxy.options());
     let (id, record) = place.backup(runner);
     assert_whole(&record);
     let restored = Place::in_folder(&runner.path("restored"));

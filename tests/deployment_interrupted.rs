@@ -14,7 +14,7 @@ use crate::support::deployment::{Place, ThreeDays, assert_whole, snapshot_of};
 use crate::support::fault_server::Answer;
 use crate::support::recording_proxy::RecordingProxy;
 use crate::support::repo::tree;
-use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY};
+use crate::support::s3_server::{BUCKET, Program, S3Server};
 
 /// How long something may take to begin on a loaded machine.
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -127,22 +127,14 @@ fn an_artifact_directory_that_vanishes_leaves_no_complete_snapshot() {
 fn a_bucket_that_vanishes_leaves_no_complete_snapshot() {
     let lived = ThreeDays::unpack();
     let (runner, rclone) = (&lived.runner, S3Server::start(Program::Rclone));
-    let artifacts = lived.folder().join("artifacts");
-    let status = Command::new("cp").arg("-R").arg(artifacts.join(".")).arg(rclone.bucket_directory()).status().unwrap();
-    assert!(status.success());
+    lived.copy_artifacts_to(&rclone);
     for requests_answered in [0, 1, 20] {
         let requests = AtomicUsize::new(0);
         let proxy = RecordingProxy::start_with(&rclone, move |_| {
             let is_gone = requests.fetch_add(1, Ordering::Relaxed) >= requests_answered;
             is_gone.then(|| Answer::error(404, "NoSuchBucket"))
         });
-        let mut place = lived.place();
-        place.artifacts = format!("s3://{BUCKET}");
-        place.environment = vec![
-            ("MLFLOW_S3_ENDPOINT_URL".to_owned(), proxy.options().endpoint.unwrap()),
-            ("AWS_ACCESS_KEY_ID".to_owned(), ACCESS_KEY_ID.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY".to_owned(), SECRET_ACCESS_KEY.to_owned()),
-        ];
+        let place = lived.place().in_bucket(&proxy.options());
         let before = snapshots(runner).len();
         let outcome = place.run(runner, &["backup"]);
         match outcome.code {

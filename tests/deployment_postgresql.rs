@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::deployment_surgery::lose_and_get_back;
 use crate::support::cli::Runner;
-use crate::support::deployment::{NAME, Place, ROOT, assert_whole, bytes_stored, snapshot_of};
+use crate::support::deployment::{NAME, Place, ROOT, assert_whole, bytes_stored, s3_environment, snapshot_of};
 use crate::support::mlflow_server::{MlflowServer, SCALE};
 use crate::support::postgres_server::{OWNER, PASSWORD, PostgresServer};
 use crate::support::s3_server::{ACCESS_KEY_ID, Program, S3Server, SECRET_ACCESS_KEY, unsigned_request};
@@ -111,17 +111,11 @@ fn configure(runner: &Runner, postgres: &PostgresServer, moto: &S3Server) {
 
 /// A deployment on the two servers, as its owner and as MLflow reach it.
 fn place(postgres: &PostgresServer, database: &str, s3: &S3Server, artifacts: &str) -> Place {
-    let environment = [
-        ("MLFLOW_S3_ENDPOINT_URL", format!("http://127.0.0.1:{}", s3.port())),
-        ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
-        ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
-    ];
     Place {
         database: format!("postgresql+psycopg2://{OWNER}:{PASSWORD}@127.0.0.1:{}/{database}", postgres.port()),
         artifacts: artifacts.to_owned(),
         more: Vec::new(),
-        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        environment: s3_environment(&format!("http://127.0.0.1:{}", s3.port())),
     }
 }
 

@@ -4,12 +4,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
+use mlvault::s3::S3Options;
 use serde_json::Value;
 
 use super::cli::{Outcome, Runner, finish};
 use super::mlflow_server::{MlflowOptions, MlflowServer};
+use super::s3_server::{ACCESS_KEY_ID, BUCKET, S3Server, SECRET_ACCESS_KEY};
 
 /// What the deployment is called in snapshots.
 pub const NAME: &str = "production";
@@ -43,6 +46,13 @@ impl Place {
         }
     }
 
+    /// The same deployment with its artifacts in the servers' one bucket.
+    pub fn in_bucket(mut self, options: &S3Options) -> Self {
+        self.artifacts = format!("s3://{BUCKET}");
+        self.environment = s3_environment(options.endpoint.as_deref().unwrap());
+        self
+    }
+
     /// Adds to what else mlvault is told.
     pub fn with(mut self, more: &[&str]) -> Self {
         self.more.extend(more.iter().map(|text| (*text).to_owned()));
@@ -55,7 +65,7 @@ impl Place {
     }
 
     /// Prepares a command of mlvault about the deployment, with JSON as its output.
-    pub fn command(&self, runner: &Runner, command: &[&str]) -> std::process::Command {
+    pub fn command(&self, runner: &Runner, command: &[&str]) -> Command {
         let mut prepared = runner.command(command);
         prepared.args(["--json", "--deployment", NAME, "--backend-store-uri", &self.database]);
         prepared.args(["--artifacts", &format!("{ROOT}={}", self.artifacts)]).args(&self.more);
@@ -91,6 +101,17 @@ impl Place {
             all.join(", ")
         ));
     }
+}
+
+/// Returns what MLflow and mlvault need in their environment to reach an S3 server.
+pub fn s3_environment(endpoint: &str) -> Vec<(String, String)> {
+    let variables = [
+        ("MLFLOW_S3_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
 }
 
 /// Returns the id and the record that a backup printed.
@@ -153,6 +174,13 @@ impl ThreeDays {
 
     pub fn place(&self) -> Place {
         Place::in_folder(&self.folder())
+    }
+
+    /// Copies the artifacts into the bucket of a server that keeps objects as files, and that nobody has asked yet.
+    pub fn copy_artifacts_to(&self, server: &S3Server) {
+        let mut copy = Command::new("cp");
+        let copied = copy.arg("-R").arg(self.folder().join("artifacts/.")).arg(server.bucket_directory()).status();
+        assert!(copied.unwrap().success());
     }
 
     /// Returns what was written down on day 1 or 3.
