@@ -88,6 +88,19 @@ fn policies_come_from_the_configuration_file_or_are_presets() {
 }
 
 #[test]
+fn a_deployment_has_a_policy_of_its_own() {
+    let (runner, ids) = with_snapshots(2);
+    let file = "[deployment.production]\nretention = 'short'\n[policy.short]\nkeep-last = 1\n";
+    fs::write(runner.path("src/mlvault.toml"), file).unwrap();
+    // No snapshot is one of the deployment, and those of other sources are not looked at.
+    let none = runner.run(["forget", "--deployment", "production"]).expect(1);
+    assert!(none.stderr.contains("deployment production"), "{}", none.stderr);
+    runner.run(["forget", "--deployment", "staging"]).expect(2);
+    runner.run(["upgrade-done", "--deployment", "production"]).expect(1);
+    assert_eq!(listed(&runner), ids);
+}
+
+#[test]
 fn a_held_snapshot_stays_until_the_hold_is_removed() {
     let (runner, ids) = with_snapshots(2);
     runner.run(["hold", "add", &ids[0], "--reason", " "]).expect(2);

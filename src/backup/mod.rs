@@ -13,10 +13,10 @@ mod reader;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backup::parent::Parent;
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
+use crate::backup::parent::Parent;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use mlvault::error::{Error, Result};
+use mlvault::format::snapshot::SourceRecord;
 use mlvault::retention::decide::Decision;
 use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, Plan, What};
@@ -28,8 +29,11 @@ pub struct Args {
     policy: Option<String>,
     #[command(flatten)]
     keep: KeepArgs,
+    /// Only look at snapshots of this deployment; without rules, its `retention` of the configuration file counts
+    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
+    deployment: Option<String>,
     /// Only look at snapshots of this source, as the table names it
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", conflicts_with = "deployment")]
     group: Option<String>,
     /// Where days begin, as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
@@ -128,6 +132,9 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     if !context.json() {
         print_plan(&plan)?;
     }
+    if !dry_run && !force && !plan.objections.is_empty() {
+        context.monitor().note("Look at it with --dry-run; --force forgets them all the same");
+    }
     let forgotten = if dry_run { 0 } else { retention::execute(&repository, &plan, force, context.cancel())? };
     if context.json() {
         output::print_json(&json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan }))?;
@@ -143,11 +150,22 @@ fn what(context: &Context, args: Args) -> Result<What> {
     }
     let zone = TimeZone::get(&args.time_zone)
         .map_err(|error| Error::Invalid(format!("{:?} is not a known time zone: {error}", args.time_zone)))?;
-    let (spec, name) = match args.policy {
-        Some(name) => (context.file().policy(&name)?, name),
-        None => (args.keep.into(), "of the command line".to_owned()),
+    let given = PolicySpec::from(args.keep);
+    let name = match args.policy {
+        None if given == PolicySpec::default() => args.deployment.as_ref().and_then(|name| retention_of(context, name)),
+        name => name,
     };
-    Ok(What::Policy { policy: spec.policy()?, name, zone, group: args.group })
+    let (spec, name) = match name {
+        Some(name) => (context.file().policy(&name)?, name),
+        None => (given, "of the command line".to_owned()),
+    };
+    let group = args.deployment.map(|name| SourceRecord::Deployment { name }.group()).or(args.group);
+    Ok(What::Policy { policy: spec.policy()?, name, zone, group })
+}
+
+/// Returns the name of a deployment's policy.
+fn retention_of(context: &Context, deployment: &str) -> Option<String> {
+    context.file().deployment.get(deployment).and_then(|section| section.retention.clone())
 }
 
 fn print_plan(plan: &Plan) -> Result<()> {

@@ -6,6 +6,7 @@
 //! backend-store-password-file = "/run/secrets/mlflow-db/password"
 //! tracking-uri = "https://mlflow.example.org"            # optional: for the export through the REST API
 //! exclude-roots = ["s3://scratch"]
+//! retention = "production"                               # the policy of `forget --deployment production`
 //!
 //! [deployment.production.artifacts]                      # as the databases have it = where it is
 //! "mlflow-artifacts:/" = "s3://mlflow/artifacts"
@@ -60,6 +61,8 @@ pub struct DeploymentSection {
     pub artifacts: BTreeMap<String, String>,
     /// Artifact roots that are left out.
     pub exclude_roots: Vec<String>,
+    /// Name of its retention policy.
+    pub retention: Option<String>,
     /// How its buckets are reached.
     pub s3: S3Section,
     /// How single buckets are reached, by their names.

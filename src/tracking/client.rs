@@ -107,7 +107,7 @@ impl TrackingClient {
         self.read("/health", &[]).map(drop)
     }
 
-    /// Returns MLflow's version. Needs no credentials.
+    /// Returns MLflow's version. Only servers with passwords want credentials for it.
     pub fn version(&self) -> Result<String> {
         let text = self.read("/version", &[])?;
         let version = String::from_utf8_lossy(&text).trim().to_owned();

@@ -41,9 +41,9 @@ use crate::simulator::world::{Dice, Faults, Process, SkewedClock, World};
 use crate::support::repo::{self, Problems, Tree, Vault, copy_of, noise, prose, tree};
 
 /// Histories of each of the two tests that look for losses, where nothing else is said.
-const HISTORIES: u64 = 150;
-/// Histories in which a mutation must be found.
-const MUTATED_HISTORIES: u64 = 3000;
+const HISTORIES: u64 = 1000;
+/// Histories in which a mutation must be found: far more than any took, because ids are random.
+const MUTATED_HISTORIES: u64 = 20_000;
 /// Most processes of a history.
 const PROCESSES_MAX: usize = 5;
 /// One day.

@@ -15,8 +15,6 @@ mod metadata;
 mod references;
 mod upgrade;
 
-pub use upgrade::PRE_UPGRADE;
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -28,6 +26,7 @@ use tempfile::TempDir;
 
 use crate::backup::deployment::live::Live;
 use crate::backup::deployment::references::CrossCheck;
+pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
 use crate::database::{DumpStream, Engine};

@@ -268,3 +268,199 @@ pub fn count_states(counts: &mut ReferenceCounts, references: &[Reference]) {
         *counter += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::format::BlobKind;
+    use crate::format::tree::{FileContent, Metadata};
+
+    /// A deployment whose live database lacks some rows, and a parent snapshot with some files.
+    #[derive(Default)]
+    struct Fake {
+        gone: HashSet<String>,
+        is_silent: bool,
+        parent: Vec<Entry>,
+    }
+
+    impl Surroundings for Fake {
+        fn is_gone(&mut self, claim: &Claim) -> Option<bool> {
+            (!self.is_silent).then(|| self.gone.contains(&claim.id))
+        }
+
+        fn parent_entries(&mut self, prefix: &[u8]) -> Result<Vec<Entry>> {
+            Ok(self.parent.iter().filter(|entry| entry.path.starts_with(prefix)).cloned().collect())
+        }
+    }
+
+    /// A place for orphans that can be looked at afterwards.
+    #[derive(Clone, Default)]
+    struct Sink(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn entry(path: &str) -> Entry {
+        let content = FileContent {
+            size: 10,
+            digest: Digest::from_bytes([1; 32]),
+            chunks: Vec::new(),
+            kind: BlobKind::Data,
+            indirect: false,
+            sparse: false,
+            racy: false,
+            hard_link: None,
+        };
+        let kind = if path.ends_with('/') { EntryKind::Directory } else { EntryKind::File(content) };
+        Entry { path: path.into(), metadata: Metadata::default(), kind, attributes: Vec::new() }
+    }
+
+    fn claim(kind: ReferenceKind, id: &str, path: &str, must_exist: bool) -> Claim {
+        let place = Some((0, path.to_owned()));
+        Claim { kind, id: id.into(), uri: format!("mlflow-artifacts:/{path}"), place, must_exist, is_settled: true }
+    }
+
+    /// Goes through the entries; returns what the tree came to hold, the state of each claim, and the orphans.
+    fn check(claims: Vec<Claim>, entries: &[&str], fake: Fake) -> (Vec<String>, Vec<(String, ReferenceState)>, String) {
+        let sink = Sink::default();
+        let mut check = CrossCheck::new("artifacts/a", claims, None, Box::new(fake), Box::new(sink.clone()));
+        let mut tree = Vec::new();
+        for path in entries {
+            let entry = entry(path);
+            tree.extend(check.advance(Some(&entry.path)).unwrap());
+            check.take_note(&entry).unwrap();
+            tree.push(entry);
+        }
+        tree.extend(check.advance(None).unwrap());
+        let (references, _) = check.finish().unwrap();
+        let mut states: Vec<_> = references.into_iter().map(|it| (it.id, it.state)).collect();
+        states.sort_by(|a, b| a.0.cmp(&b.0));
+        let paths: Vec<_> = tree.iter().map(Entry::path_text).collect();
+        assert!(paths.is_sorted(), "{paths:?}");
+        let orphans = String::from_utf8(sink.0.borrow().clone()).unwrap();
+        (paths, states, orphans)
+    }
+
+    fn state(id: &str, state: ReferenceState) -> (String, ReferenceState) {
+        (id.to_owned(), state)
+    }
+
+    #[test]
+    fn each_claim_finds_its_files_and_the_rest_are_orphans() {
+        let claims = vec![
+            claim(ReferenceKind::Run, "r1", "1/r1/artifacts", false),
+            claim(ReferenceKind::Run, "r2", "1/r2/artifacts", false),
+            claim(ReferenceKind::LoggedModel, "m", "1/models/m/artifacts", true),
+            claim(ReferenceKind::ModelVersion, "v/1", "1/models/m/artifacts", true),
+            claim(ReferenceKind::ModelVersion, "v/2", "1/r1/artifacts/model", true),
+            claim(ReferenceKind::ModelVersion, "v/3", "single.pkl", true),
+        ];
+        let entries = [
+            "1/",
+            "1/models/m/artifacts/MLmodel",
+            "1/r1/artifacts/model/MLmodel",
+            "1/r1/artifacts/plot.png",
+            "1/r1/artifacts!odd",
+            "1/r3/artifacts/left.txt",
+            "single.pkl",
+        ];
+        let mut sorted = entries;
+        sorted.sort_unstable();
+        let (tree, states, orphans) = check(claims, &sorted, Fake::default());
+        assert_eq!(tree.len(), entries.len());
+        use ReferenceState::{Empty, Present};
+        assert_eq!(
+            states,
+            [
+                state("m", Present),
+                state("r1", Present),
+                state("r2", Empty),
+                state("v/1", Present),
+                state("v/2", Present),
+                state("v/3", Present)
+            ]
+        );
+        assert_eq!(orphans.lines().count(), 2, "{orphans}");
+        assert!(orphans.contains("artifacts!odd") && orphans.contains("left.txt"), "{orphans}");
+    }
+
+    #[test]
+    fn what_was_deleted_meanwhile_is_carried_over_and_what_was_not_is_missing() {
+        let claims = || {
+            vec![
+                claim(ReferenceKind::LoggedModel, "gone", "1/models/gone/artifacts", true),
+                claim(ReferenceKind::ModelVersion, "v/1", "1/models/gone/artifacts", true),
+                claim(ReferenceKind::LoggedModel, "lost", "1/models/lost/artifacts", true),
+                claim(ReferenceKind::LoggedModel, "never", "1/models/never/artifacts", true),
+            ]
+        };
+        let fake = |is_silent| Fake {
+            gone: ["gone", "v/1", "never"].map(str::to_owned).into(),
+            is_silent,
+            parent: vec![entry("1/models/gone/artifacts/MLmodel"), entry("1/models/gone/artifacts/model.pkl")],
+        };
+        let (tree, states, _) = check(claims(), &["0/x", "9/y"], fake(false));
+        assert_eq!(tree, ["0/x", "1/models/gone/artifacts/MLmodel", "1/models/gone/artifacts/model.pkl", "9/y"]);
+        use ReferenceState::{CarriedOver, DeletedMeanwhile, Missing};
+        assert_eq!(
+            states,
+            [
+                state("gone", CarriedOver),
+                state("lost", Missing),
+                state("never", DeletedMeanwhile),
+                state("v/1", CarriedOver)
+            ]
+        );
+        // Without an answer from the database nothing is called harmless.
+        let (tree, states, _) = check(claims(), &["0/x", "9/y"], fake(true));
+        assert_eq!(tree, ["0/x", "9/y"]);
+        assert!(states.iter().all(|(_, state)| *state == Missing), "{states:?}");
+    }
+
+    #[test]
+    fn a_place_inside_one_that_is_carried_over_shares_its_files() {
+        let claims = vec![
+            claim(ReferenceKind::Run, "run", "1/run/artifacts", true),
+            claim(ReferenceKind::ModelVersion, "v/1", "1/run/artifacts/model", true),
+        ];
+        let fake = Fake {
+            gone: ["run", "v/1"].map(str::to_owned).into(),
+            is_silent: false,
+            parent: vec![entry("1/run/artifacts/model/MLmodel"), entry("1/run/artifacts/plot.png")],
+        };
+        let (tree, states, _) = check(claims, &[], fake);
+        assert_eq!(tree, ["1/run/artifacts/model/MLmodel", "1/run/artifacts/plot.png"]);
+        let carried = ReferenceState::CarriedOver;
+        assert_eq!(states, [state("run", carried), state("v/1", carried)]);
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_replaced_only_if_its_row_is_gone() {
+        let sink = Sink::default();
+        let fake =
+            Fake { gone: ["gone".to_owned()].into(), is_silent: false, parent: vec![entry("1/gone/artifacts/a")] };
+        let claims = vec![
+            claim(ReferenceKind::Run, "gone", "1/gone/artifacts", false),
+            claim(ReferenceKind::Run, "kept", "1/kept/artifacts", false),
+        ];
+        let mut check = CrossCheck::new("artifacts/a", claims, None, Box::new(fake), Box::new(sink));
+        assert!(check.advance(Some(b"1/gone/artifacts/a")).unwrap().is_empty());
+        assert!(matches!(check.replace(b"1/gone/artifacts/a").unwrap(), Replacement::By(Some(_))));
+        assert!(check.advance(Some(b"1/gone/artifacts/b")).unwrap().is_empty());
+        assert!(matches!(check.replace(b"1/gone/artifacts/b").unwrap(), Replacement::By(None)));
+        assert!(check.advance(Some(b"1/kept/artifacts/c")).unwrap().is_empty());
+        assert!(matches!(check.replace(b"1/kept/artifacts/c").unwrap(), Replacement::Problem));
+    }
+}

@@ -43,6 +43,23 @@ pub struct Selected {
     pub files: Vec<Reference>,
 }
 
+/// How many versions may be copies of one another in a row.
+const COPIES_MAX: usize = 16;
+
+/// Returns the version that one is a copy of, or a copy of a copy; itself if it is none.
+fn original_of<'v>(version: &'v ModelVersion, versions: &'v [ModelVersion]) -> &'v ModelVersion {
+    let mut original = version;
+    for _ in 0..COPIES_MAX {
+        let Some(VersionSource::Version { name, version }) = original.source.as_deref().map(uri::version_source) else {
+            break;
+        };
+        let is_it = |it: &&ModelVersion| it.name == name && it.version.to_string() == version;
+        let Some(found) = versions.iter().find(is_it) else { break };
+        original = found;
+    }
+    original
+}
+
 /// Returns the files to restore without a database, each with the directory that they go into.
 pub fn files_of<'s>(wanted: &Wanted, selected: &'s Selected) -> Vec<(&'s Reference, String)> {
     let place = |reference: &Reference| match (wanted, reference.kind) {
@@ -195,7 +212,8 @@ impl Selected {
             if let Some(run) = version.run_id.as_deref().filter(|run| !run.is_empty()) {
                 self.put(Owner::Run, run, Need::Referenced);
             }
-            for text in [&version.source, &version.storage_location].into_iter().flatten() {
+            let original = original_of(version, &versions);
+            for text in [&version.source, &version.storage_location, &original.source].into_iter().flatten() {
                 match uri::version_source(text) {
                     VersionSource::LoggedModel(model) => self.put(Owner::LoggedModel, model, Need::Selected),
                     VersionSource::Run { run, path } => {

@@ -36,10 +36,13 @@ impl Import<'_> {
         Ok(Some(id))
     }
 
-    /// Deletes an experiment that was deleted.
+    /// Deletes an experiment that was deleted, unless an earlier import did: then there is none of that id to delete.
     pub(super) fn delete_experiment(&mut self, id: &str) -> Result<()> {
         let deleted = self.client.write("POST", "/api/2.0/mlflow/experiments/delete", &json!({ "experiment_id": id }));
-        self.or_note(|| format!("deletion of experiment {id}"), deleted).map(drop)
+        match deleted {
+            Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
+            deleted => self.or_note(|| format!("deletion of experiment {id}"), deleted).map(drop),
+        }
     }
 
     fn find_or_create(&mut self, experiment: &ImportExperiment) -> Result<Option<String>> {

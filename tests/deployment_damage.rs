@@ -1,0 +1,91 @@
+//! A deployment that is damaged already when it is backed up, or that is not what the configuration says.
+
+use std::fs;
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::support::deployment::{ThreeDays, assert_whole, snapshot_of};
+
+/// Returns one version of a model, as `mlvault models` lists it.
+fn version(lived: &ThreeDays, model: &str, version: u64) -> Value {
+    let listed = lived.runner.run(["models", model, "--json"]).expect(0).json();
+    let versions = listed["models"][0]["versions"].as_array().unwrap();
+    versions.iter().find(|listed| listed["version"] == version).unwrap().clone()
+}
+
+#[test]
+fn a_model_whose_files_are_gone_is_named_and_the_snapshot_is_not_called_whole() {
+    let lived = ThreeDays::unpack();
+    let listed = version(&lived, "fraud-detector", 2);
+    let path = listed["files"]["path"].as_str().unwrap();
+    let below_root = path.strip_prefix("artifacts/mlflow-artifacts/").unwrap();
+    fs::remove_dir_all(lived.folder().join("artifacts").join(below_root)).unwrap();
+
+    let (id, record) = snapshot_of(&lived.place().run(&lived.runner, &["backup"]).expect(3));
+    assert_eq!(record["completeness"], "incomplete");
+    let verdicts = &record["deployment"]["verdicts"];
+    assert_eq!((&verdicts["database"], &verdicts["references"]), (&"ok".into(), &"not_ok".into()), "{record:#}");
+    let problems = record["problems"].to_string();
+    assert!(problems.contains("model version fraud-detector/2") && problems.contains("logged model m-"), "{problems}");
+    // The version, and the logged model that it was made of.
+    assert_eq!(record["deployment"]["references"]["missing"], 2, "{record:#}");
+
+    let told = lived.runner.run(["models", "fraud-detector"]).expect(0).text();
+    let damaged: Vec<_> = told.lines().filter(|line| line.contains("MISSING")).collect();
+    assert!(damaged.len() == 1 && damaged[0].starts_with('2'), "{told}");
+    let target = lived.runner.path("files");
+    let restore = ["restore", "--model", "fraud-detector", "--version", "2", "--target", target.to_str().unwrap()];
+    let refused = lived.runner.run(restore).expect(1);
+    assert!(refused.stderr.contains(&id[..8]), "{}", refused.stderr);
+    // The day before still has it.
+    let earlier = lived.snapshots[3].0.as_str();
+    lived.runner.run(restore.into_iter().chain(["--snapshot", earlier])).expect(0);
+    assert!(target.join("MLmodel").is_file());
+}
+
+#[test]
+fn a_file_that_a_backup_cannot_read_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let lived = ThreeDays::unpack();
+    let weights =
+        lived.runner.files("production/artifacts").into_iter().find(|path| path.ends_with("model.pkl")).unwrap();
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o000)).unwrap();
+    let place = lived.place();
+    let mut command = lived.runner.command_without_privileges(["backup", "--json", "--deployment", "production"]);
+    command.args(["--backend-store-uri", &place.database]);
+    command.args(["--artifacts", &format!("mlflow-artifacts:/={}", place.artifacts)]);
+    let (_, record) = snapshot_of(&crate::support::cli::finish(&mut command).expect(3));
+    assert_eq!(record["deployment"]["verdicts"]["artifacts"], "not_ok", "{record:#}");
+    assert!(record["problems"][0]["path"].as_str().unwrap().ends_with("model.pkl"), "{record:#}");
+}
+
+#[test]
+fn a_root_that_nobody_mapped_fails_the_backup_until_it_is_excluded_by_name() {
+    let lived = ThreeDays::unpack();
+    let database = Connection::open(lived.folder().join("mlflow.db")).unwrap();
+    let moved = "UPDATE experiments SET artifact_location = 's3://elsewhere/42' WHERE name = 'scratch'";
+    assert_eq!(database.execute(moved, []).unwrap(), 1);
+    let mut place = lived.place();
+
+    let refused = place.run(&lived.runner, &["backup"]).expect(1);
+    assert!(refused.stderr.contains("s3://elsewhere"), "{}", refused.stderr);
+    assert_eq!(lived.runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len(), 4);
+
+    place.more = ["--exclude-root", "s3://elsewhere"].map(str::to_owned).to_vec();
+    let (_, record) = place.backup(&lived.runner);
+    assert_whole(&record);
+    assert_eq!(record["deployment"]["excluded"], serde_json::json!(["s3://elsewhere"]), "{record:#}");
+}
+
+#[test]
+fn a_database_that_is_not_whole_gives_no_snapshot() {
+    let lived = ThreeDays::unpack();
+    let database = lived.folder().join("mlflow.db");
+    let whole = fs::read(&database).unwrap();
+    fs::write(&database, &whole[..whole.len() / 2]).unwrap();
+    let failed = lived.place().run(&lived.runner, &["backup"]).expect(1);
+    assert!(failed.stderr.contains("mlflow.db"), "{}", failed.stderr);
+    assert_eq!(lived.runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len(), 4);
+}
