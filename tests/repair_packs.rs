@@ -212,7 +212,8 @@ fn lost_chunks_come_back_from_a_repository_with_other_keys() {
     let (other, _) = Vault::in_memory();
     let directory = &scene.snapshots[0].1;
     // Under other paths.
-    for (number, (path, _)) in scene.snapshots[0].2.iter().enumerate() {
+    let elsewhere = TempDir::new().unwrap();
+    for (number, path) in scene.snapshots[0].2.keys().enumerate() {
         let path = directory.path().join(path);
         if fs::symlink_metadata(&path).unwrap().is_file() {
             fs::copy(&path, elsewhere.path().join(number.to_string())).unwrap();
