@@ -211,13 +211,14 @@ fn lost_chunks_come_back_from_a_repository_with_other_keys() {
     let scene = Scene::new();
     let (other, _) = Vault::in_memory();
     let directory = &scene.snapshots[0].1;
-    // Under another path, and beside other files.
+    // Under other paths.
     let elsewhere = TempDir::new().unwrap();
-    for number in 0..12 {
-        let content = fs::read(directory.path().join(format!("models/{number}/weights.bin"))).unwrap();
-        fs::write(elsewhere.path().join(format!("{number}")), content).unwrap();
+    for (number, path) in scene.snapshots[0].2.keys().enumerate() {
+        let path = directory.path().join(path);
+        if fs::symlink_metadata(&path).unwrap().is_file() {
+            fs::copy(&path, elsewhere.path().join(number.to_string())).unwrap();
+        }
     }
-    fs::copy(directory.path().join("dump.sql"), elsewhere.path().join("dump")).unwrap();
     other.backup(elsewhere.path()).unwrap();
     for hundredths in [20, 50, 80] {
         scene.flip(&scene.victim("packs/data/"), hundredths);
