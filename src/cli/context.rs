@@ -14,7 +14,7 @@ use mlvault::cancel::Cancel;
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
-use mlvault::error::{Error, Result};
+use mlvault::error::{Error, Fault, Result};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
@@ -148,7 +148,7 @@ impl Context {
             region: args.s3_region.clone().or_else(|| s3.region.clone()),
             path_style: args.s3_path_style.or(s3.path_style),
             insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
-            credentials: match env_credentials() {
+            credentials: match env_credentials("MLVAULT") {
                 Some(credentials) => Some(credentials),
                 None => s3.credentials()?,
             },
@@ -166,10 +166,7 @@ impl Context {
     pub fn credential_source(&self) -> Result<CredentialSource> {
         let (args, file) = (&self.args, &self.file);
         let mut given = sources(&args.key_file, &args.passphrase_file, &args.passphrase_command);
-        // An empty variable is how manifests leave one out.
-        if let Some(words) = std::env::var("MLVAULT_PASSPHRASE").ok().filter(|words| !words.is_empty()) {
-            given.push(CredentialSource::Passphrase(Zeroizing::new(words)));
-        }
+        given.extend(env_passphrase("MLVAULT"));
         if given.is_empty() {
             given = sources(&file.key_file, &file.passphrase_file, &file.passphrase_command);
         }
@@ -178,20 +175,28 @@ impl Context {
 
     /// Opens the repository.
     pub fn repository(&self) -> Result<Arc<Repository>> {
-        let backend = self.backend().map_err(|error| match error.fault() {
-            Some(mlvault::error::Fault::NotFound) => match self.location() {
-                Ok(location) => Error::NoRepository { location: location.to_string() },
-                Err(error) => error,
-            },
+        self.open_repository(self.memory_limit()?)
+    }
+
+    /// Opens the repository with another memory limit than the process's, because another one is open too.
+    pub fn open_repository(&self, memory_limit: u64) -> Result<Arc<Repository>> {
+        self.open_at(&self.location()?, &self.backend_options()?, &self.credential_source()?, memory_limit)
+    }
+
+    /// Opens a repository anywhere.
+    pub fn open_at(
+        &self,
+        location: &Location,
+        s3: &S3Options,
+        credential: &CredentialSource,
+        memory_limit: u64,
+    ) -> Result<Arc<Repository>> {
+        let backend = location::open(location, s3).map_err(|error| match error.fault() {
+            Some(Fault::NotFound) => Error::NoRepository { location: location.to_string() },
             _ => error,
         })?;
-        let credential = self.credential_source()?.read()?;
-        let options = OpenOptions {
-            cache_root: self.cache_root(),
-            memory_limit: self.memory_limit()?,
-            clock: Arc::new(SystemClock),
-        };
-        Repository::open(backend, &credential, &options)
+        let options = OpenOptions { cache_root: self.cache_root(), memory_limit, clock: Arc::new(SystemClock) };
+        Repository::open(backend, &credential.read()?, &options)
     }
 
     fn cache_root(&self) -> Option<PathBuf> {
@@ -203,7 +208,8 @@ impl Context {
         configured.or_else(|| base().map(|base| base.join("mlvault")))
     }
 
-    fn memory_limit(&self) -> Result<u64> {
+    /// Returns the memory limit of the process in bytes.
+    pub fn memory_limit(&self) -> Result<u64> {
         match self.args.memory_limit.as_ref().or(self.file.memory_limit.as_ref()) {
             Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size"))),
             None => Ok(cgroup_limit().map_or(MEMORY_LIMIT_DEFAULT, |limit| {
@@ -213,17 +219,27 @@ impl Context {
     }
 }
 
+/// Returns a variable's value. An empty variable is how manifests leave one out.
+fn variable(prefix: &str, name: &str) -> Option<String> {
+    std::env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
+}
+
 /// The repository's own key pair, where the AWS variables are those of MLflow's buckets.
-fn env_credentials() -> Option<Credentials> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+pub fn env_credentials(prefix: &str) -> Option<Credentials> {
     Some(Credentials {
-        access_key_id: variable("MLVAULT_S3_ACCESS_KEY_ID")?,
-        secret_access_key: Zeroizing::new(variable("MLVAULT_S3_SECRET_ACCESS_KEY")?),
+        access_key_id: variable(prefix, "S3_ACCESS_KEY_ID")?,
+        secret_access_key: Zeroizing::new(variable(prefix, "S3_SECRET_ACCESS_KEY")?),
         session_token: None,
     })
 }
 
-fn sources(
+/// The passphrase itself.
+pub fn env_passphrase(prefix: &str) -> Option<CredentialSource> {
+    variable(prefix, "PASSPHRASE").map(|words| CredentialSource::Passphrase(Zeroizing::new(words)))
+}
+
+/// Returns the ways to a key that are given.
+pub fn sources(
     key_file: &Option<PathBuf>,
     passphrase_file: &Option<PathBuf>,
     passphrase_command: &Option<String>,
