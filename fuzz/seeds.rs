@@ -14,7 +14,8 @@ use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord, Statistics, VoidRecord,
+    self, Completeness, Component, CopiedFrom, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
+    Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{

@@ -15,6 +15,7 @@ mod cli_init_key;
 mod cli_ls_stats;
 mod cli_restore;
 mod concurrent;
+mod copy;
 mod crash;
 mod damage;
 mod database_merge;
