@@ -59,6 +59,9 @@ struct Tools {
     encoder: Encoder,
 }
 
+/// The chunks of a small file, or why it cannot be read.
+type SmallContent = Result<Vec<Vec<u8>>>;
+
 /// What is to be done for an entry.
 enum Step {
     /// It goes into the tree as it is.
@@ -197,7 +200,7 @@ impl<'a> TreeCopy<'a> {
     /// Reads and stores what a batch needs, and appends its entries to the tree.
     fn work_off(&self, batch: Batch, tree: &mut TreeWriter<'_>) -> Result<()> {
         let contents = self.small_contents(&batch)?;
-        let jobs: Vec<(&Step, Mutex<Option<Result<Vec<Vec<u8>>>>>)> =
+        let jobs: Vec<(&Step, Mutex<Option<SmallContent>>)> =
             batch.steps.iter().zip(contents).map(|(step, content)| (step, Mutex::new(content))).collect();
         let chunks = parallel::map(&jobs, self.threads(), |(step, content)| {
             let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -221,7 +224,7 @@ impl<'a> TreeCopy<'a> {
     }
 
     /// Fetches the chunks of a batch's small files together. Returns those of each step that has such a file.
-    fn small_contents(&self, batch: &Batch) -> Result<Vec<Option<Result<Vec<Vec<u8>>>>>> {
+    fn small_contents(&self, batch: &Batch) -> Result<Vec<Option<SmallContent>>> {
         let small = |step: &Step| match step {
             Step::Read(entry) if is_small(entry) => entry.file().cloned().map(|file| (entry.path_text(), file)),
             _ => None,
@@ -239,11 +242,16 @@ impl<'a> TreeCopy<'a> {
             })
             .collect();
         let mut fetched = ChunkFetcher::new(self.from, BATCH_BYTES, self.cancel).fetch(&wanted)?.into_iter();
-        Ok(counts.into_iter().map(|count| Some(fetched.by_ref().take(count?).collect())).collect())
+        let contents = counts.into_iter().map(|count| {
+            // All are taken, also those behind one that failed.
+            let of_file: Vec<Result<Vec<u8>>> = fetched.by_ref().take(count?).collect();
+            Some(of_file.into_iter().collect())
+        });
+        Ok(contents.collect())
     }
 
     /// Stores a file's content and returns its chunks, or nothing if it could not be read. A small one is in `content`.
-    fn copy_file(&self, entry: &Entry, content: Option<Result<Vec<Vec<u8>>>>) -> Result<Option<Vec<ChunkRef>>> {
+    fn copy_file(&self, entry: &Entry, content: Option<SmallContent>) -> Result<Option<Vec<ChunkRef>>> {
         let stored = match content {
             Some(Ok(chunks)) => self.store(entry, &mut chunks.concat().as_slice()),
             Some(Err(error)) => Err(Failure::Reading(error)),
