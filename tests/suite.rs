@@ -6,6 +6,7 @@ mod backend_s3_faults;
 mod backend_s3_tls;
 mod bucket_backup;
 mod bucket_restore;
+mod check_age;
 mod cli_backup;
 mod cli_doctor;
 mod cli_dump;
