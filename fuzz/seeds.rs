@@ -14,7 +14,8 @@ use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord, Statistics, VoidRecord,
+    self, Completeness, Component, CopiedFrom, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
+    Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{
@@ -278,8 +279,16 @@ fn record() -> Outcome {
         problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
         problem_count: 1,
         deployment: None,
+        copied_from: Some(Box::new(copied_from())),
         more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
     }))
+}
+
+fn copied_from() -> CopiedFrom {
+    let signer = targets::certificate().signer;
+    let first =
+        CopiedFrom { repository: REPOSITORY, snapshot: SESSION, signer, label: "cron".to_owned(), before: None };
+    CopiedFrom { before: Some(Box::new(first.clone())), ..first }
 }
 
 fn void() -> Outcome {

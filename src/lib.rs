@@ -11,7 +11,7 @@
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
-//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] |
+//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] |
 //! | 6 edges | [`config`] |
 
 pub mod backend;
@@ -23,6 +23,7 @@ pub mod chunker;
 pub mod clock;
 pub mod compress;
 pub mod config;
+pub mod copy;
 pub mod crypto;
 pub mod database;
 pub mod diff;

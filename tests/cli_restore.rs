@@ -319,6 +319,7 @@ fn store_component_by_hand(runner: &Runner, component: &str, entries: &[(&[u8], 
         problems: Vec::new(),
         problem_count: 0,
         deployment: None,
+        copied_from: None,
         more: BTreeMap::new(),
     };
     session.commit(&repository, record).unwrap();

@@ -416,6 +416,7 @@ impl About<'_> {
             problems,
             problem_count,
             deployment: stored.deployment,
+            copied_from: None,
             more: Default::default(),
         }
     }

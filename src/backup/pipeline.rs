@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::Problems;
 use crate::backup::parent::{Parent, Verdict};
-use crate::backup::reader::{self, ReadError, ReadFacts, Slots, Window};
+use crate::backup::reader::{ReadError, Slots};
 use crate::budget::{Budget, Permit};
 use crate::cancel::Cancel;
 use crate::compress::Encoder;
@@ -32,6 +32,7 @@ use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime, Metadata};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
 use crate::repository::chunk_writer::{ChunkWriter, Fate};
+use crate::repository::cut::{self, ReadFacts, Window};
 use crate::repository::tree_writer::{TreeSummary, TreeWriter};
 use crate::source::{Found, Item, ItemKind, Source};
 use crate::units::KIB;
@@ -463,7 +464,7 @@ impl Stages<'_> {
         let metadata = content.metadata();
         let racy = is_racy(&metadata.ctime, self.job.repository.clock().now());
         let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
-        let facts = reader::read_chunks(self.job.repository.chunker(), window, &mut content, |number, plain| {
+        let mut take_chunk = |number, plain: &[u8]| {
             self.job.cancel.check()?;
             self.tally.bytes_read.fetch_add(plain.len() as u64, Ordering::Relaxed);
             if small {
@@ -475,6 +476,9 @@ impl Stages<'_> {
                 return Err(Error::Interrupted);
             }
             chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()))
+        };
+        let facts = cut::read_chunks(self.job.repository.chunker(), window, &mut content, |number, plain| {
+            take_chunk(number, plain).map_err(ReadError::Fatal)
         })?;
         let attributes = content.attributes();
         if let Some(change) = content.finish()? {

@@ -119,6 +119,25 @@ pub struct ReadReport {
     pub bytes: u64,
     /// Whether the chunks of data packs were opened; else these packs were compared with their names only.
     pub content_opened: bool,
+    /// What this check and earlier ones verified together, if an age was given.
+    pub coverage: Option<Coverage>,
+}
+
+/// How much was verified how long ago, as far as is remembered; after this check.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// The age that was asked for.
+    pub age_seconds_max: u64,
+    /// Packs that were verified within this age.
+    pub packs_within: u64,
+    /// Their bytes.
+    pub bytes_within: u64,
+    /// Bytes of all packs that are there.
+    pub bytes_total: u64,
+    /// Packs that were never verified, or are bad.
+    pub packs_never: u64,
+    /// Age of the oldest verification that counts, of all packs that were ever verified.
+    pub oldest_seconds: Option<u64>,
 }
 
 /// The result of a check.

@@ -12,6 +12,7 @@
 //! outcome. A session's announcement that is missing is not looked for: once the session has ended nobody needs it.
 
 mod findings;
+mod memory;
 mod objects;
 mod packs;
 mod subset;
@@ -20,11 +21,12 @@ mod trees;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use crate::check::findings::{Counts, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
+pub use crate::check::findings::{Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
 pub use crate::check::subset::Subset;
 
 use crate::cancel::Cancel;
 use crate::check::findings::Findings;
+use crate::check::memory::Memory;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
@@ -39,6 +41,17 @@ pub enum ReadData {
     All,
     /// Some.
     Subset(Subset),
+    /// Those that no check has verified for so long, as far as this machine's cache directory remembers.
+    Aged(Aged),
+}
+
+/// Packs that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aged {
+    /// How long ago a pack must have been verified to be passed over.
+    pub age_seconds_max: u64,
+    /// Most bytes to read: the packs that were verified longest ago come first. At least one pack is read if one is due.
+    pub budget_bytes: Option<u64>,
 }
 
 /// How to check.
@@ -56,18 +69,22 @@ struct Check<'a> {
     monitor: &'a dyn Monitor,
     cancel: &'a Cancel,
     findings: Findings<'a>,
+    memory: Memory,
     stopped: AtomicBool,
 }
 
 /// Runs a check. Fails only where the backend does, or the index cache, or on request.
 pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
+    let findings = Findings::new(monitor);
+    let memory = recall(repository, options, &findings);
     let check = Check {
         repository,
         reader: ChunkReader::new(Arc::clone(repository)),
         options,
         monitor,
         cancel,
-        findings: Findings::new(monitor),
+        findings,
+        memory,
         stopped: AtomicBool::new(false),
     };
     let snapshots = check.check_objects()?;
@@ -77,6 +94,18 @@ pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monito
     // The segments that the index skipped have been reported by name.
     repository.index().take_damage();
     Ok(check.findings.into_report())
+}
+
+/// Reads what earlier checks verified, if packs are to be read at all.
+fn recall(repository: &Repository, options: &Options, findings: &Findings<'_>) -> Memory {
+    if options.read_data == ReadData::Nothing {
+        return Memory::default();
+    }
+    let (memory, fault) = Memory::open(repository);
+    if let (Some(fault), ReadData::Aged(_)) = (fault, options.read_data) {
+        findings.note(&format!("What was verified earlier is not known, so every pack is due: {fault}"));
+    }
+    memory
 }
 
 impl Check<'_> {

@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use crate::backend::Listed;
 use crate::budget::Budget;
-use crate::check::findings::{Loss, ProblemKind, reason_of};
+use crate::check::findings::{Coverage, Loss, ProblemKind, reason_of};
 use crate::check::subset::Selection;
-use crate::check::{Check, ReadData};
+use crate::check::{Aged, Check, ReadData};
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Role;
@@ -53,18 +53,55 @@ impl Check<'_> {
             [backend.list(&layout::segments(BlobKind::Data))?, backend.list(&layout::segments(BlobKind::Meta))?];
         let stored = self.stored_packs(&backend.list("")?);
         let sizes = stored.iter().map(|(id, (_, size))| (*id, *size));
-        let selection = Selection::choose(self.options.read_data, sizes);
+        let selection = Selection::choose(self.options.read_data, sizes, &self.memory);
         let selected = stored.iter().filter(|(id, _)| selection.contains(id));
         let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
         self.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
         self.begin_read_report(stored.len());
         let packs = Packs { stored, selection, budget: Budget::new(self.repository.memory_plan().chunk_bytes) };
+        let looked = self.look_at_all(&segments, &packs);
+        // Also what a check verified that was stopped need not be read again.
+        self.remember(&packs);
+        looked
+    }
+
+    fn look_at_all(&self, segments: &[Vec<Listed>; 2], packs: &Packs) -> Result<()> {
         let mut seen = HashSet::new();
-        for (kind, segments) in BlobKind::ALL.into_iter().zip(&segments) {
-            self.check_segments(kind, segments, &packs, &mut seen)?;
+        for (kind, segments) in BlobKind::ALL.into_iter().zip(segments) {
+            self.check_segments(kind, segments, packs, &mut seen)?;
         }
         self.findings.count(|counts| counts.packs = seen.len() as u64);
-        self.check_unreferenced(&packs, &seen)
+        self.check_unreferenced(packs, &seen)
+    }
+
+    fn remember(&self, packs: &Packs) {
+        if self.options.read_data == ReadData::Nothing {
+            return;
+        }
+        if let Err(error) = self.memory.save(self.repository, &packs.stored) {
+            self.findings.note(&format!("What was verified cannot be remembered: {error}"));
+        }
+        if let ReadData::Aged(aged) = self.options.read_data {
+            let coverage = self.coverage(packs, aged);
+            self.findings.count_read(|read| read.coverage = Some(coverage));
+        }
+    }
+
+    fn coverage(&self, packs: &Packs, aged: Aged) -> Coverage {
+        let mut coverage = Coverage { age_seconds_max: aged.age_seconds_max, ..Coverage::default() };
+        for (id, (_, bytes)) in &packs.stored {
+            coverage.bytes_total += bytes;
+            let Some(age) = self.memory.age_seconds(id) else {
+                coverage.packs_never += 1;
+                continue;
+            };
+            coverage.oldest_seconds = coverage.oldest_seconds.max(Some(age));
+            if age <= aged.age_seconds_max {
+                coverage.packs_within += 1;
+                coverage.bytes_within += bytes;
+            }
+        }
+        coverage
     }
 
     fn begin_read_report(&self, packs_total: usize) {
@@ -177,6 +214,7 @@ impl Check<'_> {
     }
 
     fn lost(&self, pack: &IndexedPack, key: &str, reason: &str) -> Result<()> {
+        self.memory.forget(&pack.id);
         self.findings.bad_pack(pack.id, key, reason, Loss::All);
         Ok(())
     }
@@ -213,8 +251,15 @@ impl Check<'_> {
             fault => fault,
         };
         let (loss, told) = self.lost_chunks(job, &bytes, right_name)?;
-        if let Some(reason) = join(fault, told) {
-            self.findings.bad_pack(job.pack.id, &key, &reason, loss);
+        match join(fault, told) {
+            Some(reason) => {
+                self.memory.forget(&job.pack.id);
+                self.findings.bad_pack(job.pack.id, &key, &reason, loss);
+            }
+            None => {
+                let opened = job.kind == BlobKind::Meta || self.repository.access().data.is_some();
+                self.memory.verified(job.pack.id, opened);
+            }
         }
         Ok(())
     }
@@ -285,6 +330,7 @@ impl Check<'_> {
             Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
             Err(error) if error.is_damage() => {
+                self.memory.forget(&id);
                 self.findings.bad_pack(id, &layout::pack(kind, &id), &reason_of(&error), Loss::All);
                 Ok(())
             }

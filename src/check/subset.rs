@@ -1,9 +1,11 @@
 //! Which packs of a repository a partial check reads.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use crate::check::ReadData;
+use crate::check::memory::Memory;
+use crate::check::{Aged, ReadData};
 use crate::crypto::random;
 use crate::error::{Error, Result};
 use crate::id::PackId;
@@ -72,7 +74,7 @@ pub enum Selection {
 
 impl Selection {
     /// Chooses among packs, given with their sizes.
-    pub fn choose(read: ReadData, packs: impl Iterator<Item = (PackId, u64)>) -> Self {
+    pub fn choose(read: ReadData, packs: impl Iterator<Item = (PackId, u64)>, memory: &Memory) -> Self {
         match read {
             ReadData::Nothing => Self::Nothing,
             ReadData::All => Self::All,
@@ -83,6 +85,7 @@ impl Selection {
                 Self::Drawn(packs.into_iter().take(count).map(|(id, _)| id).collect())
             }
             ReadData::Subset(Subset::Bytes(limit)) => Self::Drawn(fill(&shuffled(packs), limit)),
+            ReadData::Aged(aged) => Self::Drawn(due(packs, aged, memory)),
         }
     }
 
@@ -109,6 +112,14 @@ fn shuffled(packs: impl Iterator<Item = (PackId, u64)>) -> Vec<(PackId, u64)> {
     packs
 }
 
+/// Returns the packs that are due and fit the budget: first those that were never verified, then the oldest.
+fn due(packs: impl Iterator<Item = (PackId, u64)>, aged: Aged, memory: &Memory) -> HashSet<PackId> {
+    let age = |id: &PackId| memory.age_seconds(id).unwrap_or(u64::MAX);
+    let mut due: Vec<_> = packs.filter(|(id, _)| age(id) > aged.age_seconds_max).collect();
+    due.sort_by_cached_key(|(id, _)| (Reverse(age(id)), *id));
+    fill(&due, aged.budget_bytes.unwrap_or(u64::MAX))
+}
+
 fn fill(packs: &[(PackId, u64)], limit: u64) -> HashSet<PackId> {
     let mut total = 0;
     let fits = |(at, (_, size)): &(usize, &(PackId, u64))| {
@@ -121,6 +132,7 @@ fn fill(packs: &[(PackId, u64)], limit: u64) -> HashSet<PackId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::verified::Verified;
 
     fn packs() -> Vec<(PackId, u64)> {
         (0..200u8).map(|byte| (PackId::from_bytes(*blake3::hash(&[byte]).as_bytes()), 10)).collect()
@@ -128,7 +140,7 @@ mod tests {
 
     fn chosen(subset: &str) -> Vec<PackId> {
         let read = ReadData::Subset(subset.parse().unwrap());
-        let selection = Selection::choose(read, packs().into_iter());
+        let selection = Selection::choose(read, packs().into_iter(), &Memory::default());
         packs().into_iter().map(|(id, _)| id).filter(|id| selection.contains(id)).collect()
     }
 
@@ -151,6 +163,24 @@ mod tests {
         assert_eq!(chosen("1").len(), 1);
         assert_eq!(chosen("1G").len(), 200);
         assert_ne!(chosen("50%"), chosen("50%"));
+    }
+
+    #[test]
+    fn what_is_due_comes_in_the_order_of_age_and_fits_the_budget() {
+        let ids: Vec<PackId> = packs().into_iter().map(|(id, _)| id).collect();
+        // The first pack was never verified, the second ten seconds ago, the third twenty, and so on.
+        let at = |number: usize| 10_000 - 10 * number as i64;
+        let known = (1..ids.len()).map(|number| (ids[number], Verified { named: at(number), opened: at(number) }));
+        let memory = Memory::of(10_000, true, known);
+        let chosen = |age_seconds_max, budget_bytes| {
+            let read = ReadData::Aged(Aged { age_seconds_max, budget_bytes });
+            let selection = Selection::choose(read, packs().into_iter(), &memory);
+            (0..ids.len()).filter(|number| selection.contains(&ids[*number])).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(1960, None), [0, 197, 198, 199]);
+        assert_eq!(chosen(1960, Some(25)), [0, 199]);
+        assert_eq!(chosen(1960, Some(1)), [0]);
+        assert_eq!(chosen(5000, None), [0]);
     }
 
     #[test]

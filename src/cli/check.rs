@@ -1,14 +1,16 @@
 //! `mlvault check`
 
 use clap::Parser;
+use jiff::SignedDuration;
 use serde_json::json;
 
-use mlvault::check::{self, Options, Problem, ProblemKind, ReadData, Report, Subset};
+use mlvault::check::{self, Aged, Coverage, Options, Problem, ProblemKind, ReadData, Report, Subset};
 use mlvault::error::Result;
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
 use crate::cli::progress::printable;
+use crate::cli::prune::{parse_duration, parse_size};
 use crate::cli::{exit, output};
 
 /// Check that everything in the repository is there and sound, and say which files damage costs
@@ -20,23 +22,39 @@ use crate::cli::{exit, output};
 #[derive(Parser)]
 pub struct Args {
     /// Read every pack whole, and verify every chunk
-    #[arg(long, conflicts_with = "read_data_subset")]
+    #[arg(long, conflicts_with_all = ["read_data_subset", "max_age"])]
     read_data: bool,
     /// Read a random share of the packs (10%), one of several parts that together are all (3/7), or random packs up to
     /// a size (1G)
     #[arg(long, value_name = "SUBSET")]
     read_data_subset: Option<Subset>,
+    /// Read the packs that no check on this machine has verified for so long, as 30d
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "read_data_subset")]
+    max_age: Option<SignedDuration>,
+    /// Read no more bytes than this, those first that were verified longest ago
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "max_age")]
+    budget: Option<u64>,
+}
+
+impl Args {
+    fn read_data(&self) -> ReadData {
+        match (self.read_data, self.read_data_subset, self.max_age) {
+            (true, ..) => ReadData::All,
+            (_, Some(subset), _) => ReadData::Subset(subset),
+            (.., Some(age)) => {
+                let age_seconds_max = age.unsigned_abs().as_secs();
+                ReadData::Aged(Aged { age_seconds_max, budget_bytes: self.budget })
+            }
+            _ => ReadData::Nothing,
+        }
+    }
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
-    let read_data = match args.read_data_subset {
-        Some(subset) => ReadData::Subset(subset),
-        None if args.read_data => ReadData::All,
-        None => ReadData::Nothing,
-    };
+    let options = Options { read_data: args.read_data() };
     let repository = context.repository()?;
-    let report = check::run(&repository, &Options { read_data }, context.monitor().as_ref(), context.cancel())?;
+    let report = check::run(&repository, &options, context.monitor().as_ref(), context.cancel())?;
     context.finish();
     if context.json() {
         output::print_json(&json!({ "clean": report.is_clean(), "report": report }))?;
@@ -56,12 +74,26 @@ fn print_report(report: &Report) -> Result<()> {
         let how = if read.content_opened { "verified every chunk in them" } else { "compared data packs by name only" };
         let (packs, all, bytes) = (read.packs, read.packs_total, format_bytes(read.bytes));
         output::print_line(&format!("Read {packs} of {all} packs ({bytes}), {how}"))?;
+        read.coverage.as_ref().map_or(Ok(()), |coverage| print_coverage(coverage, all))?;
     }
     for note in &report.notes {
         output::print_line(&format!("Note: {}", printable(note)))?;
     }
     report.problems.iter().try_for_each(print_problem)?;
     print_verdict(report)
+}
+
+fn print_coverage(coverage: &Coverage, packs_total: u64) -> Result<()> {
+    let days = |seconds: u64| format!("{:.1} days", seconds as f64 / 86_400.0);
+    output::print_line(&format!(
+        "Verified within {}: {} of {packs_total} packs, {} of {}; never: {} packs; the oldest {} ago",
+        days(coverage.age_seconds_max),
+        coverage.packs_within,
+        format_bytes(coverage.bytes_within),
+        format_bytes(coverage.bytes_total),
+        coverage.packs_never,
+        days(coverage.oldest_seconds.unwrap_or(0))
+    ))
 }
 
 fn print_problem(problem: &Problem) -> Result<()> {

@@ -148,7 +148,7 @@ impl Context {
             region: args.s3_region.clone().or_else(|| s3.region.clone()),
             path_style: args.s3_path_style.or(s3.path_style),
             insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
-            credentials: match env_credentials() {
+            credentials: match env_credentials("MLVAULT") {
                 Some(credentials) => Some(credentials),
                 None => s3.credentials()?,
             },
@@ -166,10 +166,7 @@ impl Context {
     pub fn credential_source(&self) -> Result<CredentialSource> {
         let (args, file) = (&self.args, &self.file);
         let mut given = sources(&args.key_file, &args.passphrase_file, &args.passphrase_command);
-        // An empty variable is how manifests leave one out.
-        if let Some(words) = std::env::var("MLVAULT_PASSPHRASE").ok().filter(|words| !words.is_empty()) {
-            given.push(CredentialSource::Passphrase(Zeroizing::new(words)));
-        }
+        given.extend(env_passphrase("MLVAULT"));
         if given.is_empty() {
             given = sources(&file.key_file, &file.passphrase_file, &file.passphrase_command);
         }
@@ -222,17 +219,27 @@ impl Context {
     }
 }
 
+/// Returns a variable's value. An empty variable is how manifests leave one out.
+fn variable(prefix: &str, name: &str) -> Option<String> {
+    std::env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
+}
+
 /// The repository's own key pair, where the AWS variables are those of MLflow's buckets.
-fn env_credentials() -> Option<Credentials> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+pub fn env_credentials(prefix: &str) -> Option<Credentials> {
     Some(Credentials {
-        access_key_id: variable("MLVAULT_S3_ACCESS_KEY_ID")?,
-        secret_access_key: Zeroizing::new(variable("MLVAULT_S3_SECRET_ACCESS_KEY")?),
+        access_key_id: variable(prefix, "S3_ACCESS_KEY_ID")?,
+        secret_access_key: Zeroizing::new(variable(prefix, "S3_SECRET_ACCESS_KEY")?),
         session_token: None,
     })
 }
 
-fn sources(
+/// The passphrase itself.
+pub fn env_passphrase(prefix: &str) -> Option<CredentialSource> {
+    variable(prefix, "PASSPHRASE").map(|words| CredentialSource::Passphrase(Zeroizing::new(words)))
+}
+
+/// Returns the ways to a key that are given.
+pub fn sources(
     key_file: &Option<PathBuf>,
     passphrase_file: &Option<PathBuf>,
     passphrase_command: &Option<String>,

@@ -7,6 +7,7 @@ mod backup;
 mod cat;
 mod check;
 mod context;
+mod copy;
 mod deployment;
 mod diff;
 mod doctor;
@@ -33,6 +34,7 @@ mod selection;
 mod snapshots;
 mod stats;
 mod tag;
+mod to;
 mod undelete;
 mod upgrade_done;
 
@@ -73,6 +75,7 @@ enum Command {
     Tag(tag::Args),
     UpgradeDone(upgrade_done::Args),
     Prune(prune::Args),
+    Copy(copy::Args),
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -113,6 +116,7 @@ pub fn run() -> ExitCode {
         Command::Tag(args) => tag::run(&context, args),
         Command::UpgradeDone(args) => upgrade_done::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
+        Command::Copy(args) => copy::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Repair(args) => repair::run(&context, args),
         Command::Stats(args) => stats::run(&context, args),

@@ -48,11 +48,13 @@ fn parse_percent(text: &str) -> std::result::Result<f64, String> {
     number.ok().filter(|percent| (0.0..=1e6).contains(percent)).ok_or_else(|| "it is not a percentage".to_owned())
 }
 
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
+/// Reads a size.
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     parse_bytes(text).ok_or_else(|| "it is not a size such as 10G".to_owned())
 }
 
-fn parse_duration(text: &str) -> std::result::Result<SignedDuration, String> {
+/// Reads a duration that is not negative.
+pub fn parse_duration(text: &str) -> std::result::Result<SignedDuration, String> {
     let duration = text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     duration
         .ok()

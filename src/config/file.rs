@@ -14,6 +14,10 @@
 //! access-key-id = "vault"                   # else as AWS tools find it
 //! secret-access-key-file = "/run/secrets/s3/key"
 //!
+//! [to]                                      # for `copy`: another repository, with its own key and its own [to.s3]
+//! repository = "s3://off-site/mlflow"
+//! key-file = "/run/secrets/mlvault/off-site"
+//!
 //! [policy.audit]                            # for `forget --policy audit`; a preset's name replaces the preset
 //! keep-within-daily = "90d"
 //! keep-yearly = 10
@@ -50,10 +54,28 @@ pub struct ConfigFile {
     pub passphrase_command: Option<String>,
     /// How S3 is reached.
     pub s3: S3Section,
+    /// Where copies go.
+    pub to: ToSection,
     /// Deployments by name.
     pub deployment: BTreeMap<String, DeploymentSection>,
     /// Retention policies by name.
     pub policy: BTreeMap<String, PolicySpec>,
+}
+
+/// The repository that copies go to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ToSection {
+    /// Its location.
+    pub repository: Option<String>,
+    /// Path of a key file.
+    pub key_file: Option<PathBuf>,
+    /// Path of a file that holds the passphrase.
+    pub passphrase_file: Option<PathBuf>,
+    /// Command that prints the passphrase.
+    pub passphrase_command: Option<String>,
+    /// How its S3 is reached.
+    pub s3: S3Section,
 }
 
 /// How S3 is reached.
@@ -137,6 +159,9 @@ mod tests {
         .unwrap();
         assert_eq!(file.repository.as_deref(), Some("s3://b/p"));
         assert_eq!(file.s3.path_style, Some(true));
+        let file =
+            ConfigFile::parse("[to]\nrepository = '/off-site'\nkey-file = '/k'\n[to.s3]\nregion = 'r'\n").unwrap();
+        assert_eq!((file.to.repository.as_deref(), file.to.s3.region.as_deref()), (Some("/off-site"), Some("r")));
         let file = ConfigFile::parse("[policy.staging]\nkeep-last = 3\n").unwrap();
         assert_eq!(file.policy("staging").unwrap().keep_last, Some(3));
         assert_eq!(file.policy("production").unwrap(), PolicySpec::preset("production").unwrap());

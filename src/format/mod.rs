@@ -20,6 +20,7 @@ pub mod signed;
 pub mod snapshot;
 pub mod tombstone;
 pub mod tree;
+pub mod verified;
 
 use std::borrow::Cow;
 

@@ -55,6 +55,8 @@ pub enum ObjectKind {
     Forgotten = 7,
     /// What is said of a snapshot after it was written.
     Note = 8,
+    /// What a check remembers. Never in a repository, only beside its cache.
+    Verified = 9,
 }
 
 /// Seals a body. `name` is empty for objects that are named by their bytes.

@@ -110,6 +110,29 @@ pub struct ProblemRecord {
     pub message: String,
 }
 
+/// The snapshot that a copy was made of, in another repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedFrom {
+    /// That repository.
+    pub repository: RepositoryId,
+    /// The snapshot's name there.
+    pub snapshot: SessionId,
+    /// The key that had signed it, which whoever made the copy has verified.
+    pub signer: SignerKey,
+    /// The label of that key's slot.
+    pub label: String,
+    /// What that one was a copy of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<CopiedFrom>>,
+}
+
+impl CopiedFrom {
+    /// Returns the repository that the backup was made into, and the snapshot's name there.
+    pub fn origin(&self) -> (RepositoryId, SessionId) {
+        self.before.as_ref().map_or((self.repository, self.snapshot), |before| before.origin())
+    }
+}
+
 /// The record of one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -142,6 +165,9 @@ pub struct SnapshotRecord {
     /// What it holds of an MLflow deployment, if that is what was backed up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Box<DeploymentRecord>>,
+    /// The snapshot of another repository that this one is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<Box<CopiedFrom>>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,

@@ -141,6 +141,11 @@ impl ChunkWriter {
         Self { shared, uploaders }
     }
 
+    /// Returns the repository that is written to.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.shared.repository
+    }
+
     /// Stores a chunk unless the repository has it. Returns once the chunk is in an open pack.
     pub fn write(&self, encoder: &mut Encoder, kind: BlobKind, plain: &[u8]) -> Result<(ChunkId, Fate)> {
         let shared = &self.shared;

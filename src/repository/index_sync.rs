@@ -115,6 +115,14 @@ impl Index {
         Self { backend, keys, repository, home, state: Mutex::default(), damage: Mutex::default() }
     }
 
+    /// Returns the directory that the cache lives in, if it stays there.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.home {
+            IndexHome::Directory(directory) => Some(directory),
+            IndexHome::Temporary | IndexHome::Memory => None,
+        }
+    }
+
     /// Returns every place of a chunk.
     pub fn locate(&self, kind: BlobKind, id: &ChunkId) -> Result<Vec<Place>> {
         self.with_cache(kind, |cache| {

@@ -1,0 +1,285 @@
+//! Copies snapshots into another repository, which has its own keys and its own chunks.
+//!
+//! What must stay true:
+//! - A copy holds what the source's record says, or there is no copy: content is read, verified, and stored anew.
+//! - The record keeps what it says of the backup, and names what it was copied from. It is signed by the target's key.
+//! - Each snapshot is a session of its own in the target, which obeys the protocol of every session. So a copy that was
+//!   stopped leaves whole snapshots, and chunks that the next one finds.
+//! - Damage in the source costs the snapshots that need it; whatever else fails ends the copy.
+
+mod parent;
+mod tree;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::snapshot::{CopiedFrom, SnapshotRecord, SourceRecord};
+use crate::id::{RepositoryId, SessionId};
+use crate::monitor::Monitor;
+use crate::repository::chunk_reader::ChunkReader;
+use crate::repository::chunk_writer::{ChunkWriter, Written};
+use crate::repository::notes::Notes;
+use crate::repository::session::Session;
+use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::repository::{Repository, layout};
+
+use crate::copy::parent::Parent;
+use crate::copy::tree::TreeCopy;
+
+/// Which snapshots to copy.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    /// These, as users name them; if there are none, all that fit the rest.
+    pub names: Vec<String>,
+    /// Only those of this deployment.
+    pub deployment: Option<String>,
+    /// Only those that have all of these tags now.
+    pub tags: Vec<String>,
+}
+
+impl Choice {
+    /// Returns the snapshots that are meant, oldest first, each once.
+    pub fn among(&self, snapshots: &[Snapshot], notes: &Notes) -> Result<Vec<Snapshot>> {
+        let named: Vec<usize> = match self.names.is_empty() {
+            true => (0..snapshots.len()).collect(),
+            false => self.names.iter().map(|name| select(snapshots, name)).collect::<Result<_>>()?,
+        };
+        let fits = |snapshot: &Snapshot| {
+            let tags = notes.tags_of(snapshot);
+            let is_of = |name: &String| snapshot.record.source == SourceRecord::Deployment { name: name.clone() };
+            self.deployment.as_ref().is_none_or(is_of) && self.tags.iter().all(|tag| tags.contains(tag))
+        };
+        let is_meant = |at: &usize| named.contains(at) && fits(&snapshots[*at]);
+        Ok((0..snapshots.len()).filter(is_meant).map(|at| snapshots[at].clone()).collect())
+    }
+}
+
+/// What there is to copy.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Snapshots that the target lacks, oldest first.
+    pub missing: Vec<Snapshot>,
+    /// Snapshots that the target has already, or has in its trash.
+    pub present: Vec<SessionId>,
+}
+
+/// Decides what there is to copy.
+///
+/// A snapshot is known by where its backup was made into, so copies of copies count, and the way back home too.
+pub fn plan(chosen: Vec<Snapshot>, source: RepositoryId, target: RepositoryId, there: &SnapshotList) -> Plan {
+    let trash = there.trash.iter().map(|trashed| &trashed.snapshot);
+    let known: HashSet<_> = there.snapshots.iter().chain(trash).map(|known| origin(known, target)).collect();
+    let (present, missing) =
+        chosen.into_iter().partition::<Vec<_>, _>(|snapshot| known.contains(&origin(snapshot, source)));
+    Plan { missing, present: present.into_iter().map(|snapshot| snapshot.id).collect() }
+}
+
+fn origin(snapshot: &Snapshot, repository: RepositoryId) -> (RepositoryId, SessionId) {
+    snapshot.record.copied_from.as_ref().map_or((repository, snapshot.id), |from| from.origin())
+}
+
+/// A snapshot that was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// Its name in the source.
+    pub snapshot: SessionId,
+    /// Its name in the target.
+    pub copy: SessionId,
+}
+
+/// A snapshot that could not be copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// Its name in the source.
+    pub snapshot: SessionId,
+    /// How many things of it could not be read; each was told as a problem.
+    pub problems: u64,
+}
+
+/// What a copy did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Snapshots that were copied.
+    pub copied: Vec<Copied>,
+    /// Snapshots that could not be.
+    pub failed: Vec<Failed>,
+    /// Bytes of files read from the source.
+    pub bytes_read: u64,
+    /// Chunks that the target did not have.
+    pub chunks_new: u64,
+    /// Bytes of packs and index segments written to the target.
+    pub bytes_stored: u64,
+}
+
+/// Refuses what cannot end well, before anything is written.
+///
+/// Fails if both are one repository, or if a key's role does not allow its part.
+pub fn check(source: &Repository, target: &Repository) -> Result<()> {
+    if source.id() == target.id() {
+        return Err(Error::Refused(format!(
+            "Source and target are the same repository, {}: a copy needs another one",
+            source.id()
+        )));
+    }
+    source.access().data_secret()?;
+    match target.access().certificate.role.writes_snapshots() {
+        true => Ok(()),
+        false => Err(target.access().refusal("write snapshots")),
+    }
+}
+
+/// Copies what a plan says is missing. Damage in the source is told as problems, and goes on with the next snapshot.
+pub fn run(
+    source: &Arc<Repository>,
+    target: &Arc<Repository>,
+    missing: &[Snapshot],
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    check(source, target)?;
+    let components = || missing.iter().flat_map(|snapshot| &snapshot.record.components);
+    let (entries, bytes) = components()
+        .fold((0, 0), |(entries, bytes): (u64, u64), component| (entries + component.entries, bytes + component.bytes));
+    monitor.phase("copy", Some(entries), Some(bytes));
+    let there = if missing.is_empty() { Vec::new() } else { target.list_snapshots()?.snapshots };
+    let reader = ChunkReader::new(Arc::clone(source));
+    let mut copy = Copy { source, target, monitor, cancel, reader, there, summary: Summary::default() };
+    missing.iter().try_for_each(|snapshot| copy.snapshot(snapshot))?;
+    for error in source.index().take_damage().into_iter().chain(target.index().take_damage()) {
+        monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
+    }
+    Ok(copy.summary)
+}
+
+/// A copy under way.
+struct Copy<'a> {
+    source: &'a Arc<Repository>,
+    target: &'a Arc<Repository>,
+    monitor: &'a Arc<dyn Monitor>,
+    cancel: &'a Cancel,
+    reader: ChunkReader,
+    /// Snapshots of the target, as last read.
+    there: Vec<Snapshot>,
+    summary: Summary,
+}
+
+impl Copy<'_> {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        match self.in_a_session(snapshot) {
+            // A second time is no coincidence: then the operator should know.
+            Err(Error::Busy(reason)) => {
+                self.monitor.note(&format!("{reason}; the copy of {} is begun anew", snapshot.id.short()));
+                self.in_a_session(snapshot)
+            }
+            result => result,
+        }
+    }
+
+    fn in_a_session(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.cancel.check()?;
+        let session = Arc::new(Session::begin(self.target, "copy")?);
+        let committed = self.store_and_commit(&session, snapshot);
+        if !matches!(committed, Ok(true)) {
+            // Only a maintainer's key can; otherwise the session stays open until a prune ends it.
+            let _ = session.close(self.target, "the copy failed");
+        }
+        committed.map(drop)
+    }
+
+    /// Returns whether the copy was committed.
+    fn store_and_commit(&mut self, session: &Arc<Session>, snapshot: &Snapshot) -> Result<bool> {
+        self.forget_what_is_gone()?;
+        // A prune of the source may have moved chunks since.
+        self.source.index().expire();
+        let writer = ChunkWriter::new(Arc::clone(self.target), Arc::clone(session), Arc::clone(self.monitor));
+        let stored = self.store(session, &writer, snapshot);
+        // Even an interrupted copy has its packs indexed now, so that the next one finds them.
+        let written = writer.finish();
+        let stored = stored?;
+        self.count_written(written?, stored.bytes_read);
+        if stored.problems > 0 {
+            self.summary.failed.push(Failed { snapshot: snapshot.id, problems: stored.problems });
+            return Ok(false);
+        }
+        self.cancel.check()?;
+        session.commit(self.target, stored.record.clone())?;
+        self.monitor.detail(&|| format!("copied {} to {}", snapshot.id.short(), session.id.short()));
+        self.summary.copied.push(Copied { snapshot: snapshot.id, copy: session.id });
+        let signer = self.target.access().certificate.clone();
+        self.there.push(Snapshot { id: session.id, record: stored.record, signer });
+        Ok(true)
+    }
+
+    /// Takes out of the known snapshots what was forgotten or removed since. They never change, so none is read again.
+    fn forget_what_is_gone(&mut self) -> Result<()> {
+        let ids = |prefix| -> Result<HashSet<SessionId>> {
+            let listed = self.target.backend().list(prefix)?;
+            Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).collect())
+        };
+        let (listed, forgotten) = (ids(layout::SNAPSHOTS)?, ids(layout::FORGOTTEN)?);
+        self.there.retain(|known| listed.contains(&known.id) && !forgotten.contains(&known.id));
+        Ok(())
+    }
+
+    fn store(&self, session: &Session, writer: &ChunkWriter, snapshot: &Snapshot) -> Result<Stored> {
+        let parent_reader = ChunkReader::new(Arc::clone(self.target));
+        let parent = self.parent_of(snapshot);
+        let mut record = snapshot.record.clone();
+        let (mut bytes_read, mut problems) = (0, 0);
+        for component in &mut record.components {
+            let known = parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, self.monitor));
+            let mut copy = TreeCopy::new(&self.reader, writer, known, self.monitor.as_ref(), self.cancel);
+            copy.must_look_up = !session.tombstoned.is_empty();
+            if let Some(root) = copy.component(snapshot, component)? {
+                component.root = root;
+            }
+            bytes_read += copy.bytes_read();
+            problems += copy.problems();
+        }
+        self.complete(&mut record, snapshot);
+        Ok(Stored { record, bytes_read, problems })
+    }
+
+    /// Returns the snapshot of the same source in the target that is most like this one.
+    fn parent_of(&self, snapshot: &Snapshot) -> Option<&Snapshot> {
+        let record = &snapshot.record;
+        let same = self.there.iter().filter(|known| known.record.source == record.source);
+        same.filter(|known| known.record.started <= record.started).max_by_key(|known| (known.record.started, known.id))
+    }
+
+    /// Says in a record what is true of it in the target.
+    fn complete(&self, record: &mut SnapshotRecord, snapshot: &Snapshot) {
+        let source = self.source.id();
+        let copy_of = |id: SessionId| self.there.iter().find(|known| origin(known, self.target.id()) == (source, id));
+        record.parent = record.parent.and_then(copy_of).map(|copy| copy.id);
+        record.seen = self.there.iter().map(|known| known.id).collect();
+        record.copied_from = Some(Box::new(CopiedFrom {
+            repository: source,
+            snapshot: snapshot.id,
+            signer: snapshot.signer.signer,
+            label: snapshot.signer.label.clone(),
+            before: record.copied_from.take(),
+        }));
+        // They are keyed with the source's secret: here they would tell that every key is another one.
+        for key in record.deployment.iter_mut().flat_map(|deployment| &mut deployment.keys) {
+            key.fingerprint = None;
+        }
+    }
+
+    fn count_written(&mut self, written: Written, bytes_read: u64) {
+        self.summary.bytes_read += bytes_read;
+        self.summary.chunks_new += written.chunks;
+        self.summary.bytes_stored += written.stored_bytes;
+    }
+}
+
+/// What was stored of a snapshot, before it is committed.
+struct Stored {
+    record: SnapshotRecord,
+    bytes_read: u64,
+    problems: u64,
+}
