@@ -4,6 +4,7 @@
 //! if size, time and ETag are; it was not racy, and every chunk of it may be relied on. Anything doubtful is read.
 
 use crate::error::Result;
+use crate::format::BlobKind;
 use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{Entry, EntryKind, FileContent};
 use crate::id::ChunkId;
@@ -51,7 +52,7 @@ impl<'a> Parent<'a> {
     }
 
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
-    pub fn compare(&mut self, item: &Item, holds: impl Fn(&ChunkId) -> Result<bool>) -> Result<Verdict> {
+    pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<Verdict> {
         let Some(entry) = self.find(&item.path) else { return Ok(Verdict::New) };
         let EntryKind::File(content) = &entry.kind else { return Ok(Verdict::Changed) };
         if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
@@ -89,21 +90,27 @@ impl<'a> Parent<'a> {
         item.size() == Some(content.size) && now.mtime == then.mtime && same_file && !content.racy
     }
 
-    fn is_reliable(
-        &self,
-        entry: &Entry,
-        content: &FileContent,
-        holds: impl Fn(&ChunkId) -> Result<bool>,
-    ) -> Result<bool> {
-        if !self.check_chunks {
-            return Ok(true);
-        }
-        let Ok(chunks) = chunks_of(self.reader, &entry.path_text(), content) else { return Ok(false) };
-        for chunk in chunks {
-            if !holds(&chunk.id)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    fn is_reliable(&self, entry: &Entry, content: &FileContent, holds: &Holds<'_>) -> Result<bool> {
+        Ok(!self.check_chunks || is_held(self.reader, &entry.path_text(), content, holds)?)
     }
+}
+
+/// Tells whether a chunk of a kind may be relied on.
+pub type Holds<'a> = dyn Fn(BlobKind, &ChunkId) -> Result<bool> + 'a;
+
+/// Returns whether everything of a file may be relied on: its content, and the lists of an indirect one, which the new
+/// tree refers to as they are.
+pub fn is_held(reader: &ChunkReader, path: &str, content: &FileContent, holds: &Holds<'_>) -> Result<bool> {
+    for list in content.chunks.iter().filter(|_| content.indirect) {
+        if !holds(BlobKind::Meta, &list.id)? {
+            return Ok(false);
+        }
+    }
+    let Ok(chunks) = chunks_of(reader, path, content) else { return Ok(false) };
+    for chunk in chunks {
+        if !holds(content.kind, &chunk.id)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -365,7 +365,7 @@ impl Stages<'_> {
             ItemKind::Directory => EntryKind::Directory,
             ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
             ItemKind::File { size, .. } | ItemKind::Object { size, .. } => {
-                let verdict = parent.compare(&item, |chunk| self.job.chunks.holds(self.job.kind, chunk))?;
+                let verdict = parent.compare(&item, &|kind, chunk| self.job.chunks.holds(kind, chunk))?;
                 self.tally.count(&verdict);
                 match verdict {
                     Verdict::Unchanged(mut content, known) => {
@@ -609,7 +609,7 @@ pub fn survey(
                 monitor.count(Counter::Entries, 1);
                 if let Some(size) = item.size() {
                     bytes += size;
-                    let verdict = parent.compare(&item, |_| Ok(true))?;
+                    let verdict = parent.compare(&item, &|_, _| Ok(true))?;
                     tally.count(&verdict);
                     if !matches!(verdict, Verdict::Unchanged(..)) {
                         tally.bytes_read.fetch_add(size, Ordering::Relaxed);

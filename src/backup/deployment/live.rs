@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backup::deployment::references::Surroundings;
+use crate::backup::parent::is_held;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
 use crate::format::snapshot::Component;
@@ -13,7 +14,7 @@ use crate::mlflow::schema::Store;
 use crate::monitor::Monitor;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
-use crate::repository::tree_reader::{TreeReader, chunks_of};
+use crate::repository::tree_reader::TreeReader;
 use crate::source::deployment::Deployment;
 use crate::source::inventory::Claim;
 use crate::sql::Value;
@@ -69,13 +70,7 @@ impl Live<'_> {
     /// Returns whether the repository still has everything of an entry.
     fn is_reliable(&self, entry: &Entry) -> Result<bool> {
         let Some(file) = entry.file().filter(|_| self.check_chunks) else { return Ok(true) };
-        let Ok(chunks) = chunks_of(self.reader, &entry.path_text(), file) else { return Ok(false) };
-        for chunk in chunks {
-            if !self.chunks.holds(file.kind, &chunk.id)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        is_held(self.reader, &entry.path_text(), file, &|kind, chunk| self.chunks.holds(kind, chunk))
     }
 }
 
