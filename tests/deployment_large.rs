@@ -19,7 +19,8 @@ const CHANGED_OF: u64 = 33;
 /// How long something may take to begin on a loaded machine.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// Logs runs with values as training makes them: steps and times that go up, and losses that nobody can guess.
+/// Logs runs, one after the other, with values as training makes them: steps and times that go up, and losses that nobody
+/// can guess.
 fn log_runs(postgres: &PostgresServer, runs: u64) {
     let sql = format!(
         "SELECT setseed(0.5);
@@ -30,7 +31,7 @@ fn log_runs(postgres: &PostgresServer, runs: u64) {
          FROM generate_series(1, {runs}) run;
          INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
          SELECT 'loss', exp(-step / 300.0) + random() / 100, 1790000000000 + run * 100000 + step, md5(run::text), step, false
-         FROM generate_series(1, {runs}) run, generate_series(1, {METRICS_PER_RUN}) step"
+         FROM generate_series(1, {runs}) run, generate_series(1, {METRICS_PER_RUN}) step ORDER BY run, step"
     );
     postgres.client("mlflow").batch_execute(&sql).unwrap();
 }
