@@ -13,7 +13,7 @@ export CARGO_TARGET_DIR MLVAULT_TEST_TOOLS MLVAULT_PEERS
 MLVAULT := $(CARGO_TARGET_DIR)/release/mlvault
 BENCH_ARGS ?=
 
-.PHONY: help demo test bench bench-stages fmt lint
+.PHONY: help demo test bench bench-deployment bench-stages fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,11 @@ bench: ## Measure mlvault beside restic, rustic, Borg and cp (BENCH_ARGS="--scal
 	@scripts/setup.sh bench
 	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/peers.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-deployment: ## Measure a deployment (PostgreSQL, S3, MLflow) beside pg_dump and rclone
+	@scripts/setup.sh test
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/deployment.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-stages: ## Measure the stages of a backup one by one
 	@scripts/setup.sh build
