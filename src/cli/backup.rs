@@ -139,7 +139,12 @@ fn print_verdicts(record: &DeploymentRecord) -> Result<()> {
         }
     }
     output::print_line(&format!("References: {} ({text})", verdict(references)))?;
-    output::print_line(&format!("Metadata: {}", verdict(metadata)))
+    output::print_line(&format!("Metadata: {}", verdict(metadata)))?;
+    if record.lossy.is_empty() {
+        return Ok(());
+    }
+    output::print_line("LOSSY: made through the REST API alone; no restore into MLflow's storage. It lacks:")?;
+    record.lossy.iter().try_for_each(|lack| output::print_line(&format!("  {lack}")))
 }
 
 fn print_summary(summary: &Summary) -> Result<()> {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use mlvault::diff::mlflow::{How, MlflowChange, Subject};
 use mlvault::diff::{self, Change, ChangeKind, Options, Summary};
 use mlvault::error::Result;
+use mlvault::repository::snapshots::Snapshot;
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
@@ -67,7 +68,10 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);
             summary = diff::snapshots(&repository, (&old, &new), &options, monitor.as_ref(), cancel, &mut visit)?;
-            if old.record.deployment.is_some() && new.record.deployment.is_some() && options.path.is_empty() {
+            let has_catalogue = |snapshot: &Snapshot| {
+                snapshot.record.deployment.as_ref().is_some_and(|deployment| !deployment.databases.is_empty())
+            };
+            if has_catalogue(&old) && has_catalogue(&new) && options.path.is_empty() {
                 mlflow = Some(diff::mlflow::compare(&repository, (&old, &new), monitor.as_ref(), cancel)?);
             }
         }

@@ -33,6 +33,13 @@ pub fn for_each<T: DeserializeOwned>(
                 snapshot.id.short()
             ))
         })?;
+    // An empty list would look like a deployment without models.
+    if snapshot.record.deployment.as_ref().is_some_and(|deployment| deployment.databases.is_empty()) {
+        return Err(Error::NotFound(format!(
+            "The snapshot {} was made without a database, so it has no catalogue; what the REST API told is in `metadata`",
+            snapshot.id.short()
+        )));
+    }
     let name = file_name(file);
     let Some(entry) = entry_at(reader, component, name.as_bytes())? else { return Ok(()) };
     let mut lines = BufReader::new(FileReader::open(reader, &entry, cancel)?);
