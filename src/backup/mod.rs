@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
-use crate::backup::parent::Parent;
+use crate::backup::parent::{PARENT, Parent};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -29,6 +29,7 @@ use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::{ChunkWriter, Written};
+use crate::repository::earlier_tree;
 use crate::repository::session::{PROGRAM, Session, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::tree_reader::TreeReader;
@@ -293,15 +294,7 @@ fn open_parent<'a>(
     component: &str,
     monitor: &Arc<dyn Monitor>,
 ) -> Option<TreeReader<'a>> {
-    let component = parent.record.components.iter().find(|known| known.name == component)?;
-    match TreeReader::open(reader, &component.name, &component.root) {
-        Ok(tree) => Some(tree),
-        Err(error) => {
-            monitor
-                .note(&format!("Every file is read: the parent snapshot {} is unusable: {error}", parent.id.short()));
-            None
-        }
-    }
+    earlier_tree::open(reader, parent, component, PARENT, monitor.as_ref())
 }
 
 fn dry_run(

@@ -4,14 +4,16 @@
 //! if size, time and ETag are; it was not racy, and every chunk of it may be relied on. Anything doubtful is read.
 
 use crate::error::Result;
-use crate::format::BlobKind;
 use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{Entry, EntryKind, FileContent};
-use crate::id::ChunkId;
 use crate::monitor::Monitor;
 use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::tree_reader::{TreeReader, chunks_of};
+use crate::repository::earlier_tree::{EarlierTree, Holds, is_held};
+use crate::repository::tree_reader::TreeReader;
 use crate::source::{Item, ItemKind};
+
+/// What notes call the snapshot that is compared with.
+pub const PARENT: &str = "the parent snapshot";
 
 /// What the parent says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +28,8 @@ pub enum Verdict {
 
 /// The parent's tree, read alongside the walk.
 pub struct Parent<'a> {
-    tree: Option<TreeReader<'a>>,
+    tree: EarlierTree<'a>,
     reader: &'a ChunkReader,
-    monitor: &'a dyn Monitor,
     ignore_inode: bool,
     check_chunks: bool,
 }
@@ -43,7 +44,8 @@ impl<'a> Parent<'a> {
         ignore_inode: bool,
         check_chunks: bool,
     ) -> Self {
-        Self { tree, reader, monitor, ignore_inode, check_chunks }
+        let tree = EarlierTree::new(tree, PARENT, monitor);
+        Self { tree, reader, ignore_inode, check_chunks }
     }
 
     /// Makes every file new.
@@ -53,29 +55,12 @@ impl<'a> Parent<'a> {
 
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
     pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<Verdict> {
-        let Some(entry) = self.find(&item.path) else { return Ok(Verdict::New) };
+        let Some(entry) = self.tree.find(&item.path) else { return Ok(Verdict::New) };
         let EntryKind::File(content) = &entry.kind else { return Ok(Verdict::Changed) };
         if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
             return Ok(Verdict::Changed);
         }
         Ok(Verdict::Unchanged(content.clone(), entry.attributes.clone()))
-    }
-
-    /// Moves forward to `path`. A tree that turns out damaged counts as ended.
-    fn find(&mut self, path: &[u8]) -> Option<Entry> {
-        let tree = self.tree.as_mut()?;
-        loop {
-            match tree.peek()? {
-                Ok(entry) if entry.path.as_slice() < path => drop(tree.next()),
-                Ok(entry) if entry.path.as_slice() == path => return tree.next()?.ok(),
-                Ok(_) => return None,
-                Err(error) => {
-                    self.monitor.note(&format!("The rest is read anew: the parent snapshot is unusable: {error}"));
-                    self.tree = None;
-                    return None;
-                }
-            }
-        }
     }
 
     fn looks_same(&self, item: &Item, entry: &Entry, content: &FileContent) -> bool {
@@ -93,24 +78,4 @@ impl<'a> Parent<'a> {
     fn is_reliable(&self, entry: &Entry, content: &FileContent, holds: &Holds<'_>) -> Result<bool> {
         Ok(!self.check_chunks || is_held(self.reader, &entry.path_text(), content, holds)?)
     }
-}
-
-/// Tells whether a chunk of a kind may be relied on.
-pub type Holds<'a> = dyn Fn(BlobKind, &ChunkId) -> Result<bool> + 'a;
-
-/// Returns whether everything of a file may be relied on: its content, and the lists of an indirect one, which the new
-/// tree refers to as they are.
-pub fn is_held(reader: &ChunkReader, path: &str, content: &FileContent, holds: &Holds<'_>) -> Result<bool> {
-    for list in content.chunks.iter().filter(|_| content.indirect) {
-        if !holds(BlobKind::Meta, &list.id)? {
-            return Ok(false);
-        }
-    }
-    let Ok(chunks) = chunks_of(reader, path, content) else { return Ok(false) };
-    for chunk in chunks {
-        if !holds(content.kind, &chunk.id)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -21,6 +21,7 @@ use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
 use crate::repository::cut::{self, Window};
+use crate::repository::earlier_tree::is_held;
 use crate::repository::file_reader::FileReader;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::TreeReader;
@@ -188,7 +189,7 @@ impl<'a> TreeCopy<'a> {
         let Some(known) = &mut self.known else { return Ok(Step::Read(entry)) };
         let Some(there) = known.find(&entry.path, content) else { return Ok(Step::Read(entry)) };
         let holds = |kind, chunk: &ChunkId| self.to.holds(kind, chunk);
-        if self.must_look_up && !known.is_reliable(&path, &there, holds)? {
+        if self.must_look_up && !is_held(known.reader, &path, &there, &holds)? {
             return Ok(Step::Read(entry));
         }
         self.monitor.count(Counter::Bytes, content.size);

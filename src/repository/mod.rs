@@ -10,6 +10,7 @@ pub mod chunk_reader;
 pub mod chunk_writer;
 pub mod contents;
 pub mod cut;
+pub mod earlier_tree;
 pub mod file_reader;
 pub mod index_sync;
 pub mod keys;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backup::deployment::references::Surroundings;
-use crate::backup::parent::is_held;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
 use crate::format::snapshot::Component;
@@ -14,6 +13,7 @@ use crate::mlflow::schema::Store;
 use crate::monitor::Monitor;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
+use crate::repository::earlier_tree::is_held;
 use crate::repository::tree_reader::TreeReader;
 use crate::source::deployment::Deployment;
 use crate::source::inventory::Claim;
