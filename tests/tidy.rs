@@ -25,7 +25,6 @@ const HOMES: [(&str, &[&str]); 33] = [
             "src/restore/",
             "src/target/bucket.rs",
             "src/check/",
-            "src/repair/replace.rs",
             "src/diff/live.rs",
             "src/dump.rs",
             "src/sql/",

@@ -12,9 +12,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
-use crate::chunker::{CLASS_SAMPLE_LEN, ContentClass};
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
+use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry};
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
@@ -23,6 +23,7 @@ use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::{ChunkWriter, Fate};
 use crate::repository::contents::shown_path;
+use crate::repository::cut::{self, Window};
 use crate::repository::file_reader::FileReader;
 use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
 use crate::repository::tree_writer::TreeWriter;
@@ -71,6 +72,7 @@ pub struct Replacer<'a> {
     monitor: &'a dyn Monitor,
     cancel: &'a Cancel,
     encoder: Encoder,
+    window: Window,
     replaced: u64,
 }
 
@@ -83,7 +85,16 @@ impl<'a> Replacer<'a> {
         monitor: &'a dyn Monitor,
         cancel: &'a Cancel,
     ) -> Self {
-        Self { repository, writer, wanted, monitor, cancel, encoder: Encoder::default(), replaced: 0 }
+        Self {
+            repository,
+            writer,
+            wanted,
+            monitor,
+            cancel,
+            encoder: Encoder::default(),
+            window: Window::default(),
+            replaced: 0,
+        }
     }
 
     /// Returns how many chunks were stored.
@@ -171,24 +182,28 @@ impl<'a> Replacer<'a> {
     /// file's digest says.
     fn offer(&mut self, file: &WantedFile, content: &mut dyn Read) -> Result<bool> {
         let Some(expected) = file.entry.file() else { return Ok(false) };
-        let mut digest = blake3::Hasher::new();
         let mut refs = Vec::new();
-        let mut cutter = Cutter::default();
-        while let Some(plain) = cutter.next(self.repository, content).map_err(|error| failed(file, error))? {
-            self.cancel.check()?;
-            digest.update(plain);
-            let id = self.repository.keys().chunk_id(expected.kind as u8, plain);
-            refs.push(ChunkRef { id, len: plain.len() as u32 });
-            if self.wanted.chunks.contains(&(expected.kind, id)) {
-                let (_, fate) = self.writer.write(&mut self.encoder, expected.kind, plain)?;
-                self.replaced += u64::from(fate == Fate::New);
-            }
-        }
-        let is_same = digest.finalize().as_bytes() == expected.digest.as_bytes();
+        let (chunker, mut window) = (self.repository.chunker(), std::mem::take(&mut self.window));
+        let cut = cut::read_chunks(chunker, &mut window, content, |_, plain| {
+            self.take_chunk(expected.kind, plain, &mut refs).map_err(io::Error::other)
+        });
+        self.window = window;
+        let is_same = cut.map_err(|error| failed(file, error))?.digest == expected.digest;
         if is_same && file.lacks_list {
             self.store_list(file, refs)?;
         }
         Ok(is_same)
+    }
+
+    fn take_chunk(&mut self, kind: BlobKind, plain: &[u8], refs: &mut Vec<ChunkRef>) -> Result<()> {
+        self.cancel.check()?;
+        let id = self.repository.keys().chunk_id(kind as u8, plain);
+        refs.push(ChunkRef { id, len: plain.len() as u32 });
+        if self.wanted.chunks.contains(&(kind, id)) {
+            let (_, fate) = self.writer.write(&mut self.encoder, kind, plain)?;
+            self.replaced += u64::from(fate == Fate::New);
+        }
+        Ok(())
     }
 
     fn store_list(&mut self, file: &WantedFile, refs: Vec<ChunkRef>) -> Result<()> {
@@ -214,43 +229,6 @@ fn failed(file: &WantedFile, source: io::Error) -> Error {
 fn below(directory: &Path, path: &[u8]) -> Option<PathBuf> {
     let path = Path::new(OsStr::from_bytes(path));
     path.components().all(|part| matches!(part, Component::Normal(_))).then(|| directory.join(path))
-}
-
-/// Cuts a stream as a backup does.
-#[derive(Default)]
-struct Cutter {
-    buffer: Vec<u8>,
-    /// Length of the chunk that was handed out and is still in the buffer.
-    taken: usize,
-    class: Option<ContentClass>,
-}
-
-impl Cutter {
-    /// Returns the next chunk, or nothing at the end.
-    fn next(&mut self, repository: &Repository, content: &mut dyn Read) -> io::Result<Option<&[u8]>> {
-        let chunker = repository.chunker();
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        let class = match self.class {
-            Some(class) => class,
-            None => {
-                self.fill(content, CLASS_SAMPLE_LEN)?;
-                *self.class.insert(ContentClass::of(&self.buffer))
-            }
-        };
-        self.fill(content, chunker.sizes(class).max as usize)?;
-        if self.buffer.is_empty() {
-            return Ok(None);
-        }
-        self.taken = chunker.cut(class, &self.buffer);
-        Ok(Some(&self.buffer[..self.taken]))
-    }
-
-    /// Reads until the buffer holds so many bytes, or the stream ends.
-    fn fill(&mut self, content: &mut dyn Read, wanted: usize) -> io::Result<()> {
-        let missing = wanted.saturating_sub(self.buffer.len());
-        content.take(missing as u64).read_to_end(&mut self.buffer).map(drop)
-    }
 }
 
 #[cfg(test)]
