@@ -7,7 +7,7 @@
 
 use super::{Merge, Need, OnConflict, TableMerge};
 use crate::error::{Error, Result};
-use crate::sql::{Value, quoted, quoted_list};
+use crate::sql::{Value, quoted, quoted_list, text_literal};
 
 /// Bytes of rows that wait before they go to the database.
 const WAITING_LEN_MAX: usize = 1 << 20;
@@ -211,7 +211,7 @@ impl Stage {
 
     fn shown_key(&self) -> String {
         let shown = self.key.iter().map(|column| {
-            format!("'{}=' || coalesce(CAST(s.{} AS text), 'NULL')", column.replace('\'', "''"), quoted(column))
+            format!("{} || coalesce(CAST(s.{} AS text), 'NULL')", text_literal(&format!("{column}=")), quoted(column))
         });
         let shown = shown.collect::<Vec<_>>().join(" || ', ' || ");
         if shown.is_empty() { "'?'".to_owned() } else { shown }

@@ -37,6 +37,14 @@ pub enum Engine {
 }
 
 impl Engine {
+    /// Returns its name, as records and messages have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgresql => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
     /// Returns the dialect of its dumps.
     pub fn dialect(self) -> Dialect {
         match self {

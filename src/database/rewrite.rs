@@ -9,7 +9,7 @@ use super::Rewrite;
 use crate::error::Result;
 use crate::sql::scanner::TableHead;
 use crate::sql::script::{Piece, ScriptReader};
-use crate::sql::{Value, quoted};
+use crate::sql::{Value, quoted, text_literal};
 
 /// Rows that a report on texts that become too long names.
 pub const EXAMPLES_MAX: usize = 5;
@@ -161,8 +161,8 @@ impl RewriteSql {
     pub fn too_long(&self, key: &[String]) -> Option<String> {
         let Self { new, fits, target, .. } = self;
         let named = key.iter().map(|column| {
-            let literal = column.replace('\'', "''");
-            format!("'{literal}=' || coalesce(CAST({} AS text), 'NULL')", quoted(column))
+            let label = text_literal(&format!("{column}="));
+            format!("{label} || coalesce(CAST({} AS text), 'NULL')", quoted(column))
         });
         let named = named.collect::<Vec<_>>().join(" || ', ' || ");
         let named = if named.is_empty() { "'?'".to_owned() } else { named };

@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::LiveDatabase;
 use crate::error::{Error, Result};
-use crate::sql::{Value, literal};
+use crate::sql::{Value, literal, text_literal};
 
 /// How long a lock of another process is waited for. MLflow itself waits 20 seconds.
 const BUSY_MAX: Duration = Duration::from_secs(60);
@@ -144,10 +144,6 @@ fn value(value: ValueRef<'_>) -> Value {
         ValueRef::Text(text) => Value::Text(text.to_vec()),
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
-}
-
-fn text_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn describe(error: &rusqlite::Error) -> String {

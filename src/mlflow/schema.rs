@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mlflow::catalogue::ReferenceKind;
+use crate::sql::text_literal;
+
 /// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
 /// head of a release are named in [`RELEASES`].
 const REVISIONS: [&str; 67] = [
@@ -192,6 +195,36 @@ pub const WEBHOOK_KEY: &str = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY";
 /// Keys of trace tags whose value is a location.
 pub const LOCATION_TRACE_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
 
+/// How the row that a reference comes from is found by SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowPlace {
+    /// Whether it is in the model registry, which may have a database of its own.
+    pub is_registry: bool,
+    /// Its table.
+    pub table: &'static str,
+    /// What tells whether it is deleted.
+    pub stage: &'static str,
+    /// What it alone fulfils.
+    pub condition: String,
+}
+
+/// Returns where the row of a reference is; `None` if the id is not one of its kind.
+pub fn row_of(kind: ReferenceKind, id: &str) -> Option<RowPlace> {
+    let place = |table, stage, condition| RowPlace { is_registry: false, table, stage, condition };
+    let literal = text_literal(id);
+    Some(match kind {
+        ReferenceKind::Run => place("runs", "lifecycle_stage", format!("run_uuid = {literal}")),
+        ReferenceKind::LoggedModel => place("logged_models", "lifecycle_stage", format!("model_id = {literal}")),
+        ReferenceKind::Trace => place("trace_info", "'active'", format!("request_id = {literal}")),
+        ReferenceKind::ModelVersion => {
+            let (name, version) = id.rsplit_once('/')?;
+            let version: i64 = version.parse().ok()?;
+            let condition = format!("name = {} AND version = {version}", text_literal(name));
+            RowPlace { is_registry: true, ..place("model_versions", "current_stage", condition) }
+        }
+    })
+}
+
 /// What a row is found by when one experiment, run or model is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {
@@ -273,6 +306,15 @@ mod tests {
         assert_eq!(compare("ffffffffffff", "dc11669786a5"), Order::Unknown);
         assert_eq!(release_for("cbc13b556ace"), Some("3.17.2"));
         assert_eq!(release_for("f4a9b2c7d1e6"), Some("3.18.0"));
+    }
+
+    #[test]
+    fn rows_are_found_whatever_their_ids_are_made_of() {
+        let version = row_of(ReferenceKind::ModelVersion, "o'brien/x/7").unwrap();
+        assert!(version.is_registry);
+        assert_eq!(version.condition, "name = 'o''brien/x' AND version = 7");
+        assert_eq!(row_of(ReferenceKind::Run, "a'b").unwrap().condition, "run_uuid = 'a''b'");
+        assert_eq!(row_of(ReferenceKind::ModelVersion, "x/latest"), None);
     }
 
     #[test]

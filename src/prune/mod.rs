@@ -24,7 +24,6 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
-use crate::format::key_slot::Role;
 use crate::id::{PackId, SessionId, TombstoneId};
 use crate::monitor::Monitor;
 use crate::prune::needed::Needed;
@@ -125,9 +124,7 @@ pub fn run(
     monitor: &Arc<dyn Monitor>,
     cancel: &Cancel,
 ) -> Result<Report> {
-    if repository.access().certificate.role != Role::Maintainer {
-        return Err(repository.access().refusal("prune"));
-    }
+    repository.access().require_maintainer("prune")?;
     let report = Report { by_grace: !repository.config().create_only, ..Report::default() };
     let mut prune = Prune { repository, options, monitor, cancel, report, unneeded_trash: Vec::new() };
     prune.run()?;

@@ -16,7 +16,6 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::compress::Encoder;
 use crate::error::Result;
-use crate::format::key_slot::Role;
 use crate::id::PackId;
 use crate::monitor::{Counter, Monitor};
 use crate::repair::losses::{self, Losses, Lost};
@@ -99,9 +98,7 @@ pub fn run(
     monitor: &Arc<dyn Monitor>,
     cancel: &Cancel,
 ) -> Result<Report> {
-    if repository.access().certificate.role != Role::Maintainer {
-        return Err(repository.access().refusal("repair packs"));
-    }
+    repository.access().require_maintainer("repair packs")?;
     let survey = survey::take(repository, &options.packs, monitor.as_ref(), cancel)?;
     let mut report = Report {
         packs_read: survey.packs,

@@ -16,7 +16,6 @@ use crate::compress::Encoder;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::deployment::{DeploymentRecord, Verdict};
-use crate::format::key_slot::Role;
 use crate::format::snapshot::{Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord};
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::{ChunkId, SessionId};
@@ -86,9 +85,7 @@ pub struct Repaired {
 /// Finds out which snapshots have lost something: all packs are read. `names` are snapshots as users call them; without
 /// any, all are looked at. Nothing is written. Needs a maintainer's key.
 pub fn plan(repository: &Arc<Repository>, names: &[String], monitor: &dyn Monitor, cancel: &Cancel) -> Result<Plan> {
-    if repository.access().certificate.role != Role::Maintainer {
-        return Err(repository.access().refusal("repair snapshots"));
-    }
+    repository.access().require_maintainer("repair snapshots")?;
     let all = survey::snapshots(repository, monitor)?;
     let mut chosen = Vec::new();
     for name in names {

@@ -37,6 +37,11 @@ impl Access {
         self.root_seed.as_ref().ok_or_else(|| self.refusal("add or remove keys"))
     }
 
+    /// Fails unless the key is a maintainer's; `action` is what that is needed for.
+    pub fn require_maintainer(&self, action: &'static str) -> Result<()> {
+        if self.certificate.role == Role::Maintainer { Ok(()) } else { Err(self.refusal(action)) }
+    }
+
     /// Returns the error that says that this role cannot do something.
     pub fn refusal(&self, action: &'static str) -> Error {
         Error::Role { label: self.certificate.label.clone(), role: self.certificate.role.name(), action }

@@ -11,7 +11,7 @@ use jiff::civil::Date;
 
 use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
-use crate::format::key_slot::{Certificate, Role};
+use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
@@ -123,9 +123,7 @@ impl Repository {
 
     /// Forgets a snapshot: it is listed no more. Atomic, and idempotent. Needs a maintainer's key.
     pub fn forget(&self, id: &SessionId, reason: &str) -> Result<()> {
-        if self.access().certificate.role != Role::Maintainer {
-            return Err(self.access().refusal("forget snapshots"));
-        }
+        self.access().require_maintainer("forget snapshots")?;
         let record = ForgottenRecord { at: self.clock().now(), reason: reason.to_owned(), program: PROGRAM.to_owned() };
         let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
         let body = forgotten::encode(self.id(), *id, &record, &signer);

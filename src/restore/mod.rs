@@ -86,6 +86,21 @@ pub struct Summary {
     pub problems: u64,
 }
 
+impl Summary {
+    /// Adds what a further restore did.
+    fn add(&mut self, part: &Self) {
+        self.files_written += part.files_written;
+        self.files_unchanged += part.files_unchanged;
+        self.files_kept += part.files_kept;
+        self.removed += part.removed;
+        self.directories += part.directories;
+        self.links += part.links;
+        self.bytes_written += part.bytes_written;
+        self.bytes_unchanged += part.bytes_unchanged;
+        self.problems += part.problems;
+    }
+}
+
 #[derive(Default)]
 struct Tally {
     files_written: AtomicU64,

@@ -63,6 +63,11 @@ pub struct TableRecord {
     pub digest: crate::id::Digest,
 }
 
+/// Returns a text as a literal, as both dialects read it.
+pub fn text_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// Returns a name between double quotes, as both dialects read it.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

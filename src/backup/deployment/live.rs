@@ -8,8 +8,8 @@ use crate::database::{self, LiveDatabase};
 use crate::error::Result;
 use crate::format::snapshot::Component;
 use crate::format::tree::Entry;
-use crate::mlflow::catalogue::{ReferenceKind, STAGE_DELETED};
-use crate::mlflow::schema::Store;
+use crate::mlflow::catalogue::STAGE_DELETED;
+use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::monitor::Monitor;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
@@ -74,31 +74,11 @@ impl Live<'_> {
     }
 }
 
-/// Makes a SQL literal of a text.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''").replace('\0', ""))
-}
-
 impl Surroundings for Live<'_> {
     fn is_gone(&mut self, claim: &Claim) -> Option<bool> {
-        let id = literal(&claim.id);
-        let (store, sql) = match claim.kind {
-            ReferenceKind::Run => (Store::Backend, format!("SELECT lifecycle_stage FROM runs WHERE run_uuid = {id}")),
-            ReferenceKind::LoggedModel => {
-                (Store::Backend, format!("SELECT lifecycle_stage FROM logged_models WHERE model_id = {id}"))
-            }
-            ReferenceKind::Trace => {
-                (Store::Backend, format!("SELECT 'active' FROM trace_info WHERE request_id = {id}"))
-            }
-            ReferenceKind::ModelVersion => {
-                let (name, version) = claim.id.rsplit_once('/')?;
-                let version: i64 = version.parse().ok()?;
-                let name = literal(name);
-                let sql =
-                    format!("SELECT current_stage FROM model_versions WHERE name = {name} AND version = {version}");
-                (self.registry(), sql)
-            }
-        };
+        let RowPlace { is_registry, table, stage, condition } = schema::row_of(claim.kind, &claim.id)?;
+        let store = if is_registry { self.registry() } else { Store::Backend };
+        let sql = format!("SELECT {stage} FROM {table} WHERE {condition}");
         let row = self.first_value(store, &sql)?;
         Some(match row {
             None => true,

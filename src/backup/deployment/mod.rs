@@ -29,7 +29,7 @@ use crate::backup::deployment::references::CrossCheck;
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
-use crate::database::{DumpStream, Engine};
+use crate::database::DumpStream;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::{
@@ -354,10 +354,7 @@ fn database_record(database: &mut OpenDatabase) -> Result<DatabaseRecord> {
     }
     Ok(DatabaseRecord {
         store: database.store,
-        engine: match facts.engine {
-            Engine::Postgresql => "postgresql".to_owned(),
-            Engine::Sqlite => "sqlite".to_owned(),
-        },
+        engine: facts.engine.name().to_owned(),
         server_version: facts.server_version.clone(),
         dump_version: facts.dump_version.clone(),
         location: facts.location.clone(),

@@ -83,20 +83,6 @@ impl<'a> CrossCheck<'a> {
         }
     }
 
-    fn go_on(&mut self, next: Option<&[u8]>) -> Result<Vec<Entry>> {
-        let mut carried = Vec::new();
-        let place = next.map(place_of);
-        self.close(place.as_deref())?;
-        while let Some(claim) = self.waiting.pop_if(|claim| place.as_ref().is_none_or(|place| claim.key <= *place)) {
-            if place.as_ref().is_some_and(|place| place.starts_with(&claim.key)) {
-                self.open.push(claim);
-            } else {
-                self.without_files(claim, &mut carried)?;
-            }
-        }
-        Ok(carried)
-    }
-
     /// Ends the comparison.
     pub fn finish(mut self) -> Result<(Vec<Reference>, ReferenceCounts)> {
         self.close(None)?;
@@ -220,7 +206,17 @@ impl<'a> CrossCheck<'a> {
 
 impl Review for CrossCheck<'_> {
     fn advance(&mut self, next: Option<&[u8]>) -> Result<Vec<Entry>> {
-        self.go_on(next)
+        let mut carried = Vec::new();
+        let place = next.map(place_of);
+        self.close(place.as_deref())?;
+        while let Some(claim) = self.waiting.pop_if(|claim| place.as_ref().is_none_or(|place| claim.key <= *place)) {
+            if place.as_ref().is_some_and(|place| place.starts_with(&claim.key)) {
+                self.open.push(claim);
+            } else {
+                self.without_files(claim, &mut carried)?;
+            }
+        }
+        Ok(carried)
     }
 
     fn take_note(&mut self, entry: &Entry) -> Result<()> {

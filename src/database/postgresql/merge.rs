@@ -10,7 +10,7 @@ use super::super::Merge;
 use super::super::merge::{MergeStore, Merger};
 use super::{Session, describe_io};
 use crate::error::Result;
-use crate::sql::{Value, copy, quoted, quoted_list};
+use crate::sql::{Value, copy, quoted, quoted_list, text_literal};
 
 const ACTION: &str = "merge into";
 /// How long to try to lock the tables, between the transactions of others.
@@ -23,16 +23,12 @@ pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a
     Box::new(Merger::new(session, order))
 }
 
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 /// Returns the columns of a table's primary key, in their order there.
 pub fn primary_key(session: &mut Session, target: &str) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
          WHERE i.indrelid = {}::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int2[], a.attnum)",
-        literal(target)
+        text_literal(target)
     );
     session.texts("read the keys of", &sql)
 }
@@ -46,7 +42,7 @@ impl MergeStore for Session {
         let sql = format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE c.oid = to_regclass({}) AND c.relkind IN ('r', 'p')",
-            literal(&quoted(table))
+            text_literal(&quoted(table))
         );
         Ok(self.texts(ACTION, &sql)?.into_iter().next())
     }
@@ -55,7 +51,7 @@ impl MergeStore for Session {
         let sql = format!(
             "SELECT attname FROM pg_attribute WHERE attrelid = {}::regclass AND attnum > 0 AND NOT attisdropped \
              AND attgenerated = '' ORDER BY attnum",
-            literal(target)
+            text_literal(target)
         );
         self.texts(ACTION, &sql)
     }
@@ -128,7 +124,7 @@ impl MergeStore for Session {
         let sql = format!(
             "SELECT attname, pg_get_serial_sequence({0}, attname) FROM pg_attribute \
              WHERE attrelid = {0}::regclass AND attnum > 0 AND NOT attisdropped",
-            literal(target)
+            text_literal(target)
         );
         for row in self.rows(ACTION, &sql)? {
             let [Some(column), Some(sequence)] = row.as_slice() else { continue };
@@ -137,7 +133,7 @@ impl MergeStore for Session {
                 &format!(
                     "SELECT setval({}, greatest) FROM (SELECT max({}) AS greatest FROM {target}) AS keys \
                      WHERE greatest > (SELECT last_value FROM {sequence})",
-                    literal(sequence),
+                    text_literal(sequence),
                     quoted(column),
                 ),
             )?;

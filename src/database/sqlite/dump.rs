@@ -8,13 +8,13 @@
 
 use std::io::{BufWriter, Write};
 
-use super::{File, text_literal};
+use super::File;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::sql::scanner::{SQLITE_COMPLETE, SQLITE_ROWS_END, SQLITE_TABLE, SQLITE_TABLE_END, sqlite_row_start};
 use crate::sql::script::ROW_LEN_MAX;
 use crate::sql::table_digest::TableDigest;
-use crate::sql::{TableRecord, literal, quoted, quoted_list};
+use crate::sql::{TableRecord, literal, quoted, quoted_list, text_literal};
 
 const ACTION: &str = "dump";
 /// Bytes that are handed on at a time.

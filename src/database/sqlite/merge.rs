@@ -4,10 +4,10 @@ use rusqlite::params_from_iter;
 
 use super::super::Merge;
 use super::super::merge::{MergeStore, Merger};
+use super::File;
 use super::writer::Binding;
-use super::{File, text_literal};
 use crate::error::Result;
-use crate::sql::{Value, quoted, quoted_list};
+use crate::sql::{Value, quoted, quoted_list, text_literal};
 
 const ACTION: &str = "merge into";
 

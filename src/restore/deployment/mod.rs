@@ -39,8 +39,8 @@ use crate::repository::file_reader::FileReader;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::{Overwrite, Summary, bucket, run_below};
 use crate::source::deployment::{ArtifactPlace, DATABASE, Deployment};
+use crate::sql::TableRecord;
 use crate::sql::script::ScriptReader;
-use crate::sql::{Dialect, TableRecord};
 use crate::target::bucket::BucketTarget;
 
 /// Names of what is there that a refusal shows.
@@ -176,7 +176,7 @@ impl<'a> DeploymentRestore<'a> {
             let component = self.component(&artifact.component)?;
             let restored =
                 self.restore_artifacts(component, artifact.path.as_bytes(), &artifact.place, Overwrite::Always)?;
-            add(&mut done.artifacts, &restored);
+            done.artifacts.add(&restored);
         }
         for database in &plan.databases {
             done.rewritten += self.load(database, options)?;
@@ -264,12 +264,12 @@ impl<'a> DeploymentRestore<'a> {
             ))
         })?;
         let engine = uri.engine();
-        if engine_name(engine) != record.engine {
+        if engine.name() != record.engine {
             return Err(Error::Refused(format!(
                 "The {} database was backed up from {}, and cannot be restored into {}",
                 record.store.name(),
                 record.engine,
-                engine_name(engine)
+                engine.name()
             )));
         }
         let rewrites = if options.map_roots.is_empty() || record.store == Store::Auth {
@@ -285,7 +285,7 @@ impl<'a> DeploymentRestore<'a> {
     fn count_rewrites(&self, store: Store, engine: Engine, rewrites: &[Rewrite]) -> Result<Vec<ColumnRewrite>> {
         self.monitor.phase("counting", None, None);
         let dump = self.open_dump(store)?;
-        let mut script = ScriptReader::new(BufReader::new(dump), dialect(engine));
+        let mut script = ScriptReader::new(BufReader::new(dump), engine.dialect());
         let counts = database::rewrite::count_rewrites(&mut script, rewrites)?;
         let columns: Vec<_> = rewrites
             .iter()
@@ -410,34 +410,12 @@ pub fn restore_files(
         let component = restore.component(reference.component.as_deref().unwrap_or_default())?;
         let path = reference.path.as_deref().unwrap_or_default();
         let options = super::Options { target: options.target.join(below), ..options.clone() };
-        add(&mut sum, &run_below(&restore.reader, component, path.as_bytes(), &options, (monitor, cancel))?);
+        sum.add(&run_below(&restore.reader, component, path.as_bytes(), &options, (monitor, cancel))?);
     }
     if files.is_empty() {
         return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));
     }
     Ok(sum)
-}
-
-fn add(sum: &mut Summary, part: &Summary) {
-    sum.files_written += part.files_written;
-    sum.files_unchanged += part.files_unchanged;
-    sum.files_kept += part.files_kept;
-    sum.directories += part.directories;
-    sum.links += part.links;
-    sum.bytes_written += part.bytes_written;
-    sum.bytes_unchanged += part.bytes_unchanged;
-    sum.problems += part.problems;
-}
-
-fn engine_name(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Postgresql => "postgresql",
-        Engine::Sqlite => "sqlite",
-    }
-}
-
-fn dialect(engine: Engine) -> Dialect {
-    engine.dialect()
 }
 
 /// Makes the rewrites that move roots: of the eight columns that hold locations, and of no other.

@@ -10,13 +10,13 @@ use std::io::BufReader;
 
 use serde::Serialize;
 
-use super::{DeploymentRestore, dialect, engine_name, moved_root, rewrites};
+use super::{DeploymentRestore, moved_root, rewrites};
 use crate::database::rewrite::rewrite_row;
 use crate::database::{self, DatabaseWriter, Merge, OnConflict, Rewrite, TableMerge};
 use crate::error::{Error, Result};
-use crate::mlflow::catalogue::{Reference, ReferenceKind};
+use crate::mlflow::catalogue::Reference;
 use crate::mlflow::roots::Resolved;
-use crate::mlflow::schema::{self, Store};
+use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::restore::deployment::selection::{Selected, Wanted};
 use crate::restore::{Overwrite, Summary};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
@@ -115,7 +115,7 @@ pub fn merge(
         let component = restore.component(transfer.reference.component.as_deref().unwrap_or_default())?;
         let path = transfer.reference.path.as_deref().unwrap_or_default();
         let done = restore.restore_artifacts(component, path.as_bytes(), &transfer.place, transfer.overwrite)?;
-        super::add(&mut summary.artifacts, &done);
+        summary.artifacts.add(&done);
     }
     if summary.artifacts.problems > 0 {
         return Err(Error::Refused(format!(
@@ -146,11 +146,11 @@ fn open_writers(restore: &DeploymentRestore<'_>, target: &Deployment) -> Result<
             .database(record.store)
             .or_else(|| target.database(Store::Backend))
             .ok_or_else(|| Error::Invalid("No database was given to restore into".to_owned()))?;
-        if engine_name(uri.engine()) != record.engine {
+        if uri.engine().name() != record.engine {
             return Err(Error::Refused(format!(
                 "Rows of a {} database cannot be merged into one of {}",
                 record.engine,
-                engine_name(uri.engine())
+                uri.engine().name()
             )));
         }
         let mut writer = database::open_writer(uri)?;
@@ -198,18 +198,9 @@ fn plan_transfer<'s>(
 
 /// Returns whether the row that files belong to is in the deployment.
 fn is_known(reference: &Reference, writers: &mut Writers) -> Result<bool> {
-    let id = reference.id.replace('\'', "''");
-    let (table, condition) = match reference.kind {
-        ReferenceKind::Run => ("runs", format!("run_uuid = '{id}'")),
-        ReferenceKind::LoggedModel => ("logged_models", format!("model_id = '{id}'")),
-        ReferenceKind::Trace => ("trace_info", format!("request_id = '{id}'")),
-        ReferenceKind::ModelVersion => {
-            let (name, version) = id.rsplit_once('/').unwrap_or((&id, "0"));
-            let version: i64 = version.parse().unwrap_or_default();
-            ("model_versions", format!("name = '{name}' AND version = {version}"))
-        }
+    let Some(RowPlace { is_registry, table, condition, .. }) = schema::row_of(reference.kind, &reference.id) else {
+        return Ok(false);
     };
-    let is_registry = reference.kind == ReferenceKind::ModelVersion;
     let own = writers.iter().position(|(store, _)| (*store == Store::Registry) == is_registry).unwrap_or(0);
     let Some((_, writer)) = writers.get_mut(own) else { return Ok(false) };
     let mut found = false;
@@ -232,7 +223,7 @@ fn stage(
     let uri = target.database(store).or_else(|| target.database(Store::Backend));
     let Some(uri) = uri else { return Ok(()) };
     let moves = rewrites(&options.map_roots);
-    let mut script = ScriptReader::new(BufReader::new(restore.open_dump(store)?), dialect(uri.engine()));
+    let mut script = ScriptReader::new(BufReader::new(restore.open_dump(store)?), uri.engine().dialect());
     let mut open: Option<(TableHead, &schema::Table)> = None;
     while let Some(piece) = script.next_piece()? {
         restore.cancel.check()?;
