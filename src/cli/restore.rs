@@ -91,10 +91,12 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
 fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
     let target = args.deployment.resolve(context)?;
     let name = args.deployment.deployment.as_deref();
-    let snapshot = args.snapshot.find(context.repository()?.as_ref(), name)?;
+    let repository = context.repository()?;
+    let snapshot = args.snapshot.find(&repository, name)?;
+    let from = (&repository, &snapshot);
     match args.wanted.wanted() {
-        None => restore_deployment::whole(context, &args.into, &target, &snapshot, args.dry_run),
-        Some(wanted) => restore_deployment::part(context, &args.into, &target, (&snapshot, &wanted), args.dry_run),
+        None => restore_deployment::whole(context, &args.into, &target, from, args.dry_run),
+        Some(wanted) => restore_deployment::part(context, &args.into, &target, from, &wanted, args.dry_run),
     }
 }
 
@@ -102,10 +104,11 @@ fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
 fn through_server(context: &Context, args: &Args) -> Result<exit::Code> {
     let target = args.deployment.resolve(context)?;
     let name = args.deployment.deployment.as_deref();
-    let snapshot = args.snapshot.find(context.repository()?.as_ref(), name)?;
+    let repository = context.repository()?;
+    let snapshot = args.snapshot.find(&repository, name)?;
     let wanted = args.wanted.wanted();
-    let which = (&snapshot, wanted.as_ref());
-    restore_rest::run(context, (&args.rest, args.into.yes), &target, which, args.dry_run)
+    let from = (&repository, &snapshot);
+    restore_rest::run(context, (&args.rest, args.into.yes), &target, from, wanted.as_ref(), args.dry_run)
 }
 
 fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {

@@ -1,12 +1,14 @@
 //! `mlvault restore` into MLflow's own storage: a whole deployment, or one experiment, run or model of it.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
+use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{self, DeploymentRestore, MergeOptions, MergeSummary, Options, Plan, Wanted};
 use mlvault::source::deployment::Deployment;
@@ -61,12 +63,11 @@ pub fn whole(
     context: &Context,
     args: &DeploymentRestoreArgs,
     target: &Deployment,
-    snapshot: &Snapshot,
+    (repository, snapshot): (&Arc<Repository>, &Snapshot),
     dry_run: bool,
 ) -> Result<exit::Code> {
-    let repository = context.repository()?;
     let monitor = context.monitor();
-    let restore = DeploymentRestore::new(&repository, snapshot, (monitor.as_ref(), context.cancel()))?;
+    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
     let options = Options {
         map_roots: args.map_roots()?,
         components: args.components.clone(),
@@ -108,36 +109,36 @@ pub fn part(
     context: &Context,
     args: &DeploymentRestoreArgs,
     target: &Deployment,
-    (snapshot, wanted): (&Snapshot, &Wanted),
+    (repository, snapshot): (&Arc<Repository>, &Snapshot),
+    wanted: &Wanted,
     dry_run: bool,
 ) -> Result<exit::Code> {
-    let repository = context.repository()?;
     let monitor = context.monitor();
-    let restore = DeploymentRestore::new(&repository, snapshot, (monitor.as_ref(), context.cancel()))?;
+    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
     let on_conflict = match args.on_conflict {
         OnConflictArg::Refuse => OnConflict::Refuse,
         OnConflictArg::Keep => OnConflict::Keep,
         OnConflictArg::Replace => OnConflict::Replace,
     };
-    let look = MergeOptions { on_conflict, map_roots: args.map_roots()?, dry_run: true };
-    let found = deployment::merge(&restore, target, wanted, &look)?;
+    // Only who is asked has to see first what would be done: looking reads the whole dump.
+    let looks_first = dry_run || !args.yes;
+    let options = MergeOptions { on_conflict, map_roots: args.map_roots()?, dry_run: looks_first };
+    let mut summary = deployment::merge(&restore, target, wanted, &options)?;
     context.finish();
-    let lines = merge_lines(snapshot, &found);
-    let is_refused = on_conflict == OnConflict::Refuse && found.conflicts() > 0;
-    if dry_run || is_refused {
-        print_merge(context, snapshot, &found, &lines)?;
-        if is_refused {
-            return Err(Error::Refused(format!(
-                "{} rows are there and differ, so nothing was changed; --on-conflict keep or replace says what to do with them",
-                found.conflicts()
-            )));
-        }
-        return Ok(exit::COMPLETE);
+    let is_refused = on_conflict == OnConflict::Refuse && summary.conflicts() > 0;
+    if looks_first && !dry_run && !is_refused {
+        confirm(context, args.yes, &merge_lines(snapshot, &summary))?;
+        summary = deployment::merge(&restore, target, wanted, &MergeOptions { dry_run: false, ..options })?;
+        context.finish();
     }
-    confirm(context, args.yes, &lines)?;
-    let done = deployment::merge(&restore, target, wanted, &MergeOptions { dry_run: false, ..look })?;
-    context.finish();
-    print_merge(context, snapshot, &done, &merge_lines(snapshot, &done))?;
+    print_merge(context, snapshot, &summary)?;
+    // Rows may have come in between looking and doing.
+    if on_conflict == OnConflict::Refuse && summary.conflicts() > 0 {
+        return Err(Error::Refused(format!(
+            "{} rows are there and differ, so nothing was changed; --on-conflict keep or replace says what to do with them",
+            summary.conflicts()
+        )));
+    }
     Ok(exit::COMPLETE)
 }
 
@@ -190,11 +191,11 @@ fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
     lines
 }
 
-fn print_merge(context: &Context, snapshot: &Snapshot, summary: &MergeSummary, lines: &[String]) -> Result<()> {
+fn print_merge(context: &Context, snapshot: &Snapshot, summary: &MergeSummary) -> Result<()> {
     if context.json() {
         return output::print_json(&json!({ "snapshot": snapshot.id, "summary": summary }));
     }
-    lines.iter().try_for_each(|line| output::print_line(line))
+    merge_lines(snapshot, summary).iter().try_for_each(|line| output::print_line(line))
 }
 
 /// Shows what will be done, and asks whether it is meant.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use mlvault::error::{Error, Result};
+use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{DeploymentRestore, RestPlan, RestRestore, Wanted};
 use mlvault::source::deployment::Deployment;
@@ -36,7 +38,8 @@ pub fn run(
     context: &Context,
     (args, yes): (&RestArgs, bool),
     target: &Deployment,
-    (snapshot, wanted): (&Snapshot, Option<&Wanted>),
+    (repository, snapshot): (&Arc<Repository>, &Snapshot),
+    wanted: Option<&Wanted>,
     dry_run: bool,
 ) -> Result<exit::Code> {
     let options = target.tracking.as_ref().ok_or_else(|| {
@@ -45,9 +48,8 @@ pub fn run(
     let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
     client.check_access()?;
     let id_map = args.id_map.as_deref().map(IdMapFile::create).transpose()?;
-    let repository = context.repository()?;
     let monitor = context.monitor();
-    let restore = DeploymentRestore::new(&repository, snapshot, (monitor.as_ref(), context.cancel()))?;
+    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
     let prepared = RestRestore::prepare(&restore, wanted, target)?;
     context.finish();
     if dry_run {

@@ -53,6 +53,8 @@ pub struct OpenDatabase {
     pub store: Store,
     /// The instant that is read.
     pub reader: Box<dyn DatabaseReader>,
+    /// The tables that there are at that instant.
+    tables: Vec<String>,
 }
 
 impl OpenDatabase {
@@ -61,7 +63,9 @@ impl OpenDatabase {
         let path = scratch.join(store.name());
         let fault = |source| Error::Target { action: "write to the scratch directory", path: path.clone(), source };
         std::fs::create_dir(&path).map_err(fault)?;
-        Ok(Self { store, reader: database::open_reader(uri, &path, cancel)? })
+        let mut reader = database::open_reader(uri, &path, cancel)?;
+        let tables = reader.tables()?;
+        Ok(Self { store, reader, tables })
     }
 
     /// Opens every database of a deployment.
@@ -69,11 +73,15 @@ impl OpenDatabase {
         deployment.databases.iter().map(|(store, uri)| Self::open(*store, uri, scratch, cancel)).collect()
     }
 
+    fn has(&self, table: &str) -> bool {
+        self.tables.iter().any(|known| known == table)
+    }
+
     /// Returns the revisions of its schema; none if it is no database of MLflow's.
     pub fn revisions(&mut self) -> Result<Vec<String>> {
         let table = self.store.version_table();
         let mut revisions = Vec::new();
-        if self.reader.tables()?.iter().any(|known| known == table) {
+        if self.has(table) {
             self.reader.query(&format!("SELECT version_num FROM {table}"), &mut |row| {
                 revisions.extend(row.first().and_then(Value::as_text).map(str::to_owned));
                 Ok(())
@@ -84,7 +92,7 @@ impl OpenDatabase {
 
     /// Counts the rows of a table for which a condition holds; 0 if there is no such table.
     fn count(&mut self, table: &str, condition: &str) -> Result<u64> {
-        if !self.reader.tables()?.iter().any(|known| known == table) {
+        if !self.has(table) {
             return Ok(0);
         }
         let mut rows = 0;
@@ -164,7 +172,9 @@ pub fn read(
         cancel.check()?;
         let wanted = if spec.is_registry && has_registry { Store::Registry } else { Store::Backend };
         let Some(database) = databases.iter_mut().find(|database| database.store == wanted) else { continue };
-        read_table(database.reader.as_mut(), spec, directory, &mut |row| collector.collect(spec, row))?;
+        if database.has(spec.table) {
+            read_table(database.reader.as_mut(), spec, directory, &mut |row| collector.collect(spec, row))?;
+        }
     }
     Ok(collector.finish())
 }
@@ -175,9 +185,6 @@ fn read_table(
     directory: Option<&Path>,
     visit: &mut dyn FnMut(&Map<String, Json>) -> Result<()>,
 ) -> Result<()> {
-    if !reader.tables()?.iter().any(|table| table == spec.table) {
-        return Ok(());
-    }
     let there = columns_of(reader, spec.table)?;
     let columns: Vec<_> = spec.columns.iter().filter(|column| there.iter().any(|name| name == column.column)).collect();
     let path = directory.map(|directory| directory.join(catalogue::file_name(spec.file)));
