@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`]: plain functions on bytes |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: stored things |
@@ -50,5 +50,6 @@ pub mod source;
 pub mod sql;
 pub mod stats;
 pub mod target;
+pub mod tls;
 pub mod tracking;
 pub mod units;

@@ -44,7 +44,7 @@ const HOMES: [(&str, &[&str]); 33] = [
     ("postgres", &["src/database/"]),
     ("rpassword", &["src/config/credential.rs"]),
     ("rusqlite", &["src/database/"]),
-    ("rustls", &["src/s3/", "src/database/", "src/tracking/"]),
+    ("rustls", &["src/s3/", "src/database/", "src/tls.rs", "src/tracking/"]),
     ("rustls_native_certs", &["src/database/", "src/tracking/"]),
     ("signal_hook", &["src/cli/context.rs"]),
     ("tar", &["src/dump.rs"]),

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Fault, Result};
-use crate::s3::headers::{ObjectFacts, ObjectHeaders};
+use crate::s3::headers::{ObjectFacts, ObjectHeaders, with_headers};
 use crate::s3::listing::{self, Listed, Objects};
 use crate::s3::{Patience, S3Options, body, connection, fault};
 
@@ -125,19 +125,10 @@ impl Bucket {
     /// A request that is repeated underway is refused as well: who gets that fault looks at what is there.
     pub fn put(&self, key: &str, bytes: &Bytes, headers: &ObjectHeaders, create_only: bool) -> Result<()> {
         let timeouts = self.patience.timeouts(bytes.len() as u64);
-        let request = self
-            .client
-            .put_object()
+        let request = with_headers!(self.client.put_object(), headers)
             .bucket(&self.name)
             .key(key)
             .set_if_none_match(create_only.then(|| "*".to_owned()))
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_metadata(Some(headers.user_metadata.clone().into_iter().collect()))
-            .set_tagging(headers.tagging())
             .checksum_crc32(body::checksum(bytes))
             .body(body::in_pieces(bytes))
             .customize()

@@ -12,6 +12,22 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::format::attributes::{self, Attributes};
 use crate::format::tree::FileTime;
 
+/// Gives the headers to a request that begins to write an object: whole or in parts, they are the same, and so are the
+/// setters, but the SDK has no trait for them.
+macro_rules! with_headers {
+    ($request:expr, $headers:expr) => {
+        $request
+            .set_content_type($headers.content_type.clone())
+            .set_content_encoding($headers.content_encoding.clone())
+            .set_cache_control($headers.cache_control.clone())
+            .set_content_disposition($headers.content_disposition.clone())
+            .set_content_language($headers.content_language.clone())
+            .set_metadata(Some($headers.user_metadata.clone().into_iter().collect()))
+            .set_tagging($headers.tagging())
+    };
+}
+pub(super) use with_headers;
+
 /// Storage class that is not worth a word.
 const STANDARD: &str = "STANDARD";
 

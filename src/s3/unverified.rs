@@ -15,12 +15,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
 
 use crate::error::{Error, Result};
+use crate::tls::{Trust, Verifier};
 
 /// Returns an HTTP client that takes every certificate for good. It uses no proxy.
 pub fn http_client(connect: Duration) -> Result<SharedHttpClient> {
@@ -34,7 +33,7 @@ pub fn http_client(connect: Duration) -> Result<SharedHttpClient> {
 
 fn tls() -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let believer = Arc::new(Believer(provider.signature_verification_algorithms));
+    let believer = Arc::new(Verifier::new(Trust::Any, &provider));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Invalid(format!("TLS cannot be set up: {error}")))?;
@@ -54,44 +53,5 @@ impl HttpConnector for Unverified {
             let answer = answer.map(SdkBody::from_body_1_x);
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
-    }
-}
-
-/// Takes every certificate for good, and checks no more than that the server holds its key.
-#[derive(Debug)]
-struct Believer(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Believer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }

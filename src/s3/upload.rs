@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Fault, Result};
 use crate::s3::body;
 use crate::s3::bucket::{Bucket, Later};
-use crate::s3::headers::ObjectHeaders;
+use crate::s3::headers::{ObjectHeaders, with_headers};
 use crate::units::MIB;
 
 /// Least size of a part, but for the last one, in bytes.
@@ -32,18 +32,9 @@ pub struct Part(CompletedPart);
 impl Upload {
     /// Begins to write an object.
     pub fn begin(bucket: &Bucket, key: &str, headers: &ObjectHeaders) -> Result<Self> {
-        let request = bucket
-            .client()
-            .create_multipart_upload()
+        let request = with_headers!(bucket.client().create_multipart_upload(), headers)
             .bucket(bucket.name())
             .key(key)
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_metadata(Some(headers.user_metadata.clone().into_iter().collect()))
-            .set_tagging(headers.tagging())
             .checksum_algorithm(ChecksumAlgorithm::Crc32);
         let id = match bucket.block_on(request.send()) {
             Ok(answer) => answer.upload_id().map(str::to_owned),

@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::uri::{PostgresqlUri, SslMode};
 use crate::error::{Error, Result};
+use crate::tls::{Trust, Verifier};
 
 /// Bytes in a line of PEM.
 const PEM_LINE_LEN: usize = 64;
@@ -26,7 +26,7 @@ const PEM_LINE_LEN: usize = 64;
 /// Returns what makes connections with TLS as the URI wants them.
 pub fn connector(uri: &PostgresqlUri) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(Verifier { trusted: trusted(uri, &provider)?, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(Verifier::new(trusted(uri, &provider)?, &provider));
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| invalid(uri, error))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -95,17 +95,6 @@ fn certificates(uri: &PostgresqlUri, path: &Path) -> Result<Vec<CertificateDer<'
     if certificates.is_empty() { Err(invalid(uri, format!("{path:?} holds no certificate"))) } else { Ok(certificates) }
 }
 
-/// How a server's certificate is looked at.
-#[derive(Debug)]
-enum Trust {
-    /// Not at all.
-    Any,
-    /// It must come from a trusted root.
-    Root(Arc<WebPkiServerVerifier>),
-    /// It must also be for the host's name.
-    RootAndName(Arc<WebPkiServerVerifier>),
-}
-
 fn trusted(uri: &PostgresqlUri, provider: &Arc<CryptoProvider>) -> Result<Trust> {
     let named = named_roots(uri);
     let mode = match (uri.ssl_mode, &named) {
@@ -125,58 +114,4 @@ fn trusted(uri: &PostgresqlUri, provider: &Arc<CryptoProvider>) -> Result<Trust>
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
     let verifier = verifier.map_err(|error| invalid(uri, error))?;
     Ok(if mode == SslMode::VerifyCa { Trust::Root(verifier) } else { Trust::RootAndName(verifier) })
-}
-
-#[derive(Debug)]
-struct Verifier {
-    trusted: Trust,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let (verifier, needs_name) = match &self.trusted {
-            Trust::Any => return Ok(ServerCertVerified::assertion()),
-            Trust::Root(verifier) => (verifier, false),
-            Trust::RootAndName(verifier) => (verifier, true),
-        };
-        // The name is looked at last: an error about it means that all else is well.
-        match verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !needs_name => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
