@@ -37,6 +37,7 @@ mod memory;
 mod mlflow_deployment;
 mod protocol_model;
 mod prune;
+mod prune_uses;
 mod race;
 mod repair;
 mod repair_packs;
