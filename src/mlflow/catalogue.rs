@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::error::{Error, Result};
 use crate::sql::Value;
 
 /// Name of the component that holds the catalogue.
@@ -72,6 +73,13 @@ pub struct TableSpec {
 /// Returns the name of a file of the catalogue.
 pub fn file_name(file: &str) -> String {
     format!("{file}.jsonl")
+}
+
+/// Makes a line of a file of the catalogue.
+pub fn json_line(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value).map_err(|error| Error::Internal(error.to_string()))?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// All of the catalogue that comes from tables.

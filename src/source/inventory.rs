@@ -198,9 +198,7 @@ fn read_table(
         let object = catalogue::line(&columns, row);
         visit(&object)?;
         let Some(file) = &mut file else { return Ok(()) };
-        let mut line = serde_json::to_vec(&object).map_err(|error| Error::Internal(error.to_string()))?;
-        line.push(b'\n');
-        file.write_all(&line).map_err(fault)
+        file.write_all(&catalogue::json_line(&object)?).map_err(fault)
     })?;
     file.map_or(Ok(()), |mut file| file.flush()).map_err(fault)
 }

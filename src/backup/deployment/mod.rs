@@ -414,9 +414,7 @@ fn write_lines<T: serde::Serialize>(path: &Path, lines: &[T]) -> Result<()> {
     let fault = |source| Error::Target { action: "write", path: path.to_owned(), source };
     let mut file = BufWriter::new(File::create(path).map_err(fault)?);
     for line in lines {
-        let mut bytes = serde_json::to_vec(line).map_err(|error| Error::Internal(error.to_string()))?;
-        bytes.push(b'\n');
-        file.write_all(&bytes).map_err(fault)?;
+        file.write_all(&catalogue::json_line(line)?).map_err(fault)?;
     }
     file.flush().map_err(fault)
 }

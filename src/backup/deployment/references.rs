@@ -10,11 +10,11 @@
 use std::io::Write;
 
 use crate::backup::pipeline::{Replacement, Review};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::deployment::ReferenceCounts;
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::Digest;
-use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState};
+use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState, json_line};
 use crate::repository::tree_reader::TreeReader;
 use crate::source::inventory::Claim;
 
@@ -86,11 +86,7 @@ impl<'a> CrossCheck<'a> {
     /// Ends the comparison.
     pub fn finish(mut self) -> Result<(Vec<Reference>, ReferenceCounts)> {
         self.close(None)?;
-        self.orphans.flush().map_err(|source| crate::error::Error::Target {
-            action: "write",
-            path: "the list of orphans".into(),
-            source,
-        })?;
+        self.orphans.flush().map_err(orphans_fault)?;
         Ok((self.references, self.counts))
     }
 
@@ -129,13 +125,7 @@ impl<'a> CrossCheck<'a> {
         self.counts.orphans += 1;
         self.counts.orphan_bytes += bytes;
         let orphan = Orphan { component: self.component.clone(), path: entry.path_text(), bytes };
-        let mut line = serde_json::to_vec(&orphan).expect("an orphan is always representable as JSON");
-        line.push(b'\n');
-        self.orphans.write_all(&line).map_err(|source| crate::error::Error::Target {
-            action: "write",
-            path: "the list of orphans".into(),
-            source,
-        })
+        self.orphans.write_all(&json_line(&orphan)?).map_err(orphans_fault)
     }
 
     /// Decides on a claim whose place has no entry at all.
@@ -202,6 +192,10 @@ impl<'a> CrossCheck<'a> {
             state,
         });
     }
+}
+
+fn orphans_fault(source: std::io::Error) -> Error {
+    Error::Target { action: "write", path: "the list of orphans".into(), source }
 }
 
 impl Review for CrossCheck<'_> {
