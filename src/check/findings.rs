@@ -1,6 +1,8 @@
 //! What a check found: problems with the files that they hurt, notes, and numbers.
 //!
 //! What must stay true: lists are bounded and what does not fit is counted; what is known of lost chunks is complete.
+//! What may only look like damage, because a prune runs or was stopped, is suspected: it becomes a problem once something
+//! is lost by it in a snapshot that is listed when the check ends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -197,7 +199,47 @@ pub struct Findings<'a> {
 struct State {
     report: Report,
     hurt_snapshots: BTreeMap<SessionId, u64>,
-    subjects: HashMap<Subject, Option<usize>>,
+    subjects: HashMap<Subject, Standing>,
+}
+
+/// What is held against a subject.
+enum Standing {
+    /// Nothing is known to be lost by it.
+    Suspected(Suspicion),
+    /// What is lost by it, in entries of each snapshot, is all that is wrong with it.
+    Hurtful(Suspicion, Hurts),
+    /// It is damaged.
+    Damaged(Option<usize>, Hurts),
+}
+
+/// A problem that there is if something is lost by it.
+#[derive(Clone)]
+struct Suspicion {
+    kind: ProblemKind,
+    object: String,
+    reason: String,
+}
+
+/// What is lost by a subject.
+#[derive(Default)]
+struct Hurts {
+    named: Vec<Hurt>,
+    entries: BTreeMap<SessionId, u64>,
+}
+
+impl Hurts {
+    fn add(&mut self, hurt: &Hurt) {
+        *self.entries.entry(hurt.snapshot).or_default() += hurt.entries;
+        if self.named.len() < HURTS_MAX {
+            self.named.push(hurt.clone());
+        }
+    }
+
+    fn retain(&mut self, is_listed: &dyn Fn(&SessionId) -> bool) {
+        self.entries.retain(|snapshot, _| is_listed(snapshot));
+        self.named.retain(|hurt| is_listed(&hurt.snapshot));
+        self.named.sort();
+    }
 }
 
 impl<'a> Findings<'a> {
@@ -208,7 +250,7 @@ impl<'a> Findings<'a> {
 
     /// Adds a problem with an object of the repository.
     pub fn problem(&self, kind: ProblemKind, object: &str, reason: &str) {
-        add_problem(&mut self.state(), kind, object, reason);
+        add_problem(&mut self.state().report, kind, object, reason);
         self.monitor.problem(object, reason);
     }
 
@@ -216,27 +258,46 @@ impl<'a> Findings<'a> {
     pub fn problem_of(&self, subject: Subject, kind: ProblemKind, object: &str, reason: &str) {
         {
             let mut state = self.state();
-            if state.subjects.contains_key(&subject) {
-                return;
-            }
-            let at = add_problem(&mut state, kind, object, reason);
-            state.subjects.insert(subject, at);
+            let hurts = match state.subjects.remove(&subject) {
+                Some(damaged @ Standing::Damaged(..)) => {
+                    state.subjects.insert(subject, damaged);
+                    return;
+                }
+                Some(Standing::Hurtful(_, hurts)) => hurts,
+                Some(Standing::Suspected(_)) | None => Hurts::default(),
+            };
+            let at = add_problem(&mut state.report, kind, object, reason);
+            state.subjects.insert(subject, Standing::Damaged(at, hurts));
         }
         self.monitor.problem(object, reason);
     }
 
+    /// Adds what is a problem only if entries are laid to it.
+    pub fn suspect(&self, subject: Subject, kind: ProblemKind, object: &str, reason: &str) {
+        let suspicion = Suspicion { kind, object: object.to_owned(), reason: reason.to_owned() };
+        self.state().subjects.entry(subject).or_insert(Standing::Suspected(suspicion));
+    }
+
     /// Adds a bad pack, or more losses of one.
     pub fn bad_pack(&self, id: PackId, key: &str, reason: &str, loss: Loss) {
-        {
-            let mut losses = self.losses.write().unwrap_or_else(PoisonError::into_inner);
-            let known = losses.entry(id).or_insert_with(|| Loss::Chunks(HashSet::new()));
-            match (known, loss) {
-                (Loss::Chunks(known), Loss::Chunks(more)) => known.extend(more),
-                (known, Loss::All) => *known = Loss::All,
-                (Loss::All, _) => {}
-            }
-        }
+        self.lose(id, loss);
         self.problem_of(Subject::Pack(id), ProblemKind::Pack, key, reason);
+    }
+
+    /// Adds a pack that the index names and that is not there.
+    pub fn missing_pack(&self, id: PackId, key: &str) {
+        self.lose(id, Loss::All);
+        self.suspect(Subject::Pack(id), ProblemKind::Pack, key, "it is missing");
+    }
+
+    fn lose(&self, id: PackId, loss: Loss) {
+        let mut losses = self.losses.write().unwrap_or_else(PoisonError::into_inner);
+        let known = losses.entry(id).or_insert_with(|| Loss::Chunks(HashSet::new()));
+        match (known, loss) {
+            (Loss::Chunks(known), Loss::Chunks(more)) => known.extend(more),
+            (known, Loss::All) => *known = Loss::All,
+            (Loss::All, _) => {}
+        }
     }
 
     /// Returns whether a chunk cannot be had from a pack.
@@ -248,27 +309,29 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Lays a lost entry to all that it is lost by. Each subject must have a problem already.
+    /// Lays a lost entry to all that it is lost by. Each subject must be suspected already, or have a problem.
     pub fn hurt(&self, subjects: &HashSet<Subject>, hurt: &Hurt) {
         let mut state = self.state();
         *state.hurt_snapshots.entry(hurt.snapshot).or_default() += hurt.entries;
         for subject in subjects {
-            let Some(Some(at)) = state.subjects.get(subject).copied() else { continue };
-            let problem = &mut state.report.problems[at];
-            problem.hurt_count += hurt.entries;
-            if problem.hurts.len() < HURTS_MAX {
-                problem.hurts.push(hurt.clone());
+            let Some(standing) = state.subjects.get_mut(subject) else { continue };
+            if let Standing::Suspected(suspicion) = standing {
+                *standing = Standing::Hurtful(suspicion.clone(), Hurts::default());
+            }
+            if let Standing::Hurtful(_, hurts) | Standing::Damaged(_, hurts) = standing {
+                hurts.add(hurt);
             }
         }
     }
 
+    /// Returns whether anything is lost, as far as is known.
+    pub fn has_hurt(&self) -> bool {
+        !self.state().hurt_snapshots.is_empty()
+    }
+
     /// Adds a note.
     pub fn note(&self, message: &str) {
-        let report = &mut self.state().report;
-        report.note_count += 1;
-        if report.notes.len() < NOTES_MAX {
-            report.notes.push(message.to_owned());
-        }
+        add_note(&mut self.state().report, message);
     }
 
     /// Changes the numbers.
@@ -281,12 +344,39 @@ impl<'a> Findings<'a> {
         change(self.state().report.read.get_or_insert_default());
     }
 
-    /// Returns everything, in an order that does not depend on threads.
-    pub fn into_report(self) -> Report {
-        let State { mut report, hurt_snapshots, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        report.problems.iter_mut().for_each(|problem| problem.hurts.sort());
+    /// Returns everything, in an order that does not depend on threads. What is lost in snapshots that are no longer
+    /// listed is not counted.
+    pub fn into_report(self, is_listed: &dyn Fn(&SessionId) -> bool) -> Report {
+        let State { mut report, hurt_snapshots, subjects } =
+            self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = 0;
+        for standing in subjects.into_values() {
+            let (at, mut hurts) = match standing {
+                Standing::Damaged(at, hurts) => (at, hurts),
+                Standing::Hurtful(Suspicion { kind, object, reason }, hurts) if hurts.entries.keys().any(is_listed) => {
+                    self.monitor.problem(&object, &reason);
+                    (add_problem(&mut report, kind, &object, &reason), hurts)
+                }
+                Standing::Suspected(suspicion) | Standing::Hurtful(suspicion, _) => {
+                    gone += u64::from(suspicion.kind == ProblemKind::Pack);
+                    continue;
+                }
+            };
+            hurts.retain(is_listed);
+            let Some(problem) = at.and_then(|at| report.problems.get_mut(at)) else { continue };
+            problem.hurt_count = hurts.entries.values().sum();
+            problem.hurts = hurts.named;
+        }
+        if gone > 0 {
+            add_note(&mut report, &format!("{gone} packs that the index names are gone, and no snapshot needs them"));
+        }
+        let forgotten = hurt_snapshots.keys().filter(|id| !is_listed(id)).count();
+        if forgotten > 0 {
+            add_note(&mut report, &format!("{forgotten} snapshots were forgotten while they were being checked"));
+        }
         report.problems.sort_by_key(|problem| (problem.kind as u8, problem.object.clone()));
-        report.hurt_snapshots = hurt_snapshots.into_iter().map(|(id, entries)| HurtSnapshot { id, entries }).collect();
+        let hurt = hurt_snapshots.into_iter().filter(|(id, _)| is_listed(id));
+        report.hurt_snapshots = hurt.map(|(id, entries)| HurtSnapshot { id, entries }).collect();
         report
     }
 
@@ -296,14 +386,21 @@ impl<'a> Findings<'a> {
 }
 
 /// Returns the problem's place in the report, if there was one left.
-fn add_problem(state: &mut State, kind: ProblemKind, object: &str, reason: &str) -> Option<usize> {
-    let problems = &mut state.report.problems;
-    state.report.problem_count += 1;
+fn add_problem(report: &mut Report, kind: ProblemKind, object: &str, reason: &str) -> Option<usize> {
+    let problems = &mut report.problems;
+    report.problem_count += 1;
     (problems.len() < PROBLEMS_MAX).then(|| {
         let (object, reason) = (object.to_owned(), reason.to_owned());
         problems.push(Problem { kind, object, reason, hurts: Vec::new(), hurt_count: 0 });
         problems.len() - 1
     })
+}
+
+fn add_note(report: &mut Report, message: &str) {
+    report.note_count += 1;
+    if report.notes.len() < NOTES_MAX {
+        report.notes.push(message.to_owned());
+    }
 }
 
 /// Returns an error's reason alone, for a report that names the object itself.

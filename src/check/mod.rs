@@ -5,6 +5,8 @@
 //!   beside a check never looks like damage.
 //! - Packs are looked at before trees, so that one pass over the trees knows what is lost and names the files. A chunk
 //!   that also stands in a sound pack is not lost.
+//! - A prune beside a check never looks like damage either: a pack that is missing is suspected only, and what is not
+//!   found is looked up again in an index that is read anew; snapshots that are forgotten meanwhile do not count.
 //! - Damage goes into the report and the check goes on; a backend that cannot be reached ends it.
 //! - Memory: one segment batch, one pack per thread within the memory plan, [`trees::NODES_REMEMBERED_MAX`] tree nodes.
 //!
@@ -18,8 +20,9 @@ mod packs;
 mod subset;
 mod trees;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 pub use crate::check::findings::{Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
 pub use crate::check::subset::Subset;
@@ -28,6 +31,7 @@ use crate::cancel::Cancel;
 use crate::check::findings::Findings;
 use crate::check::memory::Memory;
 use crate::error::Result;
+use crate::id::{PackId, SessionId};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::chunk_reader::ChunkReader;
@@ -70,6 +74,8 @@ struct Check<'a> {
     cancel: &'a Cancel,
     findings: Findings<'a>,
     memory: Memory,
+    /// Packs that were looked at.
+    packs_seen: Mutex<HashSet<PackId>>,
     stopped: AtomicBool,
 }
 
@@ -85,6 +91,7 @@ pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monito
         cancel,
         findings,
         memory,
+        packs_seen: Mutex::default(),
         stopped: AtomicBool::new(false),
     };
     let snapshots = check.check_objects()?;
@@ -93,7 +100,8 @@ pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monito
     check.check_trees(&snapshots)?;
     // The segments that the index skipped have been reported by name.
     repository.index().take_damage();
-    Ok(check.findings.into_report())
+    let listed = check.still_listed()?;
+    Ok(check.findings.into_report(&|id| listed.as_ref().is_none_or(|listed| listed.contains(id))))
 }
 
 /// Reads what earlier checks verified, if packs are to be read at all.
@@ -109,6 +117,17 @@ fn recall(repository: &Repository, options: &Options, findings: &Findings<'_>) -
 }
 
 impl Check<'_> {
+    /// Returns which snapshots are listed now, if anything seems to be lost: one that was forgotten meanwhile may lose
+    /// what it likes.
+    fn still_listed(&self) -> Result<Option<HashSet<SessionId>>> {
+        if !self.findings.has_hurt() {
+            return Ok(None);
+        }
+        let list = self.repository.list_snapshots()?;
+        let damaged = list.damaged.iter().filter_map(objects::session_of);
+        Ok(Some(list.snapshots.iter().map(|snapshot| snapshot.id).chain(damaged).collect()))
+    }
+
     /// Runs one of many calls that go on in parallel: after the first that fails, and on request, the others do nothing.
     fn guarded<T: Default>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.stopped.load(Ordering::Relaxed) {

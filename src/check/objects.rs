@@ -131,7 +131,7 @@ impl Check<'_> {
     }
 }
 
-fn session_of(error: &Error) -> Option<SessionId> {
+pub(super) fn session_of(error: &Error) -> Option<SessionId> {
     match error {
         Error::Damaged { object, .. } | Error::Backend { object, .. } => layout::id_of(object),
         _ => None,

@@ -4,6 +4,7 @@
 //! must list what the index lists. A pack that is wrong in any way is read whole, to tell which of its chunks are lost.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use crate::format::BlobKind;
 use crate::format::key_slot::Role;
 use crate::format::segment::{IndexedPack, Segment};
 use crate::id::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::{self, Place};
@@ -71,7 +73,33 @@ impl Check<'_> {
             self.check_segments(kind, segments, packs, &mut seen)?;
         }
         self.findings.count(|counts| counts.packs = seen.len() as u64);
-        self.check_unreferenced(packs, &seen)
+        self.check_unreferenced(packs, &seen)?;
+        *self.packs_seen() = seen;
+        Ok(())
+    }
+
+    /// Looks at a pack that the index did not name when packs were looked at.
+    pub(super) fn check_new_pack(&self, pack: &PackRecord) -> Result<()> {
+        if !self.packs_seen().insert(pack.id) {
+            return Ok(());
+        }
+        let key = layout::pack(pack.kind, &pack.id);
+        match pack_reader::read_directory(self.repository, pack.kind, &pack.id, pack.len) {
+            Ok(_) => Ok(()),
+            Err(error) if error.fault() == Some(Fault::NotFound) => {
+                self.findings.missing_pack(pack.id, &key);
+                Ok(())
+            }
+            Err(error) if error.is_damage() => {
+                self.findings.bad_pack(pack.id, &key, &reason_of(&error), Loss::All);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn packs_seen(&self) -> MutexGuard<'_, HashSet<PackId>> {
+        self.packs_seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, packs: &Packs) {
@@ -199,8 +227,8 @@ impl Check<'_> {
         let key = layout::pack(*kind, &pack.id);
         self.monitor.count(Counter::Entries, 1);
         let fault = match packs.stored.get(&pack.id) {
-            None => return self.lost(pack, &key, "it is missing"),
-            Some((stored_kind, _)) if stored_kind != kind => return self.lost(pack, &key, "it is missing"),
+            None => return self.missing(pack, &key),
+            Some((stored_kind, _)) if stored_kind != kind => return self.missing(pack, &key),
             Some((_, size)) if *size != pack.len => Some(format!("it has {size} bytes, the index says {}", pack.len)),
             Some(_) if packs.selection.contains(&pack.id) => None,
             Some(_) => match self
@@ -213,9 +241,10 @@ impl Check<'_> {
         self.read_pack(job, fault, packs)
     }
 
-    fn lost(&self, pack: &IndexedPack, key: &str, reason: &str) -> Result<()> {
+    /// A prune may have removed the pack, and its name may outlive it: that is damage only if it is needed.
+    fn missing(&self, pack: &IndexedPack, key: &str) -> Result<()> {
         self.memory.forget(&pack.id);
-        self.findings.bad_pack(pack.id, key, reason, Loss::All);
+        self.findings.missing_pack(pack.id, key);
         Ok(())
     }
 
@@ -238,7 +267,12 @@ impl Check<'_> {
         let size = packs.stored.get(&job.pack.id).map_or(job.pack.len, |(_, size)| *size);
         let _permit = packs.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
         let bytes = match self.repository.backend().read(&key) {
-            Err(error) if error.is_damage() => return self.lost(&job.pack, &key, &reason_of(&error)),
+            Err(error) if error.fault() == Some(Fault::NotFound) => return self.missing(&job.pack, &key),
+            Err(error) if error.is_damage() => {
+                self.memory.forget(&job.pack.id);
+                self.findings.bad_pack(job.pack.id, &key, &reason_of(&error), Loss::All);
+                return Ok(());
+            }
             other => other?,
         };
         self.count_read_pack(bytes.len() as u64);

@@ -10,11 +10,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::check::Check;
 use crate::check::findings::{Hurt, Loss, ProblemKind, Subject, reason_of};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::Component;
 use crate::format::tree::{self, Child, ChunkRef, Entry, FileContent, LEVEL_MAX, Node};
-use crate::id::{ChunkId, SessionId};
+use crate::id::{ChunkId, PackId, SessionId};
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::Place;
@@ -286,7 +286,7 @@ impl Walk<'_> {
         let mut size = 0u64;
         for chunk in chunks {
             size = size.saturating_add(u64::from(chunk.len));
-            let places = self.check.repository.index().locate(kind, &chunk.id)?;
+            let places = self.places(kind, &chunk.id)?;
             let mut sound = places.iter().filter(|place| !findings.is_lost(&place.pack.id, &chunk.id)).peekable();
             if sound.peek().is_none() {
                 self.blame_packs(&chunk.id, &places, subjects);
@@ -300,12 +300,29 @@ impl Walk<'_> {
         Ok(size)
     }
 
+    /// Returns where a chunk stands. If all of that is lost, a prune may just have moved it: then the index is read again,
+    /// and packs that are new in it are looked at.
+    fn places(&self, kind: BlobKind, id: &ChunkId) -> Result<Vec<Place>> {
+        let Check { repository, findings, reader, .. } = self.check;
+        let mut tried = Vec::new();
+        loop {
+            let places = repository.index().locate(kind, id)?;
+            places.iter().try_for_each(|place| self.check.check_new_pack(&place.pack))?;
+            let packs: Vec<PackId> = places.iter().map(|place| place.pack.id).collect();
+            if packs == tried || !packs.iter().all(|pack| findings.is_lost(pack, id)) {
+                return Ok(places);
+            }
+            reader.look_again(kind, packs.iter().copied())?;
+            tried = packs;
+        }
+    }
+
     /// Lays a lost chunk to the packs that should have it, or, without any, to the index.
     fn blame_packs(&self, chunk: &ChunkId, places: &[Place], subjects: &mut HashSet<Subject>) {
         subjects.extend(places.iter().map(|place| Subject::Pack(place.pack.id)));
         if places.is_empty() {
             let reason = format!("trees refer to chunks that no index segment names; the first is {chunk}");
-            self.check.findings.problem_of(Subject::MissingChunks, ProblemKind::MissingChunks, layout::INDEX, &reason);
+            self.check.findings.suspect(Subject::MissingChunks, ProblemKind::MissingChunks, layout::INDEX, &reason);
             subjects.insert(Subject::MissingChunks);
         }
     }
@@ -320,13 +337,11 @@ impl Walk<'_> {
         let places = self.check.repository.index().locate(BlobKind::Meta, id)?;
         if !matches!(error, Error::MissingChunk { .. }) {
             for place in &places {
-                let key = layout::pack(BlobKind::Meta, &place.pack.id);
-                self.check.findings.bad_pack(
-                    place.pack.id,
-                    &key,
-                    &reason_of(&error),
-                    Loss::Chunks(HashSet::from([*id])),
-                );
+                let (pack, key) = (place.pack.id, layout::pack(BlobKind::Meta, &place.pack.id));
+                match error.fault() {
+                    Some(Fault::NotFound) => self.check.findings.missing_pack(pack, &key),
+                    _ => self.check.findings.bad_pack(pack, &key, &reason_of(&error), Loss::Chunks([*id].into())),
+                }
             }
         }
         self.blame_packs(id, &places, subjects);

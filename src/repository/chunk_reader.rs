@@ -1,10 +1,11 @@
 //! From chunk ids back to plain chunks.
 //!
 //! What must stay true: nothing leaves here that does not authenticate and hash to its id. If a chunk stands in several
-//! packs and one is damaged or gone, another serves. Ranges asked of the backend are rounded, so that its access
+//! packs and one is damaged or gone, another serves. A pack that is gone may have been pruned, and what was needed in it
+//! moved: then the index is read again, once for each such pack. Ranges asked of the backend are rounded, so that its access
 //! log does not tell chunk boundaries; but for packs that are shorter than they were.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,12 +38,20 @@ pub struct ChunkReader {
     ciphers: Mutex<HashMap<(BlobKind, SessionHeader), Arc<Cipher>>>,
     blocks: Mutex<VecDeque<((PackId, u64), Bytes)>>,
     opened: AtomicU64,
+    /// Packs for whose sake the index was read again.
+    gone: Mutex<HashSet<PackId>>,
 }
 
 impl ChunkReader {
     /// Makes a reader; nothing is read yet.
     pub fn new(repository: Arc<Repository>) -> Self {
-        Self { repository, ciphers: Mutex::default(), blocks: Mutex::default(), opened: AtomicU64::new(0) }
+        Self {
+            repository,
+            ciphers: Mutex::default(),
+            blocks: Mutex::default(),
+            opened: AtomicU64::new(0),
+            gone: Mutex::default(),
+        }
     }
 
     /// Returns the repository that is read.
@@ -57,16 +66,38 @@ impl ChunkReader {
 
     /// Reads a chunk, from any of its places. `needed_by` names what refers to it, for messages.
     pub fn read(&self, kind: BlobKind, id: &ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>> {
-        let places = self.repository.index().locate(kind, id)?;
-        let mut failure = None;
-        for place in &places {
-            match self.read_place(place) {
-                Ok(plain) => return Ok(plain),
-                // A place that cannot be reached now is no proof that the chunk is lost.
-                Err(error) => failure = Some(failure.filter(|earlier: &Error| !earlier.is_damage()).unwrap_or(error)),
+        let mut failure: Option<Error> = None;
+        let mut tried = Vec::new();
+        loop {
+            let mut places = self.repository.index().locate(kind, id)?;
+            places.retain(|place| !tried.contains(&place.pack.id));
+            if places.is_empty() {
+                return Err(failure.unwrap_or_else(|| Error::MissingChunk { chunk: *id, needed_by: needed_by() }));
             }
+            let mut gone = Vec::new();
+            for place in &places {
+                let error = match self.read_place(place) {
+                    Ok(plain) => return Ok(plain),
+                    Err(error) => error,
+                };
+                if error.fault() == Some(Fault::NotFound) {
+                    gone.push(place.pack.id);
+                }
+                tried.push(place.pack.id);
+                // A place that cannot be reached now is no proof that the chunk is lost.
+                failure = Some(failure.filter(|earlier| !earlier.is_damage()).unwrap_or(error));
+            }
+            self.look_again(kind, gone)?;
         }
-        Err(failure.unwrap_or_else(|| Error::MissingChunk { chunk: *id, needed_by: needed_by() }))
+    }
+
+    /// Reads the index again if some of these packs, which were not where it says, are so for the first time. Waits while
+    /// another thread does so.
+    pub fn look_again(&self, kind: BlobKind, gone: impl IntoIterator<Item = PackId>) -> Result<()> {
+        let mut known = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let known_before = known.len();
+        known.extend(gone);
+        if known.len() > known_before { self.repository.index().refresh(kind) } else { Ok(()) }
     }
 
     fn read_place(&self, place: &Place) -> Result<Vec<u8>> {

@@ -23,6 +23,7 @@ use jiff::SignedDuration;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
+use mlvault::check::ReadData;
 use mlvault::clock::SystemClock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
@@ -32,7 +33,7 @@ use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::repository::{OpenOptions, Repository, layout};
-use mlvault::{repair, restore, retention};
+use mlvault::{check, repair, restore, retention};
 use tempfile::TempDir;
 
 use crate::simulator::mutation::{Break, Mutation};
@@ -98,16 +99,18 @@ enum Job {
     Prune(prune::Options),
     RepairIndex,
     Restore(usize),
+    Check,
 }
 
 impl Job {
     fn roll(dice: &mut Dice) -> Self {
-        match dice.below(12) {
+        match dice.below(13) {
             0..=3 => Self::Backup(dice.below(4)),
             4 | 5 => Self::Forget(dice.below(3)),
             6 => Self::Undelete,
             7 => Self::RepairIndex,
             8 => Self::Restore(dice.below(3)),
+            9 => Self::Check,
             _ => Self::Prune(Self::options(dice)),
         }
     }
@@ -122,7 +125,8 @@ impl Job {
         }
     }
 
-    fn run(&self, repository: &Arc<Repository>) -> Result<()> {
+    /// `is_calm` says that no request fails, so that nothing may look like damage.
+    fn run(&self, repository: &Arc<Repository>, is_calm: bool) -> Result<()> {
         let (monitor, cancel): (Arc<dyn Monitor>, _) = (Arc::new(Silent), Cancel::default());
         match self {
             Self::Backup(version) => repo::backup_with(repository, &STAGE.directories[*version].0).map(drop),
@@ -142,15 +146,34 @@ impl Job {
                 repair::index::run(repository, &options, monitor.as_ref(), &cancel).map(drop)
             }
             Self::Restore(number) => match repository.list_snapshots()?.snapshots.get(*number) {
-                Some(snapshot) => restore_and_compare(repository, snapshot, false),
+                Some(snapshot) => restore_beside_others(repository, snapshot, is_calm),
                 None => Ok(()),
             },
+            Self::Check => {
+                let options = check::Options { read_data: ReadData::All };
+                let report = check::run(repository, &options, monitor.as_ref(), &cancel)?;
+                match is_calm && !report.is_clean() {
+                    true => Err(Error::Internal(format!("FALSE ALARM: {:#?}", report.problems))),
+                    false => Ok(()),
+                }
+            }
         }
     }
 }
 
-/// Restores a snapshot. What comes without a complaint must be right; `must` says that there may be no complaint.
-fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: bool) -> Result<()> {
+/// Restores a snapshot that others may forget and prune meanwhile. While it is listed nothing of it may be missing.
+fn restore_beside_others(repository: &Arc<Repository>, snapshot: &Snapshot, is_calm: bool) -> Result<()> {
+    let whole = restore_and_compare(repository, snapshot, false)?;
+    let list = repository.list_snapshots()?;
+    match whole || !is_calm || !list.snapshots.iter().any(|listed| listed.id == snapshot.id) {
+        true => Ok(()),
+        false => Err(Error::Internal(format!("FALSE ALARM: {} was not restored whole", snapshot.id))),
+    }
+}
+
+/// Restores a snapshot, and returns whether it came without a complaint. What does so must be right; `must` says that
+/// there may be no complaint.
+fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: bool) -> Result<bool> {
     let target = TempDir::new().unwrap();
     let problems = Problems::default();
     let options = repo::restore_options(target.path());
@@ -161,10 +184,11 @@ fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: 
         restored.as_ref().unwrap();
         assert_eq!(problems.subjects(), Vec::<String>::new());
     }
-    if restored.is_ok() && problems.subjects().is_empty() && !snapshot.is_incomplete() {
+    let whole = restored.is_ok() && problems.subjects().is_empty() && !snapshot.is_incomplete();
+    if whole {
         assert_eq!(tree(&target.path().join(directory.strip_prefix("/").unwrap())), *expected);
     }
-    restored.map(drop)
+    restored.map(|_| whole)
 }
 
 /// Ends a process for the scheduler, also if it panics.
@@ -224,7 +248,7 @@ impl History {
                 let repository = open(&process);
                 process.arm();
                 // A process ends with its first failure, as a real one does.
-                jobs.iter().try_for_each(|job| job.run(&repository))
+                jobs.iter().try_for_each(|job| job.run(&repository, faults.failing == 0))
             }));
         }
         let (world, dice, oracle) = (Arc::clone(&self.world), &mut self.dice, &mut self.oracle);
@@ -260,7 +284,7 @@ impl History {
         let process = Process::new(0, Arc::clone(&self.world), 2 * 90_000_000, Mutation::new(Break::Nothing, true));
         let repository = open(&process);
         for _ in 0..3 {
-            Job::Prune(options.clone()).run(&repository).unwrap();
+            Job::Prune(options.clone()).run(&repository, true).unwrap();
         }
         let store = &self.world.store;
         let afterwards = Oracle::new(observe(store), Arc::clone(store), self.seed);
@@ -276,7 +300,9 @@ impl History {
         let list = repository.list_snapshots().unwrap();
         assert_eq!((list.trash.len(), list.damaged.len()), (0, 0), "seed {}", self.seed);
         if restores {
-            list.snapshots.iter().for_each(|snapshot| restore_and_compare(&repository, snapshot, true).unwrap());
+            list.snapshots
+                .iter()
+                .for_each(|snapshot| assert!(restore_and_compare(&repository, snapshot, true).unwrap()));
         }
     }
 }
