@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 
 use crate::deployment_surgery::lose_and_get_back;
-use crate::support::cli::Runner;
+use crate::support::cli::{Runner, finish};
 use crate::support::deployment::{NAME, Place, ROOT, assert_whole, bytes_stored, s3_environment, snapshot_of};
 use crate::support::mlflow_server::{MlflowServer, SCALE};
 use crate::support::postgres_server::{OWNER, PASSWORD, PostgresServer};
@@ -36,7 +36,7 @@ fn a_lost_deployment_comes_back_on_other_servers_under_other_names() {
     let place = place(&postgres, "mlflow", &moto, "s3://vault/artifacts");
     let server = place.serve(&runner.path("server"));
     let snapshots = live(&runner, &server);
-    let unchanged = backup(&runner);
+    let unchanged = backup_without_file(&runner, &postgres, &moto);
     assert!(
         bytes_stored(&unchanged) * 100 < bytes_stored(&snapshots[0]),
         "an unchanged deployment cost {} bytes",
@@ -76,6 +76,30 @@ fn live(runner: &Runner, server: &MlflowServer) -> Vec<Value> {
 #[track_caller]
 fn backup(runner: &Runner) -> Value {
     snapshot_of(&runner.run(["backup", "--deployment", NAME, "--json"]).expect(0)).1
+}
+
+/// Backs up as flags and variables say, which reach all that the file does.
+#[track_caller]
+fn backup_without_file(runner: &Runner, postgres: &PostgresServer, moto: &S3Server) -> Value {
+    let bucket = |name: &str| {
+        let key = format!("deployment.{NAME}.buckets.{name}");
+        format!(
+            "{key}.endpoint=http://127.0.0.1:{}\n{key}.access-key-id={ACCESS_KEY_ID}\n{key}.secret-access-key-file={}\n",
+            moto.port(),
+            runner.path("s3-secret").display()
+        )
+    };
+    let mut command = runner.command(["backup", "--config", "/dev/null", "--json", "--deployment", NAME]);
+    let uri = format!("postgresql://{READER}@127.0.0.1:{}/mlflow", postgres.port());
+    command
+        .args(["--backend-store-uri", &uri])
+        .arg("--backend-store-password-file")
+        .arg(runner.path("database-password"));
+    command.args(["--artifacts", &format!("{ROOT}=s3://vault/artifacts")]);
+    command.args(DIRECT.iter().flat_map(|root| ["--artifacts", root]));
+    let settings = format!("deployment.{NAME}.s3.endpoint=http://127.0.0.1:9\n{}{}", bucket("vault"), bucket("team-b"));
+    command.env("MLVAULT_SET", settings);
+    snapshot_of(&finish(&mut command).expect(0)).1
 }
 
 /// Writes the configuration file, which lies where mlvault runs, and the secrets that it names.
@@ -119,7 +143,8 @@ fn place(postgres: &PostgresServer, database: &str, s3: &S3Server, artifacts: &s
     }
 }
 
-/// Restores the last snapshot into another database and another server's bucket, and starts MLflow on it.
+/// Restores the last snapshot into another database and another server's bucket, starts MLflow on it, and there loses and
+/// restores a run whose artifacts have moved.
 fn restore_elsewhere(runner: &Runner, postgres: &PostgresServer) {
     fs::remove_file(runner.path("src/mlvault.toml")).unwrap();
     let rclone = S3Server::start(Program::Rclone);
@@ -170,6 +195,18 @@ fn restore_elsewhere(runner: &Runner, postgres: &PostgresServer) {
     DIRECT.iter().zip(MOVED).for_each(|(from, to)| told = told.replace(from, to));
     fs::write(&record, told).unwrap();
     let server = plain.serve(&runner.path("restored-server"));
+    server.verify(&record, &[]);
+    let team_b = server.run(
+        "run = client.search_runs([client.get_experiment_by_name('team-b').experiment_id])[0].info.run_id\n\
+         client.delete_run(run)\nprint(run)",
+    );
+    target.collect_garbage(&server, &["--run-ids", &team_b]);
+    target.run(runner, &[&restore[..], &["--run", &team_b, "--yes"]].concat()).expect(0);
+    server.run(&format!(
+        "assert client.get_run('{team_b}').info.artifact_uri.startswith('{}/')\n\
+         assert [file.path for file in client.list_artifacts('{team_b}', 'notes')] == ['notes/direct.txt']",
+        MOVED[1]
+    ));
     server.verify(&record, &[]);
     // The sequences go on behind the restored ids.
     server.run(

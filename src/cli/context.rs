@@ -33,6 +33,10 @@ pub struct GlobalArgs {
     /// Configuration file (default: ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml)
     #[arg(long, global = true, env = "MLVAULT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Override any key of the configuration file, as in deployment.production.s3.region=eu-central-1; may be given several
+    /// times; in the variable one on each line
+    #[arg(long = "set", global = true, env = "MLVAULT_SET", value_name = "KEY=VALUE", value_delimiter = '\n')]
+    settings: Vec<String>,
     /// File that holds a key (MLVK1-…)
     #[arg(long, global = true, env = "MLVAULT_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -83,7 +87,7 @@ impl Context {
     /// Reads the configuration file, starts progress output and listens for signals.
     pub fn new(args: GlobalArgs) -> std::result::Result<Self, (Error, bool)> {
         let json = args.json;
-        let file = ConfigFile::load(args.config.as_deref()).map_err(|error| (error, json))?;
+        let file = ConfigFile::load(args.config.as_deref(), &args.settings).map_err(|error| (error, json))?;
         let verbosity = match (args.quiet, args.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,

@@ -1,5 +1,7 @@
 //! The arguments that describe an MLflow deployment, shared by the commands that read or write one.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use mlvault::config::deployment::{self, DeploymentFlags};
@@ -18,12 +20,21 @@ pub struct DeploymentArgs {
     /// Database of runs and models, as MLflow is given it: postgresql://… or sqlite:///…
     #[arg(long, env = "MLVAULT_BACKEND_STORE_URI", value_name = "URI", hide_env_values = true)]
     pub backend_store_uri: Option<String>,
+    /// File that holds its password
+    #[arg(long, env = "MLVAULT_BACKEND_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub backend_store_password_file: Option<PathBuf>,
     /// Database of the model registry, if it is another one
     #[arg(long, env = "MLVAULT_REGISTRY_STORE_URI", value_name = "URI", hide_env_values = true)]
     pub registry_store_uri: Option<String>,
+    /// File that holds its password
+    #[arg(long, env = "MLVAULT_REGISTRY_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub registry_store_password_file: Option<PathBuf>,
     /// Database of users and permissions (basic-auth), if there is one
     #[arg(long, env = "MLVAULT_AUTH_DATABASE_URI", value_name = "URI", hide_env_values = true)]
     pub auth_database_uri: Option<String>,
+    /// File that holds its password
+    #[arg(long, env = "MLVAULT_AUTH_DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    pub auth_database_password_file: Option<PathBuf>,
     /// An artifact root as the database has it, and the directory or s3://bucket/prefix where it really is, as in
     /// mlflow-artifacts:/=s3://mlflow/artifacts; only ROOT where both are the same; may be given several times
     #[arg(long, env = "MLVAULT_ARTIFACTS", value_name = "ROOT=PLACE", value_delimiter = ',')]
@@ -48,8 +59,11 @@ impl DeploymentArgs {
         let flags = DeploymentFlags {
             name: self.deployment.clone(),
             backend_store_uri: self.backend_store_uri.clone(),
+            backend_store_password_file: self.backend_store_password_file.clone(),
             registry_store_uri: self.registry_store_uri.clone(),
+            registry_store_password_file: self.registry_store_password_file.clone(),
             auth_database_uri: self.auth_database_uri.clone(),
+            auth_database_password_file: self.auth_database_password_file.clone(),
             artifacts: self.artifacts.clone(),
             exclude_roots: self.exclude_roots.clone(),
             tracking_uri: self.tracking_uri.clone(),

@@ -76,10 +76,16 @@ pub struct DeploymentFlags {
     pub name: Option<String>,
     /// See [`DeploymentSection::backend_store_uri`].
     pub backend_store_uri: Option<String>,
+    /// See [`DeploymentSection::backend_store_password_file`].
+    pub backend_store_password_file: Option<PathBuf>,
     /// See [`DeploymentSection::registry_store_uri`].
     pub registry_store_uri: Option<String>,
+    /// See [`DeploymentSection::registry_store_password_file`].
+    pub registry_store_password_file: Option<PathBuf>,
     /// See [`DeploymentSection::auth_database_uri`].
     pub auth_database_uri: Option<String>,
+    /// See [`DeploymentSection::auth_database_password_file`].
+    pub auth_database_password_file: Option<PathBuf>,
     /// `ROOT=PLACE`, or only `ROOT` where both are the same.
     pub artifacts: Vec<String>,
     /// Artifact roots that are left out.
@@ -143,23 +149,23 @@ fn databases(section: &DeploymentSection, flags: &DeploymentFlags) -> Result<Vec
         (
             Store::Backend,
             flags.backend_store_uri.as_ref().or(section.backend_store_uri.as_ref()),
-            &section.backend_store_password_file,
+            flags.backend_store_password_file.as_ref().or(section.backend_store_password_file.as_ref()),
         ),
         (
             Store::Registry,
             flags.registry_store_uri.as_ref().or(section.registry_store_uri.as_ref()),
-            &section.registry_store_password_file,
+            flags.registry_store_password_file.as_ref().or(section.registry_store_password_file.as_ref()),
         ),
         (
             Store::Auth,
             flags.auth_database_uri.as_ref().or(section.auth_database_uri.as_ref()),
-            &section.auth_database_password_file,
+            flags.auth_database_password_file.as_ref().or(section.auth_database_password_file.as_ref()),
         ),
     ];
     let mut databases: Vec<(Store, DatabaseUri)> = Vec::new();
     for (store, uri, password_file) in stores {
         let Some(uri) = uri else { continue };
-        let password = password_file.as_deref().map(read_secret_line).transpose()?;
+        let password = password_file.map(|file| read_secret_line(file)).transpose()?;
         let uri = DatabaseUri::parse(uri, password)?;
         // A registry in the backend's database needs no dump of its own.
         if !databases.iter().any(|(_, known)| known.to_string() == uri.to_string()) {

@@ -1,4 +1,5 @@
-//! The configuration file, `mlvault.toml`. Every key can be overridden by the environment and by a flag.
+//! The configuration file, `mlvault.toml`. Every key can be overridden by a flag and by the environment: the common ones
+//! have flags of their own, and `--set KEY=VALUE` reaches all.
 //!
 //! ```toml
 //! repository = "s3://backups/mlflow"
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::Table;
 
 use crate::config::deployment::DeploymentSection;
 use crate::error::{Error, Result};
@@ -99,24 +101,15 @@ pub struct S3Section {
 }
 
 impl ConfigFile {
-    /// Reads the file given, which must be there, or else the first that is there of the usual places.
-    pub fn load(given: Option<&Path>) -> Result<Self> {
-        match given {
-            Some(path) => Self::read(path),
-            None => {
-                usual_places().iter().find(|path| path.is_file()).map_or(Ok(Self::default()), |path| Self::read(path))
-            }
+    /// Reads the file given, which must be there, or else the first that is there of the usual places; then `settings`,
+    /// each `KEY=VALUE`, which override what it says.
+    pub fn load(given: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let found = given.map(Path::to_owned).or_else(|| usual_places().into_iter().find(|path| path.is_file()));
+        let mut table = found.as_deref().map(read_table).transpose()?.unwrap_or_default();
+        for setting in settings.iter().filter(|setting| !setting.trim().is_empty()) {
+            merge(&mut table, parse_setting(setting)?);
         }
-    }
-
-    fn read(path: &Path) -> Result<Self> {
-        let fault = |source| Error::Source { action: "read", path: path.to_owned(), source };
-        if std::fs::metadata(path).map_err(fault)?.len() > FILE_LEN_MAX {
-            return Err(Error::Invalid(format!("The configuration file {path:?} is larger than 1 MiB")));
-        }
-        let text = std::fs::read_to_string(path).map_err(fault)?;
-        Self::parse(&text)
-            .map_err(|error| Error::Invalid(format!("The configuration file {path:?} is invalid: {error}")))
+        table.try_into().map_err(|error| Error::Invalid(format!("The settings given by --set are invalid: {error}")))
     }
 
     /// Returns the policy of this name: one of the file, else a preset.
@@ -133,6 +126,45 @@ impl ConfigFile {
     /// Reads the text of a file.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+}
+
+/// Reads a file that is a configuration by itself.
+fn read_table(path: &Path) -> Result<Table> {
+    let fault = |source| Error::Source { action: "read", path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(fault)?.len() > FILE_LEN_MAX {
+        return Err(Error::Invalid(format!("The configuration file {path:?} is larger than 1 MiB")));
+    }
+    let text = std::fs::read_to_string(path).map_err(fault)?;
+    let invalid = |error| Error::Invalid(format!("The configuration file {path:?} is invalid: {error}"));
+    ConfigFile::parse(&text).map_err(invalid)?;
+    text.parse().map_err(invalid)
+}
+
+/// Reads `KEY=VALUE`: the key as in TOML, with dots, the value as in TOML or else a text as it stands.
+fn parse_setting(setting: &str) -> Result<Table> {
+    if let Ok(table) = setting.parse() {
+        return Ok(table);
+    }
+    let invalid = || Error::Invalid(format!("The setting {setting:?} is not KEY=VALUE"));
+    let mut is_quoted = false;
+    let equals = setting.find(|character| {
+        is_quoted ^= character == '"';
+        character == '=' && !is_quoted
+    });
+    let (key, value) = setting.split_at(equals.ok_or_else(invalid)?);
+    // A text in JSON is one in TOML.
+    let text = serde_json::Value::from(value[1..].trim());
+    format!("{key}={text}").parse().map_err(|_| invalid())
+}
+
+/// Puts settings over others; tables are merged, all else is replaced.
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
+            (_, value) => drop(table.insert(key, value)),
+        }
     }
 }
 
@@ -168,5 +200,35 @@ mod tests {
         assert!(file.policy("other").is_err());
         assert!(ConfigFile::parse("[policy.a]\nkeep-lats = 3\n").is_err());
         assert!(ConfigFile::parse("repositroy = 'x'").unwrap_err().to_string().contains("repositroy"));
+    }
+    #[test]
+    fn settings_override_what_the_file_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mlvault.toml");
+        std::fs::write(&path, "repository = '/a'\n[deployment.p]\ntracking-uri = 'http://h'\nexclude-roots = ['x']\n")
+            .unwrap();
+        let load = |settings: &[&str]| {
+            ConfigFile::load(Some(&path), &settings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(load(&[]).unwrap().repository.as_deref(), Some("/a"));
+        let file = load(&[
+            "repository=s3://b/p?x=1",
+            "deployment.p.artifacts.\"mlflow-artifacts:/=\" = /srv/a b",
+            "deployment.p.exclude-roots=[\"s3://y\"]",
+            "deployment.p.s3.path-style=true",
+            "policy.p.keep-last=7",
+        ])
+        .unwrap();
+        assert_eq!(file.repository.as_deref(), Some("s3://b/p?x=1"));
+        let deployment = &file.deployment["p"];
+        assert_eq!(deployment.artifacts["mlflow-artifacts:/="], "/srv/a b");
+        assert_eq!((&deployment.exclude_roots[..], deployment.s3.path_style), (&["s3://y".to_owned()][..], Some(true)));
+        assert_eq!(deployment.tracking_uri.as_deref(), Some("http://h"));
+        assert_eq!(file.policy("p").unwrap().keep_last, Some(7));
+        assert!(load(&["repositroy=x"]).unwrap_err().to_string().contains("repositroy"));
+        assert!(load(&["deployment.p.s3.path-style=perhaps"]).unwrap_err().to_string().contains("--set"));
+        for nonsense in ["repository", "=x", "a b=c"] {
+            assert!(load(&[nonsense]).unwrap_err().to_string().contains("KEY=VALUE"), "{nonsense}");
+        }
     }
 }
