@@ -27,6 +27,7 @@ use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::contents::{self, Selection, is_selected, shown_path};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::tree_reader::for_each_chunk_of;
+use crate::source::deployment::DATABASE;
 use crate::target::directory::parts;
 use crate::units::MIB;
 
@@ -76,6 +77,35 @@ pub fn file(
         Ok(Summary { entries: 1, bytes: content.size })
     };
     run(&reader, cancel, feed, write)
+}
+
+/// Returns the file that a path means where a file or a directory may stand: what is at the path, or the dump if a
+/// snapshot's component `database` holds a single one. `None` stands for a directory.
+pub fn sole_file(repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let path = contents::normal_path(path);
+    for selection in contents::select(snapshot, path) {
+        if path == DATABASE.as_bytes() && selection.component.name == DATABASE {
+            return sole_dump(&reader, &selection).map(Some);
+        }
+        if !selection.path.is_empty()
+            && let Some(entry) = contents::entry_at(&reader, selection.component, &selection.path)?
+        {
+            return Ok(matches!(entry.kind, EntryKind::File(_)).then(|| path.to_vec()));
+        }
+    }
+    Ok(None)
+}
+
+fn sole_dump(reader: &ChunkReader, selection: &Selection<'_>) -> Result<Vec<u8>> {
+    let mut dumps = contents::entries(reader, selection)?.collect::<Result<Vec<Entry>>>()?;
+    match (dumps.pop(), dumps.is_empty()) {
+        (Some(dump), true) => Ok(shown_path(DATABASE, &dump.path)),
+        (last, _) => {
+            let names: Vec<String> = dumps.iter().chain(&last).map(Entry::path_text).collect();
+            Err(Error::Invalid(format!("The snapshot holds {} databases: {}", names.len(), names.join(", "))))
+        }
+    }
 }
 
 fn find_file(reader: &ChunkReader, snapshot: &Snapshot, path: &[u8]) -> Result<Entry> {

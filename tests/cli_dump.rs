@@ -164,3 +164,21 @@ fn a_damaged_file_leaves_an_archive_that_cannot_pass_for_whole() {
         assert!(!failed.stdout.ends_with(&[0; 1024]), "the archive was ended");
     }
 }
+
+#[test]
+fn a_restore_to_standard_output_is_what_cat_and_dump_write() {
+    let runner = Runner::with_repository();
+    runner.write("a/b", noise(1, 100_000));
+    runner.write("a/c", "c");
+    runner.backup();
+    let restore = |args: &[&str]| runner.run([&["restore", "--snapshot", "latest", "--target", "-"], args].concat());
+    assert!(restore(&["--path", "a/b"]).expect(0).stdout == noise(1, 100_000));
+    for args in [&["--path", "a"][..], &[]] {
+        let dumped = runner.run([&["dump", "latest"], &args[args.len().min(1)..]].concat()).expect(0).stdout;
+        assert!(restore(args).expect(0).stdout == dumped, "{args:?}");
+    }
+    restore(&["--path", "nothing"]).expect(1);
+    for refused in [&["--json"][..], &["--overwrite", "always"], &["--delete"], &["--dry-run"], &["--model", "m"]] {
+        assert!(restore(refused).expect(2).stdout.is_empty(), "{refused:?}");
+    }
+}

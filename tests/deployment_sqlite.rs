@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rusqlite::Connection;
+
 use crate::support::deployment::{Place, ROOT, ThreeDays, assert_whole, bytes_stored};
 
 #[test]
@@ -49,4 +51,23 @@ fn a_restore_touches_nothing_that_is_there_and_nothing_unasked() {
     let done = new.run(runner, &["restore", "--yes", "--resume"]).expect(0).json();
     assert_eq!(done["summary"]["artifacts"]["files_written"], 0, "{done:#}");
     assert_eq!(fs::read(lived.folder().join("mlflow.db")).unwrap(), before);
+}
+
+#[test]
+fn a_single_component_goes_to_standard_output() {
+    let lived = ThreeDays::unpack();
+    let restore = |component: &str| {
+        lived
+            .runner
+            .run(["restore", "--snapshot", "latest", "--component", component, "--target", "-"])
+            .expect(0)
+            .stdout
+    };
+    let dump = restore("database");
+    assert!(dump == lived.runner.run(["cat", "latest", "database/backend.sql"]).expect(0).stdout);
+    let loaded = Connection::open_in_memory().unwrap();
+    loaded.execute_batch(std::str::from_utf8(&dump).unwrap()).unwrap();
+    let runs: i64 = loaded.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
+    assert!(runs > 5, "{runs}");
+    assert!(restore("catalogue") == lived.runner.run(["dump", "latest", "catalogue"]).expect(0).stdout);
 }

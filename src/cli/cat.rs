@@ -9,6 +9,8 @@ use clap::Parser;
 use mlvault::dump;
 use mlvault::error::Result;
 use mlvault::monitor::{Monitor, Silent};
+use mlvault::repository::Repository;
+use mlvault::repository::snapshots::Snapshot;
 
 use crate::cli::context::Context;
 use crate::cli::{exit, output};
@@ -29,9 +31,14 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let repository = context.repository()?;
     let snapshot = repository.find_snapshot(&args.snapshot)?;
+    write(context, &repository, &snapshot, args.path.as_bytes())
+}
+
+/// Writes a file to standard output.
+pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<exit::Code> {
     let monitor = monitor(context);
     let mut out = output::raw_stdout()?;
-    dump::file(&repository, &snapshot, args.path.as_bytes(), &mut out, (monitor.as_ref(), context.cancel()))?;
+    dump::file(repository, snapshot, path, &mut out, (monitor.as_ref(), context.cancel()))?;
     Ok(exit::COMPLETE)
 }
 

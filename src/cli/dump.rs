@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use clap::Parser;
 
 use mlvault::dump;
 use mlvault::error::{Error, Result};
+use mlvault::repository::Repository;
+use mlvault::repository::snapshots::Snapshot;
 
 use crate::cli::context::Context;
 use crate::cli::{exit, output};
@@ -24,15 +27,20 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+    let repository = context.repository()?;
+    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let path = args.path.map(OsString::into_vec).unwrap_or_default();
+    write(context, &repository, &snapshot, &path)
+}
+
+/// Writes an archive to standard output.
+pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<exit::Code> {
     if output::is_terminal() {
         return Err(Error::Invalid(
             "Refused to write an archive to a terminal; send it to a file or to tar".to_owned(),
         ));
     }
-    let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(&args.snapshot)?;
-    let path = args.path.map(OsString::into_vec).unwrap_or_default();
     let mut out = output::raw_stdout()?;
-    dump::archive(&repository, &snapshot, &path, &mut out, (context.monitor().as_ref(), context.cancel()))?;
+    dump::archive(repository, snapshot, path, &mut out, (context.monitor().as_ref(), context.cancel()))?;
     Ok(exit::COMPLETE)
 }

@@ -1,11 +1,15 @@
 //! `mlvault restore`
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
+use mlvault::dump;
 use mlvault::error::{Error, Result};
+use mlvault::repository::Repository;
+use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::{self, Options, Overwrite, Summary, deployment};
 use mlvault::s3::BucketLocation;
 use mlvault::target::bucket::BucketTarget;
@@ -16,7 +20,7 @@ use crate::cli::deployment::DeploymentArgs;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
 use crate::cli::restore_rest::{self, RestArgs};
 use crate::cli::selection::{SnapshotArgs, WantedArgs};
-use crate::cli::{exit, output};
+use crate::cli::{cat, dump as dump_command, exit, output};
 
 /// Restore a snapshot, or a part of it: as files, or into MLflow's own storage
 ///
@@ -34,7 +38,8 @@ use crate::cli::{exit, output};
 pub struct Args {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Directory to restore into, which is created if it is not there, or s3://bucket/prefix
+    /// Directory to restore into, which is created if it is not there; or s3://bucket/prefix; or - for standard output: a
+    /// file as it is, a directory as a tar archive
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
     #[command(flatten)]
@@ -80,6 +85,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         Some(_) if args.rest.via_rest => {
             Err(Error::Invalid("--target and --via-rest contradict each other".to_owned()))
         }
+        Some(target) if target == Path::new("-") => to_stdout(context, &args),
         Some(target) => as_files(context, target.clone(), args),
         None if args.rest.via_rest => through_server(context, &args),
         None if args.deployment.is_meant() => into_deployment(context, &args),
@@ -111,23 +117,48 @@ fn through_server(context: &Context, args: &Args) -> Result<exit::Code> {
     restore_rest::run(context, (&args.rest, args.into.yes), &target, from, wanted.as_ref(), args.dry_run)
 }
 
-fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {
-    let overwrite = args.overwrite.unwrap_or(OverwriteArg::Always);
-    let into_bucket = bucket_target(context, &target, &args)?;
+/// Returns the path in the snapshot that is meant, by components, paths or both.
+fn path_of(args: &Args) -> Result<Option<String>> {
+    match (args.into.components.as_slice(), &args.path) {
+        ([], path) => Ok(path.clone()),
+        ([component], Some(path)) => Ok(Some(format!("{component}/{path}"))),
+        ([component], None) => Ok(Some(component.clone())),
+        _ => Err(Error::Invalid("Files are restored from one component at a time".to_owned())),
+    }
+}
+
+fn find_snapshot(context: &Context, args: &Args) -> Result<(Arc<Repository>, Snapshot)> {
     let repository = context.repository()?;
-    let wanted = args.wanted.wanted();
-    if wanted.is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
+    if args.wanted.wanted().is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
         return Err(Error::Invalid("Say which snapshot: --snapshot latest".to_owned()));
     }
     let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
-    let path = match args.into.components.as_slice() {
-        [] => args.path,
-        [component] => Some(match args.path {
-            Some(path) => format!("{component}/{path}"),
-            None => component.clone(),
-        }),
-        _ => return Err(Error::Invalid("Files are restored from one component at a time".to_owned())),
-    };
+    Ok((repository, snapshot))
+}
+
+/// Writes a file, or an archive of a directory, to standard output.
+fn to_stdout(context: &Context, args: &Args) -> Result<exit::Code> {
+    if args.overwrite.is_some() || args.delete || args.ownership || args.dry_run || context.json() {
+        return Err(Error::Invalid(
+            "Standard output takes nothing else: no --overwrite, --delete, --ownership, --dry-run, --json".to_owned(),
+        ));
+    }
+    if args.wanted.wanted().is_some() {
+        return Err(Error::Invalid("Files of a model, run or experiment are restored into a directory".to_owned()));
+    }
+    let path = path_of(args)?.unwrap_or_default();
+    let (repository, snapshot) = find_snapshot(context, args)?;
+    match dump::sole_file(&repository, &snapshot, path.as_bytes())? {
+        Some(file) => cat::write(context, &repository, &snapshot, &file),
+        None => dump_command::write(context, &repository, &snapshot, path.as_bytes()),
+    }
+}
+
+fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {
+    let overwrite = args.overwrite.unwrap_or(OverwriteArg::Always);
+    let into_bucket = bucket_target(context, &target, &args)?;
+    let (repository, snapshot) = find_snapshot(context, &args)?;
+    let (wanted, path) = (args.wanted.wanted(), path_of(&args)?);
     let options = Options {
         target,
         path,
