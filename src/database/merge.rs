@@ -2,10 +2,13 @@
 //!
 //! Rows are set aside in temporary tables, which keep the types of their columns, and compared by SQL.
 //!
+//! What the user of a database deleted may leave a row behind ([`MergeTable::remnant`]): it counts as absent, and is
+//! written over.
+//!
 //! What must stay true: the comparison that decides is made in the transaction that writes, while nobody else writes to
 //! these tables; if it does not end well, nothing is changed.
 
-use super::{Merge, Need, OnConflict, TableMerge};
+use super::{Merge, MergeTable, Need, OnConflict, TableMerge};
 use crate::error::{Error, Result};
 use crate::sql::{Value, quoted, quoted_list, text_literal};
 
@@ -52,6 +55,8 @@ struct Stage {
     name: String,
     columns: Vec<String>,
     key: Vec<String>,
+    /// SQL that tells whether the row `t` is there for good.
+    stays: String,
     waiting: Vec<Vec<Value>>,
     waiting_len: usize,
 }
@@ -60,15 +65,14 @@ struct Stage {
 pub struct Merger<'a> {
     store: &'a mut dyn MergeStore,
     /// Tables in the order in which they are merged.
-    order: Vec<String>,
+    order: Vec<MergeTable>,
     stages: Vec<Stage>,
 }
 
 impl<'a> Merger<'a> {
     /// Begins without any row.
-    pub fn new(store: &'a mut dyn MergeStore, order: &[&str]) -> Self {
-        let order = order.iter().map(|table| (*table).to_owned()).collect();
-        Self { store, order, stages: Vec::new() }
+    pub fn new(store: &'a mut dyn MergeStore, order: &[MergeTable]) -> Self {
+        Self { store, order: order.to_vec(), stages: Vec::new() }
     }
 
     fn error(&self, reason: impl ToString) -> Error {
@@ -97,8 +101,10 @@ impl<'a> Merger<'a> {
         self.store.execute(&format!("DROP TABLE IF EXISTS {name}"))?;
         self.store
             .execute(&format!("CREATE TEMP TABLE {name} AS SELECT {list}, 0 AS {NEED} FROM {target} WHERE 1 = 0"))?;
+        let remnant = self.order.iter().find(|known| known.name == table).and_then(|known| known.remnant.as_deref());
+        let stays = remnant.map_or_else(|| "1 = 1".to_owned(), |condition| format!("NOT ({condition})"));
         let (table, columns) = (table.to_owned(), columns.to_vec());
-        self.stages.push(Stage { table, target, name, columns, key, waiting: Vec::new(), waiting_len: 0 });
+        self.stages.push(Stage { table, target, name, columns, key, stays, waiting: Vec::new(), waiting_len: 0 });
         Ok(self.stages.len() - 1)
     }
 
@@ -113,7 +119,7 @@ impl<'a> Merger<'a> {
 
     /// Brings all rows into the temporary tables, each key once: as selected if it is that at all.
     fn settle(&mut self) -> Result<()> {
-        let place = |stage: &Stage| self.order.iter().position(|table| *table == stage.table);
+        let place = |stage: &Stage| self.order.iter().position(|table| table.name == stage.table);
         self.stages.sort_by_key(|stage| place(stage).unwrap_or(usize::MAX));
         for number in 0..self.stages.len() {
             self.flush(number)?;
@@ -136,10 +142,10 @@ impl<'a> Merger<'a> {
 
     fn compare_table(&mut self, number: usize) -> Result<TableMerge> {
         let stage = &self.stages[number];
-        let Stage { table, target, name, .. } = stage;
+        let Stage { table, target, name, stays, .. } = stage;
         let (fits, equal) = (stage.fits(self.store), stage.equal(self.store));
-        let there = format!("EXISTS (SELECT 1 FROM {target} AS t WHERE {fits})");
-        let differs = format!("EXISTS (SELECT 1 FROM {target} AS t WHERE {fits} AND NOT ({equal}))");
+        let there = format!("EXISTS (SELECT 1 FROM {target} AS t WHERE {fits} AND ({stays} OR ({equal})))");
+        let differs = format!("EXISTS (SELECT 1 FROM {target} AS t WHERE {fits} AND {stays} AND NOT ({equal}))");
         let is_same = format!("EXISTS (SELECT 1 FROM {target} AS t WHERE {fits} AND {equal})");
         let shown = stage.shown_key();
         let conflicts = format!("{differs} AND s.{NEED} = 0");
@@ -175,8 +181,12 @@ impl<'a> Merger<'a> {
                  WHERE NOT EXISTS (SELECT 1 FROM {target} AS t WHERE {fits})"
             ))?;
         }
-        for stage in self.stages.iter().filter(|_| on_conflict == OnConflict::Replace) {
-            if let Some(sql) = stage.replacement(self.store) {
+        for stage in &self.stages {
+            let remnants = format!("NOT ({})", stage.stays);
+            let selected = format!("s.{NEED} = 0");
+            let over =
+                if on_conflict == OnConflict::Replace { format!("({remnants} OR {selected})") } else { remnants };
+            if let Some(sql) = stage.replacement(self.store, &over) {
                 self.store.execute(&sql)?;
             }
         }
@@ -217,13 +227,14 @@ impl Stage {
         if shown.is_empty() { "'?'".to_owned() } else { shown }
     }
 
-    fn replacement(&self, store: &dyn MergeStore) -> Option<String> {
+    /// SQL that writes over the rows `t` that differ from `s` and are to be written over.
+    fn replacement(&self, store: &dyn MergeStore, over: &str) -> Option<String> {
         let changed = self.columns.iter().filter(|column| !self.key.contains(column));
         let changed: Vec<_> = changed.map(|column| format!("{0} = s.{0}", quoted(column))).collect();
         let (fits, equal) = (self.fits(store), self.equal(store));
         (!changed.is_empty()).then(|| {
             format!(
-                "UPDATE {} AS t SET {} FROM {} AS s WHERE {fits} AND s.{NEED} = 0 AND NOT ({equal})",
+                "UPDATE {} AS t SET {} FROM {} AS s WHERE {fits} AND {over} AND NOT ({equal})",
                 self.target,
                 changed.join(", "),
                 self.name

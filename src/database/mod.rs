@@ -105,6 +105,15 @@ pub enum Need {
     Referenced,
 }
 
+/// A table that rows are merged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeTable {
+    /// Its name.
+    pub name: &'static str,
+    /// SQL that holds for a row `t` which is only what is left of a deleted one: it counts as absent.
+    pub remnant: Option<String>,
+}
+
 /// A change of a beginning of texts in one column, as `UPDATE` would make it: whole path segments only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
@@ -146,7 +155,7 @@ pub trait DatabaseWriter: Send {
     fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>>;
     /// Begins to merge rows into a database in use. `order` names the tables so that those that others refer to come
     /// first.
-    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>>;
+    fn merge(&mut self, order: &[MergeTable]) -> Result<Box<dyn Merge + '_>>;
     /// Runs a SELECT, as [`DatabaseReader::query`] does, on what is there now.
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mlflow::catalogue::ReferenceKind;
+use crate::mlflow::catalogue::{ReferenceKind, STAGE_DELETED};
 use crate::sql::text_literal;
 
 /// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
@@ -257,6 +257,14 @@ pub struct Table {
     pub owner: Owner,
     /// The columns that name the owner.
     pub columns: &'static [&'static str],
+}
+
+impl Table {
+    /// Returns SQL that holds for a row `t` that MLflow leaves of one that it deleted: nobody sees it, and it lacks what the
+    /// row had.
+    pub fn remnant(&self) -> Option<String> {
+        (self.name == "model_versions").then(|| format!("t.current_stage = {}", text_literal(STAGE_DELETED)))
+    }
 }
 
 const fn table(name: &'static str, owner: Owner, columns: &'static [&'static str]) -> Table {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 
-use super::super::Merge;
 use super::super::merge::{MergeStore, Merger};
+use super::super::{Merge, MergeTable};
 use super::{Session, describe_io};
 use crate::error::Result;
 use crate::sql::{Value, copy, quoted, quoted_list, text_literal};
@@ -19,7 +19,7 @@ const LOCK_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Begins a merge.
-pub fn begin<'a>(session: &'a mut Session, order: &[&str]) -> Box<dyn Merge + 'a> {
+pub fn begin<'a>(session: &'a mut Session, order: &[MergeTable]) -> Box<dyn Merge + 'a> {
     Box::new(Merger::new(session, order))
 }
 

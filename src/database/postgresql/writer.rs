@@ -12,7 +12,7 @@ use postgres::types::ToSql;
 
 use super::super::rewrite::{RewriteSql, too_long_reason};
 use super::super::uri::PostgresqlUri;
-use super::super::{DatabaseWriter, Merge, Rewrite, load};
+use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
 use super::{Session, USER_SCHEMAS, describe, merge};
 use crate::error::{Error, Result};
 use crate::sql::scanner::TableHead;
@@ -172,7 +172,7 @@ impl DatabaseWriter for PostgresqlWriter {
         result
     }
 
-    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
+    fn merge(&mut self, order: &[MergeTable]) -> Result<Box<dyn Merge + '_>> {
         Ok(merge::begin(&mut self.session, order))
     }
 

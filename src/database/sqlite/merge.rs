@@ -2,8 +2,8 @@
 
 use rusqlite::params_from_iter;
 
-use super::super::Merge;
 use super::super::merge::{MergeStore, Merger};
+use super::super::{Merge, MergeTable};
 use super::File;
 use super::writer::Binding;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::sql::{Value, quoted, quoted_list, text_literal};
 const ACTION: &str = "merge into";
 
 /// Begins a merge.
-pub fn begin<'a>(file: &'a mut File, order: &[&str]) -> Box<dyn Merge + 'a> {
+pub fn begin<'a>(file: &'a mut File, order: &[MergeTable]) -> Box<dyn Merge + 'a> {
     Box::new(Merger::new(file, order))
 }
 

@@ -11,7 +11,7 @@ use rusqlite::types::{ToSqlOutput, Value as Bound, ValueRef};
 use rusqlite::{Batch, OpenFlags, ToSql, params_from_iter};
 
 use super::super::rewrite::{RewriteSql, too_long_reason};
-use super::super::{DatabaseWriter, Merge, Rewrite, load};
+use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
 use super::{File, describe, dump, merge};
 use crate::error::Result;
 use crate::sql::scanner::TableHead;
@@ -190,7 +190,7 @@ impl DatabaseWriter for SqliteWriter {
         result
     }
 
-    fn merge(&mut self, order: &[&str]) -> Result<Box<dyn Merge + '_>> {
+    fn merge(&mut self, order: &[MergeTable]) -> Result<Box<dyn Merge + '_>> {
         self.file.run("merge into", "PRAGMA foreign_keys = ON")?;
         Ok(merge::begin(&mut self.file, order))
     }

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use super::{DeploymentRestore, moved_root, rewrites};
 use crate::database::rewrite::rewrite_row;
-use crate::database::{self, DatabaseWriter, Merge, OnConflict, Rewrite, TableMerge};
+use crate::database::{self, DatabaseWriter, Merge, MergeTable, OnConflict, Rewrite, TableMerge};
 use crate::error::{Error, Result};
-use crate::mlflow::catalogue::Reference;
+use crate::mlflow::catalogue::{Reference, STAGE_DELETED};
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::restore::deployment::selection::{Selected, Wanted};
@@ -99,7 +99,7 @@ pub fn merge(
         });
         transfers.push(transfer);
     }
-    let order: Vec<&str> = schema::TABLES.iter().map(|table| table.name).collect();
+    let order = schema::TABLES.map(|table| MergeTable { name: table.name, remnant: table.remnant() });
     let mut merges = Vec::new();
     for (store, writer) in &mut writers {
         let mut merge = writer.merge(&order)?;
@@ -196,16 +196,16 @@ fn plan_transfer<'s>(
     Ok(Transfer { reference, place, overwrite })
 }
 
-/// Returns whether the row that files belong to is in the deployment.
+/// Returns whether the row that files belong to is in the deployment, and more than what is left of a deleted one.
 fn is_known(reference: &Reference, writers: &mut Writers) -> Result<bool> {
-    let Some(RowPlace { is_registry, table, condition, .. }) = schema::row_of(reference.kind, &reference.id) else {
+    let Some(RowPlace { is_registry, table, stage, condition }) = schema::row_of(reference.kind, &reference.id) else {
         return Ok(false);
     };
     let own = writers.iter().position(|(store, _)| (*store == Store::Registry) == is_registry).unwrap_or(0);
     let Some((_, writer)) = writers.get_mut(own) else { return Ok(false) };
     let mut found = false;
-    writer.query(&format!("SELECT 1 FROM {table} WHERE {condition}"), &mut |_| {
-        found = true;
+    writer.query(&format!("SELECT {stage} FROM {table} WHERE {condition}"), &mut |row| {
+        found = row.first().and_then(Value::as_text) != Some(STAGE_DELETED);
         Ok(())
     })?;
     Ok(found)
