@@ -161,6 +161,18 @@ fn what_is_deleted_between_database_and_artifacts_is_carried_over_from_the_snaps
 }
 
 #[test]
+fn what_is_half_deleted_when_it_is_listed_is_completed_from_the_snapshot_before() {
+    let lived = ThreeDays::unpack();
+    let all = Victims::find(&lived);
+    let half = Victims { keys: all.keys.iter().step_by(2).cloned().collect(), ..all.clone() };
+    let (record, restored) = back_up_while_deleting(&lived, &half, &lived.runner);
+    assert!(record["deployment"]["references"]["carried_over"].as_u64() >= Some(1), "{record:#}");
+    all.keys.iter().for_each(|key| {
+        assert_eq!(fs::read(restored.join(key)).unwrap(), fs::read(all.artifacts.join(key)).unwrap(), "{key}");
+    });
+}
+
+#[test]
 fn what_is_deleted_before_any_snapshot_had_it_is_said_to_be_gone() {
     let lived = ThreeDays::unpack();
     let victims = Victims::find(&lived);

@@ -45,6 +45,39 @@ fn a_model_whose_files_are_gone_is_named_and_the_snapshot_is_not_called_whole() 
 }
 
 #[test]
+fn a_model_that_lost_one_of_its_files_is_named_and_gets_it_back() {
+    let lived = ThreeDays::unpack();
+    let (runner, place) = (&lived.runner, lived.place());
+    let folder = |model: &str| {
+        let path = version(&lived, model, 2)["files"]["path"].as_str().unwrap().to_owned();
+        lived.folder().join("artifacts").join(path.strip_prefix("artifacts/mlflow-artifacts/").unwrap())
+    };
+    let (kept, deleted) = (folder("fraud-detector"), folder("support-encoder"));
+    fs::remove_file(kept.join("MLmodel")).unwrap();
+    // Of this one MLflow deletes the versions too; the backup comes in between.
+    fs::remove_file(deleted.join("MLmodel")).unwrap();
+    let database = Connection::open(lived.folder().join("mlflow.db")).unwrap();
+
+    let (_, record) = snapshot_of(&place.run(runner, &["backup"]).expect(3));
+    let references = &record["deployment"]["references"];
+    // Two versions, and the logged models that they were made of.
+    assert_eq!((&references["partial"], &references["missing"]), (&4.into(), &0.into()), "{record:#}");
+    assert_eq!(record["deployment"]["verdicts"]["references"], "not_ok", "{record:#}");
+    let problems = record["problems"].to_string();
+    assert!(problems.contains("model version fraud-detector/2") && problems.contains("/MLmodel"), "{problems}");
+    assert!(runner.run(["models", "fraud-detector"]).expect(0).text().contains("PARTIAL"));
+
+    database
+        .execute("UPDATE model_versions SET current_stage = 'Deleted_Internal' WHERE name = 'support-encoder'", [])
+        .unwrap();
+    let whole = lived.snapshots[3].0.as_str();
+    let restore = ["restore", "--model", "fraud-detector", "--version", "2", "--yes", "--snapshot", whole];
+    place.run(runner, &restore).expect(0);
+    assert!(kept.join("MLmodel").is_file());
+    assert_whole(&place.backup(runner).1);
+}
+
+#[test]
 fn a_file_that_a_backup_cannot_read_is_named() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -131,6 +131,7 @@ fn print_verdicts(record: &DeploymentRecord) -> Result<()> {
         (counts.carried_over, "carried over from the snapshot before"),
         (counts.deleted_meanwhile, "deleted meanwhile"),
         (counts.excluded, "excluded"),
+        (counts.partial, "PARTIAL"),
         (counts.missing, "MISSING"),
         (counts.orphans, "files that nothing refers to"),
     ] {

@@ -116,6 +116,7 @@ fn state(state: ReferenceState) -> &'static str {
         ReferenceState::CarriedOver => "carried over",
         ReferenceState::DeletedMeanwhile => "deleted meanwhile",
         ReferenceState::Excluded => "excluded",
+        ReferenceState::Partial => "PARTIAL",
         ReferenceState::Missing => "MISSING",
     }
 }

@@ -90,6 +90,9 @@ pub struct ReferenceCounts {
     pub deleted_meanwhile: u64,
     /// In excluded roots.
     pub excluded: u64,
+    /// Without some of the files that the parent snapshot had.
+    #[serde(default)]
+    pub partial: u64,
     /// Without the files that they must have.
     pub missing: u64,
     /// Files that nothing refers to.

@@ -532,6 +532,8 @@ pub enum ReferenceState {
     DeletedMeanwhile,
     /// Its root is excluded.
     Excluded,
+    /// Files of a model that the parent snapshot had are gone, others are there: the deployment is damaged.
+    Partial,
     /// Its files are missing: the deployment is damaged.
     Missing,
 }
@@ -558,6 +560,9 @@ pub struct Reference {
     /// BLAKE3 over path (relative), size and digest of every file, for models.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<crate::id::Digest>,
+    /// Paths in the component that the parent snapshot had and that are gone, of a model; at most 100.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lost: Vec<String>,
     /// What became of it.
     pub state: ReferenceState,
 }

@@ -1,4 +1,5 @@
-//! Looks again at a deployment while it is being backed up: is a row gone meanwhile, and what did the parent snapshot have?
+//! Looks again at a deployment while it is being backed up: is a row gone meanwhile, and can be relied on what the parent
+//! snapshot had?
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +7,6 @@ use std::sync::Arc;
 use crate::backup::deployment::references::Surroundings;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
-use crate::format::snapshot::Component;
 use crate::format::tree::Entry;
 use crate::mlflow::catalogue::STAGE_DELETED;
 use crate::mlflow::schema::{self, RowPlace, Store};
@@ -14,7 +14,6 @@ use crate::monitor::Monitor;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::ChunkWriter;
 use crate::repository::earlier_tree::is_held;
-use crate::repository::tree_reader::TreeReader;
 use crate::source::deployment::Deployment;
 use crate::source::inventory::Claim;
 use crate::sql::Value;
@@ -25,8 +24,6 @@ pub struct Live<'a> {
     pub deployment: &'a Deployment,
     /// Reads the parent's tree.
     pub reader: &'a ChunkReader,
-    /// The parent's component of the same name.
-    pub parent: Option<&'a Component>,
     /// Knows which chunks may be relied on.
     pub chunks: &'a ChunkWriter,
     /// Whether there are tombstones, so that no chunk may be relied on unasked.
@@ -66,12 +63,6 @@ impl Live<'_> {
     fn registry(&self) -> Store {
         if self.deployment.database(Store::Registry).is_some() { Store::Registry } else { Store::Backend }
     }
-
-    /// Returns whether the repository still has everything of an entry.
-    fn is_reliable(&self, entry: &Entry) -> Result<bool> {
-        let Some(file) = entry.file().filter(|_| self.check_chunks) else { return Ok(true) };
-        is_held(self.reader, &entry.path_text(), file, &|kind, chunk| self.chunks.holds(kind, chunk))
-    }
 }
 
 impl Surroundings for Live<'_> {
@@ -88,21 +79,8 @@ impl Surroundings for Live<'_> {
         })
     }
 
-    fn parent_entries(&mut self, prefix: &[u8]) -> Result<Vec<Entry>> {
-        let Some(component) = self.parent else { return Ok(Vec::new()) };
-        let mut entries = Vec::new();
-        let tree = match TreeReader::open_prefix(self.reader, &component.name, &component.root, prefix) {
-            Err(error) if error.is_damage() => return Ok(entries),
-            tree => tree?,
-        };
-        for entry in tree {
-            match entry {
-                Ok(entry) if self.is_reliable(&entry)? => entries.push(entry),
-                Ok(_) => {}
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(entries)
+    fn is_reliable(&mut self, entry: &Entry) -> Result<bool> {
+        let Some(file) = entry.file().filter(|_| self.check_chunks) else { return Ok(true) };
+        is_held(self.reader, &entry.path_text(), file, &|kind, chunk| self.chunks.holds(kind, chunk))
     }
 }

@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::backup::deployment::live::Live;
-use crate::backup::deployment::references::CrossCheck;
+use crate::backup::deployment::references::{CrossCheck, ParentEntries};
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
@@ -167,7 +167,11 @@ impl Run<'_> {
                 verdicts: Verdicts {
                     database: if records.is_empty() { Verdict::Absent } else { Verdict::Ok },
                     artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
-                    references: if records.is_empty() { Verdict::Absent } else { verdict(self.counts.missing == 0) },
+                    references: if records.is_empty() {
+                        Verdict::Absent
+                    } else {
+                        verdict(self.counts.missing + self.counts.partial == 0)
+                    },
                     metadata: metadata.verdict,
                 },
                 databases: records,
@@ -238,16 +242,15 @@ impl Run<'_> {
         let live = Live {
             deployment: self.deployment,
             reader: &reader,
-            parent: parent
-                .and_then(|parent| parent.record.components.iter().find(|known| known.name == component.name)),
             chunks: self.job.chunks,
             check_chunks: self.compare.check_chunks,
             monitor: self.job.monitor,
             connections: HashMap::new(),
         };
         let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
+        let had: ParentEntries<'_> = Box::new(open().into_iter().flatten());
         let mut check =
-            CrossCheck::new(&component.name, claims, open(), Box::new(live), Box::new(BufWriter::new(orphans)));
+            CrossCheck::new(&component.name, claims, had, Box::new(live), Box::new(BufWriter::new(orphans)));
         let compared = Parent::new(
             if self.compare.reads_all { None } else { open() },
             &reader,
@@ -264,17 +267,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Names the rows whose files are missing.
+    /// Names the rows whose files are missing, wholly or in part.
     fn report_missing(&self) {
-        for reference in self.references.iter().filter(|reference| reference.state == ReferenceState::Missing) {
+        for reference in &self.references {
+            let reason = match (reference.state, reference.lost.first()) {
+                (ReferenceState::Missing, _) => format!("its files are missing: there are none at {}", reference.uri),
+                (ReferenceState::Partial, Some(first)) => {
+                    format!("files are gone that the snapshot before has, among them {first}")
+                }
+                _ => continue,
+            };
             let what = match reference.kind {
                 ReferenceKind::Run => "run",
                 ReferenceKind::LoggedModel => "logged model",
                 ReferenceKind::ModelVersion => "model version",
                 ReferenceKind::Trace => "trace",
             };
-            let subject = format!("{what} {}", reference.id);
-            self.job.problems.add(&subject, &format!("its files are missing: there are none at {}", reference.uri));
+            self.job.problems.add(&format!("{what} {}", reference.id), &reason);
         }
     }
 
@@ -335,7 +344,7 @@ fn without_place(claim: Claim, is_excluded: bool) -> Reference {
         (false, false) => ReferenceState::Empty,
     };
     let (kind, id, uri) = (claim.kind, claim.id, claim.uri);
-    Reference { kind, id, uri, component: None, path: None, files: 0, bytes: 0, digest: None, state }
+    Reference { kind, id, uri, component: None, path: None, files: 0, bytes: 0, digest: None, lost: Vec::new(), state }
 }
 
 fn database_records(databases: &mut [OpenDatabase]) -> Result<Vec<DatabaseRecord>> {

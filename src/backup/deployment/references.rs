@@ -1,13 +1,15 @@
 //! Compares what rows claim with the files of an artifact component, while its tree is being written.
 //!
-//! Claims and entries are both in byte order of their paths, so one pass over both tells which claim has which files, and
-//! which files nobody claims. A claim without the files that it must have is looked up again in the live database: if
-//! its row was deleted meanwhile, what the parent snapshot had is put into the tree in its place.
+//! Claims, entries and the parent snapshot's entries are all in byte order of their paths, so one pass over them tells which
+//! claim has which files, which files nobody claims, and which are gone. What a claim has lost, or must have and has not, is
+//! looked up again in the live database: if its row was deleted meanwhile, what the parent had is put into the tree in its
+//! place.
 //!
 //! What must stay true: entries come out in path order; a missing file is called harmless only if the live database says
 //! that its row is gone; what is carried over is only what the repository still has.
 
 use std::io::Write;
+use std::iter::Peekable;
 
 use crate::backup::pipeline::{Replacement, Review};
 use crate::error::{Error, Result};
@@ -15,15 +17,17 @@ use crate::format::deployment::ReferenceCounts;
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::Digest;
 use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState, json_line};
-use crate::repository::tree_reader::TreeReader;
 use crate::source::inventory::Claim;
+
+/// Files that a model has lost and that its reference names.
+const LOST_NAMED_MAX: usize = 100;
 
 /// What the check asks of its surroundings.
 pub trait Surroundings {
     /// Returns whether the row of a claim is gone from the live database; `None` if that cannot be found out.
     fn is_gone(&mut self, claim: &Claim) -> Option<bool>;
-    /// Returns what the parent snapshot has whose path begins with `prefix`, as far as it can be relied on.
-    fn parent_entries(&mut self, prefix: &[u8]) -> Result<Vec<Entry>>;
+    /// Returns whether the repository still has everything of an entry of the parent snapshot.
+    fn is_reliable(&mut self, entry: &Entry) -> Result<bool>;
 }
 
 /// A claim on its way through the tree.
@@ -33,18 +37,29 @@ struct Open {
     files: u64,
     bytes: u64,
     carried: u64,
+    /// Whether the parent had files that are gone.
+    has_lost: bool,
+    /// Some of them, where none may be.
+    lost: Vec<String>,
+    /// Whether its row is gone, once that was asked.
+    is_gone: Option<bool>,
     digest: Option<blake3::Hasher>,
 }
+
+/// Entries of the parent snapshot, in the order of their paths.
+pub type ParentEntries<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
 
 /// The comparison for one component.
 pub struct CrossCheck<'a> {
     component: String,
     /// Claims not reached yet, the next one last.
     waiting: Vec<Open>,
+    /// Claims that the path gone on to is part of, the innermost last.
     open: Vec<Open>,
     surroundings: Box<dyn Surroundings + 'a>,
-    /// Goes through the parent's tree forward, to tell whether it had files where there are none now.
-    parent: Option<TreeReader<'a>>,
+    parent: Peekable<ParentEntries<'a>>,
+    /// What the parent has at the path gone on to.
+    before: Option<Entry>,
     orphans: Box<dyn Write + 'a>,
     references: Vec<Reference>,
     counts: ReferenceCounts,
@@ -65,7 +80,7 @@ impl<'a> CrossCheck<'a> {
     pub fn new(
         component: &str,
         claims: Vec<Claim>,
-        parent: Option<TreeReader<'a>>,
+        parent: ParentEntries<'a>,
         surroundings: Box<dyn Surroundings + 'a>,
         orphans: Box<dyn Write + 'a>,
     ) -> Self {
@@ -76,7 +91,8 @@ impl<'a> CrossCheck<'a> {
             waiting,
             open: Vec::new(),
             surroundings,
-            parent,
+            parent: parent.peekable(),
+            before: None,
             orphans,
             references: Vec::new(),
             counts: ReferenceCounts::default(),
@@ -85,23 +101,66 @@ impl<'a> CrossCheck<'a> {
 
     /// Ends the comparison.
     pub fn finish(mut self) -> Result<(Vec<Reference>, ReferenceCounts)> {
-        self.close(None)?;
+        self.go_to(None);
         self.orphans.flush().map_err(orphans_fault)?;
         Ok((self.references, self.counts))
     }
 
-    /// Ends the claims that the next entry is not part of.
-    fn close(&mut self, next: Option<&[u8]>) -> Result<()> {
-        while let Some(done) = self.open.pop_if(|open| next.is_none_or(|next| !next.starts_with(&open.key))) {
-            let state = match (done.files, done.carried) {
-                (0, _) if done.claim.must_exist => self.state_without_files(&done.claim),
-                (0, _) => ReferenceState::Empty,
-                (_, 0) => ReferenceState::Present,
-                _ => ReferenceState::CarriedOver,
-            };
-            self.record(done, state);
+    /// Closes the claims that a path is not part of, and opens those that it is part of.
+    fn go_to(&mut self, path: Option<&[u8]>) {
+        let place = path.map(place_of);
+        let is_part = |open: &Open| place.as_ref().is_some_and(|place| place.starts_with(&open.key));
+        while let Some(done) = self.open.pop_if(|open| !is_part(open)) {
+            self.close(done);
         }
-        Ok(())
+        while let Some(claim) = self.waiting.pop_if(|claim| place.as_ref().is_none_or(|place| claim.key <= *place)) {
+            if is_part(&claim) { self.open.push(claim) } else { self.close(claim) }
+        }
+    }
+
+    fn close(&mut self, mut done: Open) {
+        let must_have = done.claim.must_exist || done.has_lost;
+        let state = match (done.files, done.carried) {
+            (0, _) if !must_have => ReferenceState::Empty,
+            (0, _) if done.is_gone(self.surroundings.as_mut()) => ReferenceState::DeletedMeanwhile,
+            (0, _) => ReferenceState::Missing,
+            _ if !done.lost.is_empty() => ReferenceState::Partial,
+            (_, 0) => ReferenceState::Present,
+            _ => ReferenceState::CarriedOver,
+        };
+        self.record(done, state);
+    }
+
+    /// Decides on an entry of the parent that is gone. Returns it if its row went with it, to be carried over.
+    fn decide(&mut self, entry: Entry) -> Result<Option<Entry>> {
+        let Some(innermost) = self.open.last().filter(|open| open.is_settled()) else { return Ok(None) };
+        let key = innermost.key.clone();
+        let mut is_gone = true;
+        for owner in self.open.iter_mut().filter(|open| open.key == key) {
+            is_gone &= owner.is_gone(self.surroundings.as_mut());
+        }
+        if is_gone {
+            if !self.surroundings.is_reliable(&entry)? {
+                return Ok(None);
+            }
+            self.count(&entry, true)?;
+            return Ok(Some(entry));
+        }
+        if entry.file().is_some() {
+            self.open.iter_mut().for_each(|open| open.lose(&entry));
+        }
+        Ok(None)
+    }
+
+    /// Takes the parent's next entry if it is before `next`. Where its tree is damaged nothing can be compared.
+    fn parent_before(&mut self, next: Option<&[u8]>) -> Result<Option<Entry>> {
+        loop {
+            let is_before = |entry: &Entry| next.is_none_or(|next| entry.path.as_slice() < next);
+            match self.parent.next_if(|entry| entry.as_ref().map_or(true, is_before)) {
+                Some(Err(error)) if error.is_damage() => {}
+                other => return other.transpose(),
+            }
+        }
     }
 
     fn count(&mut self, entry: &Entry, is_carried: bool) -> Result<()> {
@@ -128,56 +187,6 @@ impl<'a> CrossCheck<'a> {
         self.orphans.write_all(&json_line(&orphan)?).map_err(orphans_fault)
     }
 
-    /// Decides on a claim whose place has no entry at all.
-    fn without_files(&mut self, claim: Open, carried: &mut Vec<Entry>) -> Result<()> {
-        let had_files = claim.claim.is_settled && self.parent_had(&claim.key);
-        if !claim.claim.must_exist && !had_files {
-            self.record(claim, ReferenceState::Empty);
-            return Ok(());
-        }
-        let state = self.state_without_files(&claim.claim);
-        if state != ReferenceState::DeletedMeanwhile {
-            self.record(claim, state);
-            return Ok(());
-        }
-        let key = claim.key.clone();
-        let entries = self.surroundings.parent_entries(&key)?;
-        self.open.push(claim);
-        self.open_inner(&key);
-        for entry in entries {
-            self.count(&entry, true)?;
-            // An outer claim may have brought it already.
-            if carried.last().is_none_or(|last| last.path < entry.path) {
-                carried.push(entry);
-            }
-        }
-        while let Some(done) = self.open.pop_if(|open| open.key.starts_with(&key)) {
-            let state = if done.carried > 0 { ReferenceState::CarriedOver } else { ReferenceState::DeletedMeanwhile };
-            self.record(done, state);
-        }
-        Ok(())
-    }
-
-    /// Opens the claims on exactly the same place: they share its files.
-    fn open_inner(&mut self, key: &[u8]) {
-        while let Some(same) = self.waiting.pop_if(|claim| claim.key == key) {
-            self.open.push(same);
-        }
-    }
-
-    fn parent_had(&mut self, key: &[u8]) -> bool {
-        let Some(parent) = &mut self.parent else { return false };
-        parent.skip_to(key);
-        matches!(parent.peek(), Some(Ok(entry)) if entry.path.starts_with(key))
-    }
-
-    fn state_without_files(&mut self, claim: &Claim) -> ReferenceState {
-        match self.surroundings.is_gone(claim) {
-            Some(true) => ReferenceState::DeletedMeanwhile,
-            Some(false) | None => ReferenceState::Missing,
-        }
-    }
-
     fn record(&mut self, done: Open, state: ReferenceState) {
         let digest = done.digest.filter(|_| done.files > 0);
         self.references.push(Reference {
@@ -189,6 +198,7 @@ impl<'a> CrossCheck<'a> {
             files: done.files,
             bytes: done.bytes,
             digest: digest.map(|digest| Digest::from_bytes(*digest.finalize().as_bytes())),
+            lost: done.lost,
             state,
         });
     }
@@ -201,15 +211,13 @@ fn orphans_fault(source: std::io::Error) -> Error {
 impl Review for CrossCheck<'_> {
     fn advance(&mut self, next: Option<&[u8]>) -> Result<Vec<Entry>> {
         let mut carried = Vec::new();
-        let place = next.map(place_of);
-        self.close(place.as_deref())?;
-        while let Some(claim) = self.waiting.pop_if(|claim| place.as_ref().is_none_or(|place| claim.key <= *place)) {
-            if place.as_ref().is_some_and(|place| place.starts_with(&claim.key)) {
-                self.open.push(claim);
-            } else {
-                self.without_files(claim, &mut carried)?;
-            }
+        while let Some(gone) = self.parent_before(next)? {
+            self.go_to(Some(&gone.path));
+            carried.extend(self.decide(gone)?);
         }
+        self.go_to(next);
+        let is_next = |entry: &Result<Entry>| entry.as_ref().is_ok_and(|entry| next == Some(&entry.path));
+        self.before = self.parent.next_if(is_next).transpose()?;
         Ok(carried)
     }
 
@@ -218,17 +226,17 @@ impl Review for CrossCheck<'_> {
     }
 
     /// What was listed and could not be read is harmless if its row was deleted meanwhile.
-    fn replace(&mut self, path: &[u8]) -> Result<Replacement> {
-        let Some(owner) = self.open.last() else { return Ok(Replacement::Problem) };
-        let claim = owner.claim.clone();
-        if self.surroundings.is_gone(&claim) != Some(true) {
+    fn replace(&mut self, _: &[u8]) -> Result<Replacement> {
+        let surroundings = self.surroundings.as_mut();
+        if !self.open.last_mut().is_some_and(|owner| owner.is_gone(surroundings)) {
             return Ok(Replacement::Problem);
         }
-        let found = self.surroundings.parent_entries(path)?.into_iter().find(|entry| entry.path == path);
-        if let Some(entry) = &found {
-            self.count(entry, true)?;
+        let Some(entry) = self.before.take() else { return Ok(Replacement::By(None)) };
+        if !self.surroundings.is_reliable(&entry)? {
+            return Ok(Replacement::By(None));
         }
-        Ok(Replacement::By(found.map(Box::new)))
+        self.count(&entry, true)?;
+        Ok(Replacement::By(Some(Box::new(entry))))
     }
 
     fn may_change(&self, _: &[u8]) -> bool {
@@ -240,7 +248,36 @@ impl Open {
     fn new(claim: Claim) -> Self {
         let key = claim.place.as_ref().map_or_else(Vec::new, |(_, path)| key_of(path));
         let is_model = matches!(claim.kind, ReferenceKind::LoggedModel | ReferenceKind::ModelVersion);
-        Self { key, claim, files: 0, bytes: 0, carried: 0, digest: is_model.then(blake3::Hasher::new) }
+        Self {
+            key,
+            claim,
+            files: 0,
+            bytes: 0,
+            carried: 0,
+            has_lost: false,
+            lost: Vec::new(),
+            is_gone: None,
+            digest: is_model.then(blake3::Hasher::new),
+        }
+    }
+
+    /// Returns whether files that it had must still be there.
+    fn is_settled(&self) -> bool {
+        self.claim.is_settled || self.claim.must_exist
+    }
+
+    /// Returns whether the live database says that its row is gone; it is asked once.
+    fn is_gone(&mut self, surroundings: &mut (dyn Surroundings + '_)) -> bool {
+        *self.is_gone.get_or_insert_with(|| surroundings.is_gone(&self.claim) == Some(true))
+    }
+
+    /// Takes note of a file that is gone. Those of a run may be deleted one by one, those of a model never are.
+    fn lose(&mut self, entry: &Entry) {
+        self.has_lost |= self.is_settled();
+        let is_model = self.digest.is_some();
+        if is_model && self.claim.must_exist && self.is_gone != Some(true) && self.lost.len() < LOST_NAMED_MAX {
+            self.lost.push(entry.path_text());
+        }
     }
 }
 
@@ -253,6 +290,7 @@ pub fn count_states(counts: &mut ReferenceCounts, references: &[Reference]) {
             ReferenceState::CarriedOver => &mut counts.carried_over,
             ReferenceState::DeletedMeanwhile => &mut counts.deleted_meanwhile,
             ReferenceState::Excluded => &mut counts.excluded,
+            ReferenceState::Partial => &mut counts.partial,
             ReferenceState::Missing => &mut counts.missing,
         };
         *counter += 1;
@@ -270,11 +308,17 @@ mod tests {
     use crate::format::tree::{FileContent, Metadata};
 
     /// A deployment whose live database lacks some rows, and a parent snapshot with some files.
-    #[derive(Default)]
+    #[derive(Default, Clone)]
     struct Fake {
         gone: HashSet<String>,
         is_silent: bool,
         parent: Vec<Entry>,
+    }
+
+    impl Fake {
+        fn parent(&self) -> ParentEntries<'static> {
+            Box::new(self.parent.clone().into_iter().map(Ok))
+        }
     }
 
     impl Surroundings for Fake {
@@ -282,8 +326,8 @@ mod tests {
             (!self.is_silent).then(|| self.gone.contains(&claim.id))
         }
 
-        fn parent_entries(&mut self, prefix: &[u8]) -> Result<Vec<Entry>> {
-            Ok(self.parent.iter().filter(|entry| entry.path.starts_with(prefix)).cloned().collect())
+        fn is_reliable(&mut self, _: &Entry) -> Result<bool> {
+            Ok(true)
         }
     }
 
@@ -325,7 +369,7 @@ mod tests {
     /// Goes through the entries; returns what the tree came to hold, the state of each claim, and the orphans.
     fn check(claims: Vec<Claim>, entries: &[&str], fake: Fake) -> (Vec<String>, Vec<(String, ReferenceState)>, String) {
         let sink = Sink::default();
-        let mut check = CrossCheck::new("artifacts/a", claims, None, Box::new(fake), Box::new(sink.clone()));
+        let mut check = CrossCheck::new("artifacts/a", claims, fake.parent(), Box::new(fake), Box::new(sink.clone()));
         let mut tree = Vec::new();
         for path in entries {
             let entry = entry(path);
@@ -420,6 +464,44 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_gone_while_others_are_there_are_lost_or_went_with_their_row() {
+        let claims = vec![
+            claim(ReferenceKind::Run, "gone", "1/gone/artifacts", false),
+            claim(ReferenceKind::LoggedModel, "m", "1/models/m/artifacts", true),
+            claim(ReferenceKind::ModelVersion, "v/1", "1/models/m/artifacts", true),
+            claim(ReferenceKind::Run, "run", "1/run/artifacts", false),
+            claim(ReferenceKind::ModelVersion, "v/2", "1/run/artifacts/model", true),
+            claim(ReferenceKind::Run, "tidied", "1/tidied/artifacts", false),
+        ];
+        let had = [
+            "1/gone/artifacts/a",
+            "1/gone/artifacts/b",
+            "1/models/m/artifacts/MLmodel",
+            "1/models/m/artifacts/z",
+            "1/run/artifacts/model/MLmodel",
+            "1/run/artifacts/model/z",
+            "1/tidied/artifacts/a",
+            "1/tidied/artifacts/b",
+        ];
+        let fake = Fake { gone: ["gone".to_owned()].into(), is_silent: false, parent: had.map(entry).into() };
+        let has = ["1/gone/artifacts/b", "1/models/m/artifacts/z", "1/run/artifacts/model/z", "1/tidied/artifacts/b"];
+        let (tree, states, _) = check(claims, &has, fake);
+        assert_eq!(tree, ["1/gone/artifacts/a"].iter().chain(&has).copied().collect::<Vec<_>>());
+        use ReferenceState::{CarriedOver, Partial, Present};
+        assert_eq!(
+            states,
+            [
+                state("gone", CarriedOver),
+                state("m", Partial),
+                state("run", Present),
+                state("tidied", Present),
+                state("v/1", Partial),
+                state("v/2", Partial)
+            ]
+        );
+    }
+
+    #[test]
     fn a_place_inside_one_that_is_carried_over_shares_its_files() {
         let claims = vec![
             claim(ReferenceKind::Run, "run", "1/run/artifacts", true),
@@ -445,7 +527,7 @@ mod tests {
             claim(ReferenceKind::Run, "gone", "1/gone/artifacts", false),
             claim(ReferenceKind::Run, "kept", "1/kept/artifacts", false),
         ];
-        let mut check = CrossCheck::new("artifacts/a", claims, None, Box::new(fake), Box::new(sink));
+        let mut check = CrossCheck::new("artifacts/a", claims, fake.parent(), Box::new(fake), Box::new(sink));
         assert!(check.advance(Some(b"1/gone/artifacts/a")).unwrap().is_empty());
         assert!(matches!(check.replace(b"1/gone/artifacts/a").unwrap(), Replacement::By(Some(_))));
         assert!(check.advance(Some(b"1/gone/artifacts/b")).unwrap().is_empty());

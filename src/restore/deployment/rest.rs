@@ -187,6 +187,7 @@ impl<'a> RestRestore<'a> {
                 ReferenceState::Missing => "they were missing when the backup was made",
                 ReferenceState::DeletedMeanwhile => "they were deleted while the backup was made",
                 ReferenceState::Excluded => "the backup left their artifact root out",
+                ReferenceState::Partial => "some of them were gone when the backup was made",
                 ReferenceState::Present | ReferenceState::Empty | ReferenceState::CarriedOver => "",
             };
             if !why.is_empty() {
