@@ -24,6 +24,7 @@ mod database_postgresql;
 mod database_sqlite;
 mod deployment_concurrent;
 mod deployment_damage;
+mod deployment_databases;
 mod deployment_interrupted;
 mod deployment_large;
 mod deployment_postgresql;

@@ -122,7 +122,12 @@ impl Browser<'_> {
         let mut models: BTreeMap<String, ModelListing> = BTreeMap::new();
         for model in self.all::<RegisteredModel>("registered_models")?.into_iter().filter(|it| wanted(&it.name)) {
             let listing = ModelListing { is_prompt: false, tags: BTreeMap::new(), versions: Vec::new(), model };
-            models.insert(listing.model.name.clone(), listing);
+            if let Some(twin) = models.insert(listing.model.name.clone(), listing) {
+                return Err(Error::Refused(format!(
+                    "The registered model {} is in several workspaces, which cannot be told apart here",
+                    twin.model.name
+                )));
+            }
         }
         for tag in self.all::<Pair>("registered_model_tags")? {
             if let Some(model) = tag.name.as_ref().and_then(|name| models.get_mut(name)) {
@@ -242,8 +247,11 @@ impl Browser<'_> {
     /// Finds an experiment by its id or name.
     pub fn experiment(&self, name: &str) -> Result<Experiment> {
         let experiments = self.all::<Experiment>("experiments")?;
-        let by_name = experiments.iter().find(|it| it.name == name);
-        let found = by_name.or_else(|| experiments.iter().find(|it| it.experiment_id == name));
+        let mut by_name = experiments.iter().filter(|it| it.name == name);
+        let found = by_name.next().or_else(|| experiments.iter().find(|it| it.experiment_id == name));
+        if by_name.next().is_some() {
+            return Err(Error::Refused(format!("The experiment {name} is in several workspaces: give its id")));
+        }
         found.cloned().ok_or_else(|| self.missing("experiment", name))
     }
 
