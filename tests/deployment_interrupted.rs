@@ -23,6 +23,9 @@ const MORE_FILES: u64 = 48;
 /// Their size in bytes.
 const MORE_FILE_LEN: usize = 4 << 20;
 
+/// Size in bytes of a file that takes seconds to read.
+const ENDLESS_LEN: u64 = 4 << 30;
+
 /// Adds artifacts that nobody refers to and that take a while to read and to write.
 fn make_large(lived: &ThreeDays) {
     let folder = lived.folder().join("artifacts/orphans");
@@ -60,10 +63,10 @@ fn one_more_pack(runner: &Runner) -> impl Fn(&Child) -> bool {
     move |_| count() > before
 }
 
-/// Returns whether a process has a file open below a directory.
-fn has_open_below(child: &Child, directory: &Path) -> bool {
+/// Returns whether a process has this file open, or one below this directory.
+fn has_open(child: &Child, path: &Path) -> bool {
     let open = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
-    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file.starts_with(directory))
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|file| file.starts_with(path))
 }
 
 /// Counts the files below a directory that others write to.
@@ -109,9 +112,10 @@ fn rows(place: &Place) -> Vec<i64> {
 fn an_artifact_directory_that_vanishes_leaves_no_complete_snapshot() {
     let lived = ThreeDays::unpack();
     let (runner, place) = (&lived.runner, lived.place());
-    make_large(&lived);
-    let orphans = Path::new(&place.artifacts).join("orphans");
-    let child = start_until(place.command(runner, &["backup"]), |child| has_open_below(child, &orphans));
+    // Full of zeros: it costs nothing to store, and time to read. It is read before all others.
+    let endless = Path::new(&place.artifacts).join("!endless");
+    fs::File::create(&endless).unwrap().set_len(ENDLESS_LEN).unwrap();
+    let child = start_until(place.command(runner, &["backup"]), |child| has_open(child, &endless));
     fs::remove_dir_all(&place.artifacts).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(matches!(output.status.code(), Some(1 | 3)), "{output:?}");
