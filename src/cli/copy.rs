@@ -43,7 +43,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
-    let memory_limit = memory_plan::limit_of_each(context.memory_limit()?)?;
+    let memory_limit = memory_plan::limit_of_each(context.memory_limit()?, 2)?;
     let source = context.open_repository(memory_limit)?;
     let target = args.to.open(context, memory_limit)?;
     copy::check(&source, &target)?;

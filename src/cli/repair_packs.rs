@@ -13,7 +13,7 @@ use mlvault::error::{Error, Result};
 use mlvault::id::PackId;
 use mlvault::repair::Lost;
 use mlvault::repair::packs::{self, Options, Report};
-use mlvault::repository::{Repository, layout};
+use mlvault::repository::{Repository, layout, memory_plan};
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
@@ -54,9 +54,14 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let packs: Result<Vec<PackId>> = args.packs.iter().map(|text| parse_pack(text)).collect();
     let packs = packs?;
-    let repository = context.repository()?;
-    let from: Result<Vec<_>> = args.from.iter().map(|location| open_other(context, &args, location)).collect();
-    let options = Options { packs, dry_run: args.dry_run, from: from?, source: args.source };
+    let memory_limit = match args.from.len() {
+        0 => context.memory_limit()?,
+        others => memory_plan::limit_of_each(context.memory_limit()?, others + 1)?,
+    };
+    let repository = context.open_repository(memory_limit)?;
+    let open = |location: &String| open_other(context, &args, location, memory_limit);
+    let from = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let options = Options { packs, dry_run: args.dry_run, from, source: args.source };
     let report = packs::run(&repository, &options, &context.monitor(), context.cancel())?;
     context.finish();
     if context.json() {
@@ -71,14 +76,14 @@ fn parse_pack(text: &str) -> Result<PackId> {
     layout::id_of(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a pack: give it as `check` names it")))
 }
 
-fn open_other(context: &Context, args: &Args, location: &str) -> Result<Arc<Repository>> {
+fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64) -> Result<Arc<Repository>> {
     let credential = match (&args.from_key_file, &args.from_passphrase_file) {
         (Some(file), _) => CredentialSource::KeyFile(file.clone()),
         (None, Some(file)) => CredentialSource::PassphraseFile(file.clone()),
         (None, None) => context.credential_source()?,
     };
     let location = Location::from_str(location)?;
-    context.open_at(&location, &context.backend_options()?, &credential, context.memory_limit()?)
+    context.open_at(&location, &context.backend_options()?, &credential, memory_limit)
 }
 
 fn print_report(dry_run: bool, report: &Report) -> Result<()> {

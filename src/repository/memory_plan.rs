@@ -13,14 +13,16 @@ const BASE_BYTES: u64 = 80 * MIB;
 /// Most uploads that run at once.
 const UPLOADS_MAX: u64 = 8;
 
-/// Returns the limit with which each of two repositories is to be opened, one to be read and one to be written, so that both
-/// keep within `limit_bytes`: they share all but the index cache, since one uses no packs and the other no chunks to restore.
-pub fn limit_of_each(limit_bytes: u64) -> Result<u64> {
-    let limit = limit_bytes.saturating_sub(rocks::MEMORY_BYTES);
+/// Returns the limit with which each of some repositories is to be opened, one to be written and the others to be read, so
+/// that all keep within `limit_bytes`: they share all but the index cache, since one uses no chunks to restore, and the others
+/// no packs, one at a time.
+pub fn limit_of_each(limit_bytes: u64, repositories: usize) -> Result<u64> {
+    let more = (repositories as u64).saturating_sub(1) * rocks::MEMORY_BYTES;
+    let limit = limit_bytes.saturating_sub(more);
     MemoryPlan::new(limit).map(|_| limit).map_err(|_| {
         Error::Invalid(format!(
-            "Two repositories at once need a memory limit of at least {}",
-            format_bytes(MEMORY_LIMIT_MIN + rocks::MEMORY_BYTES)
+            "{repositories} repositories at once need a memory limit of at least {}",
+            format_bytes(MEMORY_LIMIT_MIN + more)
         ))
     })
 }
@@ -69,6 +71,6 @@ mod tests {
             assert!(plan.pack_bytes_max >= 8 * MIB);
         }
         assert!(MemoryPlan::new(10 * MIB).is_err());
-        assert!(limit_of_each(MEMORY_LIMIT_MIN).is_err() && limit_of_each(512 * MIB).is_ok());
+        assert!(limit_of_each(MEMORY_LIMIT_MIN, 2).is_err() && limit_of_each(512 * MIB, 2).is_ok());
     }
 }
