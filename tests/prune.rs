@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
+use mlvault::clock::Clock;
+use mlvault::crypto::keys::new_secret;
+use mlvault::crypto::passphrase::Credential;
 use mlvault::error::{Error, Result};
 use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
@@ -19,8 +22,9 @@ use mlvault::format::tombstone::Tombstone;
 use mlvault::id::{PackId, SessionId};
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits, Options, Report};
+use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::session::Session;
-use mlvault::repository::{Repository, layout};
+use mlvault::repository::{OpenOptions, Repository, layout};
 use mlvault::retention::{self, What};
 use tempfile::TempDir;
 
@@ -223,6 +227,59 @@ fn a_session_that_runs_is_waited_for_and_an_old_one_is_ended() {
     assert!(matches!(open.close(&vault.open().unwrap(), "late"), Err(Error::Busy(_))));
     assert_tidy(&vault);
     vault.assert_restores(second, directory.path(), &expected);
+}
+
+/// A clock that is ahead of this machine's.
+struct Ahead(SignedDuration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.0
+    }
+}
+
+/// Prunes some days from now.
+fn prune_after(vault: &Vault, days: i64) -> Report {
+    let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * days)));
+    let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock };
+    let repository = Repository::open(Arc::clone(&vault.backend), &vault.credential, &options).unwrap();
+    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
+    prune::run(&repository, &thorough(), &monitor, &Cancel::default()).unwrap()
+}
+
+#[test]
+fn where_creates_may_overwrite_what_is_marked_waits_for_longer_than_any_session() {
+    let credential = Credential::KeyFile(new_secret());
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    repo::create_on(backend.as_ref(), &credential, false).unwrap();
+    let vault = Vault { backend, credential, cache: None };
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "one");
+    let first = vault.backup(directory.path()).unwrap();
+    let lost = fs::read(directory.path().join("models/0/weights.bin")).unwrap();
+    change_half(directory.path(), "two");
+    let second = vault.backup(directory.path()).unwrap();
+    // A session that nobody may end, because nobody could tell whether it commits at that moment.
+    let open = Session::begin(&vault.open().unwrap(), "test").unwrap();
+    forget(&vault, &[first]);
+
+    let packs = vault.keys_under("packs/").len();
+    let marking = prune_after(&vault, 0);
+    assert!(marking.by_grace && marking.packs_waiting > 0, "{marking:?}");
+    assert_eq!((marking.packs_deleted, marking.snapshots_removed, marking.sessions_voided), (0, 0, 0), "{marking:?}");
+    assert!(vault.keys_under("packs/").len() >= packs);
+    // What a later backup finds in marked packs only is stored anew, so it may commit whenever it likes.
+    fs::write(directory.path().join("models/0/weights.bin"), &lost).unwrap();
+    let (third, expected) = (vault.backup(directory.path()).unwrap(), tree(directory.path()));
+    let waiting = prune_after(&vault, 6);
+    assert_eq!((waiting.packs_deleted, waiting.packs_waiting), (0, marking.packs_waiting), "{waiting:?}");
+    open.close(&vault.open().unwrap(), "late").unwrap();
+
+    let sweeping = prune_after(&vault, 8);
+    assert_eq!((sweeping.packs_deleted, sweeping.packs_waiting), (marking.packs_waiting, 0), "{sweeping:?}");
+    assert_eq!((sweeping.snapshots_removed, snapshots(&vault)), (1, vec![second, third]), "{sweeping:?}");
+    assert_tidy(&vault);
+    vault.assert_restores(third, directory.path(), &expected);
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Vault {
     /// Fails unless a check that reads everything finds no damage.
     pub fn assert_clean(&self) {
         let report = self.check(ReadData::All);
-        assert!(report.is_clean(), "{report:#?}");
+        assert!(report.is_clean(), "{:#?} {:#?}", report.counts, report.problems);
     }
 
     /// Restores a snapshot of a directory and fails unless it is what the directory held then.
@@ -127,11 +127,16 @@ impl Vault {
 
 /// Makes a repository with small chunks and packs.
 pub fn create(backend: &dyn Backend, credential: &Credential) -> Result<()> {
+    create_on(backend, credential, true)
+}
+
+/// Makes one that believes of its backend what it is told.
+pub fn create_on(backend: &dyn Backend, credential: &Credential, create_only: bool) -> Result<()> {
     let options = CreateOptions {
         label: "test".to_owned(),
         chunk_profiles: PROFILES,
         pack_bytes: RepositoryConfig::PACK_BYTES_MIN,
-        create_only: true,
+        create_only,
     };
     Repository::create(backend, credential, &options, &SystemClock).map(drop)
 }
