@@ -368,7 +368,11 @@ impl<'a> Findings<'a> {
             problem.hurts = hurts.named;
         }
         if gone > 0 {
-            add_note(&mut report, &format!("{gone} packs that the index names are gone, and no snapshot needs them"));
+            let message = format!(
+                "{gone} packs that the index names are gone, as a prune that was stopped leaves it, and no snapshot lacks \
+                 anything of them; `mlvault repair index` takes their names out"
+            );
+            add_note(&mut report, &message);
         }
         let forgotten = hurt_snapshots.keys().filter(|id| !is_listed(id)).count();
         if forgotten > 0 {

@@ -95,7 +95,6 @@ pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monito
         stopped: AtomicBool::new(false),
     };
     let snapshots = check.check_objects()?;
-    repository.index().expire();
     check.check_packs()?;
     check.check_trees(&snapshots)?;
     // The segments that the index skipped have been reported by name.

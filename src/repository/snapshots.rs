@@ -65,8 +65,12 @@ pub struct SnapshotList {
 
 impl Repository {
     /// Reads and verifies every snapshot object. A damaged one does not hide the others.
+    ///
+    /// What is looked up from then on comes from index segments read later than this, so that it has all that the
+    /// snapshots need, however long the repository has been open.
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
         let objects = self.backend().list(layout::SNAPSHOTS)?;
+        self.index().expire();
         let forgotten = self.backend().list(layout::FORGOTTEN)?;
         let forgotten = forgotten.iter().filter_map(|object| layout::id_of(&object.key)).collect();
         let mut list = SnapshotList { forgotten, ..SnapshotList::default() };
