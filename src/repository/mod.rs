@@ -46,6 +46,7 @@ use crate::id::RepositoryId;
 use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::Access;
 use crate::repository::memory_plan::MemoryPlan;
+use crate::repository::snapshots::Outcomes;
 
 /// How a repository is opened.
 #[derive(Clone)]
@@ -68,6 +69,7 @@ pub struct Repository {
     index: Index,
     memory_plan: MemoryPlan,
     clock: Arc<dyn Clock>,
+    outcomes: Outcomes,
 }
 
 /// How a repository is made.
@@ -200,6 +202,7 @@ impl Repository {
             keys,
             index,
             memory_plan,
+            outcomes: Outcomes::default(),
         }))
     }
 

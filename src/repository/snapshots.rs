@@ -3,7 +3,8 @@
 //! What must stay true: a snapshot is forgotten by one create-only write beside it, so at every moment it is either
 //! listed or not, and what it needs is there as long as no prune has removed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -18,6 +19,12 @@ use crate::id::SessionId;
 use crate::parallel;
 use crate::repository::session::PROGRAM;
 use crate::repository::{Repository, layout};
+use crate::units::KIB;
+
+/// Outcomes that are remembered; further ones are read anew for each listing.
+const OUTCOMES_MAX: usize = 2048;
+/// Stored bytes of the largest outcome that is remembered.
+const OUTCOME_BYTES_MAX: u64 = 8 * KIB;
 
 /// A snapshot with its name and its verified signer.
 #[derive(Debug, Clone)]
@@ -63,6 +70,23 @@ pub struct SnapshotList {
     pub damaged: Vec<Error>,
 }
 
+/// Outcomes of sessions that were read and verified, for operations that list snapshots more than once.
+#[derive(Default)]
+pub struct Outcomes(Mutex<HashMap<(SessionId, u64), (Outcome, Certificate)>>);
+
+impl Outcomes {
+    fn get(&self, id: &SessionId, size: u64) -> Option<(Outcome, Certificate)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(*id, size)).cloned()
+    }
+
+    fn insert(&self, id: &SessionId, size: u64, outcome: &(Outcome, Certificate)) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if size <= OUTCOME_BYTES_MAX && known.len() < OUTCOMES_MAX {
+            known.insert((*id, size), outcome.clone());
+        }
+    }
+}
+
 impl Repository {
     /// Reads and verifies every snapshot object. A damaged one does not hide the others.
     ///
@@ -77,7 +101,7 @@ impl Repository {
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
             let id = layout::id_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
-            self.read_outcome(&id).map(|(outcome, signer)| (id, outcome, signer))
+            self.outcome(&id, object.size).map(|(outcome, signer)| (id, outcome, signer))
         });
         for outcome in read {
             match outcome {
@@ -153,6 +177,18 @@ impl Repository {
             }
         }
         Ok(missing)
+    }
+
+    /// Reads an outcome of this stored size, once: nothing changes under its name where creates are create-only.
+    fn outcome(&self, id: &SessionId, size: u64) -> Result<(Outcome, Certificate)> {
+        if let Some(known) = self.outcomes.get(id, size) {
+            return Ok(known);
+        }
+        let outcome = self.read_outcome(id)?;
+        if self.config().create_only {
+            self.outcomes.insert(id, size, &outcome);
+        }
+        Ok(outcome)
     }
 
     fn read_outcome(&self, id: &SessionId) -> Result<(Outcome, Certificate)> {
