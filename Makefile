@@ -13,7 +13,7 @@ export CARGO_TARGET_DIR MLVAULT_TEST_TOOLS MLVAULT_PEERS
 MLVAULT := $(CARGO_TARGET_DIR)/release/mlvault
 BENCH_ARGS ?=
 
-.PHONY: help demo test bench bench-deployment bench-stages fmt lint
+.PHONY: help demo test bench bench-deployment bench-retention bench-stages fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,11 @@ bench-deployment: ## Measure a deployment (PostgreSQL, S3, MLflow) beside pg_dum
 	@scripts/setup.sh test
 	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/deployment.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-retention: ## Measure forget and prune beside restic and rustic
+	@scripts/setup.sh test bench rustic
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/retention.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-stages: ## Measure the stages of a backup one by one
 	@scripts/setup.sh build

@@ -76,6 +76,8 @@ fn two_snapshots() -> (Vault, Arc<MemoryBackend>, TempDir, [(SessionId, repo::Tr
     fill(directory.path(), "one");
     let first = (vault.backup(directory.path()).unwrap(), tree(directory.path()));
     change_half(directory.path(), "two");
+    // Files that had just been written would be read again by the next backup, and noted anew.
+    std::thread::sleep(Duration::from_millis(40));
     let second = (vault.backup(directory.path()).unwrap(), tree(directory.path()));
     (vault, memory, directory, [first, second])
 }

@@ -25,6 +25,7 @@ mod database_sqlite;
 mod deployment_concurrent;
 mod deployment_damage;
 mod deployment_databases;
+mod deployment_history;
 mod deployment_interrupted;
 mod deployment_large;
 mod deployment_postgresql;

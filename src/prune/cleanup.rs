@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
+use crate::parallel;
 use crate::prune::Prune;
 use crate::repository::{layout, session};
 
@@ -27,13 +28,17 @@ impl Prune<'_> {
     fn remove_ended_sessions(&mut self) -> Result<()> {
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
-        for session in listed.iter().filter_map(|object| layout::id_of::<SessionId>(&object.key)) {
-            if ended.contains(&session) {
-                self.cancel.check()?;
-                self.repository.backend().remove(&layout::session(&session))?;
-            }
-        }
-        Ok(())
+        let sessions = listed.iter().filter_map(|object| layout::id_of::<SessionId>(&object.key));
+        self.remove_all(sessions.filter(|session| ended.contains(session)).map(|session| layout::session(&session)))
+    }
+
+    fn remove_all(&self, keys: impl Iterator<Item = String>) -> Result<()> {
+        let (keys, backend) = (keys.collect::<Vec<_>>(), self.repository.backend());
+        let removed = parallel::map(&keys, backend.concurrency(), |key| {
+            self.cancel.check()?;
+            backend.remove(key)
+        });
+        removed.into_iter().collect()
     }
 
     fn remove_empty_tombstones(&mut self) -> Result<()> {
@@ -56,18 +61,13 @@ impl Prune<'_> {
     /// Removes snapshots that were forgotten and that the last sweep did not count, and notes on what is gone.
     pub(super) fn empty_trash(&mut self) -> Result<()> {
         let removed = std::mem::take(&mut self.unneeded_trash);
-        for snapshot in &removed {
-            self.repository.backend().remove(&layout::snapshot(snapshot))?;
-        }
+        self.remove_all(removed.iter().map(layout::snapshot))?;
         self.report.snapshots_removed += removed.len() as u64;
         let list = self.repository.list_snapshots()?;
         let trash = list.trash.iter().map(|trashed| trashed.snapshot.id);
         let there: HashSet<SessionId> = list.snapshots.iter().map(|snapshot| snapshot.id).chain(trash).collect();
-        for (note, subject) in &self.repository.list_notes()?.subjects {
-            if list.forgotten.contains(subject) && !there.contains(subject) {
-                self.repository.backend().remove(&layout::note(note))?;
-            }
-        }
-        Ok(())
+        let notes = self.repository.list_notes()?.subjects;
+        let is_idle = |subject: &SessionId| list.forgotten.contains(subject) && !there.contains(subject);
+        self.remove_all(notes.iter().filter(|(_, subject)| is_idle(subject)).map(|(note, _)| layout::note(note)))
     }
 }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use crate::format::BlobKind;
 use crate::id::PackId;
 
-/// Packs that are smaller than this share of a full one are merged, in percent.
-const SMALL_PERCENT: u64 = 25;
+/// Packs that are smaller than this share of a full one are merged. What a day adds is often more than that, and to move it
+/// costs more than some hundred objects a year.
+const SMALL_SHARE: u64 = 16;
 /// So many small packs of one kind may stay.
 const SMALL_PACKS_MAX: usize = 8;
 
@@ -152,7 +153,7 @@ pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: [u64; 2], sessi
 fn too_many_small_packs(packs: &[PackUse], full_pack_bytes: [u64; 2]) -> Vec<PackId> {
     let mut merged = Vec::new();
     for kind in BlobKind::ALL {
-        let small_max = full_pack_bytes[kind as usize - 1] * SMALL_PERCENT / 100;
+        let small_max = full_pack_bytes[kind as usize - 1] / SMALL_SHARE;
         let small: Vec<PackId> =
             packs.iter().filter(|pack| pack.kind == kind && pack.len < small_max).map(|pack| pack.id).collect();
         if small.len() > SMALL_PACKS_MAX {
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn many_small_packs_are_merged_and_few_are_not() {
         let small = |count: u8| {
-            (1..=count).map(|number| PackUse { len: 100, content: 90, ..pack(number, 90) }).collect::<Vec<_>>()
+            (1..=count).map(|number| PackUse { len: 60, content: 50, ..pack(number, 50) }).collect::<Vec<_>>()
         };
         assert!(plan(&small(8), &Limits::default(), FULL, false).repack.is_empty());
         assert_eq!(plan(&small(9), &Limits::default(), FULL, false).repack.len(), 9);

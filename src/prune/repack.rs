@@ -2,19 +2,16 @@
 //!
 //! What must stay true: this is a session like any other, and ends before anything is marked. Every chunk is opened,
 //! compared with its id and sealed anew. A pack counts as moved only if every needed chunk of it is in another pack
-//! that is indexed; one with a chunk that cannot be read stays as it is.
+//! that is indexed; one with a chunk that cannot be read stays as it is. A pack is in memory whole if most of it is moved, and
+//! else a span at a time.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::cancel::Cancel;
 use crate::compress::Encoder;
 use crate::error::Result;
-use crate::format::segment::IndexedPack;
 use crate::id::PackId;
-use crate::index::PackRecord;
 use crate::monitor::{Counter, Monitor};
 use crate::prune::needed::Needed;
 use crate::prune::plan::{Limits, PackUse};
@@ -22,6 +19,7 @@ use crate::prune::view::key_of;
 use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::chunk_writer::{ChunkWriter, Fate};
 use crate::repository::index_sync::Place;
+use crate::repository::read_plan::{self, Destination, Want};
 use crate::repository::session::Session;
 use crate::repository::{Repository, pack_reader};
 
@@ -121,27 +119,37 @@ impl Mover<'_> {
     /// Returns how many chunks were written.
     fn pack(&mut self, pack: &PackUse) -> Result<u64> {
         let repository = Arc::clone(self.reader.repository());
-        let bytes = repository.backend().read(&key_of(pack))?;
-        let directory = pack_reader::directory_of(&repository, pack.kind, &pack.id, &bytes)?;
-        let IndexedPack { id, session, len, .. } = directory;
-        let record = Arc::new(PackRecord { id, kind: pack.kind, len, session });
-        let mut written = 0;
-        for (offset, header) in directory.located_chunks() {
-            if !self.needed.contains(pack.kind, &header.id) || self.writer.holds(pack.kind, &header.id)? {
-                continue;
+        let is_mostly_used = pack.used > pack.len / 2;
+        let whole = is_mostly_used.then(|| repository.backend().read(&key_of(pack))).transpose()?;
+        let directory = match &whole {
+            Some(bytes) => pack_reader::directory_of(&repository, pack.kind, &pack.id, bytes)?,
+            None => pack_reader::read_directory(&repository, pack.kind, &pack.id, pack.len)?,
+        };
+        let mut wants = Vec::new();
+        for place in Place::all_in(pack.kind, &directory) {
+            if self.needed.contains(pack.kind, &place.header.id) && !self.writer.holds(pack.kind, &place.header.id)? {
+                wants.push(Want { place, to: Destination { file: 0, offset: 0 } });
             }
-            let place = Place { pack: Arc::clone(&record), offset, header: *header };
-            let plain = self.open(&place, &bytes)?;
-            let (_, fate) = self.writer.write(&mut self.encoder, pack.kind, &plain)?;
-            written += u64::from(fate == Fate::New);
+        }
+        let mut written = 0;
+        for span in read_plan::spans(wants) {
+            let (start, bytes) = match &whole {
+                Some(bytes) => (0, bytes.clone()),
+                None => self.reader.read_span(&span.pack, span.range.clone())?,
+            };
+            for Want { place, .. } in &span.wants {
+                let at = (place.offset - start) as usize;
+                let plain = self.open(place, &bytes[at..at + place.header.stored_len as usize])?;
+                let (_, fate) = self.writer.write(&mut self.encoder, pack.kind, &plain)?;
+                written += u64::from(fate == Fate::New);
+            }
         }
         Ok(written)
     }
 
     /// Opens a chunk, or reads it from another pack if this one's is damaged.
-    fn open(&self, place: &Place, pack: &Bytes) -> Result<Vec<u8>> {
-        let range = place.offset as usize..place.offset as usize + place.header.stored_len as usize;
-        match self.reader.open(place, &pack[range]) {
+    fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
+        match self.reader.open(place, stored) {
             Err(error) if error.is_damage() => {
                 let kind = place.pack.kind;
                 self.reader.read(kind, &place.header.id, &|| "a pack that is moved".to_owned()).map_err(|_| error)

@@ -40,13 +40,15 @@ use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::config::{ChunkProfiles, RepositoryConfig};
-use crate::format::key_slot::{self, Role, RoleSecrets};
+use crate::format::forgotten::ForgottenRecord;
+use crate::format::key_slot::{self, Certificate, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
+use crate::format::snapshot::Outcome;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::Access;
 use crate::repository::memory_plan::MemoryPlan;
-use crate::repository::snapshots::Outcomes;
+use crate::repository::snapshots::Remembered;
 
 /// How a repository is opened.
 #[derive(Clone)]
@@ -69,7 +71,8 @@ pub struct Repository {
     index: Index,
     memory_plan: MemoryPlan,
     clock: Arc<dyn Clock>,
-    outcomes: Outcomes,
+    outcomes: Remembered<(Outcome, Certificate)>,
+    forgotten: Remembered<(ForgottenRecord, Certificate)>,
 }
 
 /// How a repository is made.
@@ -202,7 +205,8 @@ impl Repository {
             keys,
             index,
             memory_plan,
-            outcomes: Outcomes::default(),
+            outcomes: Remembered::default(),
+            forgotten: Remembered::default(),
         }))
     }
 

@@ -21,10 +21,10 @@ use crate::repository::session::PROGRAM;
 use crate::repository::{Repository, layout};
 use crate::units::KIB;
 
-/// Outcomes that are remembered; further ones are read anew for each listing.
-const OUTCOMES_MAX: usize = 2048;
-/// Stored bytes of the largest outcome that is remembered.
-const OUTCOME_BYTES_MAX: u64 = 8 * KIB;
+/// Objects of one kind that are remembered; further ones are read anew for each listing.
+const REMEMBERED_MAX: usize = 2048;
+/// Stored bytes of the largest object that is remembered.
+const REMEMBERED_BYTES_MAX: u64 = 8 * KIB;
 
 /// A snapshot with its name and its verified signer.
 #[derive(Debug, Clone)]
@@ -70,20 +70,28 @@ pub struct SnapshotList {
     pub damaged: Vec<Error>,
 }
 
-/// Outcomes of sessions that were read and verified, for operations that list snapshots more than once.
-#[derive(Default)]
-pub struct Outcomes(Mutex<HashMap<(SessionId, u64), (Outcome, Certificate)>>);
+/// What was read and verified under the names of sessions, for operations that list snapshots more than once. Nothing
+/// changes under such a name where creates are create-only; elsewhere nothing is remembered.
+pub struct Remembered<T>(Mutex<HashMap<(SessionId, u64), T>>);
 
-impl Outcomes {
-    fn get(&self, id: &SessionId, size: u64) -> Option<(Outcome, Certificate)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(*id, size)).cloned()
+impl<T> Default for Remembered<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
+}
 
-    fn insert(&self, id: &SessionId, size: u64, outcome: &(Outcome, Certificate)) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if size <= OUTCOME_BYTES_MAX && known.len() < OUTCOMES_MAX {
-            known.insert((*id, size), outcome.clone());
+impl<T: Clone> Remembered<T> {
+    /// Returns what is stored under a name with this size, and reads it if that is not known.
+    fn get(&self, repository: &Repository, id: &SessionId, size: u64, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(&(*id, size)) {
+            return Ok(found.clone());
         }
+        let found = read()?;
+        if repository.config().create_only && size <= REMEMBERED_BYTES_MAX && known().len() < REMEMBERED_MAX {
+            known().insert((*id, size), found.clone());
+        }
+        Ok(found)
     }
 }
 
@@ -95,13 +103,16 @@ impl Repository {
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
         let objects = self.backend().list(layout::SNAPSHOTS)?;
         self.index().expire();
-        let forgotten = self.backend().list(layout::FORGOTTEN)?;
-        let forgotten = forgotten.iter().filter_map(|object| layout::id_of(&object.key)).collect();
-        let mut list = SnapshotList { forgotten, ..SnapshotList::default() };
+        let records = self.backend().list(layout::FORGOTTEN)?;
+        let sizes: HashMap<SessionId, u64> =
+            records.iter().filter_map(|object| Some((layout::id_of(&object.key)?, object.size))).collect();
+        let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
             let id = layout::id_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
-            self.outcome(&id, object.size).map(|(outcome, signer)| (id, outcome, signer))
+            self.outcomes
+                .get(self, &id, object.size, || self.read_outcome(&id))
+                .map(|(outcome, signer)| (id, outcome, signer))
         });
         for outcome in read {
             match outcome {
@@ -115,18 +126,20 @@ impl Repository {
             }
         }
         list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
-        self.sort_out_trash(&mut list)?;
+        self.sort_out_trash(&mut list, &sizes)?;
         Ok(list)
     }
 
     /// Takes forgotten snapshots out of the list. One whose record of that is damaged stays listed.
-    fn sort_out_trash(&self, list: &mut SnapshotList) -> Result<()> {
+    fn sort_out_trash(&self, list: &mut SnapshotList, sizes: &HashMap<SessionId, u64>) -> Result<()> {
         let (marked, listed) = std::mem::take(&mut list.snapshots)
             .into_iter()
             .partition::<Vec<_>, _>(|snapshot| list.forgotten.contains(&snapshot.id));
         list.snapshots = listed;
-        let records =
-            parallel::map(&marked, self.backend().concurrency(), |snapshot| self.read_forgotten(&snapshot.id));
+        let records = parallel::map(&marked, self.backend().concurrency(), |Snapshot { id, .. }| {
+            let size = sizes.get(id).copied().unwrap_or_default();
+            self.forgotten.get(self, id, size, || self.read_forgotten(id))
+        });
         for (snapshot, record) in marked.into_iter().zip(records) {
             match record {
                 Ok((forgotten, by)) => list.trash.push(Trashed { snapshot, forgotten, by }),
@@ -177,18 +190,6 @@ impl Repository {
             }
         }
         Ok(missing)
-    }
-
-    /// Reads an outcome of this stored size, once: nothing changes under its name where creates are create-only.
-    fn outcome(&self, id: &SessionId, size: u64) -> Result<(Outcome, Certificate)> {
-        if let Some(known) = self.outcomes.get(id, size) {
-            return Ok(known);
-        }
-        let outcome = self.read_outcome(id)?;
-        if self.config().create_only {
-            self.outcomes.insert(id, size, &outcome);
-        }
-        Ok(outcome)
     }
 
     fn read_outcome(&self, id: &SessionId) -> Result<(Outcome, Certificate)> {

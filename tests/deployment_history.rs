@@ -1,0 +1,107 @@
+//! What snapshots tell of a deployment without a database: what it held, what changed from day to day, and whether an upgrade
+//! has happened since.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::support::cli::Runner;
+use crate::support::deployment::{Place, ThreeDays};
+
+/// Schema revisions that MLflow releases write.
+const OF_3_17: &str = "dc11669786a5";
+const OF_3_18: &str = "f4a9b2c7d1e6";
+
+fn list(runner: &Runner, command: &[&str]) -> Vec<Value> {
+    let mut json = runner.run([command, &["--json"]].concat()).expect(0).json();
+    json[command[0]].take().as_array().unwrap().clone()
+}
+
+#[test]
+fn each_snapshot_lists_what_the_deployment_held_on_its_day() {
+    let lived = ThreeDays::unpack();
+    let runner = &lived.runner;
+    let versions = |snapshot: &str| {
+        let models = list(runner, &["models", "fraud-detector", "--snapshot", snapshot]);
+        models[0]["versions"].as_array().unwrap().clone()
+    };
+    let [day1, _, day3, _] = &lived.snapshots[..] else { panic!("{}", lived.snapshots.len()) };
+    assert_eq!((versions(&day1.0).len(), versions(&day3.0).len()), (2, 4));
+    let champion = |snapshot| {
+        let is_champion = |it: &Value| it["aliases"].as_array().unwrap().contains(&"champion".into());
+        versions(snapshot).iter().find(|it| is_champion(it)).unwrap()["version"].as_u64()
+    };
+    assert_eq!((champion(&day1.0), champion(&day3.0)), (Some(1), Some(3)));
+
+    let experiments = list(runner, &["experiments"]);
+    let scratch = experiments.iter().find(|it| it["name"] == "scratch").unwrap();
+    assert_eq!((&scratch["lifecycle_stage"], &scratch["deleted_runs"]), (&"deleted".into(), &1.into()), "{scratch:#}");
+    let runs = list(runner, &["runs", "--experiment", "demand"]);
+    let run = runs.iter().find(|run| run["name"] == "day1-0").unwrap();
+    assert!(run["params"].as_object().unwrap().len() + run["metrics"].as_object().unwrap().len() > 1, "{run:#}");
+    let earlier = list(runner, &["runs", "--experiment", "demand", "--snapshot", &day1.0]);
+    assert!(earlier.len() < runs.len(), "{} {}", earlier.len(), runs.len());
+    let text = runner.run(["runs", "--experiment", "demand"]).expect(0).text();
+    assert!(text.contains(run["run_id"].as_str().unwrap()), "{text}");
+    assert!(runner.run(["experiments"]).expect(0).text().contains("scratch"));
+    runner.run(["models", "no-such-model"]).expect(1);
+}
+
+#[test]
+fn a_difference_of_two_snapshots_speaks_mlflow() {
+    let lived = ThreeDays::unpack();
+    let (day2, day3) = (&lived.snapshots[1].0, &lived.snapshots[2].0);
+    let told = lived.runner.run(["diff", day2, day3, "--json"]).expect(1).json();
+    let changes = told["mlflow"].as_array().unwrap();
+    let found: BTreeSet<_> =
+        changes.iter().map(|it| (it["subject"].as_str().unwrap(), it["how"].as_str().unwrap())).collect();
+    let expected = [
+        ("model_version", "added"),
+        ("model_version", "deleted"),
+        ("alias", "moved"),
+        ("run", "added"),
+        ("run", "deleted"),
+        ("artifact", "overwritten"),
+    ];
+    expected.iter().for_each(|change| assert!(found.contains(change), "{change:?} is not in {changes:#?}"));
+    let moved = changes.iter().find(|it| it["id"] == "fraud-detector@champion").unwrap();
+    assert_eq!((&moved["old"], &moved["new"]), (&"fraud-detector/2".into(), &"fraud-detector/3".into()));
+    assert!(lived.runner.run(["diff", day2, day3]).expect(1).text().contains("fraud-detector@champion"));
+    let same = lived.runner.run(["diff", day3, "latest", "--json"]).expect(0).json();
+    assert_eq!(same["mlflow"], serde_json::json!([]), "{same:#}");
+}
+
+fn migrate(lived: &ThreeDays, to: &str) {
+    let database = Connection::open(lived.folder().join("mlflow.db")).unwrap();
+    assert_eq!(database.execute("UPDATE alembic_version SET version_num = ?", [to]).unwrap(), 1);
+}
+
+#[test]
+fn what_was_backed_up_after_an_upgrade_does_not_pass_for_a_way_back() {
+    let lived = ThreeDays::unpack();
+    let (runner, place) = (&lived.runner, lived.place());
+    let before = ["backup", "--tag", "pre-upgrade"];
+    let too_late = place.run(runner, &[&before[..], &["--upgrade-to", "3.17.2"]].concat()).expect(1);
+    assert!(too_late.stderr.contains("already that of MLflow 3.17.2"), "{}", too_late.stderr);
+    place.run(runner, &[&before[..], &["--upgrade-to", "3.18.0"]].concat()).expect(0);
+
+    migrate(&lived, OF_3_18);
+    let refused = place.run(runner, &before).expect(1);
+    assert!(refused.stderr.contains(&format!("migrated from {OF_3_17} to {OF_3_18}")), "{}", refused.stderr);
+    let count = runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len();
+    assert_eq!(count, 5);
+    place.run(runner, &["backup"]).expect(0);
+}
+
+#[test]
+fn a_restore_knows_which_mlflow_can_open_it() {
+    let lived = ThreeDays::unpack();
+    let new = Place::in_folder(&lived.runner.path("new"));
+    let plan = |version: &str| new.run(&lived.runner, &["restore", "--dry-run", "--mlflow-version", version]);
+    let refused = plan("2.22.5").expect(1);
+    assert!(refused.stderr.contains("2.22.5") && refused.stderr.contains("3.17.2"), "{}", refused.stderr);
+    let warnings = |version| plan(version).expect(0).json()["plan"]["warnings"].to_string();
+    assert!(!warnings("3.17.2").contains("MLflow 3.17.2"), "{}", warnings("3.17.2"));
+    assert!(warnings("3.18.0").contains("will migrate the database"), "{}", warnings("3.18.0"));
+}
