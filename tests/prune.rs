@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -351,6 +352,47 @@ fn a_chunk_that_cannot_be_read_keeps_its_pack() {
     let report = prune(&vault);
     assert!(report.packs_unreadable > 0 && !report.is_complete(), "{report:?}");
     assert_eq!(vault.check(ReadData::Nothing).problems.len(), before);
+}
+
+/// Returns the vault as one sees it for whom a prune runs from beginning to end just before the first read under a prefix.
+fn pruned_before_reading(vault: &Vault, prefix: &'static str) -> Vault {
+    let (other, is_done) = (vault.through(Arc::clone(&vault.backend)), AtomicBool::new(false));
+    let watched = WatchedBackend::new(Arc::clone(&vault.backend)).before_read(move |_, key| {
+        if key.starts_with(prefix) && !is_done.swap(true, Ordering::SeqCst) {
+            let report = prune(&other);
+            assert!(report.chunks_moved > 0 && report.packs_deleted > 0, "{report:?}");
+        }
+    });
+    vault.through(Arc::new(watched))
+}
+
+#[test]
+fn a_restore_and_a_check_beside_a_prune_find_what_it_has_moved() {
+    for prefix in ["packs/data/", "packs/meta/"] {
+        let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
+        forget(&vault, &[first]);
+        pruned_before_reading(&vault, prefix).assert_restores(second, directory.path(), &expected);
+
+        let (vault, _, _, [(first, _), _]) = two_snapshots();
+        forget(&vault, &[first]);
+        let report = pruned_before_reading(&vault, prefix).check(ReadData::All);
+        assert!(report.is_clean(), "{prefix}: {report:#?}");
+    }
+}
+
+#[test]
+fn what_is_forgotten_and_pruned_during_a_check_is_not_called_damage() {
+    let (vault, _, _, [(first, _), _]) = two_snapshots();
+    let (other, is_done) = (vault.through(Arc::clone(&vault.backend)), AtomicBool::new(false));
+    let watched = WatchedBackend::new(Arc::clone(&vault.backend)).before_read(move |_, key| {
+        if key.starts_with("packs/") && !is_done.swap(true, Ordering::SeqCst) {
+            forget(&other, &[first]);
+            prune(&other);
+        }
+    });
+    let report = vault.through(Arc::new(watched)).check(ReadData::All);
+    assert!(report.is_clean() && report.notes.iter().any(|note| note.contains("forgotten")), "{report:#?}");
+    assert_eq!(report.hurt_snapshots, [], "{report:#?}");
 }
 
 #[test]

@@ -378,13 +378,14 @@ pub struct Call {
 
 type Hook = Box<dyn Fn(&dyn Backend, &str) + Send + Sync>;
 
-/// A backend that remembers calls, stops as if the process were killed, and lets others act just before a create.
+/// A backend that remembers calls, stops as if the process were killed, and lets others act just before a create or a read.
 pub struct WatchedBackend {
     inner: Arc<dyn Backend>,
     calls: Mutex<Vec<Call>>,
     writes_left: AtomicUsize,
     loses_answer: AtomicBool,
     before_create: Option<Hook>,
+    before_read: Option<Hook>,
 }
 
 impl WatchedBackend {
@@ -396,6 +397,7 @@ impl WatchedBackend {
             writes_left: AtomicUsize::new(usize::MAX),
             loses_answer: AtomicBool::new(false),
             before_create: None,
+            before_read: None,
         }
     }
 
@@ -410,6 +412,12 @@ impl WatchedBackend {
     /// Calls `hook` with the backend and the key before every create.
     pub fn before_create(mut self, hook: impl Fn(&dyn Backend, &str) + Send + Sync + 'static) -> Self {
         self.before_create = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` with the backend and the key before every read of an object or a range of it.
+    pub fn before_read(mut self, hook: impl Fn(&dyn Backend, &str) + Send + Sync + 'static) -> Self {
+        self.before_read = Some(Box::new(hook));
         self
     }
 
@@ -454,11 +462,13 @@ impl Backend for WatchedBackend {
 
     fn read(&self, key: &str) -> Result<Bytes> {
         self.note("read", key);
+        self.before_read.iter().for_each(|hook| hook(self.inner.as_ref(), key));
         self.inner.read(key)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.note("read_range", key);
+        self.before_read.iter().for_each(|hook| hook(self.inner.as_ref(), key));
         self.inner.read_range(key, range)
     }
 
