@@ -88,10 +88,7 @@ class Mlvault(peers.Mlvault):
 
     def forget(self):
         run = [self.program, "--repo", self.repository, "--quiet"]
-        return [
-            [*run, "forget", "--keep-last", str(KEPT), "--force"],
-            [*run, "prune", "--max-unused", UNUSED],
-        ]
+        return [*run, "forget", "--keep-last", str(KEPT), "--force", "--prune"]
 
     def check(self):
         return [self.program, "--repo", self.repository, "--quiet", "check", "--read-data"]
@@ -104,7 +101,7 @@ class Restic(peers.Restic):
 
     def forget(self):
         run = [self.program, "--repo", self.repository, "--quiet"]
-        return [[*run, "forget", "--group-by", "", "--keep-last", str(KEPT), "--prune", "--max-unused", UNUSED]]
+        return [*run, "forget", "--group-by", "", "--keep-last", str(KEPT), "--prune", "--max-unused", UNUSED]
 
     def check(self):
         return [self.program, "--repo", self.repository, "--quiet", "check", "--read-data"]
@@ -126,7 +123,7 @@ class Rustic(peers.Rustic):
     def forget(self):
         run = [self.program, "--repository", self.repository, "--no-progress"]
         forget = ["forget", "--group-by", "", "--keep-last", str(KEPT), "--prune"]
-        return [[*run, *forget, "--max-unused", UNUSED, "--instant-delete", "--keep-pack", "0s"]]
+        return [*run, *forget, "--max-unused", UNUSED, "--instant-delete", "--keep-pack", "0s"]
 
     def check(self):
         return [self.program, "--repository", self.repository, "--no-progress", "check", "--read-data"]
@@ -207,12 +204,6 @@ SIZE = CLIENT + (
 )
 
 
-def run_all(tool, commands, folder):
-    """Runs commands one after the other; returns wall and CPU seconds of all, and the highest memory."""
-    costs = [peers.run_command(command, folder, environment_of(tool)) for command in commands]
-    return sum(cost[0] for cost in costs), sum(cost[1] for cost in costs), max(cost[2] for cost in costs)
-
-
 def back_up(tools, source, days, scale):
     life = Days(source, scale)
     for day in range(1, days + 1):
@@ -226,7 +217,7 @@ def forget_locally(tool, folder):
     peers.read_everything(tool.repository)
     os.sync()
     before = peers.bytes_below(tool.repository)
-    wall, cpu, memory = run_all(tool, tool.forget(), folder)
+    wall, cpu, memory = peers.run_command(tool.forget(), folder, environment_of(tool))
     return f"{wall:.2f} | {cpu:.2f} | {memory / MIB:.0f} | {before / MIB:.0f} | {peers.bytes_below(tool.repository) / MIB:.0f}"
 
 
@@ -234,17 +225,17 @@ def forget_in_bucket(tool, folder, bucket):
     tool.use_bucket(bucket.relay.endpoint)
     relay, requests = bucket.relay, bucket.requests()
     up, down = relay.up, relay.down
-    wall, _, _ = run_all(tool, tool.forget(), folder)
+    wall, _, _ = peers.run_command(tool.forget(), folder, environment_of(tool))
     up, down, requests = relay.up - up, relay.down - down, bucket.requests() - requests
     return f"{wall:.2f} | {requests} | {down / MIB:.1f} | {up / MIB:.1f} | {bucket.size(tool.name) / MIB:.0f}"
 
 
 def prove(tool, source, folder):
     """Checks a repository and compares what it restores with the source."""
-    run_all(tool, [tool.check()], folder)
+    peers.run_command(tool.check(), folder, environment_of(tool))
     target = folder / f"restored-{tool.name}"
     target.mkdir()
-    run_all(tool, [tool.restore(target)], target)
+    peers.run_command(tool.restore(target), target, environment_of(tool))
     wrong = list(peers.differences(target, source))
     shutil.rmtree(target)
     if wrong:

@@ -72,6 +72,22 @@ fn what_would_be_regretted_is_refused() {
 }
 
 #[test]
+fn what_is_forgotten_can_be_pruned_at_once() {
+    let (runner, ids) = with_snapshots(3);
+    runner.run(["forget", "--keep-last", "2", "--prune", "--dry-run"]).expect(2);
+    let done = runner.run(["forget", "--keep-last", "2", "--prune", "--json"]).expect(0).json();
+    assert_eq!((&done["forgotten"], &done["prune"]["snapshots_removed"]), (&1.into(), &1.into()), "{done:#}");
+    runner.run(["undelete", &ids[0]]).expect(1);
+    let text = runner.run(["forget", "--keep-last", "1", "--prune"]).expect(0).text();
+    assert!(text.contains("1 of 2 snapshots forgotten") && text.contains("1 forgotten snapshots removed"), "{text}");
+    assert_eq!(listed(&runner), ids[2..]);
+    runner.run(["check", "--read-data"]).expect(0);
+    // What forgets nothing prunes all the same.
+    let again = runner.run(["forget", "--keep-last", "1", "--prune", "--json"]).expect(0).json();
+    assert_eq!((&again["forgotten"], &again["prune"]["packs_deleted"]), (&0.into(), &0.into()), "{again:#}");
+}
+
+#[test]
 fn policies_come_from_the_configuration_file_or_are_presets() {
     let (runner, ids) = with_snapshots(2);
     fs::write(runner.path("src/mlvault.toml"), "[policy.short]\nkeep-last = 1\n").unwrap();

@@ -12,7 +12,7 @@ use mlvault::retention::{self, Plan, What};
 
 use crate::cli::context::Context;
 use crate::cli::progress::printable;
-use crate::cli::{exit, output};
+use crate::cli::{exit, output, prune};
 
 /// Forget snapshots that a policy does not keep, or those named
 ///
@@ -47,6 +47,9 @@ pub struct Args {
     /// Only tell what would be done, and why
     #[arg(long, visible_alias = "explain")]
     dry_run: bool,
+    /// Then reclaim what no snapshot needs, as `mlvault prune` does: what was forgotten cannot be brought back
+    #[arg(long, conflicts_with = "dry_run")]
+    prune: bool,
 }
 
 #[derive(Group)]
@@ -124,7 +127,7 @@ fn parse_percent(text: &str) -> std::result::Result<u8, String> {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
-    let (dry_run, force, max_forget) = (args.dry_run, args.force, args.max_forget);
+    let (dry_run, force, max_forget, prunes) = (args.dry_run, args.force, args.max_forget, args.prune);
     let what = what(context, args)?;
     let repository = context.repository()?;
     let plan = retention::plan(&repository, &what, max_forget)?;
@@ -136,12 +139,14 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         context.monitor().note("Look at it with --dry-run; --force forgets them all the same");
     }
     let forgotten = if dry_run { 0 } else { retention::execute(&repository, &plan, force, context.cancel())? };
+    let pruned = if prunes { Some(prune::with_defaults(context, &repository)?) } else { None };
     if context.json() {
-        output::print_json(&json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan }))?;
+        output::print_json(&json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan, "prune": pruned }))?;
     } else {
         print_result(&plan, dry_run, forgotten)?;
+        pruned.iter().try_for_each(|report| prune::print(report, false))?;
     }
-    Ok(exit::COMPLETE)
+    Ok(pruned.as_ref().map_or(exit::COMPLETE, prune::code))
 }
 
 fn what(context: &Context, args: Args) -> Result<What> {

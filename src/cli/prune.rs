@@ -1,5 +1,6 @@
 //! `mlvault prune`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::prune::{self, Limits, Options, Plan, Report, Sum};
+use mlvault::repository::Repository;
 use mlvault::units::{format_bytes, parse_bytes};
 
 use crate::cli::context::Context;
@@ -82,15 +84,32 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     if context.json() {
         output::print_json(&json!({ "dry_run": args.dry_run, "report": report }))?;
     } else {
-        print_plan(&report.plan)?;
-        if args.dry_run {
-            output::print_line("Dry run: nothing was written")?;
-        } else {
-            print_result(&report)?;
-        }
-        print_warnings(&report)?;
+        print(&report, args.dry_run)?;
     }
-    Ok(if report.is_complete() { exit::COMPLETE } else { exit::INCOMPLETE })
+    Ok(code(&report))
+}
+
+/// Prunes as the command does when it is told nothing, for those that have just forgotten something.
+pub fn with_defaults(context: &Context, repository: &Arc<Repository>) -> Result<Report> {
+    let report = prune::run(repository, &Options::default(), &context.monitor(), context.cancel())?;
+    context.finish();
+    Ok(report)
+}
+
+/// Returns the exit code that goes with a report.
+pub fn code(report: &Report) -> exit::Code {
+    if report.is_complete() { exit::COMPLETE } else { exit::INCOMPLETE }
+}
+
+/// Prints a report for people.
+pub fn print(report: &Report, dry_run: bool) -> Result<()> {
+    print_plan(&report.plan)?;
+    if dry_run {
+        output::print_line("Dry run: nothing was written")?;
+    } else {
+        print_result(report)?;
+    }
+    print_warnings(report)
 }
 
 /// Age of a tombstone before its packs go, where the backend ignores create-only writes.
