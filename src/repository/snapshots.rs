@@ -103,10 +103,6 @@ impl Repository {
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
         let objects = self.backend().list(layout::SNAPSHOTS)?;
         self.index().expire();
-        let records = self.backend().list(layout::FORGOTTEN)?;
-        let sizes: HashMap<SessionId, u64> =
-            records.iter().filter_map(|object| Some((layout::id_of(&object.key)?, object.size))).collect();
-        let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
             let id = layout::id_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
@@ -114,6 +110,11 @@ impl Repository {
                 .get(self, &id, object.size, || self.read_outcome(&id))
                 .map(|(outcome, signer)| (id, outcome, signer))
         });
+        // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
+        let records = self.backend().list(layout::FORGOTTEN)?;
+        let sizes: HashMap<SessionId, u64> =
+            records.iter().filter_map(|object| Some((layout::id_of(&object.key)?, object.size))).collect();
+        let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         for outcome in read {
             match outcome {
                 Ok((id, Outcome::Snapshot(record), signer)) => {
