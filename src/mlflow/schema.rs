@@ -263,7 +263,8 @@ impl Table {
     /// Returns SQL that holds for a row `t` that MLflow leaves of one that it deleted: nobody sees it, and it lacks what the
     /// row had.
     pub fn remnant(&self) -> Option<String> {
-        (self.name == "model_versions").then(|| format!("t.current_stage = {}", text_literal(STAGE_DELETED)))
+        let condition = || format!("coalesce(t.current_stage, '') = {}", text_literal(STAGE_DELETED));
+        (self.name == "model_versions").then(condition)
     }
 }
 
