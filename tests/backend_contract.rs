@@ -27,11 +27,12 @@ const MORE_THAN_A_PAGE: usize = 1_050;
 type Sentence = fn(&dyn Backend);
 
 /// What holds everywhere.
-const SENTENCES: [Sentence; 13] = [
+const SENTENCES: [Sentence; 14] = [
     an_object_is_read_back_as_it_was_written,
     creating_the_same_bytes_again_changes_nothing,
     a_missing_object_is_not_found,
     removing_removes_and_may_be_repeated,
+    removing_many_removes_just_these,
     ranges_are_exact,
     a_range_past_the_end_is_refused,
     a_range_of_a_missing_object_is_not_found,
@@ -143,6 +144,19 @@ fn removing_removes_and_may_be_repeated(backend: &dyn Backend) {
     backend.create("removed/a", bytes_of(2)).unwrap();
     assert_eq!(backend.read("removed/a").unwrap(), bytes_of(2));
     backend.remove("removed/never/there").unwrap();
+}
+
+fn removing_many_removes_just_these(backend: &dyn Backend) {
+    let key = |number: usize| format!("many/{}/object-{number:02}", number % 2);
+    in_parallel(30, |number| backend.create(&key(number), bytes_of(number)).unwrap());
+    let doomed: Vec<String> = (0..28).chain([99]).map(key).collect();
+    for _ in 0..2 {
+        backend.remove_all(&doomed).unwrap();
+        assert_eq!(keys(&backend.list("many/").unwrap()), [key(28), key(29)]);
+    }
+    backend.remove_all(&[key(28)]).unwrap();
+    backend.remove_all(&[]).unwrap();
+    assert_eq!(keys(&backend.list("many/").unwrap()), [key(29)]);
 }
 
 fn ranges_are_exact(backend: &dyn Backend) {

@@ -180,6 +180,33 @@ fn what_is_forbidden_is_not_tried_again() {
 }
 
 #[test]
+fn a_server_that_does_not_remove_many_at_once_is_asked_one_by_one() {
+    let keys = ["a", "b", "c"].map(str::to_owned);
+    let answer = |_, request: &Request| match request.method.as_str() {
+        "POST" => Answer::error(400, "MissingContentMD5"),
+        _ => Answer::with(204, ""),
+    };
+    let (removed, requests) = with_server(answer, |backend| {
+        backend.remove_all(&keys)?;
+        backend.remove_all(&keys)
+    });
+    assert_eq!((removed.is_ok(), requests), (true, 1 + 3 + 3));
+
+    // One that does, but not this object: what is wrong with it is told by name.
+    let answer = |_, request: &Request| match (request.method.as_str(), request.target.contains("/prefix/b")) {
+        ("POST", _) => Answer::with(
+            200,
+            "<DeleteResult><Error><Key>prefix/b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>",
+        ),
+        (_, true) => Answer::error(403, "AccessDenied"),
+        _ => Answer::with(204, ""),
+    };
+    let (removed, _) = with_server(answer, |backend| backend.remove_all(&keys));
+    assert_eq!(fault(&removed), Fault::Denied);
+    assert!(removed.unwrap_err().to_string().contains("prefix/b"));
+}
+
+#[test]
 fn a_missing_bucket_is_named() {
     let answer = |_, _: &Request| Answer::error(404, "NoSuchBucket");
     let (listed, _) = with_server(answer, |backend| backend.list(""));

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 #[cfg(doc)]
 use crate::error::Fault;
 use crate::error::Result;
+use crate::parallel;
 use crate::units::GIB;
 
 /// Length in bytes up to which a key is valid.
@@ -83,6 +84,11 @@ pub trait Backend: Send + Sync {
 
     /// Removes an object. Removing what is not there is no error.
     fn remove(&self, key: &str) -> Result<()>;
+
+    /// Removes objects, in any order and as few requests as the backend can. If it fails, any of them may be gone.
+    fn remove_all(&self, keys: &[String]) -> Result<()> {
+        parallel::map(keys, self.concurrency(), |key| self.remove(key)).into_iter().collect()
+    }
 
     /// Returns the backend's own idea of the time, where it has one that is not this machine's clock.
     fn server_time(&self) -> Result<Option<Timestamp>>;

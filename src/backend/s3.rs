@@ -9,21 +9,27 @@
 //! How servers are reached, and what holds for every request, is in [`crate::s3`].
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
 use crate::error::{Error, Fault, Result};
+use crate::parallel;
 use crate::s3::{Bucket, DateHeader, LIST_PAGES_MAX, Patience, Progress, S3Options, Wanted, body, fault};
 
 /// Requests in flight that fill a link without overloading a small server.
 const CONCURRENCY: usize = 8;
+
+/// Objects that one request removes, by the protocol at most.
+const REMOVALS_MAX: usize = 1000;
 
 /// How often a create is sent again because another one for the same key is in progress (HTTP 409).
 const CONFLICT_ATTEMPTS_MAX: u32 = 6;
@@ -36,13 +42,16 @@ pub struct S3Backend {
     bucket: Bucket,
     /// Empty, or ends in `/`.
     prefix: String,
+    /// Whether the server was found not to remove many objects by one request.
+    removes_singly: AtomicBool,
 }
 
 impl S3Backend {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
     pub fn connect(bucket: &str, prefix: &str, options: &S3Options, patience: Patience) -> Result<Self> {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_matches('/')) };
-        Ok(Self { bucket: Bucket::connect(bucket, options, patience)?, prefix })
+        let bucket = Bucket::connect(bucket, options, patience)?;
+        Ok(Self { bucket, prefix, removes_singly: AtomicBool::new(false) })
     }
 
     /// Fails if the bucket does not exist, does not answer, or may not be listed with these credentials.
@@ -211,6 +220,20 @@ impl S3Backend {
         }
     }
 
+    /// Removes objects by one request. Returns whether that worked for all of them: some servers know no such request, or
+    /// want another checksum with it.
+    async fn remove_together(&self, keys: &[String]) -> Result<bool> {
+        let identify = |key: &String| {
+            let object = ObjectIdentifier::builder().key(self.full_key("remove", key)?).build();
+            object.map_err(|error| self.fault(Fault::Other, "remove", key, error))
+        };
+        let objects = keys.iter().map(identify).collect::<Result<Vec<_>>>()?;
+        let delete = Delete::builder().quiet(true).set_objects(Some(objects)).build();
+        let delete = delete.map_err(|error| self.fault(Fault::Other, "remove", "", error))?;
+        let answer = self.bucket.client().delete_objects().bucket(self.bucket.name()).delete(delete).send().await;
+        Ok(answer.is_ok_and(|answer| answer.errors().is_empty()))
+    }
+
     async fn date(&self) -> Result<Option<Timestamp>> {
         let header = DateHeader::default();
         let request =
@@ -251,6 +274,20 @@ impl Backend for S3Backend {
 
     fn remove(&self, key: &str) -> Result<()> {
         self.bucket.block_on(self.remove_object(key))
+    }
+
+    fn remove_all(&self, keys: &[String]) -> Result<()> {
+        for batch in keys.chunks(REMOVALS_MAX) {
+            let is_done = batch.len() > 1
+                && !self.removes_singly.load(Ordering::Relaxed)
+                && self.bucket.block_on(self.remove_together(batch))?;
+            if !is_done {
+                // This way an error names its object.
+                self.removes_singly.store(batch.len() > 1, Ordering::Relaxed);
+                parallel::map(batch, CONCURRENCY, |key| self.remove(key)).into_iter().collect::<Result<()>>()?;
+            }
+        }
+        Ok(())
     }
 
     fn server_time(&self) -> Result<Option<Timestamp>> {

@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
-use crate::parallel;
 use crate::prune::Prune;
 use crate::repository::{layout, session};
 
@@ -33,12 +32,8 @@ impl Prune<'_> {
     }
 
     fn remove_all(&self, keys: impl Iterator<Item = String>) -> Result<()> {
-        let (keys, backend) = (keys.collect::<Vec<_>>(), self.repository.backend());
-        let removed = parallel::map(&keys, backend.concurrency(), |key| {
-            self.cancel.check()?;
-            backend.remove(key)
-        });
-        removed.into_iter().collect()
+        self.cancel.check()?;
+        self.repository.backend().remove_all(&keys.collect::<Vec<_>>())
     }
 
     fn remove_empty_tombstones(&mut self) -> Result<()> {

@@ -11,7 +11,6 @@ use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::id::{PackId, SegmentId};
-use crate::parallel;
 use crate::repository::{Repository, index_sync, layout};
 
 /// Chunks of a new segment, but for one pack that has more.
@@ -51,8 +50,8 @@ pub fn rewrite(repository: &Repository, kind: BlobKind, drop: &HashSet<PackId>, 
         }
     }
     writer.flush()?;
-    let remove = |id: &SegmentId| repository.backend().remove(&layout::segment(kind, id));
-    parallel::map(&replaced, repository.backend().concurrency(), remove).into_iter().collect::<Result<()>>()?;
+    let keys: Vec<String> = replaced.iter().map(|id| layout::segment(kind, id)).collect();
+    repository.backend().remove_all(&keys)?;
     Ok(Rewritten { written: writer.written, removed: replaced.len() as u64 })
 }
 

@@ -11,13 +11,14 @@ use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
-use crate::parallel;
 use crate::prune::Prune;
 use crate::prune::needed::Needed;
 use crate::prune::segments;
 use crate::prune::view::View;
 use crate::repository::{layout, session};
 
+/// Packs that are deleted together, between two looks whether to stop.
+const DELETE_BATCH: usize = 200;
 /// Time between two looks at sessions that are waited for.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -101,15 +102,13 @@ impl Prune<'_> {
     fn delete(&mut self, packs: &[(PackId, BlobKind, u64)]) -> Result<()> {
         let bytes = packs.iter().map(|(.., len)| len).sum();
         self.monitor.phase("delete packs", Some(packs.len() as u64), Some(bytes));
-        let backend = self.repository.backend();
-        let removed = parallel::map(packs, backend.concurrency(), |(pack, kind, len)| {
+        for batch in packs.chunks(DELETE_BATCH) {
             self.cancel.check()?;
-            backend.remove(&layout::pack(*kind, pack))?;
-            self.monitor.count(Counter::Entries, 1);
-            self.monitor.count(Counter::Bytes, *len);
-            Ok(())
-        });
-        removed.into_iter().collect::<Result<()>>()?;
+            let keys: Vec<String> = batch.iter().map(|(pack, kind, _)| layout::pack(*kind, pack)).collect();
+            self.repository.backend().remove_all(&keys)?;
+            self.monitor.count(Counter::Entries, batch.len() as u64);
+            self.monitor.count(Counter::Bytes, batch.iter().map(|(.., len)| len).sum());
+        }
         self.report.packs_deleted += packs.len() as u64;
         self.report.bytes_deleted += bytes;
         Ok(())
