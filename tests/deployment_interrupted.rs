@@ -3,7 +3,7 @@
 //! Whatever happens, no snapshot says that it is complete and is not, and the next run does what the first did not.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -32,6 +32,13 @@ fn make_large(lived: &ThreeDays) {
     fs::create_dir(&folder).unwrap();
     (0..MORE_FILES)
         .for_each(|number| fs::write(folder.join(number.to_string()), noise(number, MORE_FILE_LEN)).unwrap());
+}
+
+/// Adds an artifact full of zeros: it costs nothing to store, and time to read. It is read before all others.
+fn make_endless(place: &Place) -> PathBuf {
+    let endless = Path::new(&place.artifacts).join("!endless");
+    fs::File::create(&endless).unwrap().set_len(ENDLESS_LEN).unwrap();
+    endless
 }
 
 /// Starts a command and returns when something is true of it that can only be true in its middle.
@@ -80,7 +87,9 @@ fn a_backup_that_is_killed_leaves_no_snapshot_and_a_restore_that_is_killed_is_go
     let lived = ThreeDays::unpack();
     let (runner, place) = (&lived.runner, lived.place());
     make_large(&lived);
+    let endless = make_endless(&place);
     kill(start_until(place.command(runner, &["backup"]), one_more_pack(runner)));
+    fs::remove_file(endless).unwrap();
     assert_eq!(snapshots(runner).len(), 4);
     runner.run(["check"]).expect(0);
     let (id, record) = place.backup(runner);
@@ -90,7 +99,7 @@ fn a_backup_that_is_killed_leaves_no_snapshot_and_a_restore_that_is_killed_is_go
     let new = Place::in_folder(&runner.path("new"));
     let artifacts = Path::new(&new.artifacts).to_owned();
     let restore = ["restore", "--snapshot", &id, "--yes"];
-    kill(start_until(new.command(runner, &restore), |_| walk(&artifacts) > 5));
+    kill(start_until(new.command(runner, &restore), |_| walk(&artifacts) > 0));
     // Artifacts come first: there is no database that promises files that are not there.
     assert!(!Path::new(&new.database.trim_start_matches("sqlite:///")).exists());
     let refused = new.run(runner, &restore).expect(1);
@@ -112,9 +121,7 @@ fn rows(place: &Place) -> Vec<i64> {
 fn an_artifact_directory_that_vanishes_leaves_no_complete_snapshot() {
     let lived = ThreeDays::unpack();
     let (runner, place) = (&lived.runner, lived.place());
-    // Full of zeros: it costs nothing to store, and time to read. It is read before all others.
-    let endless = Path::new(&place.artifacts).join("!endless");
-    fs::File::create(&endless).unwrap().set_len(ENDLESS_LEN).unwrap();
+    let endless = make_endless(&place);
     let child = start_until(place.command(runner, &["backup"]), |child| has_open(child, &endless));
     fs::remove_dir_all(&place.artifacts).unwrap();
     let output = child.wait_with_output().unwrap();
