@@ -1,11 +1,11 @@
 //! Deployments that are laid out in other ways: with databases of their own for the model registry and for users, and with
-//! workspaces.
+//! workspaces; and one of which only the tracking server can be reached.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::cli::Runner;
-use crate::support::deployment::{Place, assert_whole};
+use crate::support::deployment::{Place, ThreeDays, assert_whole, snapshot_of};
 use crate::support::mlflow_server::{MlflowOptions, MlflowServer};
 
 /// What Python says to reach users and permissions.
@@ -118,4 +118,25 @@ fn workspaces_come_back_and_a_name_that_two_of_them_have_is_not_guessed() {
          \x20   file = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path='file.txt')\n\
          \x20   assert open(file).read() == 'of ' + workspace, workspace",
     );
+}
+
+#[test]
+fn where_only_the_server_can_be_asked_the_snapshot_says_what_it_lacks() {
+    let lived = ThreeDays::unpack();
+    let (runner, server) = (&lived.runner, lived.place().serve(&lived.folder()));
+    let uri = server.uri();
+    let backup = ["backup", "--json", "--deployment", "remote", "--tracking-uri", &uri];
+    let (id, record) = snapshot_of(&runner.run(backup).expect(0));
+    let told = &record["deployment"];
+    let verdicts = ["database", "artifacts", "metadata"].map(|part| told["verdicts"][part].as_str().unwrap());
+    assert_eq!(verdicts, ["absent", "absent", "ok"], "{record:#}");
+    let lacks = told["lossy"].to_string();
+    assert!(lacks.contains("artifact") && told["lossy"].as_array().unwrap().len() > 1, "{record:#}");
+    assert!(runner.run(["cat", &id, "metadata/experiments.json"]).expect(0).text().contains("demand"));
+    assert!(runner.run(["snapshots"]).expect(0).text().contains("remote"));
+
+    let new = Place::in_folder(&runner.path("new"));
+    let refused = new.run(runner, &["restore", "--snapshot", &id, "--yes"]).expect(1);
+    assert!(refused.stderr.contains("database"), "{}", refused.stderr);
+    assert!(!runner.path("new").exists());
 }
