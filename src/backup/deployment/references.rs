@@ -19,6 +19,8 @@ use crate::id::Digest;
 use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState, json_line};
 use crate::source::inventory::Claim;
 
+/// What MLflow's server calls a file until its upload is complete: the parent may have seen one.
+const UPLOAD: &[u8] = b".artifact.uploading.";
 /// Files that a model has lost and that its reference names.
 const LOST_NAMED_MAX: usize = 100;
 
@@ -133,7 +135,8 @@ impl<'a> CrossCheck<'a> {
 
     /// Decides on an entry of the parent that is gone. Returns it if its row went with it, to be carried over.
     fn decide(&mut self, entry: Entry) -> Result<Option<Entry>> {
-        let Some(innermost) = self.open.last().filter(|open| open.is_settled()) else { return Ok(None) };
+        let is_upload = entry.path.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(UPLOAD));
+        let Some(innermost) = self.open.last().filter(|open| open.is_settled() && !is_upload) else { return Ok(None) };
         let key = innermost.key.clone();
         let mut is_gone = true;
         for owner in self.open.iter_mut().filter(|open| open.key == key) {
@@ -470,6 +473,7 @@ mod tests {
             claim(ReferenceKind::Run, "gone", "1/gone/artifacts", false),
             claim(ReferenceKind::LoggedModel, "m", "1/models/m/artifacts", true),
             claim(ReferenceKind::ModelVersion, "v/1", "1/models/m/artifacts", true),
+            claim(ReferenceKind::LoggedModel, "n", "1/models/n/artifacts", true),
             claim(ReferenceKind::Run, "run", "1/run/artifacts", false),
             claim(ReferenceKind::ModelVersion, "v/2", "1/run/artifacts/model", true),
             claim(ReferenceKind::Run, "tidied", "1/tidied/artifacts", false),
@@ -479,13 +483,21 @@ mod tests {
             "1/gone/artifacts/b",
             "1/models/m/artifacts/MLmodel",
             "1/models/m/artifacts/z",
+            "1/models/n/artifacts/.artifact.uploading.x3j6iqsx",
+            "1/models/n/artifacts/MLmodel",
             "1/run/artifacts/model/MLmodel",
             "1/run/artifacts/model/z",
             "1/tidied/artifacts/a",
             "1/tidied/artifacts/b",
         ];
         let fake = Fake { gone: ["gone".to_owned()].into(), is_silent: false, parent: had.map(entry).into() };
-        let has = ["1/gone/artifacts/b", "1/models/m/artifacts/z", "1/run/artifacts/model/z", "1/tidied/artifacts/b"];
+        let has = [
+            "1/gone/artifacts/b",
+            "1/models/m/artifacts/z",
+            "1/models/n/artifacts/MLmodel",
+            "1/run/artifacts/model/z",
+            "1/tidied/artifacts/b",
+        ];
         let (tree, states, _) = check(claims, &has, fake);
         assert_eq!(tree, ["1/gone/artifacts/a"].iter().chain(&has).copied().collect::<Vec<_>>());
         use ReferenceState::{CarriedOver, Partial, Present};
@@ -494,6 +506,7 @@ mod tests {
             [
                 state("gone", CarriedOver),
                 state("m", Partial),
+                state("n", Present),
                 state("run", Present),
                 state("tidied", Present),
                 state("v/1", Partial),
