@@ -204,16 +204,13 @@ struct State {
 
 /// What is held against a subject.
 enum Standing {
-    /// Nothing is known to be lost by it.
-    Suspected(Suspicion),
-    /// What is lost by it, in entries of each snapshot, is all that is wrong with it.
-    Hurtful(Suspicion, Hurts),
+    /// Only what is lost by it, if anything is, is wrong with it.
+    Suspected(Suspicion, Hurts),
     /// It is damaged.
     Damaged(Option<usize>, Hurts),
 }
 
 /// A problem that there is if something is lost by it.
-#[derive(Clone)]
 struct Suspicion {
     kind: ProblemKind,
     object: String,
@@ -263,8 +260,8 @@ impl<'a> Findings<'a> {
                     state.subjects.insert(subject, damaged);
                     return;
                 }
-                Some(Standing::Hurtful(_, hurts)) => hurts,
-                Some(Standing::Suspected(_)) | None => Hurts::default(),
+                Some(Standing::Suspected(_, hurts)) => hurts,
+                None => Hurts::default(),
             };
             let at = add_problem(&mut state.report, kind, object, reason);
             state.subjects.insert(subject, Standing::Damaged(at, hurts));
@@ -275,7 +272,7 @@ impl<'a> Findings<'a> {
     /// Adds what is a problem only if entries are laid to it.
     pub fn suspect(&self, subject: Subject, kind: ProblemKind, object: &str, reason: &str) {
         let suspicion = Suspicion { kind, object: object.to_owned(), reason: reason.to_owned() };
-        self.state().subjects.entry(subject).or_insert(Standing::Suspected(suspicion));
+        self.state().subjects.entry(subject).or_insert(Standing::Suspected(suspicion, Hurts::default()));
     }
 
     /// Adds a bad pack, or more losses of one.
@@ -314,11 +311,7 @@ impl<'a> Findings<'a> {
         let mut state = self.state();
         *state.hurt_snapshots.entry(hurt.snapshot).or_default() += hurt.entries;
         for subject in subjects {
-            let Some(standing) = state.subjects.get_mut(subject) else { continue };
-            if let Standing::Suspected(suspicion) = standing {
-                *standing = Standing::Hurtful(suspicion.clone(), Hurts::default());
-            }
-            if let Standing::Hurtful(_, hurts) | Standing::Damaged(_, hurts) = standing {
+            if let Some(Standing::Suspected(_, hurts) | Standing::Damaged(_, hurts)) = state.subjects.get_mut(subject) {
                 hurts.add(hurt);
             }
         }
@@ -353,13 +346,13 @@ impl<'a> Findings<'a> {
         for standing in subjects.into_values() {
             let (at, mut hurts) = match standing {
                 Standing::Damaged(at, hurts) => (at, hurts),
-                Standing::Hurtful(Suspicion { kind, object, reason }, hurts) if hurts.entries.keys().any(is_listed) => {
+                Standing::Suspected(Suspicion { kind, object, reason }, hurts) => {
+                    if !hurts.entries.keys().any(is_listed) {
+                        gone += u64::from(kind == ProblemKind::Pack);
+                        continue;
+                    }
                     self.monitor.problem(&object, &reason);
                     (add_problem(&mut report, kind, &object, &reason), hurts)
-                }
-                Standing::Suspected(suspicion) | Standing::Hurtful(suspicion, _) => {
-                    gone += u64::from(suspicion.kind == ProblemKind::Pack);
-                    continue;
                 }
             };
             hurts.retain(is_listed);

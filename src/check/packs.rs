@@ -83,18 +83,9 @@ impl Check<'_> {
         if !self.packs_seen().insert(pack.id) {
             return Ok(());
         }
-        let key = layout::pack(pack.kind, &pack.id);
         match pack_reader::read_directory(self.repository, pack.kind, &pack.id, pack.len) {
             Ok(_) => Ok(()),
-            Err(error) if error.fault() == Some(Fault::NotFound) => {
-                self.findings.missing_pack(pack.id, &key);
-                Ok(())
-            }
-            Err(error) if error.is_damage() => {
-                self.findings.bad_pack(pack.id, &key, &reason_of(&error), Loss::All);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => self.unreadable(pack.id, &layout::pack(pack.kind, &pack.id), error),
         }
     }
 
@@ -226,25 +217,40 @@ impl Check<'_> {
         let Job { kind, pack } = job;
         let key = layout::pack(*kind, &pack.id);
         self.monitor.count(Counter::Entries, 1);
-        let fault = match packs.stored.get(&pack.id) {
-            None => return self.missing(pack, &key),
-            Some((stored_kind, _)) if stored_kind != kind => return self.missing(pack, &key),
-            Some((_, size)) if *size != pack.len => Some(format!("it has {size} bytes, the index says {}", pack.len)),
-            Some(_) if packs.selection.contains(&pack.id) => None,
-            Some(_) => match self
-                .directory_fault(job, pack_reader::read_directory(self.repository, *kind, &pack.id, pack.len))?
-            {
+        let Some((_, size)) = packs.stored.get(&pack.id).filter(|(stored_kind, _)| stored_kind == kind) else {
+            self.missing(pack.id, &key);
+            return Ok(());
+        };
+        let fault = if *size != pack.len {
+            Some(format!("it has {size} bytes, the index says {}", pack.len))
+        } else if packs.selection.contains(&pack.id) {
+            None
+        } else {
+            let directory = pack_reader::read_directory(self.repository, *kind, &pack.id, pack.len);
+            match self.directory_fault(job, directory)? {
                 None => return Ok(()),
                 fault => fault,
-            },
+            }
         };
         self.read_pack(job, fault, packs)
     }
 
     /// A prune may have removed the pack, and its name may outlive it: that is damage only if it is needed.
-    fn missing(&self, pack: &IndexedPack, key: &str) -> Result<()> {
-        self.memory.forget(&pack.id);
-        self.findings.missing_pack(pack.id, key);
+    fn missing(&self, id: PackId, key: &str) {
+        self.memory.forget(&id);
+        self.findings.missing_pack(id, key);
+    }
+
+    /// Takes note of a pack that is missing or damaged. Only a backend that cannot be reached ends the check.
+    fn unreadable(&self, id: PackId, key: &str, error: Error) -> Result<()> {
+        if error.fault() == Some(Fault::NotFound) {
+            self.missing(id, key);
+        } else if error.is_damage() {
+            self.memory.forget(&id);
+            self.findings.bad_pack(id, key, &reason_of(&error), Loss::All);
+        } else {
+            return Err(error);
+        }
         Ok(())
     }
 
@@ -267,13 +273,8 @@ impl Check<'_> {
         let size = packs.stored.get(&job.pack.id).map_or(job.pack.len, |(_, size)| *size);
         let _permit = packs.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
         let bytes = match self.repository.backend().read(&key) {
-            Err(error) if error.fault() == Some(Fault::NotFound) => return self.missing(&job.pack, &key),
-            Err(error) if error.is_damage() => {
-                self.memory.forget(&job.pack.id);
-                self.findings.bad_pack(job.pack.id, &key, &reason_of(&error), Loss::All);
-                return Ok(());
-            }
-            other => other?,
+            Err(error) => return self.unreadable(job.pack.id, &key, error),
+            Ok(bytes) => bytes,
         };
         self.count_read_pack(bytes.len() as u64);
         let right_name = blake3::hash(&bytes).as_bytes() == job.pack.id.as_bytes();
@@ -363,12 +364,7 @@ impl Check<'_> {
         match pack_reader::read_directory(self.repository, kind, &id, size) {
             Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
-            Err(error) if error.is_damage() => {
-                self.memory.forget(&id);
-                self.findings.bad_pack(id, &layout::pack(kind, &id), &reason_of(&error), Loss::All);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => self.unreadable(id, &layout::pack(kind, &id), error),
         }
     }
 }
