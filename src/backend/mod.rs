@@ -87,7 +87,7 @@ pub trait Backend: Send + Sync {
 
     /// Removes objects, in any order and as few requests as the backend can. If it fails, any of them may be gone.
     fn remove_all(&self, keys: &[String]) -> Result<()> {
-        parallel::map(keys, self.concurrency(), |key| self.remove(key)).into_iter().collect()
+        remove_singly(self, keys)
     }
 
     /// Returns the backend's own idea of the time, where it has one that is not this machine's clock.
@@ -100,6 +100,11 @@ pub trait Backend: Send + Sync {
     fn remove_stale_temporaries(&self, _clock: &dyn Clock) -> Result<usize> {
         Ok(0)
     }
+}
+
+/// Removes objects by a request for each. This way an error names its object.
+fn remove_singly<B: Backend + ?Sized>(backend: &B, keys: &[String]) -> Result<()> {
+    parallel::map(keys, backend.concurrency(), |key| backend.remove(key)).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -20,9 +20,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
+use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix, remove_singly};
 use crate::error::{Error, Fault, Result};
-use crate::parallel;
 use crate::s3::{Bucket, DateHeader, LIST_PAGES_MAX, Patience, Progress, S3Options, Wanted, body, fault};
 
 /// Requests in flight that fill a link without overloading a small server.
@@ -278,14 +277,12 @@ impl Backend for S3Backend {
 
     fn remove_all(&self, keys: &[String]) -> Result<()> {
         for batch in keys.chunks(REMOVALS_MAX) {
-            let is_done = batch.len() > 1
-                && !self.removes_singly.load(Ordering::Relaxed)
-                && self.bucket.block_on(self.remove_together(batch))?;
-            if !is_done {
-                // This way an error names its object.
-                self.removes_singly.store(batch.len() > 1, Ordering::Relaxed);
-                parallel::map(batch, CONCURRENCY, |key| self.remove(key)).into_iter().collect::<Result<()>>()?;
+            let together = batch.len() > 1 && !self.removes_singly.load(Ordering::Relaxed);
+            if together && self.bucket.block_on(self.remove_together(batch))? {
+                continue;
             }
+            self.removes_singly.fetch_or(together, Ordering::Relaxed);
+            remove_singly(self, batch)?;
         }
         Ok(())
     }
