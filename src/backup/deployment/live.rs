@@ -1,5 +1,5 @@
-//! Looks again at a deployment while it is being backed up: is a row gone meanwhile, and can be relied on what the parent
-//! snapshot had?
+//! Looks again while a deployment is being backed up: is a row gone meanwhile, and is what the parent snapshot had still in the
+//! repository?
 
 use std::collections::HashMap;
 use std::sync::Arc;
