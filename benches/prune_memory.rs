@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mlvault::backend::local::LocalBackend;
+use mlvault::chunks::writer::ChunkWriter;
 use mlvault::clock::{Clock, SystemClock};
 use mlvault::compress::Codec;
 use mlvault::crypto::keys::new_secret;
@@ -24,11 +25,10 @@ use mlvault::format::snapshot::{Completeness, Component, FILES, SnapshotRecord, 
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::id::{ChunkId, Digest, PackId};
 use mlvault::monitor::Silent;
-use mlvault::repository::chunk_writer::ChunkWriter;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
 use mlvault::repository::session::Session;
-use mlvault::repository::tree_writer::TreeWriter;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository, index_sync, layout};
+use mlvault::trees::writer::TreeWriter;
 
 const MILLIONS: u64 = 10;
 /// Chunks of a file, and of a pack.

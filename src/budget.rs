@@ -3,6 +3,7 @@
 //! What must stay true: bytes in flight never exceed the capacity, but for one request larger than the whole
 //! capacity, which is let through alone (else it would wait for ever).
 
+use crate::sync::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// A pool of bytes that buffers are charged to. Clones share the pool.
@@ -32,7 +33,7 @@ impl Budget {
     /// Waits until `bytes` fit, and takes them.
     pub fn take(&self, bytes: u64) -> Permit {
         let bytes = bytes.min(self.0.capacity);
-        let mut used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = lock(&self.0.used);
         while *used + bytes > self.0.capacity {
             used = self.0.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
         }
@@ -42,7 +43,7 @@ impl Budget {
 
     /// Takes `bytes` if they fit now.
     pub fn try_take(&self, bytes: u64) -> Option<Permit> {
-        let mut used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = lock(&self.0.used);
         if *used + bytes > self.0.capacity {
             return None;
         }
@@ -53,7 +54,7 @@ impl Budget {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.pool.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        *lock(&self.pool.used) -= self.bytes;
         self.pool.freed.notify_all();
     }
 }

@@ -7,7 +7,7 @@ pub mod deployment;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::sync::{Barrier, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::backend::{Backend, Listed};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
 use crate::monitor::{Counter, Monitor};
+use crate::sync::lock;
 use crate::units::{KIB, MIB, format_bytes};
 
 /// Random bytes in the name of a probe's directory.
@@ -230,7 +231,7 @@ impl<'a> Probe<'a> {
     }
 
     fn created(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.created.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.created)
     }
 
     fn key(&self, name: &str) -> String {

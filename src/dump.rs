@@ -16,19 +16,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tar::{Builder, EntryType, Header};
 
 use crate::cancel::Cancel;
+use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent, FileTime};
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
-use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, Selection, is_selected, shown_path};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::for_each_chunk_of;
 use crate::source::deployment::DATABASE;
 use crate::target::directory::parts;
+use crate::trees::contents::{self, Selection, is_selected, shown_path};
+use crate::trees::reader::for_each_chunk_of;
 use crate::units::MIB;
 
 /// Bytes of content that are fetched together.
@@ -468,7 +468,7 @@ fn pax_time(time: FileTime) -> String {
 }
 
 fn output_fault(source: io::Error) -> Error {
-    Error::Target { action: "write", path: "the output".into(), source }
+    Error::target("write", "the output", source)
 }
 
 /// Tells errors of the content from those of the output.

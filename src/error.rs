@@ -1,16 +1,27 @@
 //! The library's one error type.
 //!
-//! What must stay true: a message says what failed, on which object or path, then the cause; callers branch
-//! on variants and on [`Fault`], never on text. Advice belongs to the binary's hints, not here.
+//! What must stay true:
+//! - A kind of error is a decision that a caller takes: to retry, to name one item and go on, to tell the user that the
+//!   key is wrong. What leads to no decision of its own is not a kind of its own. Callers branch on kinds and on [`Fault`],
+//!   never on text.
+//! - A message says what failed, on which object or path, then the cause. It begins with a capital letter and ends without
+//!   a period; paths and locations are quoted. It holds no secret and no advice: advice is the program's, in its hints.
+//! - An error can be cloned, and the clone is the same kind: one failure may be the answer to many callers.
+//! - [`Error::Internal`] means a bug in mlvault. What a disk, a server or a user can cause is never internal.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Result with the library's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What lies beneath an error; shared, because one failure may reach many callers.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
 /// Why a backend refused or failed an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// There is no object of that name.
     NotFound,
@@ -33,7 +44,8 @@ pub enum Fault {
 }
 
 /// What can go wrong, by the decision that a caller takes on it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A backend operation failed.
     #[error("Cannot {action} {object:?}: {source}")]
@@ -45,7 +57,7 @@ pub enum Error {
         /// The object's full location.
         object: String,
         /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// A stored object does not decode, does not authenticate, or is not what its name says.
     #[error("Damaged {object}: {reason}")]
@@ -122,7 +134,7 @@ pub enum Error {
         /// The path in the source.
         path: PathBuf,
         /// The cause.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// Writing the target of a restore failed.
     #[error("Cannot {action} {path:?}: {source}")]
@@ -132,7 +144,7 @@ pub enum Error {
         /// The path in the target.
         path: PathBuf,
         /// The cause.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// A command whose output was to be stored failed.
     #[error("The command {command:?} failed ({status}); nothing was stored")]
@@ -162,7 +174,7 @@ pub enum Error {
         /// The URL, without credentials and query.
         url: String,
         /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// The local index cache failed even after it was rebuilt.
     #[error("Cannot use the index cache {path:?}: {reason}")]
@@ -191,7 +203,17 @@ impl Error {
         object: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Backend { fault, action, object: object.into(), source: source.into() }
+        Self::Backend { fault, action, object: object.into(), source: Arc::from(source.into()) }
+    }
+
+    /// Makes an error of a source.
+    pub fn source(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Source { action, path: path.into(), source: Arc::new(source) }
+    }
+
+    /// Makes an error of a restore's target, or of a scratch file.
+    pub fn target(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Target { action, path: path.into(), source: Arc::new(source) }
     }
 
     /// Makes an error of a database.
@@ -206,31 +228,12 @@ impl Error {
         url: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Tracking { fault, action, url: url.into(), source: source.into() }
+        Self::Tracking { fault, action, url: url.into(), source: Arc::from(source.into()) }
     }
 
     /// Makes a damage report for a stored object.
     pub fn damaged(object: impl Into<String>, reason: impl ToString) -> Self {
         Self::Damaged { object: object.into(), reason: reason.to_string() }
-    }
-
-    /// Makes an error that says the same, for every caller that meets the consequences of one failure.
-    pub fn again(&self) -> Self {
-        match self {
-            Self::Backend { fault, action, object, source } => {
-                Self::backend(*fault, action, object.clone(), source.to_string())
-            }
-            Self::Tracking { fault, action, url, source } => {
-                Self::tracking(*fault, action, url.clone(), source.to_string())
-            }
-            Self::Interrupted => Self::Interrupted,
-            Self::Damaged { object, reason } => Self::damaged(object.clone(), reason),
-            Self::Database { action, location, reason } => Self::database(action, location, reason),
-            Self::MissingChunk { chunk, needed_by } => {
-                Self::MissingChunk { chunk: *chunk, needed_by: needed_by.clone() }
-            }
-            other => Self::Internal(other.to_string()),
-        }
     }
 
     /// Returns the fault of a backend, or of an MLflow server.

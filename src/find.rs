@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, EntryKind};
 use crate::globs::Globs;
 use crate::id::{ChunkId, Digest};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, is_selected, shown_path};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_merge::{Merged, Shared, TreeMerge, Trees};
+use crate::trees::contents::{self, is_selected, shown_path};
+use crate::trees::merge::{Merged, Shared, TreeMerge, Trees};
 
 /// What to find.
 #[derive(Debug, Clone, Default)]

@@ -6,20 +6,25 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
-//! | 4 repository | [`repository`]: stored things |
-//! | 5 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] |
-//! | 6 edges | [`config`] |
+//! | 4 repository | [`repository`]: the records of a repository, and who may write them when |
+//! | 5 chunks | [`chunks`]: content on its way into packs and back |
+//! | 6 trees | [`trees`]: the entries of a component |
+//! | 7 catalogue | [`catalogue`]: what a snapshot knows of MLflow |
+//! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] |
+//! | 10 edges | [`config`] |
 
 pub mod backend;
 pub mod backup;
 pub mod budget;
 pub mod cancel;
+pub mod catalogue;
 pub mod check;
 pub mod chunker;
+pub mod chunks;
 pub mod clock;
 pub mod compress;
 pub mod config;
@@ -33,6 +38,7 @@ pub mod error;
 pub mod find;
 pub mod format;
 pub mod globs;
+pub mod hears;
 pub mod id;
 pub mod index;
 pub mod last_lines;
@@ -49,7 +55,9 @@ pub mod s3;
 pub mod source;
 pub mod sql;
 pub mod stats;
+pub mod sync;
 pub mod target;
 pub mod tls;
 pub mod tracking;
+pub mod trees;
 pub mod units;

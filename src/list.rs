@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::tree::Entry;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, Selection, shown_path};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::TreeReader;
+use crate::trees::contents::{self, Selection, shown_path};
+use crate::trees::reader::TreeReader;
 
 /// What to list.
 #[derive(Debug, Clone, Default)]

@@ -1,7 +1,8 @@
 //! Runs independent calls on a few threads.
 
+use crate::sync::{self, lock};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Applies `work` to every item on at most `threads` threads and returns the results in the items' order.
 ///
@@ -22,12 +23,12 @@ pub fn map<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R
                     items.get(at).map(|item| (at, item))
                 } {
                     let result = work(item);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                    lock(&results).push((at, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut results = sync::into_inner(results);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
 }

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::snapshot::Component;
 use crate::format::tree::{Entry, EntryKind, FileContent};
 use crate::id::ChunkId;
 use crate::monitor::{Counter, Monitor};
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::{Snapshot, SnapshotList};
-use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
-use crate::repository::tree_reader::{TreeReader, for_each_chunk_of};
 use crate::repository::{Repository, layout};
+use crate::trees::merge::{Merged, Shared, TreeMerge};
+use crate::trees::reader::{TreeReader, for_each_chunk_of};
 
 /// Chunk ids in memory at once; each costs about a hundred bytes while the set grows.
 const IDS_MAX: usize = 512 << 10;

@@ -10,14 +10,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlvault::chunks::writer::ChunkWriter;
 use mlvault::format::BlobKind;
 use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceRecord, Statistics};
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::id::Digest;
 use mlvault::monitor::Silent;
-use mlvault::repository::chunk_writer::ChunkWriter;
 use mlvault::repository::session::Session;
-use mlvault::repository::tree_writer::TreeWriter;
+use mlvault::trees::writer::TreeWriter;
 use serde_json::Value;
 
 use crate::support::cli::{Outcome, Runner, finish, noise};

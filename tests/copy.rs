@@ -389,9 +389,9 @@ fn a_copied_deployment_keeps_its_catalogue() {
     target.vault.open().unwrap().add_key("cron", Role::Writer, &credential).unwrap();
     let writer = target.vault.open_with(&credential).unwrap();
     let snapshot = writer.find_snapshot("latest").unwrap();
-    let reader = mlvault::repository::chunk_reader::ChunkReader::new(Arc::clone(&writer));
+    let reader = mlvault::chunks::reader::ChunkReader::new(Arc::clone(&writer));
     let component = snapshot.record.components.iter().find(|component| component.name == "catalogue").unwrap();
-    for entry in mlvault::repository::tree_reader::TreeReader::open(&reader, "catalogue", &component.root).unwrap() {
+    for entry in mlvault::trees::reader::TreeReader::open(&reader, "catalogue", &component.root).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(entry.file().unwrap().kind, BlobKind::Meta, "{}", entry.path_text());
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mlvault::chunks::reader::ChunkReader;
+use mlvault::chunks::writer::ChunkWriter;
 use mlvault::format::BlobKind;
 use mlvault::format::snapshot::SnapshotRecord;
 use mlvault::format::tree::{self, ChunkRef, Entry, EntryKind, FileContent, Metadata};
@@ -9,11 +11,9 @@ use mlvault::id::{ChunkId, Digest, SessionId};
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits, Options};
 use mlvault::repository::Repository;
-use mlvault::repository::chunk_reader::ChunkReader;
-use mlvault::repository::chunk_writer::ChunkWriter;
-use mlvault::repository::earlier_tree::is_held;
 use mlvault::repository::session::Session;
-use mlvault::repository::tree_writer::TreeWriter;
+use mlvault::trees::earlier::is_held;
+use mlvault::trees::writer::TreeWriter;
 use tempfile::TempDir;
 
 use crate::support::repo::{Vault, fill, tree};

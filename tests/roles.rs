@@ -1,5 +1,7 @@
 //! What each role can do and what it cannot, whoever wrote the program that it uses.
 
+use mlvault::chunks::pack_reader;
+use mlvault::chunks::reader::ChunkReader;
 use mlvault::crypto::keys::{MetaKeys, open_data_cipher, open_meta_cipher};
 use mlvault::error::Error;
 use mlvault::format::BlobKind;
@@ -7,8 +9,6 @@ use mlvault::format::chunk;
 use mlvault::format::key_slot::Role;
 use mlvault::format::pack::PackHeader;
 use mlvault::id::ChunkId;
-use mlvault::repository::chunk_reader::ChunkReader;
-use mlvault::repository::pack_reader;
 use tempfile::TempDir;
 
 use crate::support::repo::{Vault, backup_with, check_with, fill, key_file, restore_options, tree};

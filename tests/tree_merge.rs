@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mlvault::backend::memory::MemoryBackend;
+use mlvault::chunks::reader::ChunkReader;
+use mlvault::chunks::writer::ChunkWriter;
 use mlvault::clock::SystemClock;
 use mlvault::crypto::keys::new_secret;
 use mlvault::crypto::passphrase::Credential;
@@ -11,14 +13,12 @@ use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::format::tree::{Entry, EntryKind, FileContent, Metadata};
 use mlvault::id::{ChunkId, Digest};
 use mlvault::monitor::Silent;
-use mlvault::repository::chunk_reader::ChunkReader;
-use mlvault::repository::chunk_writer::ChunkWriter;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
 use mlvault::repository::session::Session;
-use mlvault::repository::tree_merge::{Merged, Shared, TreeMerge};
-use mlvault::repository::tree_reader::TreeReader;
-use mlvault::repository::tree_writer::TreeWriter;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
+use mlvault::trees::merge::{Merged, Shared, TreeMerge};
+use mlvault::trees::reader::TreeReader;
+use mlvault::trees::writer::TreeWriter;
 
 const FILES: usize = 20_000;
 const DIRECTORIES: usize = 40;

@@ -18,7 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +28,7 @@ use rustix::io::Errno;
 use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
+use crate::sync::lock;
 
 /// Directory below the root where objects are written before they get their names. No key may begin with it.
 const TEMPORARY_DIRECTORY: &str = "tmp";
@@ -88,7 +89,7 @@ impl LocalBackend {
     }
 
     fn known_directories(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.directories)
     }
 
     fn object_path(&self, action: &'static str, key: &str) -> Result<PathBuf> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::backend::{Backend, Listed, is_key, is_key_prefix};
 use crate::error::{Error, Fault, Result};
+use crate::sync::lock;
 
 /// A backend that lives as long as its value.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl MemoryBackend {
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.objects)
     }
 }
 

@@ -11,13 +11,15 @@ mod pipeline;
 mod reader;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
 use crate::backup::parent::{PARENT, Parent};
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::{ChunkWriter, Written};
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::DeploymentRecord;
@@ -27,13 +29,8 @@ use crate::format::snapshot::{
 use crate::id::SessionId;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::{ChunkWriter, Written};
-use crate::repository::earlier_tree;
 use crate::repository::session::{PROGRAM, Session, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
-use crate::repository::tree_reader::TreeReader;
-use crate::repository::tree_writer::TreeSummary;
 use crate::s3::{BucketLocation, S3Options};
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
@@ -41,6 +38,10 @@ use crate::source::command::CommandStream;
 use crate::source::deployment::Deployment;
 use crate::source::directory::DirectorySource;
 use crate::source::stream::{Opener, Stdin, StreamSource};
+use crate::sync::lock;
+use crate::trees::earlier;
+use crate::trees::reader::TreeReader;
+use crate::trees::writer::TreeSummary;
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -116,7 +117,7 @@ impl Problems {
 
     fn add(&self, path: &str, message: &str) {
         self.monitor.problem(path, message);
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = lock(&self.found);
         if found.0.len() < PROBLEMS_MAX {
             found.0.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
         }
@@ -124,11 +125,11 @@ impl Problems {
     }
 
     fn count(&self) -> u64 {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).1
+        lock(&self.found).1
     }
 
     fn take(&self) -> (Vec<ProblemRecord>, u64) {
-        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.found))
     }
 }
 
@@ -294,7 +295,7 @@ fn open_parent<'a>(
     component: &str,
     monitor: &Arc<dyn Monitor>,
 ) -> Option<TreeReader<'a>> {
-    earlier_tree::open(reader, parent, component, PARENT, monitor.as_ref())
+    earlier::open(reader, parent, component, PARENT, monitor.as_ref())
 }
 
 fn dry_run(
@@ -348,7 +349,7 @@ fn source_record(what: &What) -> Result<SourceRecord> {
             let absolute = |path: &PathBuf| {
                 std::path::absolute(path)
                     .map(|path| path.to_string_lossy().trim_end_matches("/.").to_owned())
-                    .map_err(|source| Error::Source { action: "look at", path: path.clone(), source })
+                    .map_err(|source| Error::source("look at", path.clone(), source))
             };
             let mut paths = paths.iter().map(absolute).collect::<Result<Vec<_>>>()?;
             paths.sort();

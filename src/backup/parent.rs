@@ -3,14 +3,14 @@
 //! What must stay true: a file counts as unchanged only if size, both times and inode are what they were, an object only
 //! if size, time and ETag are; it was not racy, and every chunk of it may be relied on. Anything doubtful is read.
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{Entry, EntryKind, FileContent};
 use crate::monitor::Monitor;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::earlier_tree::{EarlierTree, Holds, is_held};
-use crate::repository::tree_reader::TreeReader;
 use crate::source::{Item, ItemKind};
+use crate::trees::earlier::{EarlierTree, Holds, is_held};
+use crate::trees::reader::TreeReader;
 
 /// What notes call the snapshot that is compared with.
 pub const PARENT: &str = "the parent snapshot";

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -23,6 +23,8 @@ use crate::backup::parent::{Parent, Verdict};
 use crate::backup::reader::{ReadError, Slots};
 use crate::budget::{Budget, Permit};
 use crate::cancel::Cancel;
+use crate::chunks::cut::{self, ReadFacts, Window};
+use crate::chunks::writer::{ChunkWriter, Fate};
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -31,10 +33,9 @@ use crate::format::snapshot::Statistics;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime, Metadata};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
-use crate::repository::chunk_writer::{ChunkWriter, Fate};
-use crate::repository::cut::{self, ReadFacts, Window};
-use crate::repository::tree_writer::{TreeSummary, TreeWriter};
 use crate::source::{Found, Item, ItemKind, Source};
+use crate::sync::{self, lock};
+use crate::trees::writer::{TreeSummary, TreeWriter};
 use crate::units::KIB;
 
 /// Entries between the walker and the tree writer.
@@ -147,7 +148,7 @@ struct FileUnderWay {
 
 impl Drop for FileUnderWay {
     fn drop(&mut self) {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let read = lock(&self.read).take();
         let chunks = self.slots.take_chunks();
         let whole = read.zip(chunks).filter(|(read, chunks)| read.facts.size == total_len(chunks));
         let entry = whole.map(|(read, chunks)| {
@@ -156,7 +157,7 @@ impl Drop for FileUnderWay {
             let path = std::mem::take(&mut self.item.path);
             Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes: read.attributes }
         });
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let trouble = lock(&self.trouble).take();
         let done = Done { sequence: self.sequence, entry, trouble, _ticket: self.ticket.take() };
         // Nobody listens any more only when the backup has failed already.
         let _ = self.done.send(done);
@@ -168,7 +169,7 @@ impl FileUnderWay {
         let path = self.item.path.clone();
         let trouble =
             Trouble { path, location: self.item.location.to_string_lossy().into_owned(), message: message.to_owned() };
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        *lock(&self.trouble) = Some(trouble);
     }
 }
 
@@ -190,7 +191,7 @@ struct Failure {
 
 impl Failure {
     fn set(&self, error: Error) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&self.first).get_or_insert(error);
         self.is_set.store(true, Ordering::Relaxed);
     }
 
@@ -199,7 +200,7 @@ impl Failure {
     }
 
     fn into_result(self) -> Result<()> {
-        self.first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        sync::into_inner(self.first).map_or(Ok(()), Err)
     }
 }
 
@@ -485,7 +486,7 @@ impl Stages<'_> {
             file.has_trouble(&change);
         }
         let read = ReadFile { facts, metadata, racy, attributes };
-        *file.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        *lock(&file.read) = Some(read);
         Ok(())
     }
 

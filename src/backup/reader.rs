@@ -1,11 +1,12 @@
 //! Reads one file or stream: what became of its chunks, and what can go wrong.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::format::tree::ChunkRef;
 use crate::id::ChunkId;
 use crate::source::Interruption;
+use crate::sync::lock;
 
 /// The chunks of a file while they are being stored, in whatever order; of the latest attempt to read it.
 #[derive(Default)]
@@ -14,12 +15,12 @@ pub struct Slots(Mutex<(u32, Vec<Option<ChunkRef>>)>);
 impl Slots {
     /// Forgets what there is: the file is read anew, and chunks of earlier attempts no longer count.
     pub fn begin(&self, attempt: u32) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (attempt, Vec::new());
+        *lock(&self.0) = (attempt, Vec::new());
     }
 
     /// Notes a chunk of the file.
     pub fn put(&self, attempt: u32, at: usize, id: ChunkId, len: usize) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock(&self.0);
         let (current, slots) = &mut *guard;
         if *current != attempt {
             return;
@@ -32,7 +33,7 @@ impl Slots {
 
     /// Returns the chunks in order, or `None` if one is missing.
     pub fn take_chunks(&self) -> Option<Vec<ChunkRef>> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock(&self.0);
         std::mem::take(&mut guard.1).into_iter().collect()
     }
 }

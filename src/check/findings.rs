@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::error::{Error, Fault};
 use crate::id::{ChunkId, PackId, SessionId};
 use crate::monitor::Monitor;
+use crate::sync::{self, lock};
 
 /// Problems that a report names one by one.
 const PROBLEMS_MAX: usize = 1000;
@@ -340,8 +341,7 @@ impl<'a> Findings<'a> {
     /// Returns everything, in an order that does not depend on threads. What is lost in snapshots that are no longer
     /// listed is not counted.
     pub fn into_report(self, is_listed: &dyn Fn(&SessionId) -> bool) -> Report {
-        let State { mut report, hurt_snapshots, subjects } =
-            self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let State { mut report, hurt_snapshots, subjects } = sync::into_inner(self.state);
         let mut gone = 0;
         for standing in subjects.into_values() {
             let (at, mut hurts) = match standing {
@@ -378,7 +378,7 @@ impl<'a> Findings<'a> {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::verified::{self, VERIFIED_MAX, Verified};
 use crate::id::PackId;
 use crate::repository::Repository;
+use crate::sync::lock;
 
 /// Name that the envelope is bound to.
 const NAME: &str = "verified";
@@ -53,7 +54,7 @@ impl Memory {
         };
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            bytes => bytes.map_err(|source| Error::Source { action: "read", path: path.clone(), source })?,
+            bytes => bytes.map_err(|source| Error::source("read", path.clone(), source))?,
         };
         object::open(repository.keys(), repository.id(), ObjectKind::Verified, NAME, &bytes)
             .and_then(|body| verified::decode(&body))
@@ -62,7 +63,7 @@ impl Memory {
 
     /// Returns how many seconds before this check a pack was verified as well as the key in use can; nothing if never.
     pub fn age_seconds(&self, id: &PackId) -> Option<u64> {
-        let packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let packs = lock(&self.packs);
         let verified = packs.get(id)?;
         let at = if self.opens { verified.opened } else { verified.named };
         if at > 0 { u64::try_from(self.now - at).ok() } else { None }
@@ -70,7 +71,7 @@ impl Memory {
 
     /// Notes that a pack was read whole and is sound; `opened` says that every chunk in it was opened.
     pub fn verified(&self, id: PackId, opened: bool) {
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = lock(&self.packs);
         let verified = packs.entry(id).or_default();
         verified.named = self.now;
         if opened {
@@ -80,13 +81,13 @@ impl Memory {
 
     /// Notes that a pack is bad, so that the next check reads it again.
     pub fn forget(&self, id: &PackId) {
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        lock(&self.packs).remove(id);
     }
 
     /// Writes what is known of the packs that are there, in one step. Without a cache directory it does nothing.
     pub fn save<T>(&self, repository: &Repository, there: &HashMap<PackId, T>) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let packs = lock(&self.packs);
         let known = packs.iter().filter(|(id, _)| there.contains_key(id)).take(VERIFIED_MAX);
         let body = verified::encode(&known.map(|(id, verified)| (*id, *verified)).collect());
         let bytes = object::seal(repository.keys(), repository.id(), ObjectKind::Verified, NAME, &body);
@@ -94,7 +95,7 @@ impl Memory {
         let directory = path.parent().map_or(Ok(()), fs::create_dir_all);
         directory.and_then(|()| fs::write(&fresh, bytes)).and_then(|()| fs::rename(&fresh, path)).map_err(|source| {
             let _ = fs::remove_file(&fresh);
-            Error::Target { action: "write", path: path.clone(), source }
+            Error::target("write", path.clone(), source)
         })
     }
 }

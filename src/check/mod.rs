@@ -30,11 +30,11 @@ pub use crate::check::subset::Subset;
 use crate::cancel::Cancel;
 use crate::check::findings::Findings;
 use crate::check::memory::Memory;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::id::{PackId, SessionId};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
 
 /// Which packs are read whole.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,7 +4,7 @@
 //! must list what the index lists. A pack that is wrong in any way is read whole, to tell which of its chunks are lost.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use bytes::Bytes;
 
@@ -13,6 +13,7 @@ use crate::budget::Budget;
 use crate::check::findings::{Coverage, Loss, ProblemKind, reason_of};
 use crate::check::subset::Selection;
 use crate::check::{Aged, Check, ReadData};
+use crate::chunks::pack_reader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Role;
@@ -22,7 +23,8 @@ use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::{self, Place};
-use crate::repository::{layout, pack_reader};
+use crate::repository::layout;
+use crate::sync::lock;
 use crate::units::{MIB, format_bytes};
 
 /// Stored bytes of segments that are opened together.
@@ -90,7 +92,7 @@ impl Check<'_> {
     }
 
     fn packs_seen(&self) -> MutexGuard<'_, HashSet<PackId>> {
-        self.packs_seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.packs_seen)
     }
 
     fn remember(&self, packs: &Packs) {

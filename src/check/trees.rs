@@ -6,7 +6,7 @@
 //! other files. So the cost is that of the distinct nodes, and damage is named for every snapshot.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::check::Check;
 use crate::check::findings::{Hurt, Loss, ProblemKind, Subject, reason_of};
@@ -20,6 +20,7 @@ use crate::parallel;
 use crate::repository::index_sync::Place;
 use crate::repository::layout;
 use crate::repository::snapshots::Snapshot;
+use crate::sync::lock;
 
 /// Clean nodes that are remembered, at some 40 bytes each; beyond, nodes that snapshots share are read again.
 pub const NODES_REMEMBERED_MAX: usize = 1 << 20;
@@ -67,11 +68,11 @@ struct Clean(Mutex<HashSet<[u8; 32]>>);
 
 impl Clean {
     fn contains(&self, digest: &[u8; 32]) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+        lock(&self.0).contains(digest)
     }
 
     fn insert(&self, digest: [u8; 32]) {
-        let mut clean = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clean = lock(&self.0);
         if clean.len() < NODES_REMEMBERED_MAX {
             clean.insert(digest);
         }

@@ -110,8 +110,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
             Ok(exit::COMPLETE)
         }
         Command::Import { file } => {
-            let bytes =
-                std::fs::read(&file).map_err(|source| Error::Source { action: "read", path: file.clone(), source })?;
+            let bytes = std::fs::read(&file).map_err(|source| Error::source("read", file.clone(), source))?;
             let imported = context.repository()?.import_key(bytes.into())?;
             tell(context, "imported", &imported)
         }
@@ -192,7 +191,7 @@ fn tell(context: &Context, done: &str, certificate: &Certificate) -> Result<exit
 
 /// Writes a new file that only its owner can read.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fault = |source| Error::Target { action: "write", path: path.to_owned(), source };
+    let fault = |source| Error::target("write", path.to_owned(), source);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault)
 }

@@ -3,10 +3,10 @@
 use clap::Parser;
 use serde_json::json;
 
+use mlvault::catalogue::browse::{Browser, Files, RunListing, VersionListing};
+use mlvault::chunks::reader::ChunkReader;
 use mlvault::error::Result;
 use mlvault::mlflow::catalogue::ReferenceState;
-use mlvault::repository::browse::{Browser, Files, RunListing, VersionListing};
-use mlvault::repository::chunk_reader::ChunkReader;
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;

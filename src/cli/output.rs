@@ -95,7 +95,7 @@ pub fn is_closed(error: &Error) -> bool {
 }
 
 fn fault(source: io::Error) -> Error {
-    Error::Target { action: "write", path: "standard output".into(), source }
+    Error::target("write", "standard output", source)
 }
 
 /// Prints rows in columns; the first row is the heading. Numbers are for the caller to align.

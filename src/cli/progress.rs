@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use mlvault::monitor::{Counter, Monitor, Totals};
+use mlvault::sync::lock;
 use mlvault::units::format_bytes;
 
 /// Time between updates of the bar.
@@ -81,7 +82,7 @@ impl Progress {
     /// Stops showing and clears the line.
     pub fn finish(&self) {
         self.shown.stopped.store(true, Ordering::Relaxed);
-        if let Some(ticker) = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(ticker) = lock(&self.ticker).take() {
             ticker.thread().unpark();
             let _ = ticker.join();
         }
@@ -102,7 +103,7 @@ impl Shown {
     }
 
     fn show(&self) {
-        let Some((phase, begun)) = *self.phase.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+        let Some((phase, begun)) = *lock(&self.phase) else { return };
         let entries = self.totals.get(Counter::Entries);
         let bytes = self.totals.get(Counter::Bytes);
         let known = self.totals.get(Counter::BytesDeduplicated);
@@ -143,8 +144,8 @@ impl Monitor for Progress {
         self.shown.totals.reset();
         self.shown.entries_total.store(entries_total.unwrap_or(0), Ordering::Relaxed);
         self.shown.bytes_total.store(bytes_total.unwrap_or(0), Ordering::Relaxed);
-        *self.shown.phase.lock().unwrap_or_else(PoisonError::into_inner) = Some((name, Instant::now()));
-        let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock(&self.shown.phase) = Some((name, Instant::now()));
+        let mut ticker = lock(&self.ticker);
         if let (None, Some(interval)) = (ticker.as_ref(), self.shown.interval()) {
             let shown = Arc::clone(&self.shown);
             *ticker = Some(std::thread::spawn(move || {

@@ -206,7 +206,7 @@ pub fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
     if context.json() || !io::stdin().is_terminal() {
         return Err(Error::Invalid("Nobody can be asked whether this is meant: say --yes".to_owned()));
     }
-    let fault = |source| Error::Target { action: "write", path: "the terminal".into(), source };
+    let fault = |source| Error::target("write", "the terminal", source);
     let mut out = io::stderr().lock();
     for line in lines {
         writeln!(out, "{line}").map_err(fault)?;

@@ -88,7 +88,7 @@ impl IdMapFile {
 }
 
 fn fault(path: &Path, source: std::io::Error) -> Error {
-    Error::Target { action: "write", path: path.to_owned(), source }
+    Error::target("write", path.to_owned(), source)
 }
 
 fn plan_lines(snapshot: &Snapshot, plan: &RestPlan, server: &str) -> Vec<String> {

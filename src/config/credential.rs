@@ -86,7 +86,7 @@ fn read_key_file(path: &Path) -> Result<Credential> {
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     use std::io::Read;
-    let fault = |source| Error::Source { action: "read", path: path.to_owned(), source };
+    let fault = |source| Error::source("read", path.to_owned(), source);
     let mut bytes = Zeroizing::new(Vec::new());
     let file = std::fs::File::open(path).map_err(fault)?;
     file.take(SECRET_LEN_MAX + 1).read_to_end(&mut bytes).map_err(fault)?;
@@ -106,7 +106,7 @@ pub fn read_secret_line(path: &Path) -> Result<Zeroizing<String>> {
 }
 
 fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let fault = |source| Error::Source { action: "run", path: line.into(), source };
+    let fault = |source| Error::source("run", line, source);
     let output = Command::new("sh")
         .args(["-c", line])
         .stdin(Stdio::inherit())
@@ -121,11 +121,9 @@ fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn prompt(text: &str) -> Result<Zeroizing<String>> {
-    rpassword::prompt_password(text).map(Zeroizing::new).map_err(|source| Error::Source {
-        action: "read",
-        path: "the terminal".into(),
-        source,
-    })
+    rpassword::prompt_password(text)
+        .map(Zeroizing::new)
+        .map_err(|source| Error::source("read", "the terminal", source))
 }
 
 #[cfg(test)]

@@ -216,7 +216,7 @@ fn place_of(
             "{text:?} is no place for artifacts: it must be a directory or s3://bucket/prefix"
         )));
     }
-    let fault = |source| Error::Source { action: "look at", path: path.into(), source };
+    let fault = |source| Error::source("look at", path, source);
     Ok(ArtifactPlace::Directory(std::path::absolute(Path::new(path)).map_err(fault)?))
 }
 

@@ -131,7 +131,7 @@ impl ConfigFile {
 
 /// Reads a file that is a configuration by itself.
 fn read_table(path: &Path) -> Result<Table> {
-    let fault = |source| Error::Source { action: "read", path: path.to_owned(), source };
+    let fault = |source| Error::source("read", path.to_owned(), source);
     if std::fs::metadata(path).map_err(fault)?.len() > FILE_LEN_MAX {
         return Err(Error::Invalid(format!("The configuration file {path:?} is larger than 1 MiB")));
     }

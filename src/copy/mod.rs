@@ -16,12 +16,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::{ChunkWriter, Written};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{CopiedFrom, SnapshotRecord, SourceRecord};
 use crate::id::{RepositoryId, SessionId};
 use crate::monitor::Monitor;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::{ChunkWriter, Written};
 use crate::repository::notes::Notes;
 use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::chunks::reader::ChunkReader;
 use crate::format::tree::{EntryKind, FileContent};
 use crate::monitor::Monitor;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::earlier_tree::{self, EarlierTree};
 use crate::repository::snapshots::Snapshot;
+use crate::trees::earlier::{self, EarlierTree};
 
 /// What notes call the snapshot that is compared with.
 const COPY: &str = "the earlier copy";
@@ -29,7 +29,7 @@ impl<'a> Parent<'a> {
         component: &str,
         monitor: &'a Arc<dyn Monitor>,
     ) -> Option<Self> {
-        let tree = earlier_tree::open(reader, parent, component, COPY, monitor.as_ref())?;
+        let tree = earlier::open(reader, parent, component, COPY, monitor.as_ref())?;
         Some(Self { tree: EarlierTree::new(Some(tree), COPY, monitor.as_ref()), reader })
     }
 

@@ -6,9 +6,13 @@
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::cancel::Cancel;
+use crate::chunks::cut::{self, Window};
+use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::copy::parent::Parent;
 use crate::error::{Error, Result};
@@ -17,15 +21,12 @@ use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent};
 use crate::id::ChunkId;
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
-use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::ChunkWriter;
-use crate::repository::cut::{self, Window};
-use crate::repository::earlier_tree::is_held;
-use crate::repository::file_reader::FileReader;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::TreeReader;
-use crate::repository::tree_writer::TreeWriter;
+use crate::sync::lock;
+use crate::trees::earlier::is_held;
+use crate::trees::file_reader::FileReader;
+use crate::trees::reader::TreeReader;
+use crate::trees::writer::TreeWriter;
 use crate::units::MIB;
 
 /// Files up to this size are fetched together with others.
@@ -204,7 +205,7 @@ impl<'a> TreeCopy<'a> {
         let jobs: Vec<(&Step, Mutex<Option<SmallContent>>)> =
             batch.steps.iter().zip(contents).map(|(step, content)| (step, Mutex::new(content))).collect();
         let chunks = parallel::map(&jobs, self.threads(), |(step, content)| {
-            let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let content = lock(&content).take();
             match step {
                 Step::Keep(_) => Ok(None),
                 Step::Read(entry) => self.copy_file(entry, content),
@@ -271,7 +272,7 @@ impl<'a> TreeCopy<'a> {
     /// Cuts and stores a content, and compares its digest.
     fn store(&self, entry: &Entry, content: &mut dyn Read) -> Result<Vec<ChunkRef>, Failure> {
         let EntryKind::File(file) = &entry.kind else { return Ok(Vec::new()) };
-        let mut tools = self.tools.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut tools = lock(&self.tools).pop().unwrap_or_default();
         let Tools { window, encoder } = &mut tools;
         let mut chunks = Vec::new();
         let mut take_chunk = |plain: &[u8]| {
@@ -284,7 +285,7 @@ impl<'a> TreeCopy<'a> {
         };
         let chunker = self.to.repository().chunker();
         let facts = cut::read_chunks(chunker, window, content, |_, plain| take_chunk(plain).map_err(Failure::Other));
-        self.tools.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
+        lock(&self.tools).push(tools);
         let facts = facts?;
         if (facts.size, facts.digest) == (file.size, file.digest) {
             return Ok(chunks);

@@ -74,5 +74,5 @@ fn network_file_system(path: &Path) -> Result<Option<&'static str>> {
 
 fn fault(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Source { action: "look at", path, source }
+    move |source| Error::source("look at", path, source)
 }

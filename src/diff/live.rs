@@ -16,11 +16,11 @@ use crate::format::tree::Entry;
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::contents::{self, is_selected, shown_path};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::TreeReader;
 use crate::source::directory::{DirectorySource, metadata};
 use crate::source::{Found, Item, ItemKind, Source};
+use crate::trees::contents::{self, is_selected, shown_path};
+use crate::trees::reader::TreeReader;
 
 /// Differences and possible differences that are looked into at once.
 const BATCH_MAX: usize = 512;
@@ -42,7 +42,7 @@ enum Candidate {
 /// Compares all components of a snapshot with what a restore would have made of them.
 pub(super) fn compare(mut comparison: Comparison<'_>, snapshot: &Snapshot, directory: &Path) -> Result<Summary> {
     let looked = fs::metadata(directory);
-    let fault = |source| Error::Source { action: "look at", path: directory.to_owned(), source };
+    let fault = |source| Error::source("look at", directory.to_owned(), source);
     if !looked.map_err(fault)?.is_dir() {
         return Err(fault(io::ErrorKind::NotADirectory.into()));
     }

@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 
 use super::{ChangeKind, Options, snapshots};
 use crate::cancel::Cancel;
+use crate::catalogue::reader::read_all;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::mlflow::catalogue::{
     Alias, Experiment, LoggedModel, ModelVersion, REFERENCES, Reference, ReferenceKind, RegisteredModel, Run,
 };
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::catalogue::read_all;
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
 
 /// What kind of thing changed.

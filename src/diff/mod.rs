@@ -19,17 +19,17 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::snapshot::Component;
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, is_selected, shown_path};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
-use crate::repository::tree_reader::TreeReader;
+use crate::trees::contents::{self, is_selected, shown_path};
+use crate::trees::merge::{Merged, Shared, TreeMerge};
+use crate::trees::reader::TreeReader;
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]

@@ -181,11 +181,8 @@ impl Look<'_> {
     /// Makes a scratch directory; none if there can be none, or it cannot hold the copies that a backup makes.
     fn scratch(&mut self) -> Option<TempDir> {
         let parent = env::temp_dir();
-        let made = TempDir::with_prefix("mlvault-").map_err(|source| Error::Target {
-            action: "write to the scratch directory",
-            path: parent.clone(),
-            source,
-        });
+        let made = TempDir::with_prefix("mlvault-")
+            .map_err(|source| Error::target("write to the scratch directory", parent.clone(), source));
         let scratch = self.or_find(Check::Scratch, parent.display(), made)?;
         let needed: u64 = self.deployment.databases.iter().map(|(_, uri)| bytes_of_copy(uri)).sum();
         let space = statvfs(scratch.path()).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
@@ -399,7 +396,7 @@ fn bytes_of_copy(uri: &DatabaseUri) -> u64 {
 fn look_at(place: &ArtifactPlace) -> Result<&'static str> {
     let is_empty = match place {
         ArtifactPlace::Directory(path) => {
-            let fault = |source| Error::Source { action: "list", path: path.clone(), source };
+            let fault = |source| Error::source("list", path.clone(), source);
             std::fs::read_dir(path).map_err(fault)?.next().is_none()
         }
         ArtifactPlace::Bucket(location, options) => {

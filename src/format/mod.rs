@@ -23,6 +23,7 @@ pub mod tree;
 pub mod verified;
 
 use std::borrow::Cow;
+use std::ops::{Index, IndexMut};
 
 use crate::crypto::seal::NotAuthentic;
 
@@ -75,6 +76,47 @@ impl BlobKind {
         match self {
             Self::Data => "data",
             Self::Meta => "meta",
+        }
+    }
+}
+
+/// One value for each kind of blob.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PerKind<T> {
+    /// That of data.
+    pub data: T,
+    /// That of meta.
+    pub meta: T,
+}
+
+impl<T> PerKind<T> {
+    /// Makes the value of each kind, data first.
+    pub fn try_new<E>(mut value: impl FnMut(BlobKind) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self { data: value(BlobKind::Data)?, meta: value(BlobKind::Meta)? })
+    }
+
+    /// Returns both values, data first.
+    pub fn both(&self) -> [&T; 2] {
+        [&self.data, &self.meta]
+    }
+}
+
+impl<T> Index<BlobKind> for PerKind<T> {
+    type Output = T;
+
+    fn index(&self, kind: BlobKind) -> &T {
+        match kind {
+            BlobKind::Data => &self.data,
+            BlobKind::Meta => &self.meta,
+        }
+    }
+}
+
+impl<T> IndexMut<BlobKind> for PerKind<T> {
+    fn index_mut(&mut self, kind: BlobKind) -> &mut T {
+        match kind {
+            BlobKind::Data => &mut self.data,
+            BlobKind::Meta => &mut self.meta,
         }
     }
 }

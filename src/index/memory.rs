@@ -1,13 +1,14 @@
 //! An index in memory: the obvious implementation, for small repositories and for tests to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::segment::Segment;
 use crate::id::{ChunkId, SegmentId};
 use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::sync::lock;
 
 /// An index that grows with the repository.
 #[derive(Debug, Default)]
@@ -23,7 +24,7 @@ struct Content {
 
 impl MemoryIndex {
     fn content(&self) -> MutexGuard<'_, Content> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

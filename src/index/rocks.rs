@@ -29,9 +29,10 @@ use crate::compress::Codec;
 use crate::error::{Error, Result};
 use crate::format::segment::{IndexedPack, Segment};
 use crate::format::session_header::SessionHeader;
-use crate::format::{BlobKind, Cursor, FormatError};
+use crate::format::{BlobKind, Cursor, FormatError, PerKind};
 use crate::id::{ChunkId, PackId, RepositoryId, SegmentId};
 use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::sync::lock;
 use crate::units::MIB;
 
 const SCHEMA: u8 = 1;
@@ -60,7 +61,7 @@ type Row = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
 
 #[derive(Default)]
 struct State {
-    segments: [BTreeMap<SegmentId, (u32, u32)>; 2],
+    segments: PerKind<BTreeMap<SegmentId, (u32, u32)>>,
     alive: HashSet<u32>,
     next_segment: u32,
     next_pack: u32,
@@ -84,7 +85,8 @@ impl RocksIndex {
     /// Returns whether most of the database is rows of removed segments, so that rebuilding pays.
     pub fn is_mostly_dead(&self) -> bool {
         let state = self.read_state();
-        let alive: u64 = state.segments.iter().flat_map(BTreeMap::values).map(|(_, chunks)| u64::from(*chunks)).sum();
+        let alive: u64 =
+            state.segments.both().into_iter().flat_map(BTreeMap::values).map(|(_, chunks)| u64::from(*chunks)).sum();
         state.dead_chunks > DEAD_CHUNKS_MIN.max(alive)
     }
 
@@ -105,7 +107,7 @@ impl RocksIndex {
             let (kind, id, entry) = decode_segment_row(&key, &value).map_err(|error| self.fault(error))?;
             state.next_segment = state.next_segment.max(entry.0 + 1);
             state.alive.insert(entry.0);
-            state.segments[kind as usize - 1].insert(id, entry);
+            state.segments[kind].insert(id, entry);
         }
         let last_pack = self.db.iterator(IteratorMode::From(b"q", Direction::Reverse)).next();
         if let Some(row) = last_pack {
@@ -182,7 +184,7 @@ impl RocksIndex {
     }
 
     fn lock_adding(&self) -> MutexGuard<'_, ()> {
-        self.adding.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.adding)
     }
 }
 
@@ -212,14 +214,14 @@ impl ChunkIndex for RocksIndex {
     }
 
     fn segments(&self, kind: BlobKind) -> Result<BTreeSet<SegmentId>> {
-        Ok(self.read_state().segments[kind as usize - 1].keys().copied().collect())
+        Ok(self.read_state().segments[kind].keys().copied().collect())
     }
 
     fn add(&self, id: SegmentId, segment: &Segment) -> Result<()> {
         let _one_at_a_time = self.lock_adding();
         let (number, first_pack) = {
             let mut state = self.write_state();
-            if state.segments[segment.kind as usize - 1].contains_key(&id) {
+            if state.segments[segment.kind].contains_key(&id) {
                 return Ok(());
             }
             let numbers = (state.next_segment, state.next_pack);
@@ -235,13 +237,13 @@ impl ChunkIndex for RocksIndex {
         self.put(&segment_key(segment.kind, &id), &row)?;
         let mut state = self.write_state();
         state.alive.insert(number);
-        state.segments[segment.kind as usize - 1].insert(id, (number, chunks as u32));
+        state.segments[segment.kind].insert(id, (number, chunks as u32));
         Ok(())
     }
 
     fn remove(&self, kind: BlobKind, id: SegmentId) -> Result<()> {
         let mut state = self.write_state();
-        let Some((number, chunks)) = state.segments[kind as usize - 1].remove(&id) else { return Ok(()) };
+        let Some((number, chunks)) = state.segments[kind].remove(&id) else { return Ok(()) };
         state.alive.remove(&number);
         state.dead_chunks += u64::from(chunks);
         let mut batch = WriteBatch::default();

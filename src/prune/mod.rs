@@ -22,14 +22,14 @@ use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::writer::META_PACK_BYTES;
 use crate::error::{Error, Result};
-use crate::format::BlobKind;
+use crate::format::{BlobKind, PerKind};
 use crate::id::{PackId, SessionId, TombstoneId};
 use crate::monitor::Monitor;
 use crate::prune::needed::Needed;
 pub use crate::prune::plan::{Limits, Plan, Sum};
 use crate::prune::view::View;
-use crate::repository::chunk_writer::META_PACK_BYTES;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout, session};
 
@@ -192,9 +192,9 @@ impl Prune<'_> {
         if self.options.dry_run || self.report.by_grace { Ok(open) } else { self.end_old(open) }
     }
 
-    fn full_pack_bytes(&self) -> [u64; 2] {
+    fn full_pack_bytes(&self) -> PerKind<u64> {
         let data = u64::from(self.repository.config().pack_bytes).min(self.repository.memory_plan().pack_bytes_max);
-        [data, data.min(META_PACK_BYTES as u64)]
+        PerKind { data, meta: data.min(META_PACK_BYTES as u64) }
     }
 
     fn mark_and_sweep(&mut self, mark: Vec<PackId>, needed: &mut Needed) -> Result<()> {

@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{ChunkId, SessionId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::reachable::{self, Use};
 use crate::repository::snapshots::Snapshot;
+use crate::trees::reachable::{self, Use};
 
 /// Ids that are added before they are sorted in; more where the set is large.
 const UNSORTED_MIN: usize = 1 << 16;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::format::BlobKind;
+use crate::format::{BlobKind, PerKind};
 use crate::id::PackId;
 
 /// Packs that are smaller than this share of a full one are merged. What a day adds is often more than that, and to move it
@@ -113,7 +113,7 @@ pub struct Plan {
 
 /// Makes a plan. `full_pack_bytes` is the size of new packs of each kind; `sessions_open` says whether packs that no
 /// segment names may be on their way into the index.
-pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: [u64; 2], sessions_open: bool) -> Plan {
+pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: PerKind<u64>, sessions_open: bool) -> Plan {
     let mut plan = Plan { bytes_before: packs.iter().map(|pack| pack.len).sum(), ..Plan::default() };
     let (mut delete, mut repack, mut candidates) = (Vec::new(), Vec::new(), Vec::new());
     for pack in packs {
@@ -150,10 +150,10 @@ pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: [u64; 2], sessi
 }
 
 /// Returns the small packs of a kind, if there are so many that merging them pays.
-fn too_many_small_packs(packs: &[PackUse], full_pack_bytes: [u64; 2]) -> Vec<PackId> {
+fn too_many_small_packs(packs: &[PackUse], full_pack_bytes: PerKind<u64>) -> Vec<PackId> {
     let mut merged = Vec::new();
     for kind in BlobKind::ALL {
-        let small_max = full_pack_bytes[kind as usize - 1] / SMALL_SHARE;
+        let small_max = full_pack_bytes[kind] / SMALL_SHARE;
         let small: Vec<PackId> =
             packs.iter().filter(|pack| pack.kind == kind && pack.len < small_max).map(|pack| pack.id).collect();
         if small.len() > SMALL_PACKS_MAX {
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    const FULL: [u64; 2] = [1000, 1000];
+    const FULL: PerKind<u64> = PerKind { data: 1000, meta: 1000 };
 
     fn pack(number: u8, used: u64) -> PackUse {
         let id = PackId::from_bytes([number; 32]);

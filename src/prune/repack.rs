@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::Cancel;
+use crate::chunks::pack_reader;
+use crate::chunks::read_plan::{self, Destination, Want};
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::{ChunkWriter, Fate};
 use crate::compress::Encoder;
 use crate::error::Result;
 use crate::id::PackId;
@@ -16,12 +20,9 @@ use crate::monitor::{Counter, Monitor};
 use crate::prune::needed::Needed;
 use crate::prune::plan::{Limits, PackUse};
 use crate::prune::view::key_of;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::{ChunkWriter, Fate};
+use crate::repository::Repository;
 use crate::repository::index_sync::Place;
-use crate::repository::read_plan::{self, Destination, Want};
 use crate::repository::session::Session;
-use crate::repository::{Repository, pack_reader};
 
 /// What was moved.
 #[derive(Debug, Default)]

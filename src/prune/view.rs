@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::format::BlobKind;
+use crate::format::{BlobKind, PerKind};
 use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::prune::needed::Needed;
@@ -17,8 +17,8 @@ use crate::repository::{Repository, layout};
 /// What was seen.
 pub struct View {
     tombstoned: HashSet<PackId>,
-    named: [HashSet<PackId>; 2],
-    there: [StoredPacks; 2],
+    named: PerKind<HashSet<PackId>>,
+    there: PerKind<StoredPacks>,
 }
 
 /// What packs of one kind are good for.
@@ -51,13 +51,12 @@ impl View {
             index.refresh(kind)?;
             Ok(index.packs(kind)?.into_iter().map(|pack| pack.id).collect())
         };
-        let named = [named(BlobKind::Data)?, named(BlobKind::Meta)?];
+        let named = PerKind::try_new(named)?;
         if let Some(error) = index.take_damage().into_iter().next() {
             return Err(Error::Refused(format!("Nothing is pruned while the index is damaged. {error}")));
         }
-        let there = [BlobKind::Data, BlobKind::Meta].map(|kind| session::stored_packs(repository, kind));
-        let [data, meta] = there;
-        Ok(Self { tombstoned, named, there: [data?, meta?] })
+        let there = PerKind::try_new(|kind| session::stored_packs(repository, kind))?;
+        Ok(Self { tombstoned, named, there })
     }
 
     /// Returns the kind and length of a pack that is there.
@@ -67,12 +66,12 @@ impl View {
 
     /// Returns whether a segment names a pack.
     pub fn is_named(&self, pack: &PackId) -> bool {
-        self.named.iter().any(|named| named.contains(pack))
+        self.named.both().into_iter().any(|named| named.contains(pack))
     }
 
     /// Returns packs that segments name and that are gone.
     pub fn gone(&self, kind: BlobKind) -> impl Iterator<Item = &PackId> {
-        self.named[kind as usize - 1].iter().filter(move |pack| !self.there(kind).contains_key(pack))
+        self.named[kind].iter().filter(move |pack| !self.there(kind).contains_key(pack))
     }
 
     /// Finds out what each pack is good for. Fails with [`Error::Refused`] if something needed is nowhere.
@@ -100,7 +99,7 @@ impl View {
     }
 
     fn there(&self, kind: BlobKind) -> &StoredPacks {
-        &self.there[kind as usize - 1]
+        &self.there[kind]
     }
 
     fn standing(&self, pack: &PackId) -> Standing {

@@ -17,13 +17,14 @@ use serde::Serialize;
 
 use crate::backend::Listed;
 use crate::cancel::Cancel;
+use crate::chunks::pack_reader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::id::{PackId, SegmentId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
-use crate::repository::{Repository, index_sync, layout, pack_reader, session};
+use crate::repository::{Repository, index_sync, layout, session};
 
 /// Chunks of a new segment, but for one pack that has more.
 const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;

@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::catalogue::reader;
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, FileContent};
 use crate::id::SessionId;
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, ReferenceKind, Run};
 use crate::repair::survey::Chunk;
-use crate::repository::catalogue;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::shown_path;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
-use crate::repository::tree_reader::for_each_chunk_of;
+use crate::trees::contents::shown_path;
+use crate::trees::merge::{Merged, Shared, TreeMerge};
+use crate::trees::reader::for_each_chunk_of;
 
 /// Losses of a snapshot that are named one by one; the rest is counted.
 pub const LOSSES_NAMED_MAX: usize = 1000;
@@ -184,7 +184,7 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], c
         }
     }
     let mut runs: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    catalogue::for_each(reader, snapshot, REFERENCES, cancel, &mut |reference: Reference| {
+    reader::for_each(reader, snapshot, REFERENCES, cancel, &mut |reference: Reference| {
         let (Some(component), Some(path)) = (&reference.component, &reference.path) else { return Ok(()) };
         let below = by_place
             .range((component.clone(), path.clone())..)
@@ -199,13 +199,13 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], c
         Ok(())
     })?;
     let mut experiments: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    catalogue::for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
+    reader::for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
         if let Some(numbers) = runs.get(&run.run_id) {
             experiments.entry(run.experiment_id).or_default().extend(numbers);
         }
         Ok(())
     })?;
-    catalogue::for_each(reader, snapshot, "experiments", cancel, &mut |experiment: Experiment| {
+    reader::for_each(reader, snapshot, "experiments", cancel, &mut |experiment: Experiment| {
         let text = format!("experiment {:?}", experiment.name);
         for number in experiments.get(&experiment.experiment_id).into_iter().flatten() {
             losses[*number].of.push(text.clone());

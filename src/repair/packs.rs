@@ -14,6 +14,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::{ChunkWriter, Fate};
 use crate::compress::Encoder;
 use crate::error::Result;
 use crate::id::PackId;
@@ -21,8 +23,6 @@ use crate::monitor::{Counter, Monitor};
 use crate::repair::losses::{self, Losses, Lost};
 use crate::repair::replace::{Replacer, Wanted};
 use crate::repair::survey::{self, Chunk, DamagedPack, Survey};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::{ChunkWriter, Fate};
 use crate::repository::index_sync::Place;
 use crate::repository::session::{self, Session};
 use crate::repository::{Repository, layout};

@@ -12,6 +12,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::cut::{self, Window};
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::{ChunkWriter, Fate};
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -20,13 +23,10 @@ use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
 use crate::repair::survey::Chunk;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::{ChunkWriter, Fate};
-use crate::repository::contents::shown_path;
-use crate::repository::cut::{self, Window};
-use crate::repository::file_reader::FileReader;
-use crate::repository::tree_merge::{Merged, Shared, TreeMerge};
-use crate::repository::tree_writer::TreeWriter;
+use crate::trees::contents::shown_path;
+use crate::trees::file_reader::FileReader;
+use crate::trees::merge::{Merged, Shared, TreeMerge};
+use crate::trees::writer::TreeWriter;
 
 /// Files that lack chunks.
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl<'a> Replacer<'a> {
             }
             let offered = match File::open(&path) {
                 Ok(mut content) => self.offer(file, &mut content),
-                Err(source) => Err(Error::Source { action: "open", path: path.clone(), source }),
+                Err(source) => Err(Error::source("open", path.clone(), source)),
             };
             match offered {
                 Ok(true) => return Ok(true),
@@ -221,7 +221,7 @@ impl<'a> Replacer<'a> {
 fn failed(file: &WantedFile, source: io::Error) -> Error {
     match source.downcast::<Error>() {
         Ok(error) => error,
-        Err(source) => Error::Source { action: "read", path: file.entry.path_text().into(), source },
+        Err(source) => Error::source("read", file.entry.path_text(), source),
     }
 }
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::Result;
 use crate::format::BlobKind;
@@ -24,13 +26,11 @@ use crate::monitor::{Counter, Monitor};
 use crate::repair::losses::{self, Lost};
 use crate::repair::survey::{self, Chunk};
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::ChunkWriter;
-use crate::repository::contents::entry_at;
 use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, select};
-use crate::repository::tree_reader::{TreeReader, for_each_chunk_of};
-use crate::repository::tree_writer::TreeWriter;
+use crate::trees::contents::entry_at;
+use crate::trees::reader::{TreeReader, for_each_chunk_of};
+use crate::trees::writer::TreeWriter;
 
 /// The field of the new record that names the snapshot that it was made from.
 const REPAIRED_FROM: &str = "repaired_from";

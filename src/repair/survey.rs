@@ -10,17 +10,18 @@ use bytes::Bytes;
 
 use crate::budget::Budget;
 use crate::cancel::Cancel;
+use crate::chunks::pack_reader;
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, Segment};
 use crate::id::{ChunkId, PackId, SegmentId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::index_sync::{self, Place};
 use crate::repository::session::StoredPacks;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::{Repository, layout, pack_reader, session};
+use crate::repository::{Repository, layout, session};
 
 /// Packs that are looked at before the next segment is read.
 const BATCH_PACKS: usize = 256;

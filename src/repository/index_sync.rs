@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
@@ -18,13 +18,14 @@ use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
 use crate::format::object::{self, ObjectKind};
 use crate::format::segment::{IndexedPack, Segment};
-use crate::format::{BlobKind, FormatError};
+use crate::format::{BlobKind, FormatError, PerKind};
 use crate::id::{ChunkId, RepositoryId, SegmentId};
 use crate::index::memory::MemoryIndex;
 use crate::index::rocks::RocksIndex;
 use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
 use crate::parallel;
 use crate::repository::layout;
+use crate::sync::lock;
 
 /// Caches of one repository that processes running at once may use before they fall back to a temporary one.
 const SHARED_CACHES_MAX: usize = 4;
@@ -83,7 +84,7 @@ pub enum IndexHome {
 #[derive(Default)]
 struct State {
     cache: Option<Arc<Cache>>,
-    level: [bool; 2],
+    level: PerKind<bool>,
     records: HashMap<PackNumber, Arc<PackRecord>>,
 }
 
@@ -160,18 +161,18 @@ impl Index {
 
     /// Brings a half level with the backend again, whatever it was before.
     pub fn refresh(&self, kind: BlobKind) -> Result<()> {
-        self.state().level[kind as usize - 1] = false;
+        self.state().level[kind] = false;
         self.with_cache(kind, |_| Ok(()))
     }
 
     /// Forgets that the cache is level: what is asked next is answered from the segments present then.
     pub fn expire(&self) {
-        self.state().level = [false; 2];
+        self.state().level = PerKind::default();
     }
 
     /// Returns, and forgets, what was found damaged while segments were read.
     pub fn take_damage(&self) -> Vec<Error> {
-        std::mem::take(&mut *self.damage.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.damage))
     }
 
     /// Runs `work` on a cache that is level; a cache that fails is dropped and rebuilt once.
@@ -196,9 +197,9 @@ impl Index {
                 cache
             }
         };
-        if !state.level[kind as usize - 1] {
+        if !state.level[kind] {
             self.bring_level(cache.index(), kind)?;
-            state.level[kind as usize - 1] = true;
+            state.level[kind] = true;
         }
         Ok(cache)
     }
@@ -278,7 +279,7 @@ impl Index {
                     Ok(segment) => cache.add(*id, &segment)?,
                     Err(error) if error.fault() == Some(Fault::NotFound) => all_there = false,
                     Err(error) if error.is_damage() => {
-                        self.damage.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                        lock(&self.damage).push(error);
                     }
                     Err(error) => return Err(error),
                 }
@@ -313,7 +314,7 @@ impl Index {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,28 +3,13 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
-pub mod browse;
-pub mod catalogue;
-pub mod chunk_fetch;
-pub mod chunk_reader;
-pub mod chunk_writer;
-pub mod contents;
-pub mod cut;
-pub mod earlier_tree;
-pub mod file_reader;
 pub mod index_sync;
 pub mod keys;
 pub mod layout;
 pub mod memory_plan;
 pub mod notes;
-pub mod pack_reader;
-pub mod reachable;
-pub mod read_plan;
 pub mod session;
 pub mod snapshots;
-pub mod tree_merge;
-pub mod tree_reader;
-pub mod tree_writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;

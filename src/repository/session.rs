@@ -10,7 +10,7 @@
 //!    was declared void and nothing that it wrote may be relied on.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -18,14 +18,15 @@ use jiff::Timestamp;
 use crate::crypto::keys::SessionKeys;
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
-use crate::format::BlobKind;
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
 use crate::format::snapshot::{Outcome, SnapshotRecord, VoidRecord};
 use crate::format::tombstone::Tombstone;
+use crate::format::{BlobKind, PerKind};
 use crate::id::{PackId, SessionId, TombstoneId};
 use crate::repository::index_sync::Place;
 use crate::repository::{Repository, layout};
+use crate::sync::lock;
 
 /// Name and version, as records and `--version` give it.
 pub const PROGRAM: &str = concat!("mlvault ", env!("CARGO_PKG_VERSION"));
@@ -41,7 +42,7 @@ pub struct Session {
     /// Packs whose chunks count as absent.
     pub tombstoned: HashSet<PackId>,
     /// Packs of each kind that were there when the index was first asked, with their lengths.
-    there: Mutex<[Option<Arc<StoredPacks>>; 2]>,
+    there: Mutex<PerKind<Option<Arc<StoredPacks>>>>,
 }
 
 /// Packs that are there, with their lengths.
@@ -83,8 +84,8 @@ impl Session {
     }
 
     fn there(&self, repository: &Repository, kind: BlobKind) -> Result<Arc<StoredPacks>> {
-        let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_kind = &mut there[kind as usize - 1];
+        let mut there = lock(&self.there);
+        let of_kind = &mut there[kind];
         match of_kind {
             Some(packs) => Ok(Arc::clone(packs)),
             None => Ok(Arc::clone(of_kind.insert(Arc::new(stored_packs(repository, kind)?)))),

@@ -4,7 +4,7 @@
 //! listed or not, and what it needs is there as long as no prune has removed it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use crate::id::SessionId;
 use crate::parallel;
 use crate::repository::session::PROGRAM;
 use crate::repository::{Repository, layout};
+use crate::sync::lock;
 use crate::units::KIB;
 
 /// Objects of one kind that are remembered; further ones are read anew for each listing.
@@ -83,7 +84,7 @@ impl<T> Default for Remembered<T> {
 impl<T: Clone> Remembered<T> {
     /// Returns what is stored under a name with this size, and reads it if that is not known.
     fn get(&self, repository: &Repository, id: &SessionId, size: u64, read: impl FnOnce() -> Result<T>) -> Result<T> {
-        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || lock(&self.0);
         if let Some(found) = known().get(&(*id, size)) {
             return Ok(found.clone());
         }

@@ -7,19 +7,20 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::budget::Budget;
+use crate::chunks::read_plan::{self, Destination, Span, Want};
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, FileContent};
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::read_plan::{self, Destination, Span, Want};
-use crate::repository::tree_reader::chunks_of;
 use crate::restore::{Overwrite, Run, add};
+use crate::sync::lock;
 use crate::target::directory::{Existing, ExistingKind};
+use crate::trees::reader::chunks_of;
 use crate::units::KIB;
 
 /// Chunk references of a batch; each costs about a hundred bytes.
@@ -305,7 +306,7 @@ impl Run<'_> {
     ) -> Result<()> {
         match plain {
             Err(error) if error.is_damage() => self.fail(output, error),
-            Err(error) => return Err(error.again()),
+            Err(error) => return Err(error.clone()),
             Ok(plain) => {
                 self.monitor.count(Counter::Bytes, plain.len() as u64);
                 match self.put(output, offset, plain, open_files) {
@@ -337,7 +338,7 @@ impl Run<'_> {
     }
 
     fn open_output(&self, output: &OpenOutput, open_files: &AtomicUsize) -> Result<Arc<File>> {
-        let mut slot = output.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&output.file);
         if let Some(file) = &*slot {
             return Ok(Arc::clone(file));
         }
@@ -352,7 +353,7 @@ impl Run<'_> {
 
     /// Everything is written: sets the length, verifies the digest, and only then time and permissions.
     fn complete(&self, output: &OpenOutput, open_files: &AtomicUsize) {
-        let kept = output.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = lock(&output.file).take();
         if kept.is_some() {
             open_files.fetch_sub(1, Ordering::Relaxed);
         }

@@ -14,6 +14,8 @@ use bytes::Bytes;
 
 use crate::budget::Budget;
 use crate::cancel::Cancel;
+use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Fault, Result};
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, FileContent};
@@ -21,14 +23,12 @@ use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
 use crate::repository::Repository;
-use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, Selection};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::{chunks_of, for_each_chunk_of};
 use crate::restore::{Summary, Tally, add};
 use crate::s3::{Listed, ObjectHeaders};
 use crate::target::bucket::{BucketTarget, Existing, ObjectWriter, PART_BYTES};
+use crate::trees::contents::{self, Selection};
+use crate::trees::reader::{chunks_of, for_each_chunk_of};
 use crate::units::MIB;
 
 /// Bytes of content that are restored together.
@@ -253,7 +253,7 @@ impl<'a> Run<'a> {
             })
             .collect();
         let written = parallel::map(&contents, REQUESTS_MAX, |(object, content)| {
-            let content = content.as_ref().map_err(Error::again);
+            let content = content.as_ref().map_err(Error::clone);
             self.settle(object, content.and_then(|content| self.put_small(object, content)))
         });
         written.into_iter().try_for_each(|written| written.map(drop))

@@ -21,17 +21,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::{self, Selection, is_selected};
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::TreeReader;
 use crate::restore::batch::Batch;
 use crate::target::directory::{self, DirectoryTarget, ExistingKind};
+use crate::trees::contents::{self, Selection, is_selected};
+use crate::trees::reader::TreeReader;
 
 /// What to do with files that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -14,11 +16,9 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::id::{ChunkId, SessionId};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::ChunkWriter;
-use crate::repository::reachable::{self, Use};
 use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::trees::reachable::{self, Use};
 
 /// The field of the new record that names the snapshot that it was.
 const UNDELETED: &str = "undeleted";

@@ -8,7 +8,7 @@
 use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -38,6 +38,7 @@ use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::error::{Error, Result};
 use crate::s3::{Credentials, Patience, S3Options, fault, unverified};
+use crate::sync::lock;
 
 /// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.
 const RUNTIME_WORKERS: usize = 2;
@@ -207,7 +208,7 @@ pub struct DateHeader(Arc<Mutex<Option<String>>>);
 impl DateHeader {
     /// Returns the time that the header told, if it came and can be read.
     pub fn timestamp(&self) -> Option<Timestamp> {
-        let text = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let text = lock(&self.0).clone()?;
         rfc2822::DateTimeParser::new().parse_timestamp(&text).ok()
     }
 }
@@ -224,7 +225,7 @@ impl Intercept for DateHeader {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let date = context.response().headers().get("date").map(str::to_owned);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        *lock(&self.0) = date;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bytes::{Buf, Bytes};
 
@@ -23,6 +23,7 @@ use crate::format::tree::{FileTime, Metadata, PATH_LEN_MAX};
 use crate::globs::Globs;
 use crate::s3::{Bucket, BucketLocation, Fetched, Later, Listed, ObjectFacts, Patience, S3Options, Wanted};
 use crate::source::{Content, Found, Interruption, Item, ItemKind, Source};
+use crate::sync::lock;
 use crate::units::MIB;
 
 /// Objects up to this size are read by one request, larger ones in parts of this size.
@@ -115,7 +116,7 @@ impl BucketSource {
 
     /// Returns the first part of an object, and what it is charged to: as it was expected, or else read now.
     fn begin(&self, key: &str, path: &[u8], listed_size: u64) -> (Result<Fetched>, Permit) {
-        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        let expected = lock(&self.expected).remove(path);
         let Some((later, permit)) = expected else {
             let permit = self.read_ahead.take(listed_size.min(PART_BYTES));
             return (self.first_part(key, listed_size), permit);
@@ -166,7 +167,7 @@ impl Source for BucketSource {
 
     fn expect(&self, item: &Item) {
         let ItemKind::Object { size, .. } = item.kind else { return };
-        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut expected = lock(&self.expected);
         if size > PART_BYTES || expected.len() >= EXPECTED_MAX {
             return;
         }

@@ -22,7 +22,7 @@ pub struct CommandStream {
 impl CommandStream {
     /// Starts `sh -c line`. Its standard error is passed through, and its end is kept for a message.
     pub fn start(line: &str) -> Result<Self> {
-        let fault = |source| Error::Source { action: "run", path: line.into(), source };
+        let fault = |source| Error::source("run", line, source);
         let mut child = Command::new("sh")
             .args(["-c", line])
             .stdin(Stdio::null())
@@ -38,7 +38,7 @@ impl CommandStream {
     }
 
     fn wait(mut self) -> Result<()> {
-        let fault = |source| Error::Source { action: "wait for", path: self.line.clone().into(), source };
+        let fault = |source| Error::source("wait for", self.line.clone(), source);
         let status = self.child.wait().map_err(fault)?;
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         if status.success() {

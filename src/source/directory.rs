@@ -54,7 +54,7 @@ impl DirectorySource {
 
     /// Prepares a walk of what is in a directory, with paths relative to it.
     pub fn content_of(directory: &Path) -> Result<Self> {
-        let fault = |source| Error::Source { action: "look at", path: directory.to_owned(), source };
+        let fault = |source| Error::source("look at", directory.to_owned(), source);
         let location = std::path::absolute(directory).map_err(fault)?;
         let roots = vec![Root { tree_path: Vec::new(), location, is_directory: true }];
         Ok(Self { roots, excludes: Globs::default() })
@@ -259,7 +259,7 @@ fn refuse_collision(outer: &Root, inner: &Root) -> Result<()> {
 
 /// Tells where a path goes in the tree: `a/./b` as it is, absolute ones without the `/`, those with `..` made absolute.
 fn root(path: &Path) -> Result<Root> {
-    let fault = |source| Error::Source { action: "look at", path: path.to_owned(), source };
+    let fault = |source| Error::source("look at", path.to_owned(), source);
     let is_directory = fs::metadata(path).map_err(fault)?.is_dir();
     let resolved = if path.components().any(|part| part == Component::ParentDir) {
         path.canonicalize().map_err(fault)?

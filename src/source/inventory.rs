@@ -61,7 +61,7 @@ impl OpenDatabase {
     /// Opens a database at this instant. Its private files lie in a new directory below `scratch`.
     pub fn open(store: Store, uri: &DatabaseUri, scratch: &Path, cancel: &Cancel) -> Result<Self> {
         let path = scratch.join(store.name());
-        let fault = |source| Error::Target { action: "write to the scratch directory", path: path.clone(), source };
+        let fault = |source| Error::target("write to the scratch directory", path.clone(), source);
         std::fs::create_dir(&path).map_err(fault)?;
         let mut reader = database::open_reader(uri, &path, cancel)?;
         let tables = reader.tables()?;
@@ -190,7 +190,7 @@ fn read_table(
     let path = directory.map(|directory| directory.join(catalogue::file_name(spec.file)));
     let fault = |source| {
         let path = path.clone().unwrap_or_default();
-        Error::Target { action: "write", path, source }
+        Error::target("write", path, source)
     };
     let mut file = path.as_ref().map(File::create).transpose().map_err(fault)?.map(BufWriter::new);
     let sql = select(reader.facts().engine, spec, &columns);

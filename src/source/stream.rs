@@ -4,13 +4,14 @@
 //! [`StreamSource::into_result`] tells, and what was stored of it must not be used.
 
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
 use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::sync::{self, lock};
 
 /// Something to read to its end, which only then tells whether it is whole.
 pub trait Stream: Read + Send {
@@ -52,7 +53,7 @@ impl<'a> StreamSource<'a> {
 
     /// Returns the first failure of a stream.
     pub fn into_result(self) -> Result<()> {
-        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        sync::into_inner(self.failure).map_or(Ok(()), Err)
     }
 
     fn metadata(&self) -> Metadata {
@@ -63,7 +64,7 @@ impl<'a> StreamSource<'a> {
 
     fn fail(&self, error: Error) -> io::Error {
         let told = io::Error::other(error.to_string());
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&self.failure).get_or_insert(error);
         told
     }
 }
@@ -83,7 +84,7 @@ impl Source for StreamSource<'_> {
             .streams
             .iter()
             .find(|(name, _)| name.as_bytes() == item.path)
-            .and_then(|(_, opener)| opener.lock().unwrap_or_else(PoisonError::into_inner).take())
+            .and_then(|(_, opener)| lock(&opener).take())
             .ok_or_else(|| io::Error::other("a stream can be read only once"))?;
         let stream = opener().map_err(|error| self.fail(error))?;
         Ok(Box::new(OpenStream { stream: Some(stream), source: self }))
@@ -102,9 +103,7 @@ struct OpenStream<'s, 'a> {
 impl Read for OpenStream<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stream) = &mut self.stream else { return Ok(0) };
-        stream
-            .read(buffer)
-            .map_err(|source| self.source.fail(Error::Source { action: "read", path: "the stream".into(), source }))
+        stream.read(buffer).map_err(|source| self.source.fail(Error::source("read", "the stream", source)))
     }
 }
 

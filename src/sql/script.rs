@@ -187,7 +187,7 @@ impl<R: BufRead> ScriptReader<R> {
     fn append_line(&mut self) -> Result<bool> {
         let left = self.row_len_max.saturating_sub(self.line.len()) as u64;
         let read = (&mut self.input).take(left + 1).read_until(b'\n', &mut self.line);
-        let len = read.map_err(|source| Error::Source { action: "read", path: "the database dump".into(), source })?;
+        let len = read.map_err(|source| Error::source("read", "the database dump", source))?;
         if len > 0 {
             self.line_number += 1;
         }

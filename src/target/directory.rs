@@ -10,13 +10,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
+use crate::sync::lock;
 
 /// Longest name of one path component in bytes.
 const NAME_LEN_MAX: usize = 255;
@@ -76,7 +77,7 @@ pub struct DirectoryTarget {
 impl DirectoryTarget {
     /// Opens the directory, creating it (and its parents) if it is not there. The path itself may be a symlink.
     pub fn create(path: &Path) -> Result<Self> {
-        let fault = |action| move |source| Error::Target { action, path: path.to_owned(), source };
+        let fault = |action| move |source| Error::target(action, path.to_owned(), source);
         std::fs::create_dir_all(path).map_err(fault("create"))?;
         Self::open(path)
     }
@@ -84,7 +85,7 @@ impl DirectoryTarget {
     /// Opens a directory that must be there.
     pub fn open(path: &Path) -> Result<Self> {
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| Error::Target { action: "open", path: path.to_owned(), source: error.into() })?;
+            .map_err(|error| Error::target("open", path.to_owned(), error.into()))?;
         Ok(Self { root_path: path.to_owned(), root: Some(Arc::new(root)), last_parent: Mutex::default() })
     }
 
@@ -163,7 +164,7 @@ impl DirectoryTarget {
     /// Removes a file, a symlink, or a directory with all that is in it.
     pub fn remove(&self, path: &[u8]) -> Result<()> {
         let removed = self.parent(path, false).and_then(|(parent, name)| remove_at(&parent, name));
-        *self.last_parent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.last_parent) = None;
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|source| self.fault("remove", path, source)),
@@ -200,7 +201,7 @@ impl DirectoryTarget {
 
     /// Makes an error that names a path of the target.
     pub fn fault(&self, action: &'static str, path: &[u8], source: io::Error) -> Error {
-        Error::Target { action, path: self.path_of(path), source }
+        Error::target(action, self.path_of(path), source)
     }
 
     /// Opens the directory that a path is in, and returns it with the last component.
@@ -210,7 +211,7 @@ impl DirectoryTarget {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is empty"));
         };
         let key = &path[..path.strip_suffix(b"/").unwrap_or(path).len() - name.len()];
-        let known = self.last_parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = lock(&self.last_parent).clone();
         if let Some((known_key, directory)) = known
             && known_key == key
         {
@@ -221,7 +222,7 @@ impl DirectoryTarget {
             directory = Arc::new(step_down(&directory, part, create)?);
         }
         let remembered = Some((key.to_vec(), Arc::clone(&directory)));
-        *self.last_parent.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+        *lock(&self.last_parent) = remembered;
         Ok((directory, name))
     }
 }

@@ -221,9 +221,8 @@ impl TrackingClient {
                 .map(|request| self.agent.run(request)),
             Payload::File(path) => {
                 let file = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-                let (len, file) = file.map_err(|source| {
-                    Failure::lasting(Error::Source { action: "open", path: (*path).to_owned(), source })
-                })?;
+                let (len, file) =
+                    file.map_err(|source| Failure::lasting(Error::source("open", (*path).to_owned(), source)))?;
                 request
                     .header("Content-Type", "application/octet-stream")
                     .header("Content-Length", len)

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
+use mlvault::chunks::reader::ChunkReader;
 use mlvault::format::BlobKind;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::snapshot::{self, Outcome};
 use mlvault::id::{ChunkId, SegmentId, SessionId};
-use mlvault::repository::chunk_reader::ChunkReader;
-use mlvault::repository::{Repository, index_sync, layout, reachable};
+use mlvault::repository::{Repository, index_sync, layout};
+use mlvault::trees::reachable;
 
 /// The chunks of a kind that something refers to.
 type Chunks = BTreeSet<(BlobKind, ChunkId)>;

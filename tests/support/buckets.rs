@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mlvault::backup::{self, Summary, What};
 use mlvault::cancel::Cancel;
+use mlvault::chunks::reader::ChunkReader;
 use mlvault::error::Error;
 use mlvault::format::tree::Entry;
 use mlvault::id::SessionId;
 use mlvault::monitor::Silent;
-use mlvault::repository::chunk_reader::ChunkReader;
-use mlvault::repository::tree_reader::TreeReader;
 use mlvault::s3::{Bucket, ObjectHeaders, S3Options, Wanted};
+use mlvault::trees::reader::TreeReader;
 
 use crate::support::repo::Vault;
 use crate::support::s3_server::BUCKET;

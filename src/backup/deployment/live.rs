@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backup::deployment::references::Surroundings;
+use crate::chunks::reader::ChunkReader;
+use crate::chunks::writer::ChunkWriter;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
 use crate::format::tree::Entry;
 use crate::mlflow::catalogue::STAGE_DELETED;
 use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::monitor::Monitor;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::chunk_writer::ChunkWriter;
-use crate::repository::earlier_tree::is_held;
 use crate::source::deployment::Deployment;
 use crate::source::inventory::Claim;
 use crate::sql::Value;
+use crate::trees::earlier::is_held;
 
 /// The live databases and the parent's tree of one component.
 pub struct Live<'a> {

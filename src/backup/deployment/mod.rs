@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -29,6 +29,7 @@ use crate::backup::deployment::references::{CrossCheck, ParentEntries};
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
+use crate::chunks::reader::ChunkReader;
 use crate::database::DumpStream;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -38,7 +39,6 @@ use crate::format::deployment::{
 use crate::format::snapshot::{Completeness, Component, Statistics};
 use crate::mlflow::catalogue::{self, CATALOGUE, Reference, ReferenceKind, ReferenceState, StoredTable};
 use crate::mlflow::schema::Store;
-use crate::repository::chunk_reader::ChunkReader;
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, DATABASE, Deployment, Layout};
@@ -47,6 +47,7 @@ use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
 use crate::source::stream::{Opener, Stream, StreamSource};
 use crate::sql::TableRecord;
+use crate::sync::{self, lock};
 
 /// What was stored.
 pub struct Stored {
@@ -119,13 +120,13 @@ pub struct SurveyParts<'a> {
 }
 
 fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
-    Error::Target { action: "write to the scratch directory", path: path.to_owned(), source }
+    Error::target("write to the scratch directory", path.to_owned(), source)
 }
 
 fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
     Ok(match &component.place {
         ArtifactPlace::Directory(path) => {
-            std::fs::read_dir(path).map_err(|source| Error::Source { action: "list", path: path.clone(), source })?;
+            std::fs::read_dir(path).map_err(|source| Error::source("list", path.clone(), source))?;
             Box::new(DirectorySource::content_of(path)?)
         }
         ArtifactPlace::Bucket(location, options) => {
@@ -181,12 +182,7 @@ impl Run<'_> {
         })
     }
 
-    fn add_component(
-        &mut self,
-        name: &str,
-        stored: (crate::repository::tree_writer::TreeSummary, Statistics),
-        is_whole: bool,
-    ) {
+    fn add_component(&mut self, name: &str, stored: (crate::trees::writer::TreeSummary, Statistics), is_whole: bool) {
         let (tree, statistics) = stored;
         add_statistics(&mut self.statistics, &statistics);
         let completeness = if is_whole { Completeness::Complete } else { Completeness::Incomplete };
@@ -209,7 +205,7 @@ impl Run<'_> {
         let stored = pipeline::store_tree(self.job, &source, parent, &mut pipeline::NoReview);
         source.into_result()?;
         self.add_component(DATABASE, stored?, true);
-        Ok(tables.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(sync::into_inner(tables))
     }
 
     fn store_artifacts(&mut self, claims: Vec<Claim>, catalogue: &Path) -> Result<()> {
@@ -399,7 +395,7 @@ impl Stream for Dump<'_> {
         let store = self.database.store;
         let found = self.stream.finish()?;
         let named = found.into_iter().map(|table: TableRecord| StoredTable { store, table });
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner).extend(named);
+        lock(&self.tables).extend(named);
         Ok(())
     }
 }
@@ -412,15 +408,15 @@ fn dump_opener<'a>(mut database: OpenDatabase, tables: &'a Mutex<Vec<StoredTable
 }
 
 fn append(path: &Path) -> Result<File> {
-    File::options().create(true).append(true).open(path).map_err(|source| Error::Target {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|source| Error::target("write", path.to_owned(), source))
 }
 
 fn write_lines<T: serde::Serialize>(path: &Path, lines: &[T]) -> Result<()> {
-    let fault = |source| Error::Target { action: "write", path: path.to_owned(), source };
+    let fault = |source| Error::target("write", path.to_owned(), source);
     let mut file = BufWriter::new(File::create(path).map_err(fault)?);
     for line in lines {
         file.write_all(&catalogue::json_line(line)?).map_err(fault)?;

@@ -208,7 +208,7 @@ impl<'a> CrossCheck<'a> {
 }
 
 fn orphans_fault(source: std::io::Error) -> Error {
-    Error::Target { action: "write", path: "the list of orphans".into(), source }
+    Error::target("write", "the list of orphans", source)
 }
 
 impl Review for CrossCheck<'_> {

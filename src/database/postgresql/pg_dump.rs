@@ -11,7 +11,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::sql::scanner::{Line, Scanner};
 use crate::sql::script::ROW_LEN_MAX;
 use crate::sql::table_digest::TableDigest;
 use crate::sql::{Dialect, TableRecord};
+use crate::sync::lock;
 
 /// Where Debian keeps the programs of each version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
@@ -171,7 +172,7 @@ fn watch(child: Arc<Mutex<Child>>, has_ended: Arc<AtomicBool>, cancel: Cancel) -
     thread::spawn(move || {
         while !has_ended.load(Ordering::Relaxed) {
             if cancel.is_raised() {
-                let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+                let _ = lock(&child).kill();
                 return;
             }
             thread::sleep(CANCEL_LOOK);
@@ -240,7 +241,7 @@ impl DumpOutput {
     fn end(&mut self) -> io::Result<ExitStatus> {
         // Not `wait`: it would keep the watcher from the child.
         let status = loop {
-            match self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait() {
+            match lock(&self.child).try_wait() {
                 Ok(None) => thread::sleep(END_LOOK),
                 Ok(Some(status)) => break Ok(status),
                 Err(error) => break Err(error),
@@ -304,7 +305,7 @@ impl Drop for DumpOutput {
     /// A dump that is no longer wanted is ended.
     fn drop(&mut self) {
         if !self.has_ended.load(Ordering::Relaxed) {
-            let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+            let _ = lock(&self.child).kill();
             let _ = self.end();
         }
     }

@@ -47,7 +47,7 @@ pub fn root_file(uri: &PostgresqlUri, scratch: &Path) -> Result<Option<PathBuf>>
         None => {
             let path = scratch.join("roots.pem");
             let text: String = rustls_native_certs::load_native_certs().certs.iter().map(|root| pem(root)).collect();
-            fs::write(&path, text).map_err(|source| Error::Target { action: "write", path: path.clone(), source })?;
+            fs::write(&path, text).map_err(|source| Error::target("write", path.clone(), source))?;
             Ok(Some(path))
         }
     }

@@ -83,7 +83,7 @@ fn create_copy(scratch: &Path) -> Result<Copy> {
             }
         }
     }
-    Err(Error::Target { action: "create a file in", path: scratch.to_owned(), source: failure })
+    Err(Error::target("create a file in", scratch.to_owned(), failure))
 }
 
 fn copy(original: &File, path: &Path, cancel: &Cancel) -> Result<()> {

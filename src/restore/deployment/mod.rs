@@ -22,6 +22,8 @@ pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
 pub use selection::{Selected, Wanted};
 
 use crate::cancel::Cancel;
+use crate::catalogue::reader::read_all;
+use crate::chunks::reader::ChunkReader;
 use crate::database::rewrite::RewriteCount;
 use crate::database::{self, DatabaseUri, Engine, Rewrite};
 use crate::error::{Error, Result};
@@ -32,16 +34,14 @@ use crate::mlflow::schema::{self, LOCATION_COLUMNS, LOCATION_TRACE_TAGS, Order, 
 use crate::mlflow::uri;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::catalogue::read_all;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::entry_at;
-use crate::repository::file_reader::FileReader;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::{Overwrite, Summary, bucket, run_below};
 use crate::source::deployment::{ArtifactPlace, DATABASE, Deployment};
 use crate::sql::TableRecord;
 use crate::sql::script::ScriptReader;
 use crate::target::bucket::BucketTarget;
+use crate::trees::contents::entry_at;
+use crate::trees::file_reader::FileReader;
 
 /// Names of what is there that a refusal shows.
 const EXISTING_SHOWN_MAX: usize = 5;
@@ -485,7 +485,7 @@ fn refuse_filled_place(place: &ArtifactPlace) -> Result<()> {
 fn first_names(path: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|source| Error::Target { action: "list", path: path.to_owned(), source })?,
+        entries => entries.map_err(|source| Error::target("list", path.to_owned(), source))?,
     };
     Ok(entries
         .flatten()

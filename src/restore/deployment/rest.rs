@@ -20,11 +20,11 @@ use self::rows::{OwnedPair, models_of, runs_of};
 use super::row_spool::RowSpool;
 use super::selection::Selected;
 use super::{DeploymentRestore, Wanted};
+use crate::catalogue::reader::{for_each, read_all};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, ReferenceKind, ReferenceState, StoredTable, TABLES};
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{Owner as Key, Store, TABLES as RESTORED_TABLES};
-use crate::repository::catalogue::{for_each, read_all};
 use crate::restore::{Options, Overwrite, run_below};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
 use crate::tracking::TrackingClient;
@@ -320,7 +320,7 @@ impl ImportSource for RestRestore<'_> {
 }
 
 fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
-    Error::Target { action: "write to the scratch directory", path: path.to_owned(), source }
+    Error::target("write to the scratch directory", path.to_owned(), source)
 }
 
 fn text_of(value: &Json) -> String {

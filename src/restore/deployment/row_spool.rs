@@ -79,7 +79,7 @@ impl RowSpool {
 }
 
 fn fault(directory: &Path, source: std::io::Error) -> Error {
-    Error::Target { action: "use the scratch directory", path: directory.to_owned(), source }
+    Error::target("use the scratch directory", directory.to_owned(), source)
 }
 
 #[cfg(test)]

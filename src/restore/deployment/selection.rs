@@ -6,14 +6,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::cancel::Cancel;
+use crate::catalogue::browse::Browser;
+use crate::catalogue::reader::for_each;
+use crate::chunks::reader::ChunkReader;
 use crate::database::Need;
 use crate::error::Result;
 use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, ReferenceKind, Run};
 use crate::mlflow::schema::Owner;
 use crate::mlflow::uri::{self, VersionSource};
-use crate::repository::browse::Browser;
-use crate::repository::catalogue::for_each;
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
 
 /// What a user asks for.

@@ -143,7 +143,7 @@ fn set_times(path: &Path) -> Result<()> {
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::Target { action, path: path.to_owned(), source }
+    Error::target(action, path.to_owned(), source)
 }
 
 #[cfg(test)]

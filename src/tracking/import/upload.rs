@@ -60,7 +60,7 @@ fn is_decoded_again(name: &str) -> bool {
 fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Source { action: "read", path, source }
+        move |source| Error::source("read", path, source)
     };
     let mut files = Vec::new();
     let mut directories = vec![directory.to_owned()];

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{RestRestore, text_of};
+use crate::catalogue::browse::Browser;
 use crate::error::Result;
 use crate::mlflow::catalogue::{Alias, ModelVersion, Pair, RegisteredModel};
 use crate::mlflow::schema::Owner as Key;
 use crate::mlflow::uri::{self, VersionSource};
-use crate::repository::browse::Browser;
 use crate::restore::deployment::DeploymentRestore;
 use crate::tracking::import::{self, ImportRegisteredModel, ImportVersion};
 

@@ -7,11 +7,11 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{ChunkRef, Entry, FileContent};
-use crate::repository::chunk_fetch::{ChunkFetcher, WantedChunk};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::tree_reader::chunks_of;
+use crate::trees::reader::chunks_of;
 use crate::units::MIB;
 
 /// Bytes of content that are fetched together.

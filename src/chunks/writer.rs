@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,12 @@ use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::pack::{CHUNKS_MAX, FinishedPack, PackBuilder, PackHeader};
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
-use crate::format::{BlobKind, chunk};
+use crate::format::{BlobKind, PerKind, chunk};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
 use crate::repository::{Repository, index_sync, layout};
+use crate::sync::lock;
 use crate::units::MIB;
 
 /// Open data packs among which chunks are dealt out.
@@ -76,7 +77,7 @@ struct Shared {
     data_pack_bytes: OnceLock<usize>,
     uploads: Mutex<Option<Sender<(BlobKind, PackBuilder)>>>,
     claimed: Mutex<HashSet<ChunkId>>,
-    unindexed: Mutex<[Unindexed; 2]>,
+    unindexed: Mutex<PerKind<Unindexed>>,
     failure: Mutex<Option<Error>>,
     chunks: AtomicU64,
     plain_bytes: AtomicU64,
@@ -291,7 +292,7 @@ impl Shared {
     fn remember(&self, kind: BlobKind, id: PackId, len: u64, chunks: Vec<chunk::ChunkHeader>) -> Result<()> {
         let due = {
             let mut unindexed = lock(&self.unindexed);
-            let of_kind = &mut unindexed[kind as usize - 1];
+            let of_kind = &mut unindexed[kind];
             of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, chunks });
             of_kind.is_due()
         };
@@ -299,7 +300,7 @@ impl Shared {
     }
 
     fn write_segment(&self, kind: BlobKind) -> Result<()> {
-        let packs = lock(&self.unindexed)[kind as usize - 1].take();
+        let packs = lock(&self.unindexed)[kind].take();
         if packs.is_empty() {
             return Ok(());
         }
@@ -331,14 +332,10 @@ impl Shared {
     }
 
     fn check(&self) -> Result<()> {
-        lock(&self.failure).as_ref().map_or(Ok(()), |error| Err(error.again()))
+        lock(&self.failure).as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     fn fail(&self, error: &Error) {
-        lock(&self.failure).get_or_insert_with(|| error.again());
+        lock(&self.failure).get_or_insert_with(|| error.clone());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,11 +14,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{Child, Entry, LEVEL_MAX, Node};
 use crate::id::ChunkId;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::tree_reader::{damaged_node, read_node};
+use crate::trees::reader::{damaged_node, read_node};
 
 /// What a root's level is taken for before it is read: above all.
 const LEVEL_UNKNOWN: u8 = LEVEL_MAX + 1;

@@ -7,12 +7,12 @@ use std::io::{BufRead, BufReader, Read};
 use serde::de::DeserializeOwned;
 
 use crate::cancel::Cancel;
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{CATALOGUE, file_name};
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::contents::entry_at;
-use crate::repository::file_reader::FileReader;
 use crate::repository::snapshots::Snapshot;
+use crate::trees::contents::entry_at;
+use crate::trees::file_reader::FileReader;
 
 /// Longest line that is read, in bytes. Texts in MLflow's tables end at 64 KiB or less, but for values of tags.
 const LINE_LEN_MAX: u64 = 64 << 20;

@@ -3,13 +3,13 @@
 //! What must stay true: nothing that a record refers to is left out here. Whoever lets records refer to something new
 //! adds it here first, or a prune would take it for garbage.
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::SnapshotRecord;
 use crate::format::tree::{self, EntryKind, FileContent, LEVEL_MAX, Node};
 use crate::id::ChunkId;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::tree_reader::{damaged_node, read_node};
+use crate::trees::reader::{damaged_node, read_node};
 
 /// What a chunk is to whatever refers to it.
 ///

@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::cancel::Cancel;
+use crate::catalogue::reader::{for_each, read_all};
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::id::Digest;
 use crate::mlflow::catalogue::{
     Alias, Experiment, ModelVersion, Pair, REFERENCES, Reference, ReferenceKind, ReferenceState, RegisteredModel, Run,
 };
-use crate::repository::catalogue::{for_each, read_all};
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
 
 /// Key of the tag that marks a registered model as a prompt.

@@ -3,14 +3,14 @@
 //! What must stay true: an earlier tree saves work and is never needed: one that turns out damaged counts as ended, with a
 //! note. What is taken over from it may be relied on only as [`is_held`] says.
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::tree::{Entry, FileContent};
 use crate::id::ChunkId;
 use crate::monitor::Monitor;
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::{TreeReader, chunks_of};
+use crate::trees::reader::{TreeReader, chunks_of};
 
 /// Opens the tree of a component, if the snapshot has it and it can be read. `what` names the snapshot in a note.
 pub fn open<'a>(

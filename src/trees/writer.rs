@@ -3,12 +3,12 @@
 //! What must stay true: the same entries give the same nodes, whatever was built before: where a node ends depends
 //! on the paths and sizes in it alone. So snapshots share the nodes of what did not change.
 
+use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{self, Child, ChunkRef, DIRECT_CHUNKS_MAX, Entry, EntryKind, LEVEL_MAX, NODE_HEADER_LEN};
 use crate::id::ChunkId;
-use crate::repository::chunk_writer::ChunkWriter;
 use crate::units::KIB;
 
 /// No node but the last of its level is smaller than this, in bytes.

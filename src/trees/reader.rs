@@ -3,11 +3,11 @@
 //! What must stay true: trees come from outside; paths must ascend across nodes and depth is bounded, so that no tree
 //! can loop.
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{self, Child, ChunkRef, Entry, FileContent, LEVEL_MAX, Node};
 use crate::id::ChunkId;
-use crate::repository::chunk_reader::ChunkReader;
 
 /// Iterates over the entries of a tree in path order. Holds one node per level in memory.
 ///

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
@@ -21,6 +21,7 @@ use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::repository::index_sync::Place;
 use crate::repository::{Repository, layout};
+use crate::sync::lock;
 use crate::units::KIB;
 
 /// Ranges begin and end at multiples of this, or at the end of the pack.
@@ -94,7 +95,7 @@ impl ChunkReader {
     /// Reads the index again if some of these packs, which were not where it says, are so for the first time. Waits while
     /// another thread does so.
     pub fn look_again(&self, kind: BlobKind, gone: impl IntoIterator<Item = PackId>) -> Result<()> {
-        let mut known = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.gone);
         let known_before = known.len();
         known.extend(gone);
         if known.len() > known_before { self.repository.index().refresh(kind) } else { Ok(()) }
@@ -188,7 +189,7 @@ impl ChunkReader {
     fn cipher(&self, pack: &PackRecord) -> Result<Arc<Cipher>> {
         // Not by the session's id alone: two packs may claim the same one with different keys.
         let name = (pack.kind, pack.session);
-        let mut ciphers = self.ciphers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ciphers = lock(&self.ciphers);
         if let Some(cipher) = ciphers.get(&name) {
             return Ok(Arc::clone(cipher));
         }
@@ -210,6 +211,6 @@ impl ChunkReader {
     }
 
     fn lock_blocks(&self) -> MutexGuard<'_, VecDeque<((PackId, u64), Bytes)>> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.blocks)
     }
 }

@@ -1,19 +1,19 @@
 //! What a pack says of itself: its session and its chunks, read by a few small requests.
 //!
 //! What must stay true: the meta secret is enough, for packs of both kinds; what the directory says is authenticated
-//! together with the header; ranges inside a pack are rounded, as in [`crate::repository::chunk_reader`].
+//! together with the header; ranges inside a pack are rounded, as in [`crate::chunks::reader`].
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::chunks::reader::READ_ALIGN;
 use crate::crypto::keys;
 use crate::error::{Error, Result};
 use crate::format::pack::{self, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
 use crate::format::segment::IndexedPack;
 use crate::format::{BlobKind, FormatError};
 use crate::id::PackId;
-use crate::repository::chunk_reader::READ_ALIGN;
 use crate::repository::{Repository, layout};
 
 /// Shortest pack: header, empty directory, footer.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::budget::Budget;
 use crate::cancel::Cancel;
+use crate::chunks::read_plan::{self, Destination, Span, Want};
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::ChunkRef;
 use crate::parallel;
-use crate::repository::chunk_reader::ChunkReader;
-use crate::repository::read_plan::{self, Destination, Span, Want};
 
 /// A chunk that is wanted.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl<'a> ChunkFetcher<'a> {
                 Err(error) if !error.is_damage() => return Err(error),
                 plain => plain,
             };
-            let again = || plain.as_ref().map(Vec::clone).map_err(Error::again);
+            let again = || plain.as_ref().map(Vec::clone).map_err(Error::clone);
             fetched.extend(wants.iter().map(|want| (want.to.file as usize, again())));
         }
         Ok(fetched)

@@ -3,12 +3,12 @@
 //! What must stay true: the entries of the component [`FILES`] have their own paths; those of another one stand below its
 //! name, as a restore lays them out. [`shown_path`] and [`select`] are inverse to each other.
 
+use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
-use crate::repository::chunk_reader::ChunkReader;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::tree_reader::TreeReader;
+use crate::trees::reader::TreeReader;
 
 /// Permissions of a directory that was an object, or has no entry of its own.
 const DIRECTORY_MODE: u32 = 0o755;
