@@ -42,7 +42,7 @@ compile() {
     local sources=$1 work=$PWD jobs
     jobs=$(nproc)
     { grep -v 'util/build_version.cc' "$sources/rocksdb_lib_sources.txt" | sed 's|^|rocksdb/|'; echo build_version.cc; } |
-        awk -v per="$files_together" 'NF { print "#include \"" $0 "\"" > sprintf("part%02d.cc", int(n++ / per)) }'
+        awk -v per="$files_together" '{ print "#include \"" $0 "\"" > sprintf("part%02d.cc", int((NR - 1) / per)) }'
     (cd "$sources" && printf '%s\0' "$work"/part*.cc |
         xargs -0 -P "$jobs" -I{} "${CXX:-c++}" "${flags[@]}" -c {} -o {}.o)
     ar crs librocksdb.a part*.cc.o
