@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Compiles RocksDB once for all checkouts on this machine, and tells Cargo to link it.
 #
-# Why: the crate librocksdb-sys compiles RocksDB file by file, which takes 50 processor minutes, most of them for reading
-# the same headers 340 times. Here the very same sources, those of the crate that Cargo.lock names, are compiled as a few
-# large files: 8 processor minutes. The result is what the crate would have built: same sources, same flags.
+# Why: the crate librocksdb-sys compiles RocksDB file by file. That takes 50 processor minutes, most of them spent parsing
+# the same headers 340 times. This script compiles the same sources, those of the crate version in Cargo.lock, as a few
+# large files, in 8 processor minutes. The result is what the crate would have built: same sources, same flags.
 #
-# What must stay true: without this script everything still builds, only slower; the library is made again whenever the
-# crate's version, the compiler or the flags change; an interrupted run leaves nothing that looks finished.
+# What must stay true: everything still builds without this script, only more slowly; a new version of the crate, another
+# compiler or other flags give a new library; an interrupted run leaves nothing that looks finished.
 #
 #   MLVAULT_ROCKSDB  where the library is kept   (default ~/.cache/mlvault-rocksdb)
 #
@@ -51,14 +51,17 @@ compile() {
 
 [ "$(uname -s)" = Linux ] || exit 0
 (cd "$root" && cargo fetch --locked --quiet)
-sources=$(crate_sources) || { say "the sources of librocksdb-sys $version are not where Cargo unpacks them; Cargo compiles RocksDB itself"; exit 0; }
+sources=$(crate_sources) || {
+    say "cannot find the sources of librocksdb-sys $version; Cargo will compile RocksDB, in about 50 processor minutes"
+    exit 0
+}
 recipe=$(printf '%s\n' "$("${CXX:-c++}" --version)" "$files_together" "${flags[@]}" | sha256sum | cut -c1-12)
 library=$home/$version-$recipe
 mkdir -p "$home"
 exec {lock}>"$home/lock"
 flock "$lock"
 if [ ! -e "$library/librocksdb.a" ]; then
-    say "compiling RocksDB $version, once for this machine (about 8 processor minutes)"
+    say "compiling RocksDB $version once for this machine (about 4 minutes on two cores)"
     scratch=$(mktemp -d "$home/compiling.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
     (cd "$scratch" && compile "$sources")

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Makes a fresh Debian machine ready to build, test, demonstrate or measure mlvault.
+# Prepares a Debian machine to build, test, demonstrate or benchmark mlvault.
 #
-#   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (without arguments: build test demo)
+#   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (default: build test demo)
 #
-#   build   what compiling needs: a C++ compiler and libclang (RocksDB's bindings); Rust itself must be there already
+#   build   a C++ compiler, libclang for RocksDB's bindings, and RocksDB itself, compiled once (scripts/rocksdb.sh);
+#           install Rust first
 #   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
-#   rustic  rustic, compiled from source (about 10 minutes): an optional peer of the benchmark
+#   rustic  rustic, compiled from source (10 to 20 minutes): optional, for the benchmark
 #
-# Running it again is harmless, silent and quick: Debian packages are looked up before they are installed, and each part
-# of tests/requirements.txt leaves a stamp with its hash. Only Debian packages need root, by sudo if there is need.
+# You can run it again at any time: it installs only what is missing, and says nothing if nothing is. Each part of
+# tests/requirements.txt leaves a stamp with its hash. Only Debian packages need root; the script calls sudo for them.
 #
 #   MLVAULT_TEST_TOOLS  the Python virtual environment   (default ~/.cache/mlvault-tools)
 #   MLVAULT_PEERS       where rustic is installed        (default ~/.cache/mlvault-peers)
@@ -22,16 +23,17 @@ tools=${MLVAULT_TEST_TOOLS:-$HOME/.cache/mlvault-tools}
 peers=${MLVAULT_PEERS:-$HOME/.cache/mlvault-peers}
 rustic_version=0.11.4
 tries_max=4
+has_build=
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# Registries fail now and then; a few patient tries are better than a red build.
+# Package registries fail now and then, and the next attempt usually works.
 retry() {
     local try
     for ((try = 1; try <= tries_max; try++)); do
         "$@" && return 0
-        ((try == tries_max)) || { say "failed ($try of $tries_max tries): $*"; sleep $((try * 5)); }
+        ((try == tries_max)) || { say "attempt $try of $tries_max failed: $*"; sleep $((try * 5)); }
     done
     return 1
 }
@@ -40,7 +42,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# apt-get talks much even when it is asked not to; what it says matters only if it fails.
+# apt-get prints a lot even with -qq; its output matters only if it fails.
 quiet_apt() {
     local output
     output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq "$@" 2>&1) && return
@@ -55,15 +57,23 @@ debian_packages() {
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] && return
-    command -v apt-get >/dev/null || fail "install these first, this is not Debian: ${missing[*]}"
+    command -v apt-get >/dev/null || fail "this is not Debian: install what corresponds to these packages: ${missing[*]}"
     say "installing Debian packages: ${missing[*]}"
     retry quiet_apt update
-    retry quiet_apt install -y --no-install-recommends "${missing[@]}" || fail "cannot install: ${missing[*]}"
+    retry quiet_apt install -y --no-install-recommends "${missing[@]}" ||
+        fail "cannot install the Debian packages: ${missing[*]}"
 }
 
 setup_build() {
+    # Every other part needs this one.
+    [ -z "$has_build" ] || return 0
+    has_build=1
     debian_packages build-essential ca-certificates libclang-dev
-    command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.91 or newer with rustup, then run this again"
+    command -v cargo >/dev/null ||
+        fail "cannot find cargo: install Rust 1.91 or newer (https://rustup.rs), then run this again"
+    "$root/scripts/rocksdb.sh" || say "cannot compile RocksDB here; Cargo will do it, in about 50 processor minutes"
+    [ -e "${CARGO_TARGET_DIR:-$root/target}/release/mlvault" ] ||
+        say "ready to build; the first build takes about 8 minutes on two cores"
 }
 
 # The first Python that is new enough and can make virtual environments.
@@ -79,7 +89,7 @@ find_python() {
 make_virtual_environment() {
     local python
     python=$(find_python) || { debian_packages python3 python3-venv; python=$(find_python); } ||
-        fail "Python 3.11 or newer is needed"
+        fail "cannot find Python 3.11 or newer"
     say "creating the virtual environment $tools"
     rm -rf "$tools"
     "$python" -m venv "$tools"
@@ -91,10 +101,10 @@ requirements_part() {
 }
 
 install_part() {
-    say "installing Python packages of the part '$1' into $tools"
+    say "installing the Python packages for '$1' into $tools (all of them: 790 MB, about 40 seconds)"
     "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
         --only-binary :all: -r <(requirements_part "$1")
-    # Compiles the modules that are used, instead of all of them, and shows that the part works.
+    # Imports what is used: this compiles only those modules, and shows that the part works.
     env -u PYTHONDONTWRITEBYTECODE "$tools/bin/python" -W ignore -c "$(first_imports "$1")"
 }
 
@@ -110,7 +120,7 @@ first_imports() {
     esac
 }
 
-# Installs the named parts of the requirements file, unless their stamps say that it was done.
+# Installs the named parts of the requirements file, except those whose stamp shows that they are installed.
 python_parts() {
     local part stamp wanted lock
     mkdir -p "$(dirname "$tools")"
@@ -121,14 +131,14 @@ python_parts() {
         stamp=$tools/.installed-$part
         wanted=$(requirements_part "$part" | sha256sum)
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
-        retry install_part "$part" || fail "cannot install the Python packages of '$part'"
-        "$tools/bin/python" -m pip check >/dev/null || fail "the pins of $requirements contradict each other"
+        retry install_part "$part" || fail "cannot install the Python packages for '$part'"
+        "$tools/bin/python" -m pip check >/dev/null || fail "the versions pinned in $requirements conflict"
         echo "$wanted" >"$stamp"
     done
     exec {lock}>&-
 }
 
-# The server, without the cluster that Debian's package would make and start: tests make their own.
+# Installs the server without the cluster that Debian's package would create and start: tests create their own.
 install_postgresql() {
     dpkg-query -W -f='${Status}' postgresql 2>/dev/null | grep -q ' installed$' && return
     debian_packages postgresql-common
@@ -157,7 +167,7 @@ setup_bench() {
 setup_rustic() {
     setup_build
     "$peers/bin/rustic" --version 2>/dev/null | grep -qF " $rustic_version" && return
-    say "compiling rustic $rustic_version into $peers"
+    say "compiling rustic $rustic_version into $peers (10 to 20 minutes)"
     retry env CARGO_TARGET_DIR="$peers/target" \
         cargo install rustic-rs --version "=$rustic_version" --locked --force --quiet --root "$peers"
     rm -rf "$peers/target"
