@@ -121,9 +121,7 @@ fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn prompt(text: &str) -> Result<Zeroizing<String>> {
-    rpassword::prompt_password(text)
-        .map(Zeroizing::new)
-        .map_err(|source| Error::source("read", "the terminal", source))
+    rpassword::prompt_password(text).map(Zeroizing::new).map_err(|source| Error::source("read", "the terminal", source))
 }
 
 #[cfg(test)]
