@@ -6,9 +6,12 @@
 //! - A stream whose command fails makes no snapshot at all.
 
 mod deployment;
+mod file_under_way;
 mod parent;
 mod pipeline;
-mod reader;
+mod review;
+mod survey;
+mod tally;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -17,6 +20,7 @@ use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
 use crate::backup::parent::{PARENT, Parent};
+use crate::backup::review::NoReview;
 use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::{ChunkWriter, Written};
@@ -233,7 +237,7 @@ pub(crate) fn store_source(
     let parent = compare.parent.filter(|_| !compare.reads_all);
     let tree = parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
     let parent = Parent::new(tree, &reader, job.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
-    pipeline::store_tree(job, source, parent, &mut pipeline::NoReview)
+    pipeline::store_tree(job, source, parent, &mut NoReview)
 }
 
 /// Opens a source that can be walked. Half of the memory for chunks is between readers and sealers; what is read ahead of
@@ -283,8 +287,7 @@ fn component(name: &str, tree: &TreeSummary, completeness: Completeness) -> Comp
 fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
     let source = StreamSource::new(vec![(name.to_owned(), opener)], job.repository.clock().now());
     let reader = ChunkReader::new(Arc::clone(job.repository));
-    let stored =
-        pipeline::store_tree(job, &source, Parent::none(&reader, job.monitor.as_ref()), &mut pipeline::NoReview);
+    let stored = pipeline::store_tree(job, &source, Parent::none(&reader, job.monitor.as_ref()), &mut NoReview);
     source.into_result().and(stored)
 }
 
@@ -313,7 +316,7 @@ fn dry_run(
     let mut survey = |name: &str, source: &dyn Source| {
         let tree = parent.and_then(|parent| open_parent(&reader, parent, name, monitor));
         let compared = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
-        let (entries, bytes, statistics) = pipeline::survey(source, compared, &problems, monitor, cancel)?;
+        let (entries, bytes, statistics) = survey::survey(source, compared, &problems, monitor, cancel)?;
         let tree = TreeSummary { root: crate::id::ChunkId::from_bytes([0; 32]), entries, bytes };
         add_statistics(&mut stored.statistics, &statistics);
         stored.components.push(component(name, &tree, Completeness::Complete));

@@ -15,9 +15,9 @@ use crate::trees::reader::TreeReader;
 /// What notes call the snapshot that is compared with.
 pub const PARENT: &str = "the parent snapshot";
 
-/// What the parent says of a file.
+/// How a file compares with what the parent has under its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Comparison {
     /// It did not have it.
     New,
     /// It had another one, or there is doubt.
@@ -54,13 +54,13 @@ impl<'a> Parent<'a> {
     }
 
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
-    pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<Verdict> {
-        let Some(entry) = self.tree.find(&item.path) else { return Ok(Verdict::New) };
-        let EntryKind::File(content) = &entry.kind else { return Ok(Verdict::Changed) };
+    pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<Comparison> {
+        let Some(entry) = self.tree.find(&item.path) else { return Ok(Comparison::New) };
+        let EntryKind::File(content) = &entry.kind else { return Ok(Comparison::Changed) };
         if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
-            return Ok(Verdict::Changed);
+            return Ok(Comparison::Changed);
         }
-        Ok(Verdict::Unchanged(content.clone(), entry.attributes.clone()))
+        Ok(Comparison::Unchanged(content.clone(), entry.attributes.clone()))
     }
 
     fn looks_same(&self, item: &Item, entry: &Entry, content: &FileContent) -> bool {

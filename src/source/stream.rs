@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
 use crate::source::{Content, Found, Item, ItemKind, Source};
-use crate::sync::{self, lock};
+use crate::sync::{FirstFailure, lock};
 
 /// Something to read to its end, which only then tells whether it is whole.
 pub trait Stream: Read + Send {
@@ -41,19 +41,19 @@ pub type Opener<'a> = Box<dyn FnOnce() -> Result<Box<dyn Stream + 'a>> + Send + 
 pub struct StreamSource<'a> {
     streams: Vec<(String, Mutex<Option<Opener<'a>>>)>,
     time: Timestamp,
-    failure: Mutex<Option<Error>>,
+    failure: FirstFailure,
 }
 
 impl<'a> StreamSource<'a> {
     /// Makes a source of streams, whose files get the time given. Names must ascend.
     pub fn new(streams: Vec<(String, Opener<'a>)>, time: Timestamp) -> Self {
         let streams = streams.into_iter().map(|(name, opener)| (name, Mutex::new(Some(opener)))).collect();
-        Self { streams, time, failure: Mutex::default() }
+        Self { streams, time, failure: FirstFailure::default() }
     }
 
     /// Returns the first failure of a stream.
     pub fn into_result(self) -> Result<()> {
-        sync::into_inner(self.failure).map_or(Ok(()), Err)
+        self.failure.check()
     }
 
     fn metadata(&self) -> Metadata {
@@ -64,7 +64,7 @@ impl<'a> StreamSource<'a> {
 
     fn fail(&self, error: Error) -> io::Error {
         let told = io::Error::other(error.to_string());
-        lock(&self.failure).get_or_insert(error);
+        self.failure.set(error);
         told
     }
 }

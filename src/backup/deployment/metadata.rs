@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Run, scratch_fault, verdict};
 use crate::backup::parent::Parent;
 use crate::backup::pipeline;
+use crate::backup::review::NoReview;
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::deployment::Verdict;
@@ -60,7 +61,7 @@ impl Run<'_> {
         let source = SpoolSource::new(&directory)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = Parent::none(&reader, self.job.monitor.as_ref());
-        let (tree, _) = pipeline::store_tree(self.job, &source, parent, &mut pipeline::NoReview)?;
+        let (tree, _) = pipeline::store_tree(self.job, &source, parent, &mut NoReview)?;
         self.add_component(METADATA, (tree, Statistics::default()), summary.is_complete());
         Ok(Metadata {
             verdict: verdict(summary.is_complete()),

@@ -28,6 +28,7 @@ use crate::backup::deployment::live::Live;
 use crate::backup::deployment::references::{CrossCheck, ParentEntries};
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::Parent;
+use crate::backup::review::NoReview;
 use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
 use crate::chunks::reader::ChunkReader;
 use crate::database::DumpStream;
@@ -202,7 +203,7 @@ impl Run<'_> {
         let source = StreamSource::new(streams, read_at);
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = Parent::none(&reader, self.job.monitor.as_ref());
-        let stored = pipeline::store_tree(self.job, &source, parent, &mut pipeline::NoReview);
+        let stored = pipeline::store_tree(self.job, &source, parent, &mut NoReview);
         source.into_result()?;
         self.add_component(DATABASE, stored?, true);
         Ok(sync::into_inner(tables))
@@ -291,7 +292,7 @@ impl Run<'_> {
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let job = pipeline::Job { kind: BlobKind::Meta, ..*self.job };
         let parent = Parent::none(&reader, self.job.monitor.as_ref());
-        let (tree, _) = pipeline::store_tree(&job, &source, parent, &mut pipeline::NoReview)?;
+        let (tree, _) = pipeline::store_tree(&job, &source, parent, &mut NoReview)?;
         self.add_component(CATALOGUE, (tree, Statistics::default()), true);
         Ok(())
     }

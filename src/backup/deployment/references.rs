@@ -11,7 +11,7 @@
 use std::io::Write;
 use std::iter::Peekable;
 
-use crate::backup::pipeline::{Replacement, Review};
+use crate::backup::review::{Replacement, Review};
 use crate::error::{Error, Result};
 use crate::format::deployment::ReferenceCounts;
 use crate::format::tree::{Entry, EntryKind};
