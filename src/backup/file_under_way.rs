@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::format::BlobKind;
 use crate::format::attributes::Attributes;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, Metadata};
-use crate::id::ChunkId;
 use crate::source::{Interruption, Item, ItemKind};
 use crate::sync::lock;
 
@@ -216,6 +215,7 @@ impl From<io::Error> for ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ChunkId;
 
     #[test]
     fn chunks_of_an_attempt_that_was_given_up_do_not_count() {
