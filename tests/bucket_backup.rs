@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mlvault::error::Fault;
 use mlvault::format::attributes;
 use mlvault::format::snapshot::{Completeness, SourceRecord};
-use mlvault::s3::{Bucket, BucketLocation, ObjectHeaders, Patience, Wanted};
+use mlvault::s3::{Bucket, BucketLocation, Extent, ObjectHeaders, Patience};
 use mlvault::source::bucket::BucketSource;
 use mlvault::source::{Found, Interruption, Source};
 use mlvault::units::MIB;
@@ -64,7 +64,7 @@ fn what_a_writer_set_beside_the_content_is_kept() {
         let summary = backup_prefix(&vault, "", server.options()).unwrap();
         let entry = &entries(&vault, summary.snapshot.unwrap())["model"];
         assert_eq!(ObjectHeaders::from_attributes(&entry.attributes), (headers.clone(), vec![]));
-        let etag = bucket.get("model", &Wanted::Whole(100), None).unwrap().facts.etag.unwrap();
+        let etag = bucket.get("model", &Extent::Whole(100), None).unwrap().facts.etag.unwrap();
         assert_eq!(attributes::get(&entry.attributes, attributes::ETAG), Some(etag.as_bytes()));
     }
 }

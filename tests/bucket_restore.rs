@@ -13,7 +13,7 @@ use mlvault::id::SessionId;
 use mlvault::repository::Repository;
 use mlvault::restore::bucket::{Options, run_snapshot};
 use mlvault::restore::{self, Summary};
-use mlvault::s3::{Bucket, ObjectHeaders, S3Options, Wanted};
+use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::MIB;
 use tempfile::TempDir;
@@ -63,7 +63,7 @@ fn headers() -> ObjectHeaders {
 }
 
 fn headers_of(bucket: &Bucket, key: &str) -> ObjectHeaders {
-    let facts = bucket.get(key, &Wanted::Whole(1 << 30), None).unwrap().facts;
+    let facts = bucket.get(key, &Extent::Whole(1 << 30), None).unwrap().facts;
     let tags = if facts.tag_count > 0 { bucket.tags(key).unwrap() } else { BTreeMap::new() };
     ObjectHeaders { tags, ..facts.headers }
 }

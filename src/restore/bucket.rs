@@ -25,8 +25,8 @@ use crate::parallel;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::{Summary, Tally, add};
-use crate::s3::{Listed, ObjectHeaders};
-use crate::target::bucket::{BucketTarget, Existing, ObjectWriter, PART_BYTES};
+use crate::s3::{ListedObject, ObjectHeaders};
+use crate::target::bucket::{BucketTarget, ExistingObjects, ObjectWriter, PART_BYTES};
 use crate::trees::contents::{self, Selection};
 use crate::trees::reader::{chunks_of, for_each_chunk_of};
 use crate::units::MIB;
@@ -96,7 +96,7 @@ struct Object {
     content: FileContent,
     key: String,
     headers: ObjectHeaders,
-    existing: Option<Listed>,
+    existing: Option<ListedObject>,
 }
 
 /// What is to be done with an object.
@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn take_in(&self, entry: Entry, existing: &mut Existing, batch: &mut Batch) -> Result<()> {
+    fn take_in(&self, entry: Entry, existing: &mut ExistingObjects, batch: &mut Batch) -> Result<()> {
         let Some(object) = self.object(entry, existing)? else { return Ok(()) };
         if object.content.size > PART_BYTES {
             return self.restore_large(&object);
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
     }
 
     /// Tells which object an entry becomes, or names why it becomes none.
-    fn object(&self, entry: Entry, existing: &mut Existing) -> Result<Option<Object>> {
+    fn object(&self, entry: Entry, existing: &mut ExistingObjects) -> Result<Option<Object>> {
         let EntryKind::File(content) = &entry.kind else {
             self.report(&entry.path, "it is not restored: a bucket has no symlinks");
             return Ok(None);

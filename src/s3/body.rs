@@ -1,8 +1,8 @@
 //! Bodies: those of requests, handed over piece by piece, and those of answers, which must be whole.
 //!
-//! Why requests have bodies of their own: the SDK takes a body that is in memory as one piece, and its watch over stalled uploads then sees
-//! nothing between the beginning and the answer; a server that stops reading would be waited for as long as the whole
-//! body could take. It would also hash the body for the signature, on top of the checksum.
+//! Why requests have bodies of their own: the SDK takes a body that is in memory as one piece, and its watch over
+//! stalled uploads then sees nothing between the beginning and the answer; a server that stops reading would be waited
+//! for as long as the whole body could take. It would also hash the body for the signature, on top of the checksum.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Returns a body that can be sent as often as needed, without copying the bytes.
 pub fn in_pieces(bytes: &Bytes) -> ByteStream {
     let bytes = bytes.clone();
-    ByteStream::new(SdkBody::retryable(move || SdkBody::from_body_1_x(Pieces(bytes.clone()))))
+    ByteStream::new(SdkBody::retryable(move || SdkBody::from_body_1_x(BodyInPieces(bytes.clone()))))
 }
 
 /// Returns the CRC-32 of a body, as the header `x-amz-checksum-crc32` has it.
@@ -45,9 +45,9 @@ pub async fn collect(mut body: ByteStream, len: u64) -> Result<Bytes, String> {
     Ok(bytes.freeze())
 }
 
-struct Pieces(Bytes);
+struct BodyInPieces(Bytes);
 
-impl Body for Pieces {
+impl Body for BodyInPieces {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -37,7 +37,9 @@ use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::error::{Error, Result};
-use crate::s3::{Credentials, Patience, S3Options, fault, unverified};
+use crate::s3::options::{Credentials, S3Options};
+use crate::s3::patience::Patience;
+use crate::s3::{fault, unverified};
 use crate::sync::lock;
 
 /// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.

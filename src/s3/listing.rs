@@ -1,31 +1,35 @@
 //! Lists a part of a bucket: page by page, in byte order of the keys, each key once.
 //!
 //! What must stay true:
+//! - There is one loop over pages, in [`Pages`]; it ends, whatever the server says.
 //! - Memory does not grow with the bucket: at most [`WINDOW_KEYS`] and one page of objects are held.
-//! - What comes out ascends strictly. A server that lists in another order is put right within the window, and found out
+//! - What [`Objects`] gives ascends strictly. A server that lists in another order is put right within the window, and found out
 //!   beyond it: the listing ends in an error then, never in a list with gaps.
 //! - Keys are what the server has, byte for byte: they are asked for in encoded form, because XML cannot hold all of them.
 
 use std::collections::BTreeMap;
 
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object};
 use percent_encoding::percent_decode_str;
 
-use crate::error::{Fault, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::tree::FileTime;
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{file_time, strong_etag};
 
 /// Pages of up to 1,000 keys that one listing may have: 10⁸ objects.
-pub const LIST_PAGES_MAX: usize = 100_000;
+const LIST_PAGES_MAX: usize = 100_000;
+/// Most objects that one answer lists.
+const LIST_PAGE_KEYS_MAX: usize = 1000;
 /// Objects that are held back until it is certain that none comes before them. AWS and MinIO list in byte order, and
 /// need none; servers over file systems may list a directory before its neighbours.
 const WINDOW_KEYS: usize = 4096;
 
 /// An object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// Its key, the prefix included.
     pub key: Vec<u8>,
     /// Length in bytes.
@@ -38,47 +42,118 @@ pub struct Listed {
     pub storage_class: Option<String>,
 }
 
-/// Iterates over the objects whose keys begin with a prefix. After an error it ends.
-pub struct Objects {
+impl Bucket {
+    /// Lists what begins with a prefix, in byte order of the keys. Requests are sent as the objects are taken.
+    pub fn objects(&self, prefix: &str) -> Objects {
+        Objects { pages: self.pages(prefix), window: KeyWindow::default() }
+    }
+
+    /// Lists what begins with a prefix page by page, in whatever order the server has. An object may come twice.
+    pub fn pages(&self, prefix: &str) -> Pages {
+        let (bucket, prefix) = (self.clone(), prefix.to_owned());
+        Pages { bucket, prefix, token: None, first_key: None, count: 0, has_more: true }
+    }
+
+    /// Returns what a server lists first of a prefix, at most `limit` objects and a thousand, with one request.
+    pub fn first_objects(&self, prefix: &str, limit: usize) -> Result<Vec<ListedObject>> {
+        let page = self.list_page(prefix, None, Some(limit.min(LIST_PAGE_KEYS_MAX) as i32))?;
+        objects_of(&page, prefix).map_err(|reason| self.bad_listing(prefix, reason))
+    }
+
+    /// Returns what a listing says of one object, or `None` if there is none.
+    pub fn find(&self, key: &str) -> Result<Option<ListedObject>> {
+        let objects = self.first_objects(key, LIST_PAGE_KEYS_MAX)?;
+        Ok(objects.into_iter().find(|listed| listed.key == key.as_bytes()))
+    }
+
+    fn list_page(&self, prefix: &str, token: Option<String>, max_keys: Option<i32>) -> Result<ListObjectsV2Output> {
+        let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).set_max_keys(max_keys);
+        let request = request.encoding_type(EncodingType::Url).set_continuation_token(token);
+        self.block_on(request.send()).map_err(|error| self.failed("list", prefix.trim_end_matches('/'), error))
+    }
+
+    fn bad_listing(&self, prefix: &str, reason: impl Into<BoxError>) -> Error {
+        self.fault(Fault::BadAnswer, "list", prefix.trim_end_matches('/'), reason)
+    }
+}
+
+/// Goes through the pages of a listing, and refuses one that does not advance. After an error it ends.
+pub struct Pages {
     bucket: Bucket,
     prefix: String,
-    progress: Progress,
-    pages: usize,
+    token: Option<String>,
+    first_key: Option<String>,
+    count: usize,
     has_more: bool,
-    window: Window,
+}
+
+impl Pages {
+    fn next_page(&mut self) -> Result<Vec<ListedObject>> {
+        self.count += 1;
+        if self.count > LIST_PAGES_MAX {
+            let reason = format!("the listing did not end in {LIST_PAGES_MAX} pages");
+            return Err(self.bucket.bad_listing(&self.prefix, reason));
+        }
+        let page = self.bucket.list_page(&self.prefix, self.token.clone(), None)?;
+        let objects = self.advance(&page).and_then(|()| objects_of(&page, &self.prefix));
+        objects.map_err(|reason| self.bucket.bad_listing(&self.prefix, reason))
+    }
+
+    /// Takes note of where the next page begins, if another one follows.
+    fn advance(&mut self, page: &ListObjectsV2Output) -> Result<(), &'static str> {
+        let first_key = page.contents().first().and_then(|object| object.key());
+        if first_key.is_some() && first_key == self.first_key.as_deref() {
+            return Err("the listing does not advance");
+        }
+        self.first_key = first_key.map(str::to_owned);
+        // Without this check, an empty or foreign document would pass for an empty listing.
+        self.has_more = page.is_truncated().ok_or("the answer is not a listing")?;
+        if self.has_more {
+            let next = page.next_continuation_token().ok_or("the listing says that there is more, but not where")?;
+            if self.token.as_deref() == Some(next) {
+                return Err("the listing does not advance");
+            }
+            self.token = Some(next.to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Pages {
+    type Item = Result<Vec<ListedObject>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let page = self.has_more.then(|| self.next_page())?;
+        self.has_more &= page.is_ok();
+        Some(page)
+    }
+}
+
+/// Iterates over the objects whose keys begin with a prefix, in byte order. After an error it ends.
+pub struct Objects {
+    pages: Pages,
+    window: KeyWindow,
 }
 
 impl Objects {
-    pub(super) fn new(bucket: Bucket, prefix: &str) -> Self {
-        let prefix = prefix.to_owned();
-        Self { bucket, prefix, progress: Progress::default(), pages: 0, has_more: true, window: Window::default() }
-    }
-
     fn fill(&mut self) -> Result<()> {
-        while self.has_more && self.window.waiting.len() < WINDOW_KEYS {
-            self.pages += 1;
-            let bucket = self.bucket.clone();
-            let bad = |reason: String| bucket.fault(Fault::BadAnswer, "list", &self.prefix, reason);
-            if self.pages > LIST_PAGES_MAX {
-                return Err(bad(format!("the listing did not end in {LIST_PAGES_MAX} pages")));
-            }
-            let page = bucket.list_page(&self.prefix, self.progress.token(), None)?;
-            self.has_more = self.progress.advance(&page).map_err(|reason| bad(reason.to_owned()))?;
-            for listed in objects_of(&page, &self.prefix).map_err(|reason| bad(reason.to_owned()))? {
-                self.window.take_in(listed).map_err(bad)?;
-            }
+        while self.window.waiting.len() < WINDOW_KEYS
+            && let Some(page) = self.pages.next()
+        {
+            let taken = page?.into_iter().try_for_each(|listed| self.window.take_in(listed));
+            taken.map_err(|reason| self.pages.bucket.bad_listing(&self.pages.prefix, reason))?;
         }
         Ok(())
     }
 }
 
 impl Iterator for Objects {
-    type Item = Result<Listed>;
+    type Item = Result<ListedObject>;
 
-    fn next(&mut self) -> Option<Result<Listed>> {
+    fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.fill() {
-            self.has_more = false;
-            self.window = Window::default();
+            self.pages.has_more = false;
+            self.window = KeyWindow::default();
             return Some(Err(error));
         }
         self.window.next().map(Ok)
@@ -87,15 +162,15 @@ impl Iterator for Objects {
 
 /// Objects that are held back, by key.
 #[derive(Default)]
-struct Window {
-    waiting: BTreeMap<Vec<u8>, Listed>,
-    last: Option<Listed>,
+struct KeyWindow {
+    waiting: BTreeMap<Vec<u8>, ListedObject>,
+    last: Option<ListedObject>,
 }
 
-impl Window {
+impl KeyWindow {
     /// Takes an object in. One that is listed twice, as `rclone serve s3` does after two writes of it, counts once; if
     /// the two differ, which of them is right is not known, and so nothing proves it unchanged.
-    fn take_in(&mut self, listed: Listed) -> Result<(), String> {
+    fn take_in(&mut self, listed: ListedObject) -> Result<(), String> {
         if self.last.as_ref() == Some(&listed) {
             return Ok(());
         }
@@ -116,7 +191,7 @@ impl Window {
         Ok(())
     }
 
-    fn next(&mut self) -> Option<Listed> {
+    fn next(&mut self) -> Option<ListedObject> {
         let (_, next) = self.waiting.pop_first()?;
         self.last = Some(next.clone());
         Some(next)
@@ -124,19 +199,19 @@ impl Window {
 }
 
 /// Reads the objects of a page.
-pub(super) fn objects_of(page: &ListObjectsV2Output, prefix: &str) -> Result<Vec<Listed>, &'static str> {
+fn objects_of(page: &ListObjectsV2Output, prefix: &str) -> Result<Vec<ListedObject>, &'static str> {
     let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
     page.contents().iter().map(|object| listed(object, is_encoded, prefix)).collect()
 }
 
-fn listed(object: &Object, is_encoded: bool, prefix: &str) -> Result<Listed, &'static str> {
+fn listed(object: &Object, is_encoded: bool, prefix: &str) -> Result<ListedObject, &'static str> {
     let key = object.key().ok_or("the listing has an object without a key")?;
     let key = if is_encoded { decoded(key) } else { key.as_bytes().to_vec() };
     if !key.starts_with(prefix.as_bytes()) {
         return Err("the listing has a key that was not asked for");
     }
     let size = object.size().and_then(|size| u64::try_from(size).ok());
-    Ok(Listed {
+    Ok(ListedObject {
         key,
         size: size.ok_or("the listing has an object without a size")?,
         etag: object.e_tag().and_then(strong_etag),
@@ -150,50 +225,17 @@ fn decoded(key: &str) -> Vec<u8> {
     percent_decode_str(&key.replace('+', " ")).collect()
 }
 
-/// How far a listing has come; refuses one that does not advance.
-#[derive(Default)]
-pub struct Progress {
-    token: Option<String>,
-    first_key: Option<String>,
-}
-
-impl Progress {
-    /// Returns where the next page begins.
-    pub fn token(&self) -> Option<String> {
-        self.token.clone()
-    }
-
-    /// Takes note of a page. Returns whether another one follows.
-    pub fn advance(&mut self, page: &ListObjectsV2Output) -> Result<bool, &'static str> {
-        let first_key = page.contents().first().and_then(|object| object.key());
-        if first_key.is_some() && first_key == self.first_key.as_deref() {
-            return Err("the listing does not advance");
-        }
-        self.first_key = first_key.map(str::to_owned);
-        // Without this check, an empty or foreign document would pass for an empty listing.
-        let has_more = page.is_truncated().ok_or("the answer is not a listing")?;
-        if has_more {
-            let next = page.next_continuation_token().ok_or("the listing says that there is more, but not where")?;
-            if self.token.as_deref() == Some(next) {
-                return Err("the listing does not advance");
-            }
-            self.token = Some(next.to_owned());
-        }
-        Ok(has_more)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn listed(key: &[u8], seconds: i64) -> Listed {
+    fn listed(key: &[u8], seconds: i64) -> ListedObject {
         let modified = FileTime { seconds, nanoseconds: 0 };
-        Listed { key: key.to_vec(), size: 1, etag: Some(seconds.to_string()), modified, storage_class: None }
+        ListedObject { key: key.to_vec(), size: 1, etag: Some(seconds.to_string()), modified, storage_class: None }
     }
 
-    fn drain(window: &mut Window) -> Vec<Vec<u8>> {
+    fn drain(window: &mut KeyWindow) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| window.next()).map(|listed| listed.key).collect()
     }
 
@@ -206,7 +248,7 @@ mod tests {
 
     #[test]
     fn an_order_that_is_wrong_within_the_window_is_put_right_and_beyond_it_is_an_error() {
-        let mut window = Window::default();
+        let mut window = KeyWindow::default();
         for key in ["a/x", "a.b", "b", "a/y"] {
             window.take_in(listed(key.as_bytes(), 1)).unwrap();
         }
@@ -218,7 +260,7 @@ mod tests {
 
     #[test]
     fn an_object_listed_twice_counts_once_and_without_a_proof_if_the_two_differ() {
-        let mut window = Window::default();
+        let mut window = KeyWindow::default();
         for listed in [listed(b"k", 5), listed(b"k", 5), listed(b"m", 7), listed(b"m", 6)] {
             window.take_in(listed).unwrap();
         }

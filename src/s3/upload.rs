@@ -27,7 +27,7 @@ pub struct Upload {
 }
 
 /// A part that was uploaded.
-pub struct Part(CompletedPart);
+pub struct UploadedPart(CompletedPart);
 
 impl Upload {
     /// Begins to write an object.
@@ -49,7 +49,7 @@ impl Upload {
     }
 
     /// Begins to send a part; numbers count from 1.
-    pub fn put_later(&self, number: u64, bytes: Bytes) -> Later<Part> {
+    pub fn put_later(&self, number: u64, bytes: Bytes) -> Later<UploadedPart> {
         let (bucket, key) = (self.bucket.clone(), self.key.clone());
         let (checksum, number) = (body::checksum(&bytes), number as i32);
         let timeouts = bucket.patience().timeouts(bytes.len() as u64);
@@ -67,7 +67,7 @@ impl Upload {
         self.bucket.later(async move {
             let answer = request.send().await.map_err(|error| bucket.failed("write a part of", &key, error))?;
             let part = CompletedPart::builder().part_number(number).checksum_crc32(checksum);
-            Ok(Part(part.set_e_tag(answer.e_tag().map(str::to_owned)).build()))
+            Ok(UploadedPart(part.set_e_tag(answer.e_tag().map(str::to_owned)).build()))
         })
     }
 
@@ -76,8 +76,8 @@ impl Upload {
     ///
     /// A request that is repeated underway ends in [`Fault::NotFound`], because the upload is over: who gets that fault
     /// looks at what is there.
-    pub fn complete(mut self, parts: Vec<Part>, create_only: bool) -> Result<()> {
-        let parts = parts.into_iter().map(|Part(part)| part).collect();
+    pub fn complete(mut self, parts: Vec<UploadedPart>, create_only: bool) -> Result<()> {
+        let parts = parts.into_iter().map(|UploadedPart(part)| part).collect();
         let request = self
             .bucket
             .client()

@@ -21,7 +21,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::attributes::Attributes;
 use crate::format::tree::{FileTime, Metadata, PATH_LEN_MAX};
 use crate::globs::Globs;
-use crate::s3::{Bucket, BucketLocation, Fetched, Later, Listed, ObjectFacts, Patience, S3Options, Wanted};
+use crate::s3::{Bucket, BucketLocation, Extent, Fetched, Later, ListedObject, ObjectFacts, Patience, S3Options};
 use crate::source::{Content, Found, Interruption, Item, ItemKind, Source};
 use crate::sync::lock;
 use crate::units::MIB;
@@ -80,7 +80,7 @@ impl BucketSource {
     }
 
     /// Returns what an object in the listing is, or `None` if it is nothing to store.
-    fn found(&self, listed: Listed) -> Option<Found> {
+    fn found(&self, listed: ListedObject) -> Option<Found> {
         let path = listed.key.get(self.key_prefix.len()..).unwrap_or_default();
         // Consoles make an empty object that stands for the prefix itself.
         if (path.is_empty() && listed.size == 0) || self.is_excluded(path) {
@@ -131,7 +131,7 @@ impl BucketSource {
     /// Reads the first part of an object, which is all of a small one. What the listing said of its size may no longer be
     /// true, and only decides how to ask first: an empty object has no range.
     fn first_part(&self, key: &str, listed_size: u64) -> Result<Fetched> {
-        let (whole, range) = (Wanted::Whole(PART_BYTES), Wanted::UpTo(0..PART_BYTES));
+        let (whole, range) = (Extent::Whole(PART_BYTES), Extent::UpTo(0..PART_BYTES));
         let (first, second) = if listed_size <= PART_BYTES { (whole, range) } else { (range, whole) };
         match self.bucket.get(key, &first, None) {
             Err(error) if error.fault() == Some(Fault::BadAnswer) => self.bucket.get(key, &second, None),
@@ -173,7 +173,7 @@ impl Source for BucketSource {
         }
         if let (Ok(path), Some(permit)) = (std::str::from_utf8(&item.path), self.expected_budget.try_take(size)) {
             let key = format!("{}{path}", self.key_prefix);
-            let later = self.bucket.get_later(&key, Wanted::Whole(PART_BYTES), None);
+            let later = self.bucket.get_later(&key, Extent::Whole(PART_BYTES), None);
             expected.insert(item.path.clone(), (later, permit));
         }
     }
@@ -240,7 +240,7 @@ impl OpenObject<'_> {
         let range = self.asked..self.asked + self.next_range_len();
         self.asked = range.end;
         let etag = self.facts.etag.as_deref();
-        self.parts.push_back((self.source.bucket.get_later(&self.key, Wanted::Exactly(range), etag), permit));
+        self.parts.push_back((self.source.bucket.get_later(&self.key, Extent::Exactly(range), etag), permit));
     }
 
     /// Makes the next part current; returns whether there was one.

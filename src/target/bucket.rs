@@ -12,7 +12,8 @@ use bytes::{Bytes, BytesMut};
 use crate::error::{Fault, Result};
 use crate::id::Digest;
 use crate::s3::{
-    Bucket, BucketLocation, Later, Listed, ObjectHeaders, Objects, PARTS_MAX, Part, Patience, S3Options, Upload, Wanted,
+    Bucket, BucketLocation, Extent, Later, ListedObject, ObjectHeaders, Objects, PARTS_MAX, Patience, S3Options,
+    Upload, UploadedPart,
 };
 use crate::units::MIB;
 
@@ -64,9 +65,9 @@ impl BucketTarget {
     }
 
     /// Lists what is there, to be gone through beside what is to be restored.
-    pub fn existing(&self) -> Existing {
+    pub fn existing(&self) -> ExistingObjects {
         let objects = self.bucket.objects(&self.location.key_prefix()).peekable();
-        Existing { bucket: self.bucket.clone(), key_prefix: self.location.key_prefix(), objects }
+        ExistingObjects { bucket: self.bucket.clone(), key_prefix: self.location.key_prefix(), objects }
     }
 
     /// Returns whether an object has a content, by reading it.
@@ -75,8 +76,8 @@ impl BucketTarget {
         let mut etag: Option<String> = None;
         let mut at = 0;
         while at < size || size == 0 {
-            let wanted = if size <= PART_BYTES { Wanted::Whole(PART_BYTES) } else { Wanted::UpTo(at..at + PART_BYTES) };
-            let fetched = match self.bucket.get(key, &wanted, etag.as_deref()) {
+            let extent = if size <= PART_BYTES { Extent::Whole(PART_BYTES) } else { Extent::UpTo(at..at + PART_BYTES) };
+            let fetched = match self.bucket.get(key, &extent, etag.as_deref()) {
                 Err(error) if matches!(error.fault(), Some(Fault::NotFound | Fault::AlreadyExists)) => {
                     return Ok(false);
                 }
@@ -117,15 +118,15 @@ impl BucketTarget {
 }
 
 /// What is in a target, in the order of the keys.
-pub struct Existing {
+pub struct ExistingObjects {
     bucket: Bucket,
     key_prefix: String,
     objects: std::iter::Peekable<Objects>,
 }
 
-impl Existing {
+impl ExistingObjects {
     /// Returns the object with this key, if there is one. Keys must be asked for in ascending order.
-    pub fn at(&mut self, key: &str) -> Result<Option<Listed>> {
+    pub fn at(&mut self, key: &str) -> Result<Option<ListedObject>> {
         if !key.starts_with(&self.key_prefix) {
             return self.bucket.find(key);
         }
@@ -145,8 +146,8 @@ impl Existing {
 /// An object that is being written in parts. Dropping it gives it up, and leaves nothing behind.
 pub struct ObjectWriter {
     // The parts go before the upload when this is dropped: it is aborted when none is on its way any more.
-    waiting: VecDeque<Later<Part>>,
-    done: Vec<Part>,
+    waiting: VecDeque<Later<UploadedPart>>,
+    done: Vec<UploadedPart>,
     buffer: BytesMut,
     part_bytes: usize,
     ahead_max: usize,

@@ -11,7 +11,7 @@ use mlvault::error::Error;
 use mlvault::format::tree::Entry;
 use mlvault::id::SessionId;
 use mlvault::monitor::Silent;
-use mlvault::s3::{Bucket, ObjectHeaders, S3Options, Wanted};
+use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
 use mlvault::trees::reader::TreeReader;
 
 use crate::support::repo::Vault;
@@ -81,7 +81,7 @@ pub fn assert_content(entry: &Entry, content: &[u8]) {
 /// Returns everything below a prefix: content by key without the prefix.
 pub fn contents(bucket: &Bucket, prefix: &str) -> BTreeMap<String, Bytes> {
     let objects = bucket.objects(prefix).map(Result::unwrap);
-    let read = |key: &str| bucket.get(key, &Wanted::Whole(1 << 30), None).unwrap().bytes;
+    let read = |key: &str| bucket.get(key, &Extent::Whole(1 << 30), None).unwrap().bytes;
     objects
         .map(|listed| String::from_utf8(listed.key).unwrap())
         .map(|key| (key[prefix.len()..].to_owned(), read(&key)))
