@@ -22,7 +22,8 @@ use mlvault::format::tree::{
     self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
 };
 use mlvault::format::{BlobKind, FORMAT_VERSION};
-use mlvault::id::{ChunkId, Digest, PackId, SessionId};
+use mlvault::id::{ChunkId, Digest, NoteId, PackId, SegmentId, SessionId, TombstoneId};
+use mlvault::repository::layout::Object;
 
 use super::targets::{self, CHUNK_KEY, REPOSITORY, SESSION};
 
@@ -66,6 +67,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "https://user:password@host/x",
             "s3:x",
         ]),
+        "object_key" => object_keys().into_iter().map(String::into_bytes).collect(),
         "snapshot_name" => texts(&[
             "latest",
             "latest~18446744073709551615",
@@ -100,6 +102,26 @@ const POSTGRESQL_DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\n\\restrict
 const SQLITE_DUMP: &str = "-- SQLite database dump\nBEGIN;\nCREATE TABLE t (a, [b], `c`);\n-- rows [\"t\",\"a\",\"b\"]\n\
     INSERT INTO \"t\" VALUES(1,'x\ny''z');\nINSERT INTO \"t\" VALUES(NULL,X'00');\n-- end of rows\n-- end of all rows\n\
     CREATE TRIGGER r BEGIN SELECT 1; END;\nCOMMIT;\n-- SQLite database dump complete\n";
+
+/// One key of each kind, and one that is spelt otherwise.
+fn object_keys() -> Vec<String> {
+    let (pack, segment) = (PackId::from_bytes([0xAB; 32]), SegmentId::from_bytes([0xCD; 32]));
+    let objects = [
+        Object::Config,
+        Object::KeySlot(targets::SLOT),
+        Object::Pack(BlobKind::Data, pack),
+        Object::Pack(BlobKind::Meta, pack),
+        Object::Segment(BlobKind::Data, segment),
+        Object::Segment(BlobKind::Meta, segment),
+        Object::Session(SESSION),
+        Object::Snapshot(SESSION),
+        Object::Forgotten(SESSION),
+        Object::Note(NoteId::from_bytes([3; 16])),
+        Object::Tombstone(TombstoneId::from_bytes([4; 16])),
+    ];
+    let odd = "snapshots/ABABABABABABABABABABABABABABABAB".to_owned();
+    objects.into_iter().map(Object::key).chain([odd]).collect()
+}
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()

@@ -36,6 +36,7 @@ use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
 use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
+use mlvault::repository::layout::Object;
 use mlvault::repository::snapshots::{Snapshot, select};
 use mlvault::retention::policy::Age;
 use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
@@ -74,6 +75,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("target_path", target_path),
     ("config_file", config_file),
     ("location", location),
+    ("object_key", object_key),
     ("snapshot_name", snapshot_name),
     ("byte_size", byte_size),
     ("age", age),
@@ -523,6 +525,21 @@ fn snapshot_of_day(day: u8) -> Snapshot {
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);
     Snapshot { id, record, signer: certificate() }
+}
+
+/// Keys come from listings, which anybody who can write to the place can add to.
+fn object_key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(object) = Object::at(text) {
+        let key = object.key();
+        assert!(text.ends_with(&key));
+        assert_eq!(Object::parse(&key), Some(object));
+    }
+    let Some(object) = Object::parse(text) else { return };
+    assert_eq!(object.key(), text);
+    assert_eq!(Object::at(text), Some(object));
+    assert_eq!(Object::parse(&format!("{text}/")), None);
+    assert_eq!(Object::parse(&format!("/{text}")), None);
 }
 
 fn byte_size(data: &[u8]) {

@@ -20,6 +20,7 @@ use crate::backend::{Backend, Listed};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
 use crate::monitor::{Counter, Monitor};
+use crate::repository::layout;
 use crate::sync::lock;
 use crate::units::{KIB, MIB, format_bytes};
 
@@ -227,7 +228,7 @@ struct Probe<'a> {
 impl<'a> Probe<'a> {
     fn new(backend: &'a dyn Backend) -> Result<Self> {
         let name = HEXLOWER.encode(&random_bytes(PROBE_NAME_BYTES)?);
-        Ok(Self { backend, prefix: format!("probe/{name}/"), created: Mutex::default() })
+        Ok(Self { backend, prefix: format!("{}{name}/", layout::PROBE), created: Mutex::default() })
     }
 
     fn created(&self) -> MutexGuard<'_, BTreeSet<String>> {

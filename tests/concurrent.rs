@@ -15,7 +15,7 @@ use mlvault::id::{PackId, SessionId};
 use mlvault::repository::{Repository, layout};
 use tempfile::TempDir;
 
-use crate::support::repo::{LocalVault, Vault, WatchedBackend, backup_with, fill, noise, tree};
+use crate::support::repo::{LocalVault, Vault, WatchedBackend, backup_with, fill, id_of, noise, tree};
 
 /// Two directories of which half is the same.
 fn overlapping() -> [TempDir; 2] {
@@ -122,7 +122,7 @@ fn backup_voided(vault: &Vault, directory: &Path, at: &'static str, times: usize
     let voiding = WatchedBackend::new(Arc::clone(&vault.backend)).before_create(move |backend, key| {
         let is_left = |left: usize| left.checked_sub(1);
         if key.starts_with(at) && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_left).is_ok() {
-            plant_void_marker(backend, &pruner, &layout::id_of(key).unwrap());
+            plant_void_marker(backend, &pruner, &id_of(key).unwrap());
         }
     });
     vault.through(Arc::new(voiding)).backup(directory)
@@ -160,7 +160,7 @@ fn plant_tombstone(vault: &Vault, packs: Vec<PackId>) {
 }
 
 fn data_packs(vault: &Vault) -> Vec<PackId> {
-    vault.keys_under("packs/data/").iter().map(|key| layout::id_of(key).unwrap()).collect()
+    vault.keys_under("packs/data/").iter().map(|key| id_of(key).unwrap()).collect()
 }
 
 #[test]

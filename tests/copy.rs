@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use crate::support::mlflow_server::{MlflowOptions, MlflowServer};
 use crate::support::repo::{
-    LocalVault, Problems, Tree, Vault, WatchedBackend, copy_of, fill, key_file, noise, prose, stored_path, tree,
+    LocalVault, Problems, Tree, Vault, WatchedBackend, copy_of, fill, id_of, key_file, noise, prose, stored_path, tree,
 };
 use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY};
 
@@ -245,7 +245,7 @@ fn chunks_in_tombstoned_packs_of_the_target_are_stored_again() {
         .flat_map(|kind| target.keys_under(&layout::packs(kind)).into_iter().map(move |key| (kind, key)))
         .collect();
     let segments = target.keys_under("index/");
-    let packs = marked.iter().map(|(_, key)| layout::id_of(key).unwrap()).collect();
+    let packs = marked.iter().map(|(_, key)| id_of(key).unwrap()).collect();
     let body = Tombstone { packs }.encode();
     let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, "0001", &body);
     target.backend.create("tombstones/0001", Bytes::from(sealed)).unwrap();

@@ -10,10 +10,15 @@ use std::sync::Arc;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
+use mlvault::cancel::Cancel;
 use mlvault::check::{ProblemKind, ReadData, Report};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::Role;
-use mlvault::id::SessionId;
+use mlvault::format::note::Says;
+use mlvault::id::{PackId, SessionId};
+use mlvault::monitor::{Monitor, Silent};
+use mlvault::repository::session;
+use mlvault::retention::undelete;
 use tempfile::TempDir;
 
 use crate::support::repo::{Tree, Vault, WatchedBackend, fill, key_file, prose, stored_path, tree};
@@ -424,6 +429,40 @@ fn objects_that_mlvault_did_not_make_are_noted() {
     let report = scene.vault.check(ReadData::All);
     assert!(report.is_clean(), "{report:#?}");
     assert_eq!(report.notes, ["Unknown object backup-of-config", "Unknown object packs/data/readme"]);
+}
+
+#[test]
+fn no_record_that_mlvault_makes_is_taken_for_an_unknown_object() {
+    let scene = Scene::new();
+    let repository = scene.vault.open().unwrap();
+    let (first, second) = (scene.first.0, scene.second.0);
+    let more: Vec<SessionId> = (0..3).map(|_| scene.vault.backup(scene.second.1.path()).unwrap()).collect();
+    more.iter().for_each(|id| repository.forget(id, "test").unwrap());
+    let reason = "audit".to_owned();
+    let hold = repository.write_note(Says::Hold { snapshot: second, reason, until: None }).unwrap();
+    repository.write_note(Says::Hold { snapshot: second, reason: "court".to_owned(), until: None }).unwrap();
+    repository.write_note(Says::Release { hold }).unwrap();
+    repository.write_note(Says::UpgradeDone { released: vec![second] }).unwrap();
+    for number in 0..300 {
+        let tags = vec![format!("tag-{number}")];
+        repository.write_note(Says::AddTags { snapshot: second, tags: tags.clone() }).unwrap();
+        if number % 3 == 0 {
+            repository.write_note(Says::RemoveTags { snapshot: second, tags }).unwrap();
+        }
+    }
+    repository.forget(&first, "test").unwrap();
+    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
+    undelete(&repository, &first.to_string(), &monitor, &Cancel::default()).unwrap();
+    session::bury(&repository, &[PackId::from_bytes([7; 32])]).unwrap();
+    for folder in ["keys/", "packs/", "index/", "sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/"] {
+        assert!(!scene.vault.keys_under(folder).is_empty(), "{folder}");
+    }
+    assert!(scene.vault.keys_under("notes/").len() > 400);
+    // Behind all the others in a listing.
+    scene.memory.overwrite("zzz-readme", "hello");
+    let report = scene.vault.check(ReadData::Nothing);
+    assert!(report.is_clean(), "{report:#?}");
+    assert_eq!((report.notes, report.note_count), (vec!["Unknown object zzz-readme".to_owned()], 1));
 }
 
 #[test]

@@ -38,7 +38,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use crate::support::repo::{Vault, backup_with, check_with, noise, prose, restore_options};
+use crate::support::repo::{Vault, backup_with, check_with, id_of, noise, prose, restore_options};
 
 /// The passphrase of every golden repository; a maintainer's.
 const PASSPHRASE: &str = "golden passphrase of the tests";
@@ -306,7 +306,7 @@ fn remove_traces(repository: &Repository, root: &Path) {
         repository.backend().create(key, Bytes::from(object::seal(keys, id, kind, name, body))).unwrap();
     };
     for listed in repository.backend().list(layout::SESSIONS).unwrap() {
-        let session: SessionId = layout::id_of(&listed.key).unwrap();
+        let session: SessionId = id_of(&listed.key).unwrap();
         let name = session.to_string();
         let sealed = repository.backend().read(&listed.key).unwrap();
         let mut record =

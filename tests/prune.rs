@@ -29,7 +29,7 @@ use mlvault::repository::{OpenOptions, Repository, layout};
 use mlvault::retention::{self, What};
 use tempfile::TempDir;
 
-use crate::support::repo::{self, Vault, WatchedBackend, fill, key_file, noise, tree};
+use crate::support::repo::{self, Vault, WatchedBackend, fill, id_of, key_file, noise, tree};
 
 /// A prune that moves everything that is not wholly used, and waits for nobody.
 fn thorough() -> Options {
@@ -93,7 +93,7 @@ fn assert_tidy(vault: &Vault) {
         let named: Vec<String> =
             repository.index().packs(kind).unwrap().iter().map(|pack| layout::pack(kind, &pack.id)).collect();
         let mut there = vault.keys_under(&layout::packs(kind));
-        there.sort_by_key(|key| layout::id_of::<PackId>(key));
+        there.sort_by_key(|key| id_of::<PackId>(key).unwrap());
         assert_eq!(named, there, "{kind:?}");
     }
     let report = prune_with(vault, &Options { dry_run: true, ..thorough() }).unwrap();
@@ -289,7 +289,7 @@ fn where_creates_may_overwrite_what_is_marked_waits_for_longer_than_any_session(
 fn what_a_marked_pack_is_needed_for_rescues_it() {
     let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
     // A clumsy mark that names everything, by a prune that died: nothing of it may go without being moved.
-    let packs: Vec<PackId> = vault.keys_under("packs/").iter().map(|key| layout::id_of(key).unwrap()).collect();
+    let packs: Vec<PackId> = vault.keys_under("packs/").iter().map(|key| id_of(key).unwrap()).collect();
     let repository = vault.open().unwrap();
     let name = "00".repeat(16);
     let body = Tombstone { packs }.encode();

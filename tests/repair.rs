@@ -16,11 +16,10 @@ use mlvault::format::tombstone::Tombstone;
 use mlvault::id::{PackId, SessionId};
 use mlvault::monitor::Silent;
 use mlvault::repair::index::{self, Options, Report};
-use mlvault::repository::layout;
 use tempfile::TempDir;
 
 use crate::support::repo::{
-    Tree, Vault, WatchedBackend, backup_with, check_with, copy_of, fill, key_file, noise, tree,
+    Tree, Vault, WatchedBackend, backup_with, check_with, copy_of, fill, id_of, key_file, noise, tree,
 };
 
 struct Scene {
@@ -242,8 +241,7 @@ fn a_repair_beside_a_backup_harms_neither() {
 #[test]
 fn packs_that_a_prune_has_marked_are_named_as_others_are() {
     let scene = Scene::new();
-    let packs: Vec<PackId> =
-        scene.vault.keys_under("packs/data/").iter().map(|key| layout::id_of(key).unwrap()).collect();
+    let packs: Vec<PackId> = scene.vault.keys_under("packs/data/").iter().map(|key| id_of(key).unwrap()).collect();
     let repository = scene.vault.open().unwrap();
     let body = Tombstone { packs: packs.clone() }.encode();
     let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, "1", &body);

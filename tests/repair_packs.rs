@@ -18,11 +18,11 @@ use mlvault::id::SessionId;
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune;
 use mlvault::repair::packs::{self, Options, Report};
-use mlvault::repository::{Repository, layout};
+use mlvault::repository::Repository;
 use tempfile::TempDir;
 
 use crate::support::repo::{
-    LocalVault, Tree, Vault, WatchedBackend, copy_of, fill, key_file, noise, prose, stored_path, tree,
+    LocalVault, Tree, Vault, WatchedBackend, copy_of, fill, id_of, key_file, noise, prose, stored_path, tree,
 };
 
 /// Two snapshots that share nothing.
@@ -276,7 +276,7 @@ fn only_named_packs_are_read() {
     let scene = Scene::new();
     let victim = scene.victim("packs/data/");
     scene.flip(&victim, 50);
-    let id = layout::id_of(&victim).unwrap();
+    let id = id_of(&victim).unwrap();
     let watched = Arc::new(WatchedBackend::new(Arc::clone(&scene.vault.backend)));
     let vault = scene.vault.through(Arc::clone(&watched) as Arc<dyn Backend>);
     let report = repair(&vault, &Options { packs: vec![id], ..Options::default() }).unwrap();

@@ -11,7 +11,7 @@ use mlvault::format::pack::PackHeader;
 use mlvault::id::ChunkId;
 use tempfile::TempDir;
 
-use crate::support::repo::{Vault, backup_with, check_with, fill, key_file, restore_options, tree};
+use crate::support::repo::{Vault, backup_with, check_with, fill, id_of, key_file, restore_options, tree};
 use mlvault::check::ReadData;
 
 struct Scene {
@@ -119,7 +119,7 @@ fn the_secrets_of_a_writer_open_no_content() {
             assert!(open_data_cipher(writer.id(), &session, &wrong_keys, secret).is_err());
         }
         // The session's other key opens the directory of the pack, but none of its chunks.
-        let id = mlvault::repository::layout::id_of(&object.key).unwrap();
+        let id = id_of(&object.key).unwrap();
         let pack = pack_reader::directory_of(&writer, BlobKind::Data, &id, &bytes).unwrap();
         let meta = open_meta_cipher(&session, writer.keys());
         let data = open_data_cipher(maintainer.id(), &session, maintainer.keys(), &data_secret).unwrap();

@@ -123,7 +123,7 @@ impl Check<'_> {
             return Ok(None);
         }
         let list = self.repository.list_snapshots()?;
-        let damaged = list.damaged.iter().filter_map(objects::session_of);
+        let damaged = list.damaged.iter().filter_map(objects::snapshot_of);
         Ok(Some(list.snapshots.iter().map(|snapshot| snapshot.id).chain(damaged).collect()))
     }
 

@@ -14,8 +14,9 @@ use crate::format::session::SessionRecord;
 use crate::format::tombstone::Tombstone;
 use crate::id::SessionId;
 use crate::parallel;
+use crate::repository::layout::{self, Object};
+use crate::repository::session;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::{layout, session};
 
 impl Check<'_> {
     /// Reads every small object. Returns the snapshots that can be read.
@@ -54,7 +55,7 @@ impl Check<'_> {
             };
             self.findings.problem(ProblemKind::Snapshot, object, &reason_of(error));
         }
-        let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(session_of).collect();
+        let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(snapshot_of).collect();
         for (id, seen_by) in self.repository.vanished(&list)? {
             if !damaged.contains(&id) {
                 let reason = format!("it is gone, but {} later snapshots saw it", seen_by.len());
@@ -68,7 +69,7 @@ impl Check<'_> {
     fn check_sessions(&self, sessions: &[Listed]) -> Result<()> {
         let ended = session::ended(self.repository)?;
         let is_open = |id: &SessionId| !ended.contains(id);
-        let open = sessions.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).count() as u64;
+        let open = sessions.iter().filter_map(|object| layout::session_of(&object.key)).filter(is_open).count() as u64;
         self.findings.count(|counts| (counts.sessions, counts.open_sessions) = (sessions.len() as u64, open));
         if open > 0 {
             self.findings.note(&format!(
@@ -131,9 +132,17 @@ impl Check<'_> {
     }
 }
 
-pub(super) fn session_of(error: &Error) -> Option<SessionId> {
-    match error {
-        Error::Damaged { object, .. } | Error::Backend { object, .. } => layout::id_of(object),
-        _ => None,
+/// Returns the snapshot that an error is about.
+pub(super) fn snapshot_of(error: &Error) -> Option<SessionId> {
+    let (Error::Damaged { object, .. } | Error::Backend { object, .. }) = error else { return None };
+    match Object::at(object)? {
+        Object::Snapshot(id) | Object::Forgotten(id) => Some(id),
+        Object::Config
+        | Object::KeySlot(_)
+        | Object::Pack(..)
+        | Object::Segment(..)
+        | Object::Session(_)
+        | Object::Note(_)
+        | Object::Tombstone(_) => None,
     }
 }

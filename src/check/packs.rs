@@ -18,12 +18,12 @@ use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Role;
 use crate::format::segment::{IndexedPack, Segment};
-use crate::id::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::{self, Place};
-use crate::repository::layout;
+use crate::repository::layout::{self, Object};
 use crate::sync::lock;
 use crate::units::{MIB, format_bytes};
 
@@ -33,6 +33,8 @@ const SEGMENT_BATCH_BYTES: u64 = 16 * MIB;
 const BATCH_CHUNKS_MAX: usize = 256 << 10;
 /// Packs that are looked at together.
 const BATCH_PACKS_MAX: usize = 1024;
+/// Unknown objects that are named one by one.
+const UNKNOWN_NAMED_MAX: usize = 20;
 /// Chunks of a pack that is being read: its own bytes, one sealed chunk and two open ones.
 const CHUNK_COPIES: u64 = 3;
 
@@ -145,15 +147,41 @@ impl Check<'_> {
 
     /// Sorts the listing of the whole repository; what mlvault did not make is noted.
     fn stored_packs(&self, objects: &[Listed]) -> HashMap<PackId, (BlobKind, u64)> {
-        let mut stored = HashMap::new();
-        for object in objects {
-            if let Some((kind, id)) = pack_of(&object.key) {
-                stored.insert(id, (kind, object.size));
-            } else if !is_known(&object.key) {
-                self.findings.note(&format!("Unknown object {}", object.key));
+        let (mut stored, mut unknown, mut probes) = (HashMap::new(), Vec::new(), 0);
+        for Listed { key, size } in objects {
+            match Object::parse(key) {
+                Some(Object::Pack(kind, id)) => drop(stored.insert(id, (kind, *size))),
+                // Read for themselves, each kind before what it rests on: see the order in `check`.
+                Some(
+                    Object::Config
+                    | Object::KeySlot(_)
+                    | Object::Segment(..)
+                    | Object::Session(_)
+                    | Object::Snapshot(_)
+                    | Object::Forgotten(_)
+                    | Object::Note(_)
+                    | Object::Tombstone(_),
+                ) => {}
+                None if key.starts_with(layout::PROBE) => probes += 1,
+                None => unknown.push(key),
             }
         }
+        self.note_foreign(&unknown, probes);
         stored
+    }
+
+    /// Names what stands between the objects of the repository. However much that is, it leaves room for other notes.
+    fn note_foreign(&self, unknown: &[&String], probes: usize) {
+        unknown.iter().take(UNKNOWN_NAMED_MAX).for_each(|key| self.findings.note(&format!("Unknown object {key}")));
+        if let Some(more) = unknown.len().checked_sub(UNKNOWN_NAMED_MAX).filter(|more| *more > 0) {
+            self.findings.note(&format!("{more} more unknown objects"));
+        }
+        if probes > 0 {
+            self.findings.note(&format!(
+                "{probes} objects below {} are left of a probe of the backend; they do no harm and may be removed",
+                layout::PROBE
+            ));
+        }
     }
 
     fn check_segments(
@@ -183,7 +211,7 @@ impl Check<'_> {
     /// Returns nothing for a segment that is damaged, and for one that was replaced since it was listed.
     fn open_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<Segment>> {
         let repository = self.repository;
-        let Some(id) = layout::id_of::<SegmentId>(&listed.key) else { return Ok(None) };
+        let Some(id) = layout::segment_of(kind, &listed.key) else { return Ok(None) };
         let open = |bytes: Bytes| {
             index_sync::open_segment(repository.keys(), repository.id(), kind, &id, &bytes)
                 .map_err(|error| Error::damaged(&listed.key, error))
@@ -385,44 +413,5 @@ fn join(fault: Option<String>, told: Option<String>) -> Option<String> {
     match (fault, told) {
         (Some(fault), Some(told)) => Some(format!("{fault}; {told}")),
         (fault, told) => fault.or(told),
-    }
-}
-
-/// Returns the pack that a key names, if it stands where packs stand.
-fn pack_of(key: &str) -> Option<(BlobKind, PackId)> {
-    let id = layout::id_of(key)?;
-    BlobKind::ALL.into_iter().find(|kind| layout::pack(*kind, &id) == key).map(|kind| (kind, id))
-}
-
-fn is_known(key: &str) -> bool {
-    let is_slot = || layout::id_of::<SlotId>(key).is_some_and(|id| layout::key_slot(&id) == key);
-    let is_session = |of: fn(&SessionId) -> String| layout::id_of(key).is_some_and(|id| of(&id) == key);
-    let is_segment = |kind| layout::id_of(key).is_some_and(|id| layout::segment(kind, &id) == key);
-    key == layout::CONFIG
-        || is_slot()
-        || is_session(layout::snapshot)
-        || is_session(layout::session)
-        || key.starts_with(layout::TOMBSTONES)
-        || BlobKind::ALL.into_iter().any(is_segment)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn objects_are_known_by_where_they_stand() {
-        let id = PackId::from_bytes([0xAB; 32]);
-        let key = layout::pack(BlobKind::Data, &id);
-        assert_eq!(pack_of(&key), Some((BlobKind::Data, id)));
-        assert_eq!(pack_of(&key.replace("/ab/", "/cd/")), None);
-        assert!(!is_known(&key.replace("/ab/", "/cd/")));
-        let session = SessionId::from_bytes([1; 16]);
-        for known in ["config", "tombstones/1", &layout::snapshot(&session), &layout::session(&session)] {
-            assert!(is_known(known), "{known}");
-        }
-        for unknown in ["readme", "snapshots/readme", "index/data/1", "keys/x", "keys/a/0000000000000000"] {
-            assert!(!is_known(unknown), "{unknown}");
-        }
     }
 }

@@ -13,7 +13,8 @@ use mlvault::error::{Error, Result};
 use mlvault::id::PackId;
 use mlvault::repair::Lost;
 use mlvault::repair::packs::{self, Options, Report};
-use mlvault::repository::{Repository, layout, memory_plan};
+use mlvault::repository::layout::Object;
+use mlvault::repository::{Repository, memory_plan};
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
@@ -73,7 +74,11 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
 }
 
 fn parse_pack(text: &str) -> Result<PackId> {
-    layout::id_of(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a pack: give it as `check` names it")))
+    let named = match Object::at(text) {
+        Some(Object::Pack(_, id)) => Some(id),
+        _ => text.parse().ok(),
+    };
+    named.ok_or_else(|| Error::Invalid(format!("{text:?} is not a pack: give it as `check` names it")))
 }
 
 fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64) -> Result<Arc<Repository>> {

@@ -216,11 +216,11 @@ impl Copy<'_> {
 
     /// Takes out of the known snapshots what was forgotten or removed since. They never change, so none is read again.
     fn forget_what_is_gone(&mut self) -> Result<()> {
-        let ids = |prefix| -> Result<HashSet<SessionId>> {
-            let listed = self.target.backend().list(prefix)?;
-            Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).collect())
+        let ids = |prefix, of: fn(&str) -> Option<SessionId>| -> Result<HashSet<SessionId>> {
+            Ok(self.target.backend().list(prefix)?.iter().filter_map(|object| of(&object.key)).collect())
         };
-        let (listed, forgotten) = (ids(layout::SNAPSHOTS)?, ids(layout::FORGOTTEN)?);
+        let listed = ids(layout::SNAPSHOTS, layout::snapshot_of)?;
+        let forgotten = ids(layout::FORGOTTEN, layout::forgotten_of)?;
         self.there.retain(|known| listed.contains(&known.id) && !forgotten.contains(&known.id));
         Ok(())
     }

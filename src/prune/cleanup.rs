@@ -27,7 +27,7 @@ impl Prune<'_> {
     fn remove_ended_sessions(&mut self) -> Result<()> {
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
-        let sessions = listed.iter().filter_map(|object| layout::id_of::<SessionId>(&object.key));
+        let sessions = listed.iter().filter_map(|object| layout::session_of(&object.key));
         self.remove_all(sessions.filter(|session| ended.contains(session)).map(|session| layout::session(&session)))
     }
 

@@ -25,7 +25,7 @@ use crate::cancel::Cancel;
 use crate::chunks::writer::META_PACK_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{BlobKind, PerKind};
-use crate::id::{PackId, SessionId, TombstoneId};
+use crate::id::{PackId, SessionId};
 use crate::monitor::Monitor;
 use crate::prune::needed::Needed;
 pub use crate::prune::plan::{Limits, Plan, Sum};
@@ -218,7 +218,7 @@ impl Prune<'_> {
         let tombstones = session::tombstones(self.repository)?;
         for (key, packs) in &tombstones {
             mark.retain(|pack| !packs.contains(pack));
-            let marked_at = layout::id_of(key).map_or(now, |id: TombstoneId| id.unix_milliseconds());
+            let marked_at = layout::tombstone_of(key).map_or(now, |id| id.unix_milliseconds());
             if now.saturating_sub(marked_at) > self.options.grace.as_millis() as u64 {
                 self.sweep(packs, needed, key)?;
             } else {

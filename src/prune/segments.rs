@@ -41,7 +41,7 @@ pub fn rewrite(repository: &Repository, kind: BlobKind, drop: &HashSet<PackId>, 
     let mut replaced = Vec::new();
     for object in &listed {
         cancel.check()?;
-        let Some(id) = layout::id_of::<SegmentId>(&object.key) else { continue };
+        let Some(id) = layout::segment_of(kind, &object.key) else { continue };
         let Some(segment) = read(repository, kind, &id)? else { continue };
         let is_small = merges && object.size < SMALL_SEGMENT_BYTES;
         if is_small || segment.packs.iter().any(|pack| drop.contains(&pack.id)) {

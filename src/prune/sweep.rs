@@ -46,7 +46,7 @@ impl Prune<'_> {
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
         let is_open = |id: &SessionId| !ended.contains(id);
-        Ok(listed.iter().filter_map(|object| layout::id_of(&object.key)).filter(is_open).collect())
+        Ok(listed.iter().filter_map(|object| layout::session_of(&object.key)).filter(is_open).collect())
     }
 
     /// Declares sessions void that have run for too long. Returns the others.

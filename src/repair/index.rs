@@ -150,7 +150,7 @@ impl<'a> Repair<'a> {
         let mut replaced = Replaced::default();
         for listed in std::mem::take(&mut self.segments) {
             self.cancel.check()?;
-            let Some(id) = layout::id_of::<SegmentId>(&listed.key) else { continue };
+            let Some(id) = layout::segment_of(self.kind, &listed.key) else { continue };
             match self.read_segment(&id) {
                 Ok(segment) if segment.packs.iter().all(|pack| self.is_there(pack)) => {
                     self.report.segments_kept += 1;

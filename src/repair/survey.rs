@@ -15,7 +15,7 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, Segment};
-use crate::id::{ChunkId, PackId, SegmentId};
+use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
 use crate::repository::index_sync::{self, Place};
@@ -141,7 +141,7 @@ impl Look<'_> {
 
     /// Returns nothing for a segment that was replaced since it was listed.
     fn segment(&self, kind: BlobKind, key: &str) -> Result<Option<Segment>> {
-        let Some(id) = layout::id_of::<SegmentId>(key) else { return Ok(None) };
+        let Some(id) = layout::segment_of(kind, key) else { return Ok(None) };
         let bytes = match self.repository.backend().read(key) {
             Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
             bytes => bytes?,

@@ -268,7 +268,8 @@ impl Index {
     /// segment listed was still there.
     fn take_in(&self, cache: &dyn ChunkIndex, kind: BlobKind) -> Result<bool> {
         let listed = self.backend.list(&layout::segments(kind))?;
-        let present: BTreeSet<SegmentId> = listed.iter().filter_map(|object| layout::id_of(&object.key)).collect();
+        let present: BTreeSet<SegmentId> =
+            listed.iter().filter_map(|object| layout::segment_of(kind, &object.key)).collect();
         let known = cache.segments(kind)?;
         let missing: Vec<SegmentId> = present.difference(&known).copied().collect();
         let mut all_there = true;

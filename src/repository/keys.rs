@@ -150,7 +150,7 @@ impl Repository {
     pub fn list_keys(&self) -> Result<Vec<ListedSlot>> {
         let mut slots = Vec::new();
         for object in self.backend().list(layout::KEYS)? {
-            let Some(slot) = layout::id_of(&object.key) else { continue };
+            let Some(slot) = layout::key_slot_of(&object.key) else { continue };
             slots.push(ListedSlot {
                 certificate: self.read_certificate(&object.key),
                 slot,

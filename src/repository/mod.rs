@@ -127,16 +127,17 @@ impl Repository {
 
     /// Refuses a place that holds anything.
     pub fn refuse_used_place(backend: &dyn Backend) -> Result<()> {
-        let objects = backend.list("")?;
-        let reason = match objects.first() {
+        let listed = backend.list("")?;
+        // Credentials that cannot delete leave what `init` itself has just tried the backend with.
+        let keys: Vec<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with(layout::PROBE)).collect();
+        let reason = match keys.first() {
             None => return Ok(()),
-            Some(_) if objects.iter().any(|object| object.key == layout::CONFIG) => {
-                "there is a repository already".to_owned()
-            }
-            Some(_) if objects.iter().all(|object| object.key.starts_with(layout::KEYS)) => {
+            Some(_) if keys.contains(&layout::CONFIG) => "there is a repository already".to_owned(),
+            Some(_) if keys.iter().all(|key| layout::key_slot_of(key).is_some()) => {
                 "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
             }
-            Some(first) => format!("the place is not empty: it holds {:?}", first.key),
+            Some(first) => format!("the place is not empty: it holds {first:?}"),
         };
         Err(Error::NotEmpty { location: backend.location(), reason })
     }

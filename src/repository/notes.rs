@@ -115,7 +115,7 @@ impl Repository {
     pub fn list_notes(&self) -> Result<Notes> {
         let objects = self.backend().list(layout::NOTES)?;
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
-            let id = layout::id_of(&object.key)
+            let id = layout::note_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a note"))?;
             self.read_note(&id).map(|(record, by)| (id, record, by))
         });

@@ -136,14 +136,11 @@ pub fn stored_packs(repository: &Repository, kind: BlobKind) -> Result<StoredPac
 
 /// Returns the sessions that have ended, as a snapshot, forgotten or not, or void.
 pub fn ended(repository: &Repository) -> Result<HashSet<SessionId>> {
-    let mut ended = HashSet::new();
     // A snapshot is removed only after it was forgotten: in this order none is missed.
-    for prefix in [layout::SNAPSHOTS, layout::FORGOTTEN] {
-        ended.extend(
-            repository.backend().list(prefix)?.iter().filter_map(|object| layout::id_of::<SessionId>(&object.key)),
-        );
-    }
-    Ok(ended)
+    let outcomes = repository.backend().list(layout::SNAPSHOTS)?;
+    let forgotten = repository.backend().list(layout::FORGOTTEN)?;
+    let ended = outcomes.iter().filter_map(|object| layout::snapshot_of(&object.key));
+    Ok(ended.chain(forgotten.iter().filter_map(|object| layout::forgotten_of(&object.key))).collect())
 }
 
 /// Creates a tombstone, and returns its key: sessions that begin from now on rely on none of these packs.

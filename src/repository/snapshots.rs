@@ -105,7 +105,7 @@ impl Repository {
         let objects = self.backend().list(layout::SNAPSHOTS)?;
         self.index().expire();
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
-            let id = layout::id_of(&object.key)
+            let id = layout::snapshot_of(&object.key)
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
             self.outcomes
                 .get(self, &id, object.size, || self.read_outcome(&id))
@@ -114,7 +114,7 @@ impl Repository {
         // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
         let records = self.backend().list(layout::FORGOTTEN)?;
         let sizes: HashMap<SessionId, u64> =
-            records.iter().filter_map(|object| Some((layout::id_of(&object.key)?, object.size))).collect();
+            records.iter().filter_map(|object| Some((layout::forgotten_of(&object.key)?, object.size))).collect();
         let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         for outcome in read {
             match outcome {

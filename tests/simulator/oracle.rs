@@ -16,6 +16,8 @@ use mlvault::id::{ChunkId, SegmentId, SessionId};
 use mlvault::repository::{Repository, index_sync, layout};
 use mlvault::trees::reachable;
 
+use crate::support::repo::id_of;
+
 /// The chunks of a kind that something refers to.
 type Chunks = BTreeSet<(BlobKind, ChunkId)>;
 
@@ -81,7 +83,7 @@ impl Oracle {
             self.segments.remove(key);
             return;
         };
-        let id: SegmentId = layout::id_of(key).unwrap();
+        let id: SegmentId = id_of(key).unwrap();
         let kind = if key.starts_with("index/data/") { BlobKind::Data } else { BlobKind::Meta };
         let (keys, repository) = (self.repository.keys(), self.repository.id());
         let segment = index_sync::open_segment(keys, repository, kind, &id, &bytes).unwrap();
@@ -93,7 +95,7 @@ impl Oracle {
     }
 
     fn look_at_snapshot(&mut self, key: &str, trace: &[String]) {
-        let id: SessionId = layout::id_of(key).unwrap();
+        let id: SessionId = id_of(key).unwrap();
         let Ok(bytes) = self.store.read(key) else {
             self.needs.remove(&id);
             return;

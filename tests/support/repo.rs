@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,7 @@ use mlvault::crypto::keys::{Secret, new_secret};
 use mlvault::crypto::passphrase::{Credential, encode_key_file};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
-use mlvault::id::SessionId;
+use mlvault::id::{ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor, Silent};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
@@ -171,6 +172,11 @@ pub fn check_with(repository: &Arc<Repository>, read_data: ReadData) -> Report {
 pub fn key_file() -> (Secret, Credential) {
     let secret = new_secret();
     (secret.clone(), Credential::KeyFile(secret))
+}
+
+/// Returns the id that a key ends in.
+pub fn id_of<T: FromStr<Err = ParseIdError>>(key: &str) -> std::result::Result<T, ParseIdError> {
+    key.rsplit('/').next().unwrap_or_default().parse()
 }
 
 /// Returns a memory with the same objects.
