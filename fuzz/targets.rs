@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use mlvault::backend::location::Location;
+use mlvault::backend::location::RepositoryLocation;
 use mlvault::check::Subset;
 use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec};
@@ -475,12 +475,12 @@ fn location(data: &[u8]) {
         assert_eq!(printed, text.strip_suffix('/').unwrap_or(text));
         assert_eq!(printed.parse::<BucketLocation>().expect("what is printed is a location"), location);
     }
-    if let Ok(location) = text.parse::<Location>() {
+    if let Ok(location) = text.parse::<RepositoryLocation>() {
         let printed = location.to_string();
-        assert_eq!(printed.parse::<Location>().expect("what is printed is a location"), location);
+        assert_eq!(printed.parse::<RepositoryLocation>().expect("what is printed is a location"), location);
         match location {
-            Location::Local(path) => assert_eq!(path.as_os_str().as_bytes(), data),
-            Location::S3 { bucket, prefix } => {
+            RepositoryLocation::Local(path) => assert_eq!(path.as_os_str().as_bytes(), data),
+            RepositoryLocation::S3(BucketLocation { bucket, prefix }) => {
                 assert!(!bucket.is_empty() && !bucket.contains('/'));
                 let plain = |part: &str| !matches!(part, "" | "." | "..");
                 assert!(prefix.is_empty() || prefix.split('/').all(plain));
@@ -488,7 +488,7 @@ fn location(data: &[u8]) {
         }
     }
     let secret = "hunter2-correct-horse";
-    if let Err(error) = format!("{text}{secret}").parse::<Location>() {
+    if let Err(error) = format!("{text}{secret}").parse::<RepositoryLocation>() {
         assert!(!error.to_string().contains(secret), "a message repeats a location: {error}");
     }
 }

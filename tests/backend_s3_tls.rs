@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mlvault::backend::Backend;
-use mlvault::backend::location::{Location, open};
+use mlvault::backend::location::{RepositoryLocation, open};
 use mlvault::backend::s3::S3Backend;
 use mlvault::error::Fault;
-use mlvault::s3::{Patience, S3Options};
+use mlvault::s3::{BucketLocation, Patience, S3Options};
 
 use crate::support::child;
 use crate::support::s3_server::{BUCKET, Program, S3Server, certificate};
@@ -65,7 +65,7 @@ fn the_users_own_certificate_authority_is_trusted() {
 #[ignore = "run by the_users_own_certificate_authority_is_trusted in a process of its own"]
 fn child_stores_an_object() {
     let options = S3Options { endpoint: env::var(CHILD_ENDPOINT_VARIABLE).ok(), ..S3Options::default() };
-    let location = Location::S3 { bucket: BUCKET.to_owned(), prefix: "prefix".to_owned() };
+    let location = RepositoryLocation::S3(BucketLocation { bucket: BUCKET.to_owned(), prefix: "prefix".to_owned() });
     let backend = open(&location, &options).unwrap();
     assert_eq!(backend.location(), "s3://vault/prefix");
     backend.create("object", Bytes::from_static(b"content")).unwrap();

@@ -5,9 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlvault::cancel::Cancel;
 use mlvault::error::{Fault, Result};
-use mlvault::monitor::Silent;
+use mlvault::hears::Hears;
 use mlvault::tracking::TrackingClient;
 use mlvault::tracking::export::{ExportOptions, ExportSummary, export};
 use serde_json::Value;
@@ -20,7 +19,7 @@ use crate::tracking_client::client;
 fn run(client: &TrackingClient, page_items_max: Option<u32>) -> (TempDir, Result<ExportSummary>) {
     let directory = TempDir::new().unwrap();
     let options = ExportOptions { page_items_max, ..ExportOptions::default() };
-    let summary = export(client, directory.path(), options, &Silent, &Cancel::default());
+    let summary = export(client, directory.path(), options, &Hears::nobody());
     (directory, summary)
 }
 

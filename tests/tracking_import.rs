@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Result};
+use mlvault::hears::Hears;
 use mlvault::monitor::Silent;
 use mlvault::tracking::export::{ExportOptions, export};
 use mlvault::tracking::import::{
@@ -177,7 +178,7 @@ impl ImportSource for Exported {
 
 fn export_of(server: &MlflowServer, directory: &Path, runs_max: usize) -> Exported {
     let client = client(&server.uri(), &[]);
-    export(&client, directory, ExportOptions::default(), &Silent, &Cancel::default()).unwrap();
+    export(&client, directory, ExportOptions::default(), &Hears::nobody()).unwrap();
     Exported { directory: directory.to_owned(), artifacts: server.artifacts(), runs_max }
 }
 

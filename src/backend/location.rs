@@ -12,28 +12,23 @@ use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::backend::s3::S3Backend;
 use crate::error::{Error, Result};
-use crate::s3::{Patience, S3Options};
+use crate::s3::{BucketLocation, Patience, S3Options};
 
 /// A place for a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
+pub enum RepositoryLocation {
     /// A directory.
     Local(PathBuf),
     /// A part of a bucket.
-    S3 {
-        /// Name of the bucket.
-        bucket: String,
-        /// What all keys begin with: parts joined by `/`, without one at either end; may be empty.
-        prefix: String,
-    },
+    S3(BucketLocation),
 }
 
 /// Opens what is at a location, without writing to it. The directory or bucket must exist. Local directories need no
 /// options.
-pub fn open(location: &Location, options: &S3Options) -> Result<Arc<dyn Backend>> {
+pub fn open(location: &RepositoryLocation, options: &S3Options) -> Result<Arc<dyn Backend>> {
     match location {
-        Location::Local(path) => Ok(Arc::new(LocalBackend::open(path)?)),
-        Location::S3 { bucket, prefix } => {
+        RepositoryLocation::Local(path) => Ok(Arc::new(LocalBackend::open(path)?)),
+        RepositoryLocation::S3(BucketLocation { bucket, prefix }) => {
             let backend = S3Backend::connect(bucket, prefix, options, Patience::default())?;
             backend.check()?;
             Ok(Arc::new(backend))
@@ -44,35 +39,33 @@ pub fn open(location: &Location, options: &S3Options) -> Result<Arc<dyn Backend>
 /// Prepares a location for a new repository and opens it: makes the local directory; a bucket must exist.
 ///
 /// Does not look at what is there already.
-pub fn create(location: &Location, options: &S3Options) -> Result<Arc<dyn Backend>> {
+pub fn create(location: &RepositoryLocation, options: &S3Options) -> Result<Arc<dyn Backend>> {
     match location {
-        Location::Local(path) => Ok(Arc::new(LocalBackend::create_root(path)?)),
-        Location::S3 { .. } => open(location, options),
+        RepositoryLocation::Local(path) => Ok(Arc::new(LocalBackend::create_root(path)?)),
+        RepositoryLocation::S3(_) => open(location, options),
     }
 }
 
-impl fmt::Display for Location {
+impl fmt::Display for RepositoryLocation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(path) => path.display().fmt(out),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(out, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(out, "s3://{bucket}/{prefix}"),
+            Self::S3(location) => location.fmt(out),
         }
     }
 }
 
-impl FromStr for Location {
+impl FromStr for RepositoryLocation {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::Invalid("The repository location is empty".to_owned()));
         }
-        if let Some(rest) = text.strip_prefix("s3://") {
-            return parse_s3(rest);
-        }
         if text.starts_with("s3:") {
-            return Err(not_s3("it does not begin with s3://"));
+            let location: BucketLocation = text.parse()?;
+            check_prefix(&location.prefix)?;
+            return Ok(Self::S3(location));
         }
         match scheme_of(text) {
             // Only the scheme is repeated: the rest of a URL may hold a password.
@@ -84,26 +77,17 @@ impl FromStr for Location {
     }
 }
 
-fn parse_s3(rest: &str) -> Result<Location> {
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    if bucket.is_empty() {
-        return Err(not_s3("the bucket is missing"));
-    }
-    if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')) {
-        return Err(not_s3("a bucket's name has only letters, digits, dots, hyphens and underscores"));
-    }
+/// Fails for a prefix that a repository may not have, although a bucket may have such keys: one that some servers or
+/// tools would take for another.
+fn check_prefix(prefix: &str) -> Result<()> {
+    let invalid = |reason: &str| Err(Error::Invalid(format!("A repository cannot be at this location: {reason}")));
     if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(not_s3("the prefix has an empty, \".\" or \"..\" part"));
+        return invalid("the prefix has an empty, \".\" or \"..\" part");
     }
     if prefix.contains(|character: char| character.is_control() || matches!(character, '?' | '#' | '\\')) {
-        return Err(not_s3("the prefix has a \"?\", \"#\", \"\\\" or control character"));
+        return invalid("the prefix has a \"?\", \"#\", \"\\\" or control character");
     }
-    Ok(Location::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
-}
-
-fn not_s3(reason: &str) -> Error {
-    Error::Invalid(format!("The repository location is not of the form s3://bucket/prefix: {reason}"))
+    Ok(())
 }
 
 /// Returns the scheme of a text that looks like a URL.
@@ -117,8 +101,8 @@ fn scheme_of(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn s3(bucket: &str, prefix: &str) -> Location {
-        Location::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() }
+    fn s3(bucket: &str, prefix: &str) -> RepositoryLocation {
+        RepositoryLocation::S3(BucketLocation { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 
     #[test]
@@ -126,20 +110,20 @@ mod tests {
         let cases = [
             ("s3://models", s3("models", "")),
             ("s3://models/prod/vault", s3("models", "prod/vault")),
-            ("/srv/backup", Location::Local("/srv/backup".into())),
-            ("./s3:odd", Location::Local("./s3:odd".into())),
+            ("/srv/backup", RepositoryLocation::Local("/srv/backup".into())),
+            ("./s3:odd", RepositoryLocation::Local("./s3:odd".into())),
         ];
         for (text, location) in cases {
-            assert_eq!(text.parse::<Location>().unwrap(), location);
+            assert_eq!(text.parse::<RepositoryLocation>().unwrap(), location);
             assert_eq!(location.to_string(), text);
         }
-        assert_eq!("s3://models/".parse::<Location>().unwrap(), s3("models", ""));
-        assert_eq!("s3://models/vault/".parse::<Location>().unwrap(), s3("models", "vault"));
+        assert_eq!("s3://models/".parse::<RepositoryLocation>().unwrap(), s3("models", ""));
+        assert_eq!("s3://models/vault/".parse::<RepositoryLocation>().unwrap(), s3("models", "vault"));
     }
 
     #[test]
     fn what_is_neither_a_path_nor_a_bucket_is_refused_with_a_reason() {
-        let message = |text: &str| text.parse::<Location>().unwrap_err().to_string();
+        let message = |text: &str| text.parse::<RepositoryLocation>().unwrap_err().to_string();
         assert!(message("s3:models").ends_with("it does not begin with s3://"));
         assert!(message("s3://").ends_with("the bucket is missing"));
         assert!(message("s3:///prefix").ends_with("the bucket is missing"));
@@ -154,7 +138,7 @@ mod tests {
     #[test]
     fn a_password_in_a_location_is_not_repeated() {
         for text in ["https://user:hunter2@host/bucket", "s3://key:hunter2@bucket/prefix", "s3:https://u:hunter2@h/b"] {
-            assert!(!text.parse::<Location>().unwrap_err().to_string().contains("hunter2"));
+            assert!(!text.parse::<RepositoryLocation>().unwrap_err().to_string().contains("hunter2"));
         }
     }
 }

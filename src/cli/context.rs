@@ -9,7 +9,7 @@ use clap::builder::BoolishValueParser;
 use zeroize::Zeroizing;
 
 use mlvault::backend::Backend;
-use mlvault::backend::location::{self, Location};
+use mlvault::backend::location::{self, RepositoryLocation};
 use mlvault::cancel::Cancel;
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
@@ -27,7 +27,7 @@ use crate::cli::progress::{Progress, Verbosity};
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// Location of the repository: a path or s3://bucket/prefix
+    /// RepositoryLocation of the repository: a path or s3://bucket/prefix
     #[arg(long, global = true, env = "MLVAULT_REPO", value_name = "LOCATION")]
     repo: Option<String>,
     /// Configuration file (default: ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml)
@@ -129,13 +129,13 @@ impl Context {
     }
 
     /// Returns where the repository is.
-    pub fn location(&self) -> Result<Location> {
+    pub fn location(&self) -> Result<RepositoryLocation> {
         let text = self.args.repo.as_ref().or(self.file.repository.as_ref()).ok_or_else(|| {
             Error::Invalid(
                 "No repository was given: set --repo, MLVAULT_REPO or `repository` in mlvault.toml".to_owned(),
             )
         })?;
-        Location::from_str(text)
+        RepositoryLocation::from_str(text)
     }
 
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
@@ -190,7 +190,7 @@ impl Context {
     /// Opens a repository anywhere.
     pub fn open_at(
         &self,
-        location: &Location,
+        location: &RepositoryLocation,
         s3: &S3Options,
         credential: &CredentialSource,
         memory_limit: u64,

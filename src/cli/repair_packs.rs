@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use serde_json::json;
 
-use mlvault::backend::location::Location;
+use mlvault::backend::location::RepositoryLocation;
 use mlvault::config::credential::CredentialSource;
 use mlvault::error::{Error, Result};
 use mlvault::id::PackId;
@@ -87,7 +87,7 @@ fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64)
         (None, Some(file)) => CredentialSource::PassphraseFile(file.clone()),
         (None, None) => context.credential_source()?,
     };
-    let location = Location::from_str(location)?;
+    let location = RepositoryLocation::from_str(location)?;
     context.open_at(&location, &context.backend_options()?, &credential, memory_limit)
 }
 

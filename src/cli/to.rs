@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use mlvault::backend::location::Location;
+use mlvault::backend::location::RepositoryLocation;
 use mlvault::config::credential::CredentialSource;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
@@ -66,14 +66,14 @@ impl ToArgs {
         )
     }
 
-    fn place(&self, context: &Context) -> Result<Location> {
+    fn place(&self, context: &Context) -> Result<RepositoryLocation> {
         let text = self.to.as_ref().or(context.file().to.repository.as_ref()).ok_or_else(|| {
             Error::Invalid(
                 "No repository to copy to was given: set --to, MLVAULT_TO or `repository` in [to] of mlvault.toml"
                     .to_owned(),
             )
         })?;
-        Location::from_str(text)
+        RepositoryLocation::from_str(text)
     }
 
     fn s3_options(&self, context: &Context) -> Result<S3Options> {

@@ -6,7 +6,12 @@
 //! - Everything that is written carries a checksum.
 //! - Messages are one line and hold no credentials and no query strings.
 //!
-//! Calls that are not `async` block, and must not come from within an async runtime: they wait on this module's own.
+//! Nothing that is public here is `async`: calls block, and must not come from within an async runtime, because they wait
+//! on this module's own.
+//!
+//! The files know each other in one direction: [`read`], [`mod@write`], [`listing`] and [`upload`] are what is done with a
+//! [`bucket`], which knows the [`connection`]; what both need ([`options`], [`patience`], [`fault`], [`headers`]) knows
+//! neither.
 
 mod body;
 mod bucket;

@@ -10,6 +10,7 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::deployment::Verdict;
 use crate::format::snapshot::Statistics;
+use crate::hears::Hears;
 use crate::source::deployment::METADATA;
 use crate::source::spool::SpoolSource;
 use crate::tracking::TrackingClient;
@@ -38,9 +39,9 @@ impl Run<'_> {
         let Some(options) = &self.deployment.tracking else { return Ok(Metadata::absent()) };
         let directory = self.scratch.path().join(METADATA);
         std::fs::create_dir(&directory).map_err(|source| scratch_fault(&directory, source))?;
-        let monitor = self.job.monitor.as_ref();
+        let hears = Hears::new(Arc::clone(self.job.monitor), self.job.cancel.clone());
         let exported = TrackingClient::connect(options)
-            .and_then(|client| export(&client, &directory, ExportOptions::default(), monitor, self.job.cancel));
+            .and_then(|client| export(&client, &directory, ExportOptions::default(), &hears));
         let summary = match exported {
             Ok(summary) => summary,
             Err(Error::Interrupted) => return Err(Error::Interrupted),

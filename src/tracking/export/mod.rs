@@ -22,8 +22,8 @@ pub use self::summary::{ExportSummary, LIMITS, Limit, NotExported, Skew};
 use super::client::TrackingClient;
 use super::json;
 use super::list::List;
-use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hears::Hears;
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
 
@@ -53,10 +53,10 @@ pub fn export(
     client: &TrackingClient,
     directory: &Path,
     options: ExportOptions,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<ExportSummary> {
-    let client = client.with_cancel(cancel);
+    let client = client.with_cancel(&hears.cancel);
+    let monitor = hears.monitor.as_ref();
     let files = Files::open(directory)?;
     monitor.phase("metadata", None, None);
     let mut summary = ExportSummary::new(client.version()?);
