@@ -1,4 +1,6 @@
-//! Byte sizes: constants, and how people write and read them.
+//! Quantities: byte sizes, durations and counts, and how people write and read them.
+
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 /// 1,024 bytes.
 pub const KIB: u64 = 1 << 10;
@@ -40,6 +42,31 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
+/// Parses a duration that is not negative, as `90s`, `10m`, `1h` or `7d`. A day has 24 hours.
+pub fn parse_duration(text: &str) -> Option<SignedDuration> {
+    let span: Span = text.parse().ok()?;
+    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok().filter(|duration| !duration.is_negative())
+}
+
+/// Formats a number of things: `0 packs`, `1 pack`, `2 packs`, `1 entry`, `2 entries`.
+///
+/// The last word of `noun` is put into the plural by the common rules, which know no irregular words.
+pub fn count(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {}", plural(number, noun))
+}
+
+/// Returns a noun as it follows a number.
+pub fn plural(number: u64, noun: &str) -> String {
+    let stem = noun.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'o', 'u']));
+    match stem {
+        _ if number == 1 => noun.to_owned(),
+        Some(stem) => format!("{stem}ies"),
+        None if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) => format!("{noun}es"),
+        None => format!("{noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +87,22 @@ mod tests {
         assert_eq!(parse_bytes("1.5G"), None);
         assert_eq!(parse_bytes("-1"), None);
         assert_eq!(parse_bytes("99999999999T"), None);
+    }
+
+    #[test]
+    fn durations_are_parsed_with_a_unit() {
+        assert_eq!(parse_duration("90s"), Some(SignedDuration::from_secs(90)));
+        assert_eq!(parse_duration("7d"), Some(SignedDuration::from_hours(7 * 24)));
+        assert_eq!(parse_duration("-1h"), None);
+        assert_eq!(parse_duration("7"), None);
+    }
+
+    #[test]
+    fn nouns_agree_with_their_number() {
+        assert_eq!(count(1_u64, "problem"), "1 problem");
+        assert_eq!(count(0_usize, "problem"), "0 problems");
+        assert_eq!(count(2_u32, "tree entry"), "2 tree entries");
+        assert_eq!(count(2_u64, "key"), "2 keys");
+        assert_eq!(count(3_u64, "index"), "3 indexes");
     }
 }

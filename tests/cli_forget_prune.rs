@@ -79,7 +79,7 @@ fn what_is_forgotten_can_be_pruned_at_once() {
     assert_eq!((&done["forgotten"], &done["prune"]["snapshots_removed"]), (&1.into(), &1.into()), "{done:#}");
     runner.run(["undelete", &ids[0]]).expect(1);
     let text = runner.run(["forget", "--keep-last", "1", "--prune"]).expect(0).text();
-    assert!(text.contains("1 of 2 snapshots forgotten") && text.contains("1 forgotten snapshots removed"), "{text}");
+    assert!(text.contains("1 of 2 snapshots forgotten") && text.contains("1 forgotten snapshot removed"), "{text}");
     assert_eq!(listed(&runner), ids[2..]);
     runner.run(["check", "--read-data"]).expect(0);
     // What forgets nothing prunes all the same.

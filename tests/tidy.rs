@@ -66,6 +66,10 @@ const UNFINISHED: [&str; 5] = ["TODO", "FIXME", "XXX", "todo!(", "unimplemented!
 /// How a library would print.
 const PRINTING: [&str; 5] = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("];
 
+/// What writes to standard output, and the only file of the program that may.
+const STANDARD_OUTPUT: [&str; 3] = ["io::stdout", " println!(", " print!("];
+const STANDARD_OUTPUT_HOME: &str = "src/cli/output.rs";
+
 struct SourceFile {
     /// Path from the package's folder.
     name: String,
@@ -242,6 +246,19 @@ fn the_library_does_not_print() {
         for (number, code) in file.code() {
             if PRINTING.iter().any(|call| code.contains(call)) {
                 offences.push(format!("{}:{number}: it prints", file.name));
+            }
+        }
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn the_program_writes_to_standard_output_in_one_place() {
+    let mut offences = Vec::new();
+    for file in files("src").into_iter().filter(|file| file.name != STANDARD_OUTPUT_HOME) {
+        for (number, code) in file.code() {
+            if STANDARD_OUTPUT.iter().any(|call| format!(" {code}").contains(call)) {
+                offences.push(format!("{}:{number}: it writes to standard output", file.name));
             }
         }
     }

@@ -7,57 +7,66 @@ use serde_json::json;
 
 use mlvault::backup::{self, Options, Summary, What};
 use mlvault::error::{Error, Result};
-use mlvault::format::deployment::{DeploymentRecord, Verdict, Verdicts};
+use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Verdicts};
 use mlvault::format::snapshot::Completeness;
 use mlvault::s3::BucketLocation;
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
-use crate::cli::{exit, output, progress};
+use crate::cli::outcome::{Outcome, Text};
+use crate::cli::{exit, progress};
 
-/// Back up an MLflow deployment, files and directories, a part of a bucket, or a stream, as one snapshot
+/// Create a snapshot of an MLflow deployment, of files, of a part of a bucket, or of a stream
 ///
-/// Of a deployment, given by its name in the configuration file or in MLflow's own words (--backend-store-uri,
-/// --artifacts), databases come first, each at one instant, and artifacts after them; then every row is compared with
-/// the files that it refers to. With a tracking URL, the metadata that the REST API tells is stored too. MLflow may go on
-/// working meanwhile.
+/// Name a deployment of the configuration file with --deployment, or describe one with --backend-store-uri and
+/// --artifacts. mlvault dumps the databases first, each at one point in time, then reads the artifacts, and then checks
+/// that every file that the databases refer to is in the snapshot. With --tracking-uri, it also stores what the REST API
+/// reports. MLflow can keep running.
 ///
-/// Paths are stored as tar would: relative ones as they are, absolute ones without the leading `/`, the content of `.`
-/// at the top. Files that look as they did in the last snapshot of the same paths are not read again.
+/// Files are stored under the paths that tar would use: relative paths as they are, absolute paths without the leading
+/// `/`, and the content of `.` at the top level. Files that have not changed since the last snapshot of the same paths are
+/// not read again.
 ///
-/// Of s3://bucket/prefix, every object below the prefix is stored under its key behind it, with content type and other
-/// headers, user metadata and tags. The bucket is reached with the same S3 settings as a repository on S3.
+/// With s3://bucket/prefix, every object below the prefix is stored with its headers, user metadata and tags. The S3
+/// settings of the repository apply to this bucket too.
+///
+/// Exit code 3 if the snapshot is incomplete.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault backup --deployment production
+  mlvault backup --tag nightly --exclude '*.tmp' /srv/mlflow
+  mlvault backup --command 'pg_dump mlflow' --name mlflow.sql")]
 pub struct Args {
-    /// Files and directories, or one s3://bucket/prefix
+    /// Files and directories to back up, or one s3://bucket/prefix
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Store standard input under the name given by --name
+    /// Store standard input, under the name given with --name
     #[arg(long, requires = "name", conflicts_with_all = ["paths", "command"])]
     stdin: bool,
-    /// Store the output of a shell command under the name given by --name; if it fails there is no snapshot
+    /// Store the output of a shell command, under the name given with --name; if the command fails, no snapshot is made
     #[arg(long, requires = "name", conflicts_with = "paths", value_name = "COMMAND")]
     command: Option<String>,
     /// Name of the stream in the snapshot
     #[arg(long)]
     name: Option<String>,
-    /// Tag of the snapshot; may be given several times
+    /// Add a tag to the snapshot; can be given several times
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// Leave out what matches this glob: a name, or with `/` a whole path in the snapshot; may be given several times
+    /// Skip what matches this glob: a name, or, if it contains `/`, a whole path in the snapshot; can be given several times
     #[arg(long = "exclude", value_name = "GLOB")]
     excludes: Vec<String>,
-    /// Read every file, also those that look unchanged
+    /// Read every file, even if it looks unchanged
     #[arg(long)]
     force: bool,
-    /// Do not take another inode or change time for a change (for network file systems)
+    /// Ignore inode numbers and change times when looking for changes (for network file systems)
     #[arg(long)]
     ignore_inode: bool,
-    /// Only tell what would be read; write nothing
+    /// Show what would be read; write nothing
     #[arg(long)]
     dry_run: bool,
-    /// With the tag pre-upgrade: the MLflow release that is to be upgraded to
+    /// With --tag pre-upgrade: the MLflow version that you will upgrade to
     #[arg(long, value_name = "VERSION")]
     upgrade_to: Option<String>,
     #[command(flatten)]
@@ -65,7 +74,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let name = args.name.unwrap_or_default();
     let what = match args.command {
         Some(line) => What::Command { line, name },
@@ -73,7 +82,7 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         None if args.paths.is_empty() && args.deployment.is_meant() => {
             if !args.excludes.is_empty() {
                 return Err(Error::Invalid(
-                    "--exclude is for paths; of a deployment, --exclude-root leaves out roots".to_owned(),
+                    "--exclude works on paths only; use --exclude-root to leave out an artifact root of a deployment".to_owned(),
                 ));
             }
             What::Deployment(Box::new(args.deployment.resolve(context)?))
@@ -90,16 +99,12 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     };
     let repository = context.repository()?;
     let summary = backup::run(&repository, &options, &context.monitor(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": summary.snapshot, "record": summary.record }))?;
-    } else {
-        print_summary(&summary)?;
-    }
-    Ok(match summary.record.completeness {
+    let code = match summary.record.completeness {
         Completeness::Complete => exit::COMPLETE,
         Completeness::Incomplete => exit::INCOMPLETE,
-    })
+    };
+    let document = json!({ "snapshot": summary.snapshot, "record": summary.record });
+    Ok(Outcome::new(code, document, text(&summary)))
 }
 
 /// Tells a part of a bucket from paths.
@@ -109,13 +114,13 @@ fn paths(context: &Context, paths: Vec<PathBuf>, excludes: Vec<String>) -> Resul
         (_, None) => Ok(What::Paths { paths, excludes }),
         (1, Some(text)) => Ok(What::Bucket { location: text.parse()?, options: context.backend_options()?, excludes }),
         (_, Some(text)) => {
-            Err(Error::Invalid(format!("{text} must be the only path: back up the others by themselves")))
+            Err(Error::Invalid(format!("{text} must be the only path; back up the other paths separately")))
         }
     }
 }
 
-/// Says how each part of a deployment stands.
-fn print_verdicts(record: &DeploymentRecord) -> Result<()> {
+/// Returns how each part of a deployment stands.
+fn verdict_lines(record: &DeploymentRecord) -> Vec<String> {
     let verdict = |verdict| match verdict {
         Verdict::Ok => "ok",
         Verdict::NotOk => "NOT OK",
@@ -123,60 +128,66 @@ fn print_verdicts(record: &DeploymentRecord) -> Result<()> {
     };
     let Verdicts { database, artifacts, references, metadata } = record.verdicts;
     let rows: u64 = record.databases.iter().map(|database| database.rows).sum();
-    output::print_line(&format!("Database: {} ({rows} rows)", verdict(database)))?;
-    output::print_line(&format!("Artifacts: {}", verdict(artifacts)))?;
-    let counts = &record.references;
+    let mut lines = vec![
+        format!("Database: {} ({})", verdict(database), count(rows, "row")),
+        format!("Artifacts: {}", verdict(artifacts)),
+        format!("References: {} ({})", verdict(references), references_text(&record.references)),
+        format!("Metadata: {}", verdict(metadata)),
+    ];
+    if !record.lossy.is_empty() {
+        lines.push(
+            "LOSSY: made through the REST API alone, so it cannot be restored into MLflow's own storage. It lacks:".to_owned(),
+        );
+        lines.extend(record.lossy.iter().map(|lack| format!("  {lack}")));
+    }
+    lines
+}
+
+fn references_text(counts: &ReferenceCounts) -> String {
     let mut text = format!("{} with files, {} without", counts.present, counts.empty);
-    for (count, what) in [
-        (counts.carried_over, "carried over from the snapshot before"),
-        (counts.deleted_meanwhile, "deleted meanwhile"),
+    for (number, what) in [
+        (counts.carried_over, "carried over from the previous snapshot"),
+        (counts.deleted_meanwhile, "deleted during the backup"),
         (counts.excluded, "excluded"),
         (counts.partial, "PARTIAL"),
         (counts.missing, "MISSING"),
-        (counts.orphans, "files that nothing refers to"),
     ] {
-        if count > 0 {
-            text.push_str(&format!(", {count} {what}"));
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
         }
     }
-    output::print_line(&format!("References: {} ({text})", verdict(references)))?;
-    output::print_line(&format!("Metadata: {}", verdict(metadata)))?;
-    if record.lossy.is_empty() {
-        return Ok(());
+    if counts.orphans > 0 {
+        text.push_str(&format!(", {} that nothing refers to", count(counts.orphans, "file")));
     }
-    output::print_line("LOSSY: made through the REST API alone; no restore into MLflow's storage. It lacks:")?;
-    record.lossy.iter().try_for_each(|lack| output::print_line(&format!("  {lack}")))
+    text
 }
 
-fn print_summary(summary: &Summary) -> Result<()> {
+fn text(summary: &Summary) -> Text {
     let (record, numbers) = (&summary.record, &summary.record.statistics);
     let bytes: u64 = record.components.iter().map(|component| component.bytes).sum();
-    output::print_line(&format!(
+    let mut text = Text::from(format!(
         "Files: {} new, {} changed, {} unchanged; {} in all",
         numbers.files_new,
         numbers.files_changed,
         numbers.files_unchanged,
         format_bytes(bytes)
-    ))?;
+    ));
     let Some(id) = summary.snapshot else {
-        return output::print_line(&format!(
-            "Dry run: {} would be read; nothing was written",
-            format_bytes(numbers.bytes_read)
-        ));
+        let bytes = format_bytes(numbers.bytes_read);
+        text.line(format!("Dry run: {bytes} would be read; nothing was written"));
+        return text;
     };
-    output::print_line(&format!(
+    text.line(format!(
         "Read {}, new {}, stored {}, in {}",
         format_bytes(numbers.bytes_read),
         format_bytes(numbers.bytes_new),
         format_bytes(numbers.bytes_stored),
         progress::format_duration(numbers.duration_ms as f64 / 1000.0)
-    ))?;
-    if let Some(deployment) = &record.deployment {
-        print_verdicts(deployment)?;
-    }
-    if record.problem_count > 0 {
-        output::print_line(&format!("Snapshot {} saved, INCOMPLETE: {} problems", id.short(), record.problem_count))
-    } else {
-        output::print_line(&format!("Snapshot {} saved", id.short()))
-    }
+    ));
+    text.extend(record.deployment.iter().flat_map(|record| verdict_lines(record)));
+    text.line(match record.problem_count {
+        0 => format!("Snapshot {} saved", id.short()),
+        problems => format!("Snapshot {} saved, INCOMPLETE: {}", id.short(), count(problems, "problem")),
+    });
+    text
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use clap::Parser;
+use serde_json::json;
 
 use mlvault::dump;
 use mlvault::error::Result;
@@ -13,33 +14,38 @@ use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::Outcome;
 use crate::cli::{exit, output};
 
-/// Write a file of a snapshot to standard output
+/// Print a file of a snapshot
 ///
-/// Its content is verified; but whether the last part of it is right is known only at the end, so do not use what was
-/// written if the exit code is not 0.
+/// The content is verified while it is written to standard output. If the exit code is not 0, do not use what was written.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault cat latest models/fraud/MLmodel
+  mlvault cat 2026-11-21 dumps/mlflow.sql | psql mlflow")]
 pub struct Args {
-    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,
     /// File in the snapshot
     path: OsString,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = repository.find_snapshot(&args.snapshot)?;
     write(context, &repository, &snapshot, args.path.as_bytes())
 }
 
 /// Writes a file to standard output.
-pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<exit::Code> {
+pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<Outcome> {
     let monitor = monitor(context);
     let mut out = output::raw_stdout()?;
     dump::file(repository, snapshot, path, &mut out, (monitor.as_ref(), context.cancel()))?;
-    Ok(exit::COMPLETE)
+    let summary = json!({ "snapshot": snapshot.id, "path": String::from_utf8_lossy(path) });
+    Ok(Outcome::written(exit::COMPLETE, summary))
 }
 
 /// Progress would get in between on a terminal.

@@ -6,32 +6,37 @@ use serde_json::json;
 
 use mlvault::check::{self, Aged, Coverage, Options, Problem, ProblemKind, ReadData, Report, Subset};
 use mlvault::error::Result;
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes, plural};
 
 use crate::cli::context::Context;
+use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
 use crate::cli::prune::{parse_duration, parse_size};
-use crate::cli::{exit, output};
+use crate::cli::exit;
 
-/// Check that everything in the repository is there and sound, and say which files damage costs
+/// Check the repository for damage, and list the files that are affected
 ///
-/// Without options the structure is checked: keys, snapshots and their signatures, trees, index, and of each pack its
-/// length, header and directory. Damage inside the content of packs shows only when they are read: --read-data.
+/// Without options, the command checks the structure: keys, snapshots and their signatures, trees, the index, and the
+/// length, header and directory of every pack. Add --read-data to find damage inside packs too.
 ///
-/// Exit code 1 if anything is damaged or missing. What an interrupted backup leaves behind is no damage.
+/// Exit code 1 if anything is damaged or missing. What an interrupted backup leaves behind is not damage.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault check
+  mlvault check --read-data-subset 10%
+  mlvault check --max-age 30d --budget 50G")]
 pub struct Args {
-    /// Read every pack whole, and verify every chunk
+    /// Read all packs and verify every chunk
     #[arg(long, conflicts_with_all = ["read_data_subset", "max_age"])]
     read_data: bool,
-    /// Read a random share of the packs (10%), one of several parts that together are all (3/7), or random packs up to
-    /// a size (1G)
+    /// Read only some packs: a random share (10%), one part of a rotation (3/7), or random packs up to a total size (1G)
     #[arg(long, value_name = "SUBSET")]
     read_data_subset: Option<Subset>,
-    /// Read the packs that no check on this machine has verified for so long, as 30d
+    /// Read the packs that no check on this machine has verified within this time, such as 30d
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "read_data_subset")]
     max_age: Option<SignedDuration>,
-    /// Read no more bytes than this, those first that were verified longest ago
+    /// Read at most this much, beginning with the packs that were verified longest ago
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "max_age")]
     budget: Option<u64>,
 }
@@ -51,95 +56,106 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let options = Options { read_data: args.read_data() };
     let repository = context.repository()?;
     let report = check::run(&repository, &options, context.monitor().as_ref(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "clean": report.is_clean(), "report": report }))?;
-    } else {
-        print_report(&report)?;
-    }
-    Ok(if report.is_clean() { exit::COMPLETE } else { exit::FAILED })
+    let code = if report.is_clean() { exit::COMPLETE } else { exit::FAILED };
+    Ok(Outcome::new(code, json!({ "clean": report.is_clean(), "report": report }), text(&report)))
 }
 
-fn print_report(report: &Report) -> Result<()> {
+fn text(report: &Report) -> Text {
     let counts = &report.counts;
-    output::print_line(&format!(
-        "Checked {} keys, {} snapshots, {} index segments, {} packs, {} tree nodes, {} chunk references",
-        counts.key_slots, counts.snapshots, counts.segments, counts.packs, counts.tree_nodes, counts.chunk_references
-    ))?;
+    let mut text = Text::from(format!(
+        "Checked {}, {}, {}, {}, {}, {}",
+        count(counts.key_slots, "key"),
+        count(counts.snapshots, "snapshot"),
+        count(counts.segments, "index segment"),
+        count(counts.packs, "pack"),
+        count(counts.tree_nodes, "tree node"),
+        count(counts.chunk_references, "chunk reference"),
+    ));
     if let Some(read) = &report.read {
         let how = if read.content_opened { "verified every chunk in them" } else { "compared data packs by name only" };
-        let (packs, all, bytes) = (read.packs, read.packs_total, format_bytes(read.bytes));
-        output::print_line(&format!("Read {packs} of {all} packs ({bytes}), {how}"))?;
-        read.coverage.as_ref().map_or(Ok(()), |coverage| print_coverage(coverage, all))?;
+        let (packs, all, bytes) = (read.packs, count(read.packs_total, "pack"), format_bytes(read.bytes));
+        text.line(format!("Read {packs} of {all} ({bytes}), {how}"));
+        text.extend(read.coverage.as_ref().map(|coverage| coverage_line(coverage, &all)));
     }
-    for note in &report.notes {
-        output::print_line(&format!("Note: {}", printable(note)))?;
-    }
-    report.problems.iter().try_for_each(print_problem)?;
-    print_verdict(report)
+    text.extend(report.notes.iter().map(|note| format!("Note: {}", printable(note))));
+    text.extend(report.problems.iter().flat_map(problem_lines));
+    text.extend(verdict_lines(report));
+    text
 }
 
-fn print_coverage(coverage: &Coverage, packs_total: u64) -> Result<()> {
+fn coverage_line(coverage: &Coverage, all: &str) -> String {
     let days = |seconds: u64| format!("{:.1} days", seconds as f64 / 86_400.0);
-    output::print_line(&format!(
-        "Verified within {}: {} of {packs_total} packs, {} of {}; never: {} packs; the oldest {} ago",
+    format!(
+        "Verified within {}: {} of {all}, {} of {}; never: {}; the oldest {} ago",
         days(coverage.age_seconds_max),
         coverage.packs_within,
         format_bytes(coverage.bytes_within),
         format_bytes(coverage.bytes_total),
-        coverage.packs_never,
+        count(coverage.packs_never, "pack"),
         days(coverage.oldest_seconds.unwrap_or(0))
-    ))
+    )
 }
 
-fn print_problem(problem: &Problem) -> Result<()> {
-    output::print_line(&format!("DAMAGED {}: {}", printable(&problem.object), printable(&problem.reason)))?;
+fn problem_lines(problem: &Problem) -> Vec<String> {
+    let mut lines = vec![format!("DAMAGED {}: {}", printable(&problem.object), printable(&problem.reason))];
     for hurt in &problem.hurts {
         let place = format!("snapshot {}, {}", hurt.snapshot.short(), printable(&hurt.component));
         let what = match (hurt.path.is_empty(), hurt.entries) {
             (true, _) => "everything".to_owned(),
             (false, 1) => printable(&hurt.path),
-            (false, entries) => format!("{entries} entries from {} on", printable(&hurt.path)),
+            (false, entries) => format!("{} from {} on", count(entries, "entry"), printable(&hurt.path)),
         };
-        output::print_line(&format!("  lost in {place}: {what}"))?;
+        lines.push(format!("  lost in {place}: {what}"));
     }
     let named: u64 = problem.hurts.iter().map(|hurt| hurt.entries).sum();
     if problem.hurt_count > named {
-        output::print_line(&format!("  and {} more entries", problem.hurt_count - named))?;
+        let more = problem.hurt_count - named;
+        lines.push(format!("  and {more} more {}", plural(more, "entry")));
     }
-    Ok(())
+    lines
 }
 
-fn print_verdict(report: &Report) -> Result<()> {
+fn verdict_lines(report: &Report) -> Vec<String> {
     if report.is_clean() {
-        return output::print_line("No damage found");
+        return vec!["No damage found".to_owned()];
     }
+    let mut lines = Vec::new();
     let unnamed = report.problem_count - report.problems.len() as u64;
     if unnamed > 0 {
-        output::print_line(&format!("and {unnamed} more problems"))?;
+        lines.push(format!("and {unnamed} more {}", plural(unnamed, "problem")));
     }
-    for snapshot in &report.hurt_snapshots {
-        output::print_line(&format!("Snapshot {}: {} entries are lost", snapshot.id.short(), snapshot.entries))?;
-    }
-    if let Some(advice) = advice(report) {
-        output::print_line(advice)?;
-    }
-    output::print_line(&format!("The repository is DAMAGED: {} problems", report.problem_count))
+    lines.extend(report.hurt_snapshots.iter().map(|hurt| {
+        let lost = count(hurt.entries, "entry");
+        format!("Snapshot {}: {lost} lost", hurt.id.short())
+    }));
+    lines.extend(advice(report).into_iter().map(str::to_owned));
+    lines.push(format!("The repository is DAMAGED: {}", count(report.problem_count, "problem")));
+    lines
 }
 
-fn advice(report: &Report) -> Option<&'static str> {
+/// Returns what to do, in this order: each step makes the next one's loss smaller, and none deletes anything.
+fn advice(report: &Report) -> Vec<&'static str> {
     let any = |kinds: &[ProblemKind]| report.problems.iter().any(|problem| kinds.contains(&problem.kind));
-    if any(&[ProblemKind::Segment]) || report.counts.unreferenced_packs > 0 && any(&[ProblemKind::MissingChunks]) {
-        Some("Run `mlvault repair index`: what packs still hold becomes known again")
-    } else if any(&[ProblemKind::MissingChunks]) {
-        Some("Run `mlvault backup --force` while the source still has the files: chunks that are lost are stored again")
-    } else if any(&[ProblemKind::Pack]) {
-        Some("Restore first what must be kept; `mlvault repair index` drops packs that are missing or cut short")
-    } else {
-        None
+    let is_index_wrong =
+        any(&[ProblemKind::Segment]) || report.counts.unreferenced_packs > 0 && any(&[ProblemKind::MissingChunks]);
+    let is_content_lost = any(&[ProblemKind::MissingChunks, ProblemKind::Pack]);
+    let mut steps = Vec::new();
+    if is_index_wrong {
+        steps.push("Run `mlvault repair index`: it makes the index again from the packs that are still there");
     }
+    if is_content_lost {
+        steps.push(
+            "Run `mlvault repair packs`: it saves what is good in damaged packs, and takes the rest from a copy (--from) \
+             or from the original files (--source)",
+        );
+        steps.push("Run `mlvault backup --force` while the source still has the files: it stores lost chunks again");
+        steps.push(
+            "Then run `mlvault repair snapshots`: it writes snapshots that still lack something anew, without what is lost",
+        );
+    }
+    steps
 }

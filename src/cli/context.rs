@@ -30,47 +30,47 @@ pub struct GlobalArgs {
     /// RepositoryLocation of the repository: a path or s3://bucket/prefix
     #[arg(long, global = true, env = "MLVAULT_REPO", value_name = "LOCATION")]
     repo: Option<String>,
-    /// Configuration file (default: ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml)
+    /// Configuration file [default: the first of ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml]
     #[arg(long, global = true, env = "MLVAULT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Override any key of the configuration file, as in deployment.production.s3.region=eu-central-1; may be given several
-    /// times; in the variable one on each line
+    /// Override a key of the configuration file, as in deployment.production.s3.region=eu-central-1; can be given several
+    /// times (in the variable: one per line)
     #[arg(long = "set", global = true, env = "MLVAULT_SET", value_name = "KEY=VALUE", value_delimiter = '\n')]
     settings: Vec<String>,
     /// File that holds a key (MLVK1-…)
     #[arg(long, global = true, env = "MLVAULT_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// File whose first line is the passphrase; the passphrase itself can be in MLVAULT_PASSPHRASE
+    /// File whose first line is the passphrase; MLVAULT_PASSPHRASE can hold the passphrase itself
     #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_FILE", value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Shell command that prints the passphrase
     #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_COMMAND", value_name = "COMMAND")]
     passphrase_command: Option<String>,
-    /// URL of an S3 server other than AWS
+    /// URL of the S3 server, if it is not AWS
     #[arg(long, global = true, env = "MLVAULT_S3_ENDPOINT", value_name = "URL")]
     s3_endpoint: Option<String>,
     /// Region of the bucket
     #[arg(long, global = true, env = "MLVAULT_S3_REGION", value_name = "REGION")]
     s3_region: Option<String>,
-    /// Put the bucket into the path instead of the host name (default: with an endpoint)
+    /// Put the bucket name into the path of the URL, not the host name [default: true with --s3-endpoint]
     #[arg(long, global = true, env = "MLVAULT_S3_PATH_STYLE", value_name = "BOOL")]
     s3_path_style: Option<bool>,
-    /// Allow an S3 endpoint without TLS that is not on this machine
+    /// Allow plain HTTP to an S3 server on another machine
     #[arg(long, global = true, env = "MLVAULT_S3_INSECURE_HTTP", value_parser = BoolishValueParser::new())]
     s3_insecure_http: bool,
-    /// Directory of the index cache, which can be deleted at any time
+    /// Directory of the index cache; it can be deleted at any time
     #[arg(long, global = true, env = "MLVAULT_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Memory limit, as 512M (default: the container's limit, less a tenth, or 1G)
+    /// Memory limit, such as 512M [default: 90% of the container's limit, at most 1G]
     #[arg(long, global = true, env = "MLVAULT_MEMORY_LIMIT", value_name = "SIZE")]
     memory_limit: Option<String>,
-    /// Print the result as one JSON document, and progress and problems as JSON lines on standard error
+    /// Print the result as one JSON document; progress and problems go to standard error as JSON lines
     #[arg(long, global = true)]
     json: bool,
-    /// Print errors, problems and results only
+    /// Print only errors, problems and results
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Print a line for each file that is read or written
+    /// Print a line for every file that is read or written
     #[arg(long, short, global = true)]
     verbose: bool,
 }
@@ -215,7 +215,7 @@ impl Context {
     /// Returns the memory limit of the process in bytes.
     pub fn memory_limit(&self) -> Result<u64> {
         match self.args.memory_limit.as_ref().or(self.file.memory_limit.as_ref()) {
-            Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size"))),
+            Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size such as 512M"))),
             None => Ok(cgroup_limit().map_or(MEMORY_LIMIT_DEFAULT, |limit| {
                 (limit - limit / 10).clamp(MEMORY_LIMIT_MIN, MEMORY_LIMIT_DEFAULT)
             })),

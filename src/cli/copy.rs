@@ -1,40 +1,45 @@
 //! `mlvault copy`
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::copy::{self, Choice, Plan, Summary};
 use mlvault::error::Result;
 use mlvault::id::SessionId;
 use mlvault::repository::memory_plan;
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
+use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 use crate::cli::to::ToArgs;
-use crate::cli::{exit, output};
 
-/// Copy snapshots into another repository, with its own keys
+/// Copy snapshots to another repository
 ///
-/// Content is read, verified and stored anew; what the other repository has is not stored again, and snapshots that it has
-/// are skipped. Times, tags and sources stay as they were. A copy that was stopped goes on when it is run again. Needs a
-/// key that reads content here, and a writer's key there.
+/// The other repository has its own keys. Snapshots and content that it already holds are skipped. Copies keep their time,
+/// tags and source. You can run an interrupted copy again to finish it. Needs a key that can read content here, and a
+/// writer key there.
 ///
-/// Exit code 3 if a snapshot could not be copied because of damage; the others are.
+/// Exit code 3 if a snapshot could not be copied because it is damaged; all others are copied.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault copy --all --to s3://offsite/mlflow --to-key-file offsite.key
+  mlvault copy latest --to /mnt/disk/backup --to-passphrase-file disk.pass")]
 pub struct Args {
-    /// The snapshots: ids, latest, latest~2, days (2026-11-21, UTC) or times (2026-11-21T03:00Z)
+    /// Snapshots to copy: ids, latest, latest~2, days (2026-11-21, in UTC) or times (2026-11-21T03:00Z)
     #[arg(required_unless_present_any = ["all", "deployment", "tags"])]
     snapshots: Vec<String>,
-    /// All snapshots
+    /// Copy all snapshots
     #[arg(long, conflicts_with_all = ["snapshots", "deployment", "tags"])]
     all: bool,
-    /// Only those of this MLflow deployment
+    /// Copy only snapshots of this MLflow deployment
     #[arg(long, value_name = "NAME")]
     deployment: Option<String>,
-    /// Only those with this tag; may be given several times, then all of them
+    /// Copy only snapshots with this tag; if given several times, with all of these tags
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// Only say what would be copied
+    /// Show what would be copied; write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -42,7 +47,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let memory_limit = memory_plan::limit_of_each(context.memory_limit()?, 2)?;
     let source = context.open_repository(memory_limit)?;
     let target = args.to.open(context, memory_limit)?;
@@ -56,41 +61,44 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         true => Summary::default(),
         false => copy::run(&source, &target, &plan.missing, &context.monitor(), context.cancel())?,
     };
-    context.finish();
     let unreadable = list.damaged.iter().chain(&notes.damaged).chain(&there.damaged);
     for error in unreadable.clone() {
         context.monitor().problem("snapshots", &error.to_string());
     }
-    print(context, &plan, args.dry_run, &summary)?;
     let is_whole = summary.failed.is_empty() && unreadable.count() == 0;
-    Ok(if is_whole { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
+    Ok(Outcome::new(code, document(&plan, args.dry_run, &summary), lines(&plan, args.dry_run, &summary)))
 }
 
-fn print(context: &Context, plan: &Plan, dry_run: bool, summary: &Summary) -> Result<()> {
-    let missing: Vec<SessionId> = plan.missing.iter().map(|snapshot| snapshot.id).collect();
-    if context.json() {
-        return output::print_json(&json!({
-            "dry_run": dry_run, "missing": missing, "present": plan.present, "copied": summary.copied,
-            "failed": summary.failed, "bytes_read": summary.bytes_read, "chunks_new": summary.chunks_new,
-            "bytes_stored": summary.bytes_stored,
-        }));
-    }
+fn missing(plan: &Plan) -> impl Iterator<Item = SessionId> {
+    plan.missing.iter().map(|snapshot| snapshot.id)
+}
+
+fn document(plan: &Plan, dry_run: bool, summary: &Summary) -> Value {
+    json!({
+        "dry_run": dry_run, "missing": missing(plan).collect::<Vec<_>>(), "present": plan.present,
+        "copied": summary.copied, "failed": summary.failed, "bytes_read": summary.bytes_read,
+        "chunks_new": summary.chunks_new, "bytes_stored": summary.bytes_stored,
+    })
+}
+
+fn lines(plan: &Plan, dry_run: bool, summary: &Summary) -> Vec<String> {
+    let mut lines = Vec::new();
     if dry_run {
-        for id in &missing {
-            output::print_line(&format!("Snapshot {} would be copied", id.short()))?;
-        }
+        lines.extend(missing(plan).map(|id| format!("Snapshot {} would be copied", id.short())));
     }
     for copied in &summary.copied {
-        output::print_line(&format!("Snapshot {} is copied as {}", copied.snapshot.short(), copied.copy.short()))?;
+        lines.push(format!("Snapshot {} copied as {}", copied.snapshot.short(), copied.copy.short()));
     }
     for failed in &summary.failed {
-        let (id, problems) = (failed.snapshot.short(), failed.problems);
-        output::print_line(&format!("Snapshot {id} is not copied: {problems} problems"))?;
+        let problems = count(failed.problems, "problem");
+        lines.push(format!("Snapshot {} NOT copied: {problems}", failed.snapshot.short()));
     }
-    output::print_line(&format!(
-        "{} were there already; read {}, stored {}",
-        plan.present.len(),
+    lines.push(format!(
+        "{} already there; read {}, stored {}",
+        count(plan.present.len(), "snapshot"),
         format_bytes(summary.bytes_read),
         format_bytes(summary.bytes_stored)
-    ))
+    ));
+    lines
 }

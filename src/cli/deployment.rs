@@ -14,35 +14,35 @@ use crate::cli::context::Context;
 #[derive(Args)]
 #[command(next_help_heading = "MLflow deployment")]
 pub struct DeploymentArgs {
-    /// Name of the deployment: its settings in the configuration file, and what its snapshots are grouped by
+    /// Name of the deployment, as in the configuration file; snapshots are grouped by it
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     pub deployment: Option<String>,
-    /// Database of runs and models, as MLflow is given it: postgresql://… or sqlite:///…
+    /// Tracking database, in the form that MLflow uses: postgresql://… or sqlite:///…
     #[arg(long, env = "MLVAULT_BACKEND_STORE_URI", value_name = "URI", hide_env_values = true)]
     pub backend_store_uri: Option<String>,
-    /// File that holds its password
+    /// File that holds the password of the tracking database
     #[arg(long, env = "MLVAULT_BACKEND_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub backend_store_password_file: Option<PathBuf>,
-    /// Database of the model registry, if it is another one
+    /// Database of the model registry, if it is a separate one
     #[arg(long, env = "MLVAULT_REGISTRY_STORE_URI", value_name = "URI", hide_env_values = true)]
     pub registry_store_uri: Option<String>,
-    /// File that holds its password
+    /// File that holds the password of the registry database
     #[arg(long, env = "MLVAULT_REGISTRY_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub registry_store_password_file: Option<PathBuf>,
-    /// Database of users and permissions (basic-auth), if there is one
+    /// Database of users and permissions (basic-auth app), if there is one
     #[arg(long, env = "MLVAULT_AUTH_DATABASE_URI", value_name = "URI", hide_env_values = true)]
     pub auth_database_uri: Option<String>,
-    /// File that holds its password
+    /// File that holds the password of the users database
     #[arg(long, env = "MLVAULT_AUTH_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub auth_database_password_file: Option<PathBuf>,
-    /// An artifact root as the database has it, and the directory or s3://bucket/prefix where it really is, as in
-    /// mlflow-artifacts:/=s3://mlflow/artifacts; only ROOT where both are the same; may be given several times
+    /// Where an artifact root of the database is stored: a directory or s3://bucket/prefix, as in
+    /// mlflow-artifacts:/=s3://mlflow/artifacts; give ROOT alone if both are the same; can be given several times
     #[arg(long, env = "MLVAULT_ARTIFACTS", value_name = "ROOT=PLACE", value_delimiter = ',')]
     pub artifacts: Vec<String>,
-    /// An artifact root that is left out; may be given several times
+    /// Leave out this artifact root; can be given several times
     #[arg(long = "exclude-root", env = "MLVAULT_EXCLUDE_ROOTS", value_name = "ROOT", value_delimiter = ',')]
     pub exclude_roots: Vec<String>,
-    /// URL of the tracking server, for what only its REST API is asked for
+    /// URL of the MLflow tracking server
     #[arg(long, env = "MLFLOW_TRACKING_URI", value_name = "URL", hide_env_values = true)]
     pub tracking_uri: Option<String>,
 }

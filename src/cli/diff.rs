@@ -16,39 +16,45 @@ use mlvault::units::format_bytes;
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
 use crate::cli::progress::printable;
 
-/// Compare two snapshots, or a snapshot with a directory that it was restored to
+/// Compare two snapshots, or a snapshot with a directory
 ///
-/// One line for each difference, in the order of paths: + added, - removed, M other content, U other metadata only, T
-/// other type. A file of a directory is equal if its content has the digest that the snapshot recorded; so this proves a
-/// restore, and needs no key that reads content.
+/// Prints one line per difference: + added, - removed, M content changed, U only metadata changed, T type changed.
 ///
-/// Of two snapshots of an MLflow deployment, it also says what came, went and moved there: experiments, runs, models,
-/// versions, aliases, and files that were overwritten in place.
+/// With --dir, every file is compared with the digest in the snapshot, which proves that a restore is right. The key need
+/// not be able to read content.
 ///
-/// Exit code 0 if nothing differs, 1 if something does, 3 if something could not be compared.
+/// For two snapshots of an MLflow deployment, the command also lists changes of experiments, runs, models, versions and
+/// aliases, and artifacts that were overwritten in place.
+///
+/// Exit code 0 if nothing differs, 1 if something differs, 3 if something could not be compared.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault diff latest~1 latest
+  mlvault diff latest --dir /srv/restored")]
 pub struct Args {
-    /// The old snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    /// The older snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     old: String,
-    /// The new snapshot
+    /// The newer snapshot
     #[arg(required_unless_present = "dir")]
     new: Option<String>,
-    /// Compare with this directory instead of a new snapshot, as if the old one had been restored into it
+    /// Compare with this directory, as if the snapshot had been restored into it
     #[arg(long, value_name = "DIR", conflicts_with = "new")]
     dir: Option<PathBuf>,
-    /// Only this path and what is below it
+    /// Compare only this path and what is below it
     #[arg(long)]
     path: Option<OsString>,
-    /// Show what differs in mode, owner, group or time alone, too
+    /// Also show entries that differ only in mode, owner, group or modification time
     #[arg(long)]
     metadata: bool,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let old = repository.find_snapshot(&args.old)?;
     let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
@@ -83,11 +89,12 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         None => json!({ "summary": summary }),
     };
     listing.finish(&text, &tail)?;
-    Ok(match (summary.problems, summary.is_equal()) {
+    let code = match (summary.problems, summary.is_equal()) {
         (1.., _) => exit::INCOMPLETE,
         (0, true) => exit::COMPLETE,
         (0, false) => exit::DIFFERENT,
-    })
+    };
+    Ok(Outcome::written(code, tail))
 }
 
 /// What happened in MLflow, a line each, ending in a line break.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
@@ -12,25 +12,30 @@ use mlvault::error::{Error, Result};
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
-use crate::cli::{exit, output};
+use crate::cli::exit;
+use crate::cli::outcome::{Outcome, Text};
 
-/// Find out what a backend really does, and whether a deployment can be backed up
+/// Test the storage of the repository, and whether a deployment can be backed up
 ///
-/// Of the repository: writes some 20 MB below `probe/` and removes them again. Needs no key; with one, also compares what
-/// was found with what the repository was told when it was made.
+/// To test the storage, the command writes about 20 MB below `probe/` and deletes them again. It needs no key. With a key,
+/// it also compares what it finds with what was recorded when the repository was created.
 ///
-/// Of a deployment, if one is named: reads its databases as a backup does, looks whether every artifact root is mapped and
-/// files are there, and asks the tracking server. Changes nothing, and needs no repository.
+/// To test a deployment, it reads the databases as a backup does, checks that every artifact root is mapped and its files
+/// are there, and asks the tracking server. It changes nothing, and needs no repository.
 ///
-/// Exit code 1 if something failed; warnings do not count.
+/// Exit code 1 if a test failed; warnings do not count.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault doctor --repo s3://backups/mlflow
+  mlvault doctor --deployment production")]
 pub struct Args {
     #[command(flatten)]
     deployment: DeploymentArgs,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let monitor = context.monitor();
     let deployment = match args.deployment.is_meant() {
         true => {
@@ -44,18 +49,18 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         Some(_) if !context.has_location() => None,
         _ => Some(look_at_backend(context)),
     };
-    context.finish();
     let backend = match backend {
         Some(Err(error)) if deployment.is_none() => return Err(error),
         backend => backend,
     };
-    print(context, deployment.as_ref(), backend.as_ref())?;
     let worst = [
         deployment.as_ref().map(|report| report.status()),
         backend.as_ref().map(|look| look.as_ref().map_or(Status::Failed, |look| look.report.status())),
     ];
     let is_failed = worst.into_iter().flatten().any(|status| status == Status::Failed);
-    Ok(if is_failed { exit::FAILED } else { exit::COMPLETE })
+    let code = if is_failed { exit::FAILED } else { exit::COMPLETE };
+    let (deployment, backend) = (deployment.as_ref(), backend.as_ref());
+    Ok(Outcome::new(code, document(deployment, backend), text(deployment, backend)))
 }
 
 /// What was found of the repository's backend.
@@ -80,41 +85,40 @@ fn look_at_backend(context: &Context) -> Result<BackendLook> {
     Ok(BackendLook { report, promised, disagreement })
 }
 
-fn print(
-    context: &Context,
-    deployment: Option<&deployment::Report>,
-    backend: Option<&Result<BackendLook>>,
-) -> Result<()> {
-    if context.json() {
-        let look = backend.and_then(|look| look.as_ref().ok());
-        let error = backend.and_then(|look| look.as_ref().err()).map(ToString::to_string);
-        return output::print_json(&json!({
-            "report": look.map(|look| &look.report), "status": look.map(|look| look.report.status()),
-            "repository_create_only": look.and_then(|look| look.promised),
-            "repository_disagreement": look.and_then(|look| look.disagreement),
-            "repository_error": error,
-            "deployment": deployment, "deployment_status": deployment.map(deployment::Report::status),
-        }));
-    }
+fn document(deployment: Option<&deployment::Report>, backend: Option<&Result<BackendLook>>) -> Value {
+    let look = backend.and_then(|look| look.as_ref().ok());
+    let error = backend.and_then(|look| look.as_ref().err()).map(ToString::to_string);
+    json!({
+        "report": look.map(|look| &look.report), "status": look.map(|look| look.report.status()),
+        "repository_create_only": look.and_then(|look| look.promised),
+        "repository_disagreement": look.and_then(|look| look.disagreement),
+        "repository_error": error,
+        "deployment": deployment, "deployment_status": deployment.map(deployment::Report::status),
+    })
+}
+
+fn text(deployment: Option<&deployment::Report>, backend: Option<&Result<BackendLook>>) -> Text {
+    let mut text = Text::default();
     if let Some(report) = deployment {
-        output::print_line(&format!("Deployment {}", report.deployment))?;
+        text.line(format!("Deployment {}", report.deployment));
         for found in &report.findings {
             let measured = found.measured.as_deref().unwrap_or_default();
             let measured = if measured.is_empty() { String::new() } else { format!(": {measured}") };
-            print_row(found.status, &found.check, &format!("{}{measured}", found.subject), found.consequence)?;
+            text.extend(row(found.status, &found.check, &format!("{}{measured}", found.subject), found.consequence));
         }
     }
     match backend {
-        None => Ok(()),
+        None => {}
         Some(Err(error)) => {
-            print_row(Status::Failed, &"repository", &error.to_string(), Some("No backup can be stored."))
+            text.extend(row(Status::Failed, &"repository", &error.to_string(), Some("No backup can be stored.")));
         }
         Some(Ok(look)) => {
-            output::print_line(&format!("Backend {}", look.report.location))?;
-            look.report.findings.iter().try_for_each(print_finding)?;
-            look.disagreement.map_or(Ok(()), |text| output::print_line(&format!("Note: {text}")))
+            text.line(format!("Backend {}", look.report.location));
+            text.extend(look.report.findings.iter().flat_map(finding_lines));
+            text.extend(look.disagreement.map(|note| format!("Note: {note}")));
         }
     }
+    text
 }
 
 /// Returns what the repository says about create-only writes, if there is one and a key is at hand without asking.
@@ -144,20 +148,18 @@ fn disagreement(report: &Report, promised: bool) -> Option<&'static str> {
     }
 }
 
-fn print_finding(finding: &Finding) -> Result<()> {
+fn finding_lines(finding: &Finding) -> Vec<String> {
     let measured = finding.measured.as_deref().unwrap_or_default();
-    print_row(finding.status, &finding.check, measured, finding.consequence.as_deref())
+    row(finding.status, &finding.check, measured, finding.consequence.as_deref())
 }
 
-fn print_row(status: Status, check: &dyn Display, measured: &str, consequence: Option<&str>) -> Result<()> {
+fn row(status: Status, check: &dyn Display, measured: &str, consequence: Option<&str>) -> Vec<String> {
     let status = match status {
         Status::Ok => "ok",
         Status::Warning => "WARNING",
         Status::Failed => "FAILED",
     };
-    output::print_line(format!("  {status:8}  {:18}  {measured}", check.to_string()).trim_end())?;
-    match consequence {
-        Some(consequence) => output::print_line(&format!("            {consequence}")),
-        None => Ok(()),
-    }
+    let mut lines = vec![format!("  {status:8}  {:18}  {measured}", check.to_string()).trim_end().to_owned()];
+    lines.extend(consequence.map(|consequence| format!("            {consequence}")));
+    lines
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use clap::Parser;
+use serde_json::json;
 
 use mlvault::dump;
 use mlvault::error::{Error, Result};
@@ -12,21 +13,26 @@ use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::Outcome;
 use crate::cli::{exit, output};
 
 /// Write a snapshot, or a part of it, to standard output as a tar archive
 ///
-/// Names are the paths of the snapshot. An archive whose exit code is not 0 is cut off and lacks its end.
+/// Paths in the archive are those of the snapshot. If the exit code is not 0, the archive is truncated: do not use it.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault dump latest > snapshot.tar
+  mlvault dump latest models/fraud | tar -x -C /tmp")]
 pub struct Args {
-    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,
-    /// Directory or file in the snapshot (default: everything)
+    /// Directory or file in the snapshot [default: everything]
     path: Option<OsString>,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = repository.find_snapshot(&args.snapshot)?;
     let path = args.path.map(OsString::into_vec).unwrap_or_default();
@@ -34,13 +40,14 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
 }
 
 /// Writes an archive to standard output.
-pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<exit::Code> {
+pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<Outcome> {
     if output::is_terminal() {
         return Err(Error::Invalid(
-            "Refused to write an archive to a terminal; send it to a file or to tar".to_owned(),
+            "Refused to write an archive to a terminal; redirect it to a file, or pipe it to tar".to_owned(),
         ));
     }
     let mut out = output::raw_stdout()?;
     dump::archive(repository, snapshot, path, &mut out, (context.monitor().as_ref(), context.cancel()))?;
-    Ok(exit::COMPLETE)
+    let summary = json!({ "snapshot": snapshot.id, "path": String::from_utf8_lossy(path) });
+    Ok(Outcome::written(exit::COMPLETE, summary))
 }

@@ -48,19 +48,24 @@ pub fn code_of(error: &Error) -> Code {
 /// Returns what a user can do about an error.
 fn hint_of(error: &Error) -> Option<&'static str> {
     match error {
-        Error::NoRepository { .. } => Some("`mlvault init` makes one; is the location right?"),
-        Error::WrongKey { .. } => Some("the recovery key that init printed opens the repository too: MLVAULT_KEY_FILE"),
-        Error::Role { .. } => Some("use a key whose role allows it; `mlvault key list` tells which there are"),
-        Error::MissingChunk { .. } => Some(
-            "`mlvault check` tells what else is affected; `mlvault repair index` finds chunks that no index segment names",
-        ),
-        Error::Damaged { .. } => Some("`mlvault check` tells what else is affected"),
-        Error::FormatVersion { .. } => Some("use the mlvault version that wrote the repository, or a newer one"),
-        Error::Backend { fault: Fault::Denied, .. } => Some("are the credentials right, and allowed to do this?"),
-        Error::Backend { fault: Fault::Full, .. } => {
-            Some("make room and run the command again; nothing half-written is visible")
+        Error::NoRepository { .. } => Some("check the location, or create a repository there with `mlvault init`"),
+        Error::WrongKey { .. } => {
+            Some("the recovery key that `mlvault init` printed opens the repository too: set MLVAULT_KEY_FILE")
         }
-        Error::Backend { fault: Fault::Unavailable, .. } => Some("`mlvault doctor` tells how the backend behaves"),
+        Error::Role { .. } => Some("use a key with another role; `mlvault key list` shows the keys and their roles"),
+        Error::MissingChunk { .. } => Some(
+            "`mlvault check` shows what else is affected; `mlvault repair index` finds chunks that the index lacks, and \
+             `mlvault repair packs` recovers chunks of damaged packs",
+        ),
+        Error::Damaged { .. } => {
+            Some("`mlvault check` shows what else is affected, and which `mlvault repair` command helps")
+        }
+        Error::FormatVersion { .. } => Some("use the mlvault version that wrote the repository, or a newer one"),
+        Error::Backend { fault: Fault::Denied, .. } => Some("check the credentials and their permissions"),
+        Error::Backend { fault: Fault::Full, .. } => {
+            Some("free some space and run the command again; nothing half-written is visible")
+        }
+        Error::Backend { fault: Fault::Unavailable, .. } => Some("`mlvault doctor` tests the storage of the repository"),
         _ => None,
     }
 }

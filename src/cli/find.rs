@@ -15,30 +15,35 @@ use mlvault::repository::snapshots::Snapshot;
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
 
-/// Find files in all snapshots, and which snapshots have which version of them
+/// Find files in all snapshots, and list their versions
 ///
-/// A pattern without `/` is matched with names, one with `/` with whole paths (`*` stays within a directory, `**` does
-/// not). Exit code 1 if nothing was found, 3 if a part of the repository could not be searched.
+/// A pattern without `/` matches file names; a pattern with `/` matches whole paths (`*` does not cross directories, `**`
+/// does). Exit code 1 if nothing was found, 3 if a part of the repository could not be searched.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault find '*.pkl'
+  mlvault find --path artifacts 'models/**/MLmodel'")]
 pub struct Args {
-    /// Globs, of which one must match
+    /// Glob patterns; a file is listed if one of them matches
     #[arg(required_unless_present = "digests", value_name = "PATTERN")]
     patterns: Vec<String>,
-    /// Only files with this BLAKE3 digest, as `b3sum` prints it; may be given several times
+    /// Find files with this BLAKE3 digest, in the form that `b3sum` prints; can be given several times
     #[arg(long = "digest", value_name = "HEX")]
     digests: Vec<String>,
-    /// Search this snapshot only (id, latest, latest~2, a day or a time); may be given several times
+    /// Search only this snapshot (an id, latest, latest~2, a day or a time); can be given several times
     #[arg(long = "snapshot", value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
-    /// Only this path of the snapshots and what is below it
+    /// Search only this path and what is below it
     #[arg(long)]
     path: Option<OsString>,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let parse =
         |text: &String| text.parse::<Digest>().map_err(|error| Error::Invalid(format!("Invalid digest: {error}")));
     let query = Query {
@@ -56,14 +61,14 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let unreadable = find::run(&repository, &snapshots, &query, monitor.as_ref(), context.cancel(), &mut |found| {
         listing.item(|| text(&found, &snapshots), || found_json(&found, &snapshots))
     })?;
-    context.finish();
     let count = listing.items();
     listing.finish("", &json!({ "unreadable_nodes": unreadable }))?;
-    Ok(match (unreadable as usize + damaged.len(), count) {
+    let code = match (unreadable as usize + damaged.len(), count) {
         (0, 0) => exit::FAILED,
         (0, _) => exit::COMPLETE,
         _ => exit::INCOMPLETE,
-    })
+    };
+    Ok(Outcome::written(code, json!({ "found": count, "unreadable_nodes": unreadable })))
 }
 
 /// Returns the snapshots named, or all, by time, and what could not be read.

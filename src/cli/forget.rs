@@ -2,52 +2,59 @@
 
 use clap::{Args as Group, Parser};
 use jiff::tz::TimeZone;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::retention::decide::Decision;
 use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, Plan, What};
+use mlvault::units::count;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
 use crate::cli::{exit, output, prune};
 
-/// Forget snapshots that a policy does not keep, or those named
+/// Forget snapshots, by policy or by name
 ///
-/// Of each hour, day, week, month or year the first snapshot is kept. Policies count within a source. What is held, and
-/// the newest complete snapshot of each source, always stays. What is forgotten goes to the trash: `mlvault undelete`
-/// brings it back until `mlvault prune` has removed it. Needs a maintainer's key.
+/// A policy applies to each source separately, and keeps the first snapshot of each hour, day, week, month or year.
+/// Snapshots with a hold, and the newest complete snapshot of each source, are always kept. Forgotten snapshots go to the
+/// trash: `mlvault undelete` brings them back until `mlvault prune` removes them. Needs a maintainer key.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault forget --keep-daily 14 --keep-weekly 8 --dry-run
+  mlvault forget --deployment production --policy production --prune
+  mlvault forget 01a20e5c2251")]
 pub struct Args {
-    /// Snapshots to forget, instead of a policy
+    /// Snapshots to forget, instead of applying a policy
     #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["policy", "keep", "group"])]
     snapshots: Vec<String>,
-    /// A policy of the configuration file, or production, staging or development
+    /// Apply this policy: one of the configuration file, or production, staging or development
     #[arg(long, value_name = "NAME", conflicts_with = "keep")]
     policy: Option<String>,
     #[command(flatten)]
     keep: KeepArgs,
-    /// Only look at snapshots of this deployment; without rules, its `retention` of the configuration file counts
+    /// Only look at snapshots of this deployment; its `retention` setting applies if you give no policy
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     deployment: Option<String>,
-    /// Only look at snapshots of this source, as the table names it
+    /// Only look at snapshots of this source, as listed in the SOURCE column
     #[arg(long, value_name = "SOURCE", conflicts_with = "deployment")]
     group: Option<String>,
-    /// Where days begin, as Europe/Berlin
+    /// Time zone in which days begin, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
-    /// Refuse to forget a larger share of the snapshots looked at
+    /// Refuse to forget more than this share of the snapshots
     #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = parse_percent)]
     max_forget: u8,
-    /// Forget also more than that, or the newest complete snapshot if it is named
+    /// Forget even more than --max-forget, or the newest complete snapshot if you name it
     #[arg(long)]
     force: bool,
-    /// Only tell what would be done, and why
+    /// Show what would be forgotten and why; write nothing
     #[arg(long, visible_alias = "explain")]
     dry_run: bool,
-    /// Then reclaim what no snapshot needs, as `mlvault prune` does: what was forgotten cannot be brought back
+    /// Run `mlvault prune` afterwards; forgotten snapshots then cannot be brought back
     #[arg(long, conflicts_with = "dry_run")]
     prune: bool,
 }
@@ -55,46 +62,46 @@ pub struct Args {
 #[derive(Group)]
 #[group(id = "keep", multiple = true)]
 struct KeepArgs {
-    /// Keep the newest N
+    /// Keep the newest N snapshots
     #[arg(long, value_name = "N")]
     keep_last: Option<u32>,
-    /// Keep the first of each of the last N hours that have any
+    /// Keep the first snapshot of each of the last N hours that have one
     #[arg(long, value_name = "N")]
     keep_hourly: Option<u32>,
-    /// … of each of the last N days
+    /// The same for the last N days
     #[arg(long, value_name = "N")]
     keep_daily: Option<u32>,
-    /// … of each of the last N weeks
+    /// The same for the last N weeks
     #[arg(long, value_name = "N")]
     keep_weekly: Option<u32>,
-    /// … of each of the last N months
+    /// The same for the last N months
     #[arg(long, value_name = "N")]
     keep_monthly: Option<u32>,
-    /// … of each of the last N years
+    /// The same for the last N years
     #[arg(long, value_name = "N")]
     keep_yearly: Option<u32>,
-    /// Keep all that are no older than AGE, as 90d, 13w, 6mo, 1y
+    /// Keep all snapshots that are not older than AGE, such as 90d, 13w, 6mo or 1y
     #[arg(long, value_name = "AGE")]
     keep_within: Option<String>,
-    /// Keep the first of each hour within AGE
+    /// Keep the first snapshot of each hour that is not older than AGE
     #[arg(long, value_name = "AGE")]
     keep_within_hourly: Option<String>,
-    /// … of each day within AGE
+    /// The same for days
     #[arg(long, value_name = "AGE")]
     keep_within_daily: Option<String>,
-    /// … of each week within AGE
+    /// The same for weeks
     #[arg(long, value_name = "AGE")]
     keep_within_weekly: Option<String>,
-    /// … of each month within AGE
+    /// The same for months
     #[arg(long, value_name = "AGE")]
     keep_within_monthly: Option<String>,
-    /// … of each year within AGE
+    /// The same for years
     #[arg(long, value_name = "AGE")]
     keep_within_yearly: Option<String>,
-    /// Keep all with this tag; may be given several times
+    /// Keep all snapshots with this tag; can be given several times
     #[arg(long = "keep-tag", value_name = "TAG")]
     keep_tags: Vec<String>,
-    /// Keep those tagged pre-upgrade until an upgrade after a later one went well
+    /// Keep snapshots tagged pre-upgrade until `mlvault upgrade-done` releases them
     #[arg(long)]
     keep_pre_upgrade: bool,
 }
@@ -126,27 +133,27 @@ fn parse_percent(text: &str) -> std::result::Result<u8, String> {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let (dry_run, force, max_forget, prunes) = (args.dry_run, args.force, args.max_forget, args.prune);
     let what = what(context, args)?;
     let repository = context.repository()?;
     let plan = retention::plan(&repository, &what, max_forget)?;
-    context.finish();
-    if !context.json() {
-        print_plan(&plan)?;
-    }
-    if !dry_run && !force && !plan.objections.is_empty() {
-        context.monitor().note("Look at it with --dry-run; --force forgets them all the same");
-    }
-    let forgotten = if dry_run { 0 } else { retention::execute(&repository, &plan, force, context.cancel())? };
+    let mut text = Text::from(plan_rows(&plan));
+    let forgotten = match dry_run {
+        true => 0,
+        false => match retention::execute(&repository, &plan, force, context.cancel()) {
+            Err(refused @ Error::Refused(_)) => {
+                context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
+                return Ok(Outcome::failed(refused, Value::Null, text));
+            }
+            done => done?,
+        },
+    };
     let pruned = if prunes { Some(prune::with_defaults(context, &repository)?) } else { None };
-    if context.json() {
-        output::print_json(&json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan, "prune": pruned }))?;
-    } else {
-        print_result(&plan, dry_run, forgotten)?;
-        pruned.iter().try_for_each(|report| prune::print(report, false))?;
-    }
-    Ok(pruned.as_ref().map_or(exit::COMPLETE, prune::code))
+    text.extend(result_lines(&plan, dry_run, forgotten));
+    text.extend(pruned.iter().flat_map(|report| prune::text(report, false)));
+    let document = json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan, "prune": pruned });
+    Ok(Outcome::new(pruned.as_ref().map_or(exit::COMPLETE, prune::code), document, text))
 }
 
 fn what(context: &Context, args: Args) -> Result<What> {
@@ -173,10 +180,10 @@ fn retention_of(context: &Context, deployment: &str) -> Option<String> {
     context.file().deployment.get(deployment).and_then(|section| section.retention.clone())
 }
 
-fn print_plan(plan: &Plan) -> Result<()> {
+fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
     let mut rows = vec![["", "ID", "TIME", "STATE", "TAGS", "REASON", "SOURCE"].map(str::to_owned).to_vec()];
     rows.extend(plan.decisions.iter().map(row));
-    output::print_table(&rows)
+    rows
 }
 
 fn row(decision: &Decision) -> Vec<String> {
@@ -191,16 +198,13 @@ fn row(decision: &Decision) -> Vec<String> {
     ]
 }
 
-fn print_result(plan: &Plan, dry_run: bool, forgotten: u64) -> Result<()> {
+fn result_lines(plan: &Plan, dry_run: bool, forgotten: u64) -> Vec<String> {
+    let all = count(plan.decisions.len(), "snapshot");
     if !dry_run {
-        return output::print_line(&format!(
-            "{forgotten} of {} snapshots forgotten; `mlvault prune` frees what only they need",
-            plan.decisions.len()
-        ));
+        return vec![format!("{forgotten} of {all} forgotten; `mlvault prune` frees what only they need")];
     }
-    for objection in &plan.objections {
-        output::print_line(&format!("It would be refused without --force: {objection}"))?;
-    }
-    let count = plan.forgotten().count();
-    output::print_line(&format!("Dry run: {count} of {} snapshots would be forgotten", plan.decisions.len()))
+    let refusal = |objection: &String| format!("Without --force this would be refused: {objection}");
+    let mut lines: Vec<String> = plan.objections.iter().map(refusal).collect();
+    lines.push(format!("Dry run: {} of {all} would be forgotten", plan.forgotten().count()));
+    lines
 }

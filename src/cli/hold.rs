@@ -3,18 +3,24 @@
 use clap::{Parser, Subcommand};
 use jiff::civil::Date;
 use jiff::{Timestamp, tz::TimeZone};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::error::{Error, Result};
 use mlvault::repository::notes::Hold;
 use mlvault::retention;
+use mlvault::units::count;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::Outcome;
 use crate::cli::progress::printable;
 use crate::cli::{exit, output};
 
-/// Hold snapshots: nothing forgets them or removes what they need
+/// Protect snapshots from being forgotten
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault hold add latest --reason audit --until 2027-01-31
+  mlvault hold list")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -26,16 +32,16 @@ enum Command {
     Add {
         /// The snapshot
         snapshot: String,
-        /// Why, for those who find it later
+        /// Why the snapshot is held
         #[arg(long)]
         reason: String,
-        /// Day (UTC) or time until which it holds (default: until it is removed)
+        /// Day (UTC) or time when the hold ends [default: it stays until it is removed]
         #[arg(long, value_name = "TIME")]
         until: Option<String>,
     },
-    /// End a hold; needs a maintainer's key
+    /// End a hold; needs a maintainer key
     Remove {
-        /// Id of the hold or a prefix of it, or the whole id of a snapshot for all holds on it
+        /// Id of the hold or a prefix of it, or the full id of a snapshot to end all holds on it
         hold: String,
     },
     /// List holds
@@ -43,41 +49,31 @@ enum Command {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     match args.command {
         Command::Add { snapshot, reason, until } => {
             let until = until.as_deref().map(parse_time).transpose()?;
             let (hold, snapshot) = retention::hold(&repository, &snapshot, &reason, until)?;
-            context.finish();
-            if context.json() {
-                output::print_json(&json!({ "added": { "id": hold, "snapshot": snapshot } }))?;
-            } else {
-                output::print_line(&format!("Hold {hold} on snapshot {}", snapshot.short()))?;
-            }
+            let text = format!("Hold {hold} on snapshot {}", snapshot.short());
+            Ok(Outcome::complete(json!({ "added": { "id": hold, "snapshot": snapshot } }), text))
         }
         Command::Remove { hold } => {
             let released = retention::release(&repository, &hold)?;
-            context.finish();
-            if context.json() {
-                output::print_json(&json!({ "removed": released }))?;
-            } else {
-                output::print_line(&format!("{} holds ended", released.len()))?;
-            }
+            let text = format!("{} ended", count(released.len(), "hold"));
+            Ok(Outcome::complete(json!({ "removed": released }), text))
         }
         Command::List => {
             let notes = repository.list_notes()?;
-            context.finish();
-            print_holds(context, &notes.holds)?;
             for error in &notes.damaged {
                 context.monitor().problem("notes", &error.to_string());
             }
-            if !notes.damaged.is_empty() {
-                return Ok(exit::INCOMPLETE);
-            }
+            let code = if notes.damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+            let now = Timestamp::now();
+            let holds: Value = notes.holds.iter().map(|hold| hold_json(hold, now)).collect();
+            Ok(Outcome::new(code, json!({ "holds": holds }), table(&notes.holds, now)))
         }
     }
-    Ok(exit::COMPLETE)
 }
 
 /// Reads a time, or a day, whose end is meant.
@@ -91,17 +87,14 @@ fn parse_time(text: &str) -> Result<Timestamp> {
         .ok_or_else(|| Error::Invalid(format!("{text:?} is neither a day (2027-01-31) nor a time (2027-01-31T12:00Z)")))
 }
 
-fn print_holds(context: &Context, holds: &[Hold]) -> Result<()> {
-    let now = Timestamp::now();
-    if context.json() {
-        let as_json = |hold: &Hold| {
-            json!({
-                "id": hold.id, "snapshot": hold.snapshot, "reason": hold.reason, "since": hold.since, "until": hold.until,
-                "ended": hold.has_ended(now), "by": hold.by,
-            })
-        };
-        return output::print_json(&json!({ "holds": holds.iter().map(as_json).collect::<Vec<_>>() }));
-    }
+fn hold_json(hold: &Hold, now: Timestamp) -> Value {
+    json!({
+        "id": hold.id, "snapshot": hold.snapshot, "reason": hold.reason, "since": hold.since, "until": hold.until,
+        "ended": hold.has_ended(now), "by": hold.by,
+    })
+}
+
+fn table(holds: &[Hold], now: Timestamp) -> Vec<Vec<String>> {
     let mut rows = vec![["ID", "SNAPSHOT", "SINCE", "UNTIL", "BY", "REASON"].map(str::to_owned).to_vec()];
     rows.extend(holds.iter().map(|hold| {
         let until = match &hold.until {
@@ -118,5 +111,5 @@ fn print_holds(context: &Context, holds: &[Hold]) -> Result<()> {
             printable(&hold.reason),
         ]
     }));
-    output::print_table(&rows)
+    rows
 }

@@ -8,16 +8,20 @@ use mlvault::clock::SystemClock;
 use mlvault::doctor;
 use mlvault::error::Result;
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
-use mlvault::repository::{CreateOptions, Repository};
+use mlvault::repository::{CreateOptions, Created, Repository};
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::outcome::{Outcome, Text};
 
-/// Make a repository in an empty place
+/// Create a new repository
 ///
-/// The key given (MLVAULT_PASSPHRASE_FILE, MLVAULT_KEY_FILE, …) becomes the first maintainer key. A recovery key, which
-/// opens the repository if all else is lost, is printed once.
+/// The location must be empty. The passphrase or key file that you give becomes the first maintainer key. The command
+/// prints a recovery key, once: it opens the repository if every other key is lost.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault init --repo /srv/backup --passphrase-file ~/.mlvault-passphrase
+  mlvault init --repo s3://backups/mlflow --s3-region eu-central-1")]
 pub struct Args {
     /// Label of the first key
     #[arg(long, default_value = "first")]
@@ -25,7 +29,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let credential = context.credential_source()?.read_new()?;
     let backend = location::create(&context.location()?, &context.backend_options()?)?;
     Repository::refuse_used_place(backend.as_ref())?;
@@ -37,27 +41,25 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         create_only,
     };
     let created = Repository::create(backend.as_ref(), &credential, &options, &SystemClock)?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({
-            "repository": created.repository,
-            "location": backend.location(),
-            "create_only": create_only,
-            "recovery_key": created.recovery_key.as_str(),
-        }))?;
-        return Ok(exit::COMPLETE);
-    }
-    output::print_line(&format!("Created repository {} at {}", created.repository, backend.location()))?;
+    let document = json!({
+        "repository": created.repository,
+        "location": backend.location(),
+        "create_only": create_only,
+        "recovery_key": created.recovery_key.as_str(),
+    });
+    Ok(Outcome::complete(document, text(&created, &backend.location(), create_only)))
+}
+
+fn text(created: &Created, location: &str, create_only: bool) -> Text {
+    let mut text = Text::from(format!("Created repository {} at {location}", created.repository));
     if !create_only {
-        output::print_line(
-            "Warning: this backend ignores create-only writes (If-None-Match). Backups are safe; see `mlvault doctor` for \
-             what must not run beside each other.",
-        )?;
+        text.line(
+            "Warning: this backend ignores create-only writes (If-None-Match). Backups are safe; run `mlvault doctor` to \
+             learn which commands must not run at the same time.",
+        );
     }
-    output::print_line(
-        "\nRecovery key, shown only now. Keep it apart from the repository and from your passphrase:\n",
-    )?;
-    output::print_line(&format!("  {}\n", created.recovery_key.as_str()))?;
-    output::print_line("In a file named by MLVAULT_KEY_FILE it opens the repository as a maintainer.")?;
-    Ok(exit::COMPLETE)
+    text.line("\nRecovery key, shown only now. Keep it apart from the repository and from your passphrase:\n");
+    text.line(format!("  {}\n", created.recovery_key.as_str()));
+    text.line("Put it into a file and set MLVAULT_KEY_FILE to that file: it opens the repository as a maintainer.");
+    text
 }

@@ -16,10 +16,16 @@ use mlvault::format::key_slot::{Certificate, Role};
 use mlvault::repository::keys::ListedSlot;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::Outcome;
 use crate::cli::{exit, output};
 
-/// Add, list, remove or export the keys of a repository
+/// Manage the keys of a repository
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault key add --label cron --role writer --new-key-file /etc/mlvault/cron.key
+  mlvault key list
+  mlvault key remove cron")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -27,16 +33,20 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Add a key: a passphrase, or a new key file
+    /// Add a key: a passphrase or a new key file
     Add(AddArgs),
-    /// List all keys
+    /// List the keys
     List,
-    /// Remove a key; data is not encrypted anew, whoever kept the key and can read the bucket can still open it
+    /// Remove a key
+    ///
+    /// Data is not encrypted again: whoever kept a copy of the key and can read the repository's storage can still open it.
     Remove {
         /// Label or id of the key
         key: String,
     },
-    /// Write a key's slot to a file, as a copy against the loss of `keys/`; it is useless without its passphrase or key file
+    /// Write the slot of a key to a file, as a backup of `keys/`
+    ///
+    /// The file is useless without the passphrase or key file that opens it.
     Export {
         /// Label or id of the key
         key: String,
@@ -44,7 +54,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Put an exported slot back
+    /// Restore an exported slot
     Import {
         /// File that `key export` wrote
         file: PathBuf,
@@ -53,29 +63,29 @@ enum Command {
 
 #[derive(Parser)]
 struct AddArgs {
-    /// Name of the key, for people
+    /// Name of the key
     #[arg(long)]
     label: String,
-    /// What its holder may do
+    /// What the holder of the key can do
     #[arg(long, value_enum)]
     role: RoleArg,
-    /// Draw a new key and write it to this file, which must not exist
+    /// Generate a new key and write it to this file, which must not exist
     #[arg(long, value_name = "FILE", conflicts_with = "new_passphrase_file")]
     new_key_file: Option<PathBuf>,
-    /// File whose first line is the new passphrase (default: ask on the terminal)
+    /// File whose first line is the new passphrase [default: ask on the terminal]
     #[arg(long, value_name = "FILE")]
     new_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum RoleArg {
-    /// Backs up and deduplicates; reads no stored content
+    /// Back up; cannot read stored content
     Writer,
-    /// Lists, compares and verifies; reads no stored content
+    /// List, compare and check; cannot read stored content
     Auditor,
-    /// Restores; makes no keys
+    /// Restore; cannot add keys
     Reader,
-    /// Everything
+    /// Do everything
     Maintainer,
 }
 
@@ -91,33 +101,29 @@ impl From<RoleArg> for Role {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.command {
         Command::Add(args) => add(context, args),
         Command::List => list(context),
         Command::Remove { key } => {
             let removed = context.repository()?.remove_key(&key)?;
-            tell(context, "removed", &removed)
+            Ok(changed("removed", &removed))
         }
         Command::Export { key, output } => {
             let bytes = context.repository()?.export_key(&key)?;
             write_new(&output, &bytes)?;
-            if context.json() {
-                output::print_json(&json!({ "exported": output }))?;
-            } else {
-                output::print_line(&format!("Wrote the slot of key {key:?} to {}", output.display()))?;
-            }
-            Ok(exit::COMPLETE)
+            let text = format!("Wrote the slot of key {key:?} to {}", output.display());
+            Ok(Outcome::complete(json!({ "exported": output }), text))
         }
         Command::Import { file } => {
             let bytes = std::fs::read(&file).map_err(|source| Error::source("read", file.clone(), source))?;
             let imported = context.repository()?.import_key(bytes.into())?;
-            tell(context, "imported", &imported)
+            Ok(changed("imported", &imported))
         }
     }
 }
 
-fn add(context: &Context, args: AddArgs) -> Result<exit::Code> {
+fn add(context: &Context, args: AddArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let credential = match (&args.new_key_file, args.new_passphrase_file) {
         (Some(path), _) => {
@@ -135,21 +141,16 @@ fn add(context: &Context, args: AddArgs) -> Result<exit::Code> {
             let _ = std::fs::remove_file(path);
         }
     })?;
-    tell(context, "added", &added)
+    Ok(changed("added", &added))
 }
 
-fn list(context: &Context) -> Result<exit::Code> {
+fn list(context: &Context) -> Result<Outcome> {
     let slots = context.repository()?.list_keys()?;
-    context.finish();
-    if context.json() {
-        output::print_json(&slots.iter().map(slot_json).collect::<Vec<_>>())?;
-    } else {
-        let mut rows = vec![["", "ID", "LABEL", "ROLE", "CREATED"].map(str::to_owned).to_vec()];
-        rows.extend(slots.iter().map(slot_row));
-        output::print_table(&rows)?;
-    }
-    let damaged = slots.iter().any(|slot| slot.certificate.is_err());
-    Ok(if damaged { exit::INCOMPLETE } else { exit::COMPLETE })
+    let mut rows = vec![["", "ID", "LABEL", "ROLE", "CREATED"].map(str::to_owned).to_vec()];
+    rows.extend(slots.iter().map(slot_row));
+    let is_damaged = slots.iter().any(|slot| slot.certificate.is_err());
+    let code = if is_damaged { exit::INCOMPLETE } else { exit::COMPLETE };
+    Ok(Outcome::new(code, slots.iter().map(slot_json).collect(), rows))
 }
 
 fn slot_json(slot: &ListedSlot) -> serde_json::Value {
@@ -176,17 +177,11 @@ fn slot_row(slot: &ListedSlot) -> Vec<String> {
     }
 }
 
-fn tell(context: &Context, done: &str, certificate: &Certificate) -> Result<exit::Code> {
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({
-            done: { "id": certificate.slot, "label": certificate.label, "role": certificate.role },
-        }))?;
-    } else {
-        let (label, role) = (&certificate.label, certificate.role.name());
-        output::print_line(&format!("Key {} {done}: {label:?}, {role}", certificate.slot))?;
-    }
-    Ok(exit::COMPLETE)
+fn changed(done: &str, certificate: &Certificate) -> Outcome {
+    let (label, role) = (&certificate.label, certificate.role.name());
+    let text = format!("Key {} {done}: {label:?}, {role}", certificate.slot);
+    let key = json!({ "id": certificate.slot, "label": certificate.label, "role": certificate.role });
+    Outcome::complete(json!({ done: key }), text)
 }
 
 /// Writes a new file that only its owner can read.

@@ -13,31 +13,36 @@ use mlvault::list::{self, Options};
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
 
-/// List what is in a snapshot
+/// List the files of a snapshot
 ///
-/// Shows type and mode, size, time of the last change (UTC) and path; of a directory, what is directly in it. Reads only
-/// the part of the snapshot that is listed.
+/// Each line shows type and mode, size, modification time (UTC) and path. Without --recursive, only what is directly in
+/// the directory is listed.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault ls latest
+  mlvault ls -R --long latest artifacts")]
 pub struct Args {
-    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z)
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,
-    /// Directory or file in the snapshot (default: all that is at the top)
+    /// Directory or file in the snapshot [default: the top level]
     path: Option<OsString>,
-    /// List what is in subdirectories too
+    /// List subdirectories too
     #[arg(long, short = 'R')]
     recursive: bool,
-    /// Show owner, group and the exact size too
+    /// Show owner, group and exact size too
     #[arg(long, short)]
     long: bool,
-    /// Show the BLAKE3 digest of each file, as `b3sum` prints it
+    /// Show the BLAKE3 digest of every file, in the form that `b3sum` prints
     #[arg(long)]
     digest: bool,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = repository.find_snapshot(&args.snapshot)?;
     let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
@@ -45,8 +50,9 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     list::run(&repository, &snapshot, &options, context.cancel(), &mut |path, entry| {
         listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))
     })?;
+    let summary = json!({ "snapshot": snapshot.id, "entries": listing.items() });
     listing.finish("", &json!({}))?;
-    Ok(exit::COMPLETE)
+    Ok(Outcome::written(exit::COMPLETE, summary))
 }
 
 fn line(path: &[u8], entry: &Entry, is_long: bool, with_digest: bool) -> String {

@@ -1,7 +1,8 @@
 //! The command line: one file per command, each with its arguments, its call into the library and its rendering.
 //!
 //! What must stay true: results go to standard output, everything else to standard error; with `--json`, standard
-//! output is one JSON document, and standard error one JSON object per line.
+//! output is one JSON document, and standard error one JSON object per line. A command returns an [`Outcome`], which is
+//! printed here and nowhere else.
 
 mod backup;
 mod cat;
@@ -21,6 +22,7 @@ mod init;
 mod key;
 mod ls;
 mod models;
+mod outcome;
 mod output;
 mod progress;
 mod prune;
@@ -42,11 +44,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::context::{Context, GlobalArgs};
+use mlvault::error::Result;
 
-/// Backs up a whole MLflow deployment into a deduplicating, encrypted repository, and gets it back
+use crate::cli::context::{Context, GlobalArgs};
+use crate::cli::outcome::Outcome;
+
+/// Back up a whole MLflow deployment into a deduplicated, encrypted repository, and restore it
 ///
-/// Exit codes: 0 complete, 1 failed, 2 usage, 3 finished but incomplete, 10 no repository, 11 busy, 12 wrong key,
+/// Exit codes: 0 success, 1 failure, 2 wrong usage, 3 finished but incomplete, 10 no repository, 11 busy, 12 wrong key,
 /// 130 interrupted.
 #[derive(Parser)]
 #[command(name = "mlvault", version, max_term_width = 120)]
@@ -99,36 +104,44 @@ pub fn run() -> ExitCode {
         Err((error, json)) => return exit::report(&error, json),
     };
     let json = context.json();
-    let result = match cli.command {
-        Command::Init(args) => init::run(&context, args),
-        Command::Key(args) => key::run(&context, args),
-        Command::Backup(args) => backup::run(&context, args),
-        Command::Snapshots(args) => snapshots::run(&context, args),
-        Command::Ls(args) => ls::run(&context, args),
-        Command::Find(args) => find::run(&context, args),
-        Command::Diff(args) => diff::run(&context, args),
-        Command::Cat(args) => cat::run(&context, args),
-        Command::Dump(args) => dump::run(&context, args),
-        Command::Restore(args) => restore::run(&context, args),
-        Command::Forget(args) => forget::run(&context, args),
-        Command::Undelete(args) => undelete::run(&context, args),
-        Command::Hold(args) => hold::run(&context, args),
-        Command::Tag(args) => tag::run(&context, args),
-        Command::UpgradeDone(args) => upgrade_done::run(&context, args),
-        Command::Prune(args) => prune::run(&context, args),
-        Command::Copy(args) => copy::run(&context, args),
-        Command::Check(args) => check::run(&context, args),
-        Command::Repair(args) => repair::run(&context, args),
-        Command::Stats(args) => stats::run(&context, args),
-        Command::Models(args) => models::models(&context, args),
-        Command::Runs(args) => models::runs(&context, args),
-        Command::Experiments(args) => models::experiments(&context, args),
-        Command::Doctor(args) => doctor::run(&context, args),
-    };
+    let result = cli.command.run(&context);
     context.finish();
-    match result {
-        Ok(code) => code.into(),
+    match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
+        Ok(Outcome { error: Some(error), .. }) => exit::report(&error, json),
+        Ok(outcome) => outcome.code.into(),
+        // Whoever read the output has seen enough of it.
         Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
         Err(error) => exit::report(&error, json),
+    }
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Result<Outcome> {
+        match self {
+            Self::Init(args) => init::run(context, args),
+            Self::Key(args) => key::run(context, args),
+            Self::Backup(args) => backup::run(context, args),
+            Self::Snapshots(args) => snapshots::run(context, args),
+            Self::Ls(args) => ls::run(context, args),
+            Self::Find(args) => find::run(context, args),
+            Self::Diff(args) => diff::run(context, args),
+            Self::Cat(args) => cat::run(context, args),
+            Self::Dump(args) => dump::run(context, args),
+            Self::Restore(args) => restore::run(context, args),
+            Self::Forget(args) => forget::run(context, args),
+            Self::Undelete(args) => undelete::run(context, args),
+            Self::Hold(args) => hold::run(context, args),
+            Self::Tag(args) => tag::run(context, args),
+            Self::UpgradeDone(args) => upgrade_done::run(context, args),
+            Self::Prune(args) => prune::run(context, args),
+            Self::Copy(args) => copy::run(context, args),
+            Self::Check(args) => check::run(context, args),
+            Self::Repair(args) => repair::run(context, args),
+            Self::Stats(args) => stats::run(context, args),
+            Self::Models(args) => models::models(context, args),
+            Self::Runs(args) => models::runs(context, args),
+            Self::Experiments(args) => models::experiments(context, args),
+            Self::Doctor(args) => doctor::run(context, args),
+        }
     }
 }

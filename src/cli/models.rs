@@ -3,90 +3,105 @@
 use clap::Parser;
 use serde_json::json;
 
-use mlvault::catalogue::browse::{Browser, Files, RunListing, VersionListing};
+use mlvault::catalogue::browse::{Browser, Files, ModelListing, RunListing, VersionListing};
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::error::Result;
 use mlvault::mlflow::catalogue::ReferenceState;
 use mlvault::units::format_bytes;
 
 use crate::cli::context::Context;
+use crate::cli::outcome::{Outcome, Text};
+use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::selection::SnapshotArgs;
-use crate::cli::{exit, output};
 
-/// List the registered models of a snapshot, or the versions of one
+/// List the registered models in a snapshot, or the versions of one
 ///
-/// Needs neither PostgreSQL nor MLflow, and any key. With --as-of, what was registered, and what each alias stood for, on
-/// a day in the past.
+/// Works with any key, and needs neither PostgreSQL nor MLflow. With --as-of, shows which versions were registered, and
+/// which version each alias pointed to, at an earlier time.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault models
+  mlvault models fraud --as-of 2026-11-21")]
 pub struct ModelArgs {
-    /// Only this model, version by version
+    /// List the versions of this model
     name: Option<String>,
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Deployment, where the repository has several
+    /// Name of the deployment, if the repository holds several
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     deployment: Option<String>,
 }
 
-/// List the runs of a snapshot
+/// List the runs in a snapshot
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault runs --experiment fraud
+  mlvault runs 0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e")]
 pub struct RunArgs {
-    /// Only this run, with parameters, metrics and tags
+    /// Show this run, with its parameters, metrics and tags
     id: Option<String>,
-    /// Only the runs of this experiment, by its name or id
+    /// List only the runs of this experiment (name or id)
     #[arg(long, value_name = "NAME")]
     experiment: Option<String>,
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Deployment, where the repository has several
+    /// Name of the deployment, if the repository holds several
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     deployment: Option<String>,
 }
 
-/// List the experiments of a snapshot
+/// List the experiments in a snapshot
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault experiments --deployment production")]
 pub struct ExperimentArgs {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Deployment, where the repository has several
+    /// Name of the deployment, if the repository holds several
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     deployment: Option<String>,
 }
 
 /// Runs `mlvault models`.
-pub fn models(context: &Context, args: ModelArgs) -> Result<exit::Code> {
+pub fn models(context: &Context, args: ModelArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let models =
         Browser { reader: &reader, snapshot: &snapshot, cancel: context.cancel() }.models(args.name.as_deref())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot.id, "models": models }))?;
-        return Ok(exit::COMPLETE);
+    let rows = match args.name {
+        Some(_) => version_rows(&models),
+        None => model_rows(&models),
+    };
+    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "models": models }), rows))
+}
+
+fn model_rows(models: &[ModelListing]) -> Vec<Vec<String>> {
+    let mut rows = vec![["NAME", "KIND", "VERSIONS", "ALIASES"].map(str::to_owned).to_vec()];
+    for model in models {
+        let aliases = model.versions.iter().flat_map(|version| {
+            version.aliases.iter().map(|alias| format!("{}={}", printable(alias), version.version.version))
+        });
+        let live = model.versions.iter().filter(|version| !version.version.is_deleted()).count();
+        rows.push(vec![
+            printable(&model.model.name),
+            if model.is_prompt { "prompt" } else { "model" }.to_owned(),
+            live.to_string(),
+            aliases.collect::<Vec<_>>().join(" "),
+        ]);
     }
-    let mut rows = Vec::new();
-    if args.name.is_some() {
-        rows.push(["VERSION", "ALIASES", "STATE", "FILES", "SIZE", "RUN", "DIGEST"].map(str::to_owned).to_vec());
-        rows.extend(models.iter().flat_map(|model| &model.versions).map(version_row));
-    } else {
-        rows.push(["NAME", "KIND", "VERSIONS", "ALIASES"].map(str::to_owned).to_vec());
-        for model in &models {
-            let aliases = model.versions.iter().flat_map(|version| {
-                version.aliases.iter().map(|alias| format!("{}={}", printable(alias), version.version.version))
-            });
-            let live = model.versions.iter().filter(|version| !version.version.is_deleted()).count();
-            rows.push(vec![
-                printable(&model.model.name),
-                if model.is_prompt { "prompt" } else { "model" }.to_owned(),
-                live.to_string(),
-                aliases.collect::<Vec<_>>().join(" "),
-            ]);
-        }
-    }
-    output::print_table(&rows)?;
-    Ok(exit::COMPLETE)
+    rows
+}
+
+fn version_rows(models: &[ModelListing]) -> Vec<Vec<String>> {
+    let mut rows =
+        vec![["VERSION", "ALIASES", "STATE", "FILES", "SIZE", "RUN", "DIGEST"].map(str::to_owned).to_vec()];
+    rows.extend(models.iter().flat_map(|model| &model.versions).map(version_row));
+    rows
 }
 
 fn version_row(version: &VersionListing) -> Vec<String> {
@@ -126,7 +141,7 @@ fn size(files: Option<&Files>) -> String {
 }
 
 /// Runs `mlvault runs`.
-pub fn runs(context: &Context, args: RunArgs) -> Result<exit::Code> {
+pub fn runs(context: &Context, args: RunArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
@@ -136,17 +151,17 @@ pub fn runs(context: &Context, args: RunArgs) -> Result<exit::Code> {
         found.push(run);
         Ok(())
     })?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot.id, "runs": found }))?;
-    } else if let ([run], Some(_)) = (found.as_slice(), &args.id) {
-        print_run(run)?;
-    } else {
-        let mut rows = vec![["ID", "NAME", "STATUS", "STAGE", "STARTED", "FILES", "SIZE"].map(str::to_owned).to_vec()];
-        rows.extend(found.iter().map(run_row));
-        output::print_table(&rows)?;
-    }
-    Ok(exit::COMPLETE)
+    let text = match (found.as_slice(), &args.id) {
+        ([run], Some(_)) => run_text(run),
+        (runs, _) => Text::from(run_rows(runs)),
+    };
+    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "runs": found }), text))
+}
+
+fn run_rows(runs: &[RunListing]) -> Vec<Vec<String>> {
+    let mut rows = vec![["ID", "NAME", "STATUS", "STAGE", "STARTED", "FILES", "SIZE"].map(str::to_owned).to_vec()];
+    rows.extend(runs.iter().map(run_row));
+    rows
 }
 
 fn run_row(listing: &RunListing) -> Vec<String> {
@@ -166,32 +181,25 @@ fn time(milliseconds: i64) -> String {
     jiff::Timestamp::from_millisecond(milliseconds).map(|time| output::format_time(&time)).unwrap_or_default()
 }
 
-fn print_run(listing: &RunListing) -> Result<()> {
-    output::print_table(&[run_row(listing)])?;
+fn run_text(listing: &RunListing) -> Text {
+    let mut text = Text::from(vec![run_row(listing)]);
     for (title, pairs) in [("Parameters", &listing.params), ("Metrics", &listing.metrics), ("Tags", &listing.tags)] {
-        output::print_line(&format!("{title}:"))?;
+        text.line(format!("{title}:"));
         for (key, value) in pairs {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            output::print_line(&format!("  {} = {}", printable(key), printable(&value)))?;
+            text.line(format!("  {} = {}", printable(key), printable(&value)));
         }
     }
-    match &listing.files {
-        Some(files) => output::print_line(&format!("Files: {}", printable(&files.path))),
-        None => Ok(()),
-    }
+    text.extend(listing.files.as_ref().map(|files| format!("Files: {}", printable(&files.path))));
+    text
 }
 
 /// Runs `mlvault experiments`.
-pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<exit::Code> {
+pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let experiments = Browser { reader: &reader, snapshot: &snapshot, cancel: context.cancel() }.experiments()?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot.id, "experiments": experiments }))?;
-        return Ok(exit::COMPLETE);
-    }
     let mut rows = vec![["ID", "NAME", "STAGE", "RUNS", "DELETED", "ARTIFACTS"].map(str::to_owned).to_vec()];
     rows.extend(experiments.iter().map(|listing| {
         vec![
@@ -203,6 +211,5 @@ pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<exit::Code
             printable(listing.experiment.artifact_location.as_deref().unwrap_or_default()),
         ]
     }));
-    output::print_table(&rows)?;
-    Ok(exit::COMPLETE)
+    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "experiments": experiments }), rows))
 }

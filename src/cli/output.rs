@@ -1,25 +1,35 @@
-//! How results are printed.
+//! Standard output: the only file that writes to it (`tests/tidy.rs` enforces it).
+//!
+//! A result is printed whole once it is known ([`print`]), or written while it is found where it has no bound
+//! ([`Listing`], [`raw_stdout`]).
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use mlvault::error::{Error, Result};
 
+use crate::cli::outcome::Outcome;
+
 /// Buffer of standard output where much is written, in bytes.
 const STDOUT_BUFFER_BYTES: usize = 256 << 10;
 
-/// Prints a result as one JSON document.
-pub fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Internal(error.to_string()))?;
+/// Prints what a command came to: for programs one JSON document, for people lines of text.
+pub fn print(outcome: &Outcome, is_json: bool) -> Result<()> {
+    if outcome.is_written || is_json && outcome.document.is_null() {
+        return Ok(());
+    }
+    if !is_json {
+        return outcome.text.lines().iter().try_for_each(|line| print_line(line));
+    }
+    let text = serde_json::to_string_pretty(&outcome.document).map_err(|error| Error::Internal(error.to_string()))?;
     print_line(&text)
 }
 
 /// Prints a line; a reader that went away (`| head`) is no error.
-pub fn print_line(text: &str) -> Result<()> {
+fn print_line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fault(error)),
@@ -98,17 +108,16 @@ fn fault(source: io::Error) -> Error {
     Error::target("write", "standard output", source)
 }
 
-/// Prints rows in columns; the first row is the heading. Numbers are for the caller to align.
-pub fn print_table(rows: &[Vec<String>]) -> Result<()> {
+/// Returns rows as lines in columns. Numbers are for the caller to align.
+pub fn align(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
-        print_line(cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Formats a time for people, to the second, in UTC.

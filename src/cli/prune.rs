@@ -4,43 +4,49 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use jiff::{SignedDuration, Span, SpanRelativeTo};
+use jiff::SignedDuration;
 use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::prune::{self, Limits, Options, Plan, Report, Sum};
 use mlvault::repository::Repository;
-use mlvault::units::{format_bytes, parse_bytes};
+use mlvault::units::{self, count, format_bytes, parse_bytes};
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::exit;
+use crate::cli::outcome::{Outcome, Text};
 
-/// Reclaim what no snapshot needs
+/// Delete data that no snapshot needs
 ///
-/// Backups, restores, checks and other prunes may run meanwhile. Every chunk that is moved is verified. A prune that was
-/// stopped is gone on with by the next one. Forgotten snapshots are removed for good. Needs a maintainer's key. Exit
-/// code 3 if something has to wait for a session that runs, or cannot be read.
+/// Forgotten snapshots are removed for good. Backups, restores, checks and other prunes can run at the same time. If a
+/// prune is interrupted, the next one continues its work. Needs a maintainer key.
+///
+/// Exit code 3 if some data must wait for a running session, or cannot be read.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault prune --dry-run
+  mlvault prune --max-repack 10G --keep-trash 7d")]
 pub struct Args {
-    /// Only tell what would be done
+    /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Unused bytes that may stay, as a share of the used ones
+    /// How much unused data can stay, as a percentage of the used data
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_percent)]
     max_unused: f64,
-    /// Move no more than this, as 10G
+    /// Move at most this much data, such as 10G
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_repack: Option<u64>,
-    /// Begin to move no further pack after this time, as 1h
+    /// Stop moving data after this time, such as 1h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_duration: Option<SignedDuration>,
-    /// Keep what was forgotten no longer ago than this, as 7d
+    /// Keep snapshots that were forgotten within this time, such as 7d
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     keep_trash: SignedDuration,
-    /// Declare sessions void that are older and have not ended: they cannot commit any more
+    /// Give up on unfinished sessions that are older than this; they can no longer commit a snapshot
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     session_age: SignedDuration,
-    /// Wait for younger sessions for so long; if they still run, a later prune deletes what this one marked
+    /// Wait this long for newer sessions; if they are still running, a later prune deletes what this one marked
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
     wait: SignedDuration,
 }
@@ -57,15 +63,11 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
 
 /// Reads a duration that is not negative.
 pub fn parse_duration(text: &str) -> std::result::Result<SignedDuration, String> {
-    let duration = text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
-    duration
-        .ok()
-        .filter(|duration| !duration.is_negative())
-        .ok_or_else(|| "it is not a time such as 90s, 10m, 1h or 7d".to_owned())
+    units::parse_duration(text).ok_or_else(|| "it is not a time such as 90s, 10m, 1h or 7d".to_owned())
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let options = Options {
         dry_run: args.dry_run,
@@ -80,20 +82,12 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
         grace: GRACE.max(args.session_age.unsigned_abs()),
     };
     let report = prune::run(&repository, &options, &context.monitor(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "dry_run": args.dry_run, "report": report }))?;
-    } else {
-        print(&report, args.dry_run)?;
-    }
-    Ok(code(&report))
+    Ok(Outcome::new(code(&report), json!({ "dry_run": args.dry_run, "report": report }), text(&report, args.dry_run)))
 }
 
 /// Prunes as the command does when it is told nothing, for those that have just forgotten something.
 pub fn with_defaults(context: &Context, repository: &Arc<Repository>) -> Result<Report> {
-    let report = prune::run(repository, &Options::default(), &context.monitor(), context.cancel())?;
-    context.finish();
-    Ok(report)
+    prune::run(repository, &Options::default(), &context.monitor(), context.cancel())
 }
 
 /// Returns the exit code that goes with a report.
@@ -101,72 +95,71 @@ pub fn code(report: &Report) -> exit::Code {
     if report.is_complete() { exit::COMPLETE } else { exit::INCOMPLETE }
 }
 
-/// Prints a report for people.
-pub fn print(report: &Report, dry_run: bool) -> Result<()> {
-    print_plan(&report.plan)?;
-    if dry_run {
-        output::print_line("Dry run: nothing was written")?;
-    } else {
-        print_result(report)?;
-    }
-    print_warnings(report)
+/// Returns a report for people.
+pub fn text(report: &Report, dry_run: bool) -> Text {
+    let mut text = Text::from(plan_rows(&report.plan));
+    text.line(format!(
+        "{} in packs now, about {} afterwards, of which {} unused; {} to be moved",
+        format_bytes(report.plan.bytes_before),
+        format_bytes(report.plan.bytes_after),
+        format_bytes(report.plan.unused_bytes_after),
+        format_bytes(report.plan.moved_bytes),
+    ));
+    text.line(if dry_run { "Dry run: nothing was written".to_owned() } else { result_line(report) });
+    text.extend(warnings(report));
+    text
 }
 
 /// Age of a tombstone before its packs go, where the backend ignores create-only writes.
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-fn print_plan(plan: &Plan) -> Result<()> {
+fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
     let row = |what: &str, sum: &Sum| vec![what.to_owned(), sum.packs.to_string(), format_bytes(sum.bytes)];
-    let mut rows = vec![["", "PACKS", "BYTES"].map(str::to_owned).to_vec()];
-    rows.push(row("keep", &plan.kept));
-    rows.push(row("delete", &plan.deleted));
-    rows.push(row("move", &plan.repacked));
-    rows.push(row("leave to sessions", &plan.left));
-    output::print_table(&rows)?;
-    output::print_line(&format!(
-        "{} in packs now, about {} afterwards, of which {} unused; {} to be moved",
-        format_bytes(plan.bytes_before),
-        format_bytes(plan.bytes_after),
-        format_bytes(plan.unused_bytes_after),
-        format_bytes(plan.moved_bytes),
-    ))
+    vec![
+        ["", "PACKS", "BYTES"].map(str::to_owned).to_vec(),
+        row("keep", &plan.kept),
+        row("delete", &plan.deleted),
+        row("move", &plan.repacked),
+        row("leave to sessions", &plan.left),
+    ]
 }
 
-fn print_result(report: &Report) -> Result<()> {
-    output::print_line(&format!(
-        "{} packs deleted ({}), {} chunks moved ({}), {} index segments replaced by {}, {} forgotten snapshots removed",
-        report.packs_deleted,
+fn result_line(report: &Report) -> String {
+    format!(
+        "{} deleted ({}), {} moved ({}), {} replaced by {}, {} removed",
+        count(report.packs_deleted, "pack"),
         format_bytes(report.bytes_deleted),
-        report.chunks_moved,
+        count(report.chunks_moved, "chunk"),
         format_bytes(report.bytes_written),
-        report.segments_removed,
+        count(report.segments_removed, "index segment"),
         report.segments_written,
-        report.snapshots_removed,
-    ))
+        count(report.snapshots_removed, "forgotten snapshot"),
+    )
 }
 
-fn print_warnings(report: &Report) -> Result<()> {
+fn warnings(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
     if report.by_grace {
-        output::print_line(&format!(
-            "WARNING: this backend ignores create-only writes. What is marked is deleted after {} days; a backup that runs \
-             for longer, or two prunes at once, can lose data",
-            GRACE.as_secs() / (24 * 3600)
-        ))?;
+        lines.push(format!(
+            "WARNING: this backend ignores create-only writes. Marked packs are deleted after {}. A backup that runs \
+             longer than that, or two prunes at the same time, can lose data",
+            count(GRACE.as_secs() / (24 * 3600), "day")
+        ));
     }
     if report.sessions_open > 0 {
-        output::print_line(&format!(
-            "{} sessions run or were interrupted; once they are over, or older than --session-age, the next prune goes on",
-            report.sessions_open
-        ))?;
+        lines.push(format!(
+            "{} still running or interrupted. Run prune again once they have ended or are older than --session-age",
+            count(report.sessions_open, "session")
+        ));
     }
     if report.packs_waiting > 0 {
-        output::print_line(&format!("INCOMPLETE: {} packs are marked and wait", report.packs_waiting))?;
+        lines.push(format!("INCOMPLETE: {} marked; a later prune deletes them", count(report.packs_waiting, "pack")));
     }
     if report.packs_unreadable > 0 {
-        output::print_line(&format!(
-            "INCOMPLETE: {} packs stay because something in them cannot be read; see `mlvault check --read-data`",
-            report.packs_unreadable
-        ))?;
+        lines.push(format!(
+            "INCOMPLETE: {} kept because something in them cannot be read; see `mlvault check --read-data`",
+            count(report.packs_unreadable, "pack")
+        ));
     }
-    Ok(())
+    lines
 }

@@ -5,12 +5,19 @@ use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::repair::index::{self, Options, Report};
+use mlvault::units::count;
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output, repair_packs, repair_snapshots};
+use crate::cli::outcome::Outcome;
+use crate::cli::{exit, repair_packs, repair_snapshots};
 
-/// Repair what can be made again from what is left
+/// Repair a damaged repository
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault repair index
+  mlvault repair packs --from s3://offsite/mlflow
+  mlvault repair snapshots --dry-run")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -23,19 +30,22 @@ enum What {
     Snapshots(repair_snapshots::Args),
 }
 
-/// Make the index again from the packs alone
+/// Rebuild the index from the packs
 ///
-/// Sound index segments are kept. Damaged ones, and those that name packs that are gone, are replaced; packs that none
-/// names are read for what they hold. Backups may run meanwhile. Exit code 3 if a pack cannot be read, or is gone.
+/// Intact index segments are kept. Segments that are damaged or list missing packs are replaced, and packs that no segment
+/// lists are added. Backups can run at the same time. Exit code 3 if a pack is missing or cannot be read.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault repair index --dry-run")]
 struct IndexArgs {
-    /// Only tell what would be done
+    /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.what {
         What::Index(args) => repair_index(context, &args),
         What::Packs(args) => repair_packs::run(context, args),
@@ -43,30 +53,31 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     }
 }
 
-fn repair_index(context: &Context, args: &IndexArgs) -> Result<exit::Code> {
+fn repair_index(context: &Context, args: &IndexArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let options = Options { dry_run: args.dry_run };
     let report = index::run(&repository, &options, context.monitor().as_ref(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "dry_run": args.dry_run, "report": report }))?;
-    } else {
-        print_report(args.dry_run, &report)?;
-    }
-    Ok(if report.unrepaired_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if report.unrepaired_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
+    Ok(Outcome::new(code, json!({ "dry_run": args.dry_run, "report": report }), lines(args.dry_run, &report)))
 }
 
-fn print_report(dry_run: bool, report: &Report) -> Result<()> {
-    let lead = if dry_run { "Dry run: segments" } else { "Segments" };
-    output::print_line(&format!(
-        "{lead}: {} kept, {} written, {} removed; {} packs became known",
-        report.segments_kept, report.segments_written, report.segments_removed, report.packs_added
-    ))?;
-    match (report.unrepaired_count, report.is_unchanged()) {
-        (0, true) => output::print_line("The index was right already"),
-        (0, false) => output::print_line(if dry_run { "Nothing was written" } else { "The index is whole again" }),
-        (count, _) => output::print_line(&format!(
-            "INCOMPLETE: {count} packs are missing or cannot be read; `mlvault check` tells what that costs"
-        )),
-    }
+fn lines(dry_run: bool, report: &Report) -> Vec<String> {
+    let lead = if dry_run { "Dry run: index segments" } else { "Index segments" };
+    let first = format!(
+        "{lead}: {} kept, {} written, {} removed; {} added",
+        report.segments_kept,
+        report.segments_written,
+        report.segments_removed,
+        count(report.packs_added, "pack")
+    );
+    let last = match (report.unrepaired_count, report.is_unchanged()) {
+        (0, true) => "The index needed no repair".to_owned(),
+        (0, false) if dry_run => "Nothing was written".to_owned(),
+        (0, false) => "The index is repaired".to_owned(),
+        (unrepaired, _) => format!(
+            "INCOMPLETE: {} missing or unreadable; `mlvault check` shows which files need them",
+            count(unrepaired, "pack")
+        ),
+    };
+    vec![first, last]
 }

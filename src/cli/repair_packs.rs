@@ -15,44 +15,51 @@ use mlvault::repair::Lost;
 use mlvault::repair::packs::{self, Options, Report};
 use mlvault::repository::layout::Object;
 use mlvault::repository::{Repository, memory_plan};
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 
 /// Losses that are printed one by one.
 const LOSSES_PRINTED_MAX: usize = 20;
 
-/// Save what is good in damaged packs, and get the rest from elsewhere
+/// Recover the content of damaged packs
 ///
-/// All packs are read, or those named. What still opens in a damaged one is stored anew; what does not is taken from other
-/// repositories or a directory that have the same files. Backups rely on damaged packs no more, and store again what is
-/// lost and still in the source; a prune deletes them once nothing needs them. Nothing is deleted here. Backups and
-/// restores may run meanwhile. Needs a maintainer's key. Exit code 3 if something that a snapshot needs stays lost.
+/// Reads all packs, or those that you name. Chunks of a damaged pack that can still be read are stored again. The others
+/// are taken from a copy of the repository (--from) or from the original files (--source), if you give one. Later backups
+/// store lost chunks again if the source still has the files. Nothing is deleted: `mlvault prune` deletes damaged packs
+/// once no snapshot needs them. Backups and restores can run at the same time. Needs a maintainer key.
+///
+/// Exit code 3 if something that a snapshot needs is still lost.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault repair packs --dry-run
+  mlvault repair packs --from s3://offsite/mlflow --source /")]
 pub struct Args {
-    /// Packs, as `check` names them
+    /// Packs to repair, as `mlvault check` names them [default: all]
     #[arg(value_name = "PACK")]
     packs: Vec<String>,
-    /// Repository that may have the same files, also with other keys
+    /// Another repository that may hold the same files; its keys can be different; can be given several times
     #[arg(long, value_name = "LOCATION")]
     from: Vec<String>,
-    /// File that holds the key of the other repositories (default: the key of this one)
+    /// File that holds the key of the other repositories [default: the key of this one]
     #[arg(long, value_name = "FILE", requires = "from", conflicts_with = "from_passphrase_file")]
     from_key_file: Option<PathBuf>,
     /// File whose first line is the passphrase of the other repositories
     #[arg(long, value_name = "FILE", requires = "from")]
     from_passphrase_file: Option<PathBuf>,
-    /// Directory that may have the same files under their paths; / for files where they were
+    /// Directory that may hold the same files under the same paths; use / for the original location
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
-    /// Only tell what is damaged and what that costs
+    /// Show what is damaged and lost; write nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let packs: Result<Vec<PackId>> = args.packs.iter().map(|text| parse_pack(text)).collect();
     let packs = packs?;
     let memory_limit = match args.from.len() {
@@ -62,15 +69,11 @@ pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
     let repository = context.open_repository(memory_limit)?;
     let open = |location: &String| open_other(context, &args, location, memory_limit);
     let from = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let options = Options { packs, dry_run: args.dry_run, from, source: args.source };
+    let dry_run = args.dry_run;
+    let options = Options { packs, dry_run, from, source: args.source };
     let report = packs::run(&repository, &options, &context.monitor(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "dry_run": args.dry_run, "report": report }))?;
-    } else {
-        print_report(args.dry_run, &report)?;
-    }
-    Ok(if report.lost_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if report.lost_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
+    Ok(Outcome::new(code, json!({ "dry_run": dry_run, "report": report }), lines(dry_run, &report)))
 }
 
 fn parse_pack(text: &str) -> Result<PackId> {
@@ -78,7 +81,7 @@ fn parse_pack(text: &str) -> Result<PackId> {
         Some(Object::Pack(_, id)) => Some(id),
         _ => text.parse().ok(),
     };
-    named.ok_or_else(|| Error::Invalid(format!("{text:?} is not a pack: give it as `check` names it")))
+    named.ok_or_else(|| Error::Invalid(format!("{text:?} is not the name of a pack as `mlvault check` prints it")))
 }
 
 fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64) -> Result<Arc<Repository>> {
@@ -91,47 +94,41 @@ fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64)
     context.open_at(&location, &context.backend_options()?, &credential, memory_limit)
 }
 
-fn print_report(dry_run: bool, report: &Report) -> Result<()> {
-    output::print_line(&format!(
-        "{} packs read ({}), {} damaged",
-        report.packs_read,
-        format_bytes(report.bytes_read),
-        report.damaged.len()
-    ))?;
-    for damaged in &report.damaged {
-        output::print_line(&format!("  {}: {}", damaged.object, damaged.reason))?;
-    }
+fn lines(dry_run: bool, report: &Report) -> Vec<String> {
+    let (packs, bytes) = (count(report.packs_read, "pack"), format_bytes(report.bytes_read));
+    let mut lines = vec![format!("{packs} read ({bytes}), {} damaged", report.damaged.len())];
+    lines.extend(report.damaged.iter().map(|damaged| format!("  {}: {}", damaged.object, damaged.reason)));
     if dry_run {
-        output::print_line("Dry run: nothing was written")?;
+        lines.push("Dry run: nothing was written".to_owned());
     } else if !report.damaged.is_empty() || report.chunks_replaced > 0 {
-        output::print_line(&format!(
-            "{} packs marked, {} chunks saved, {} replaced ({} written)",
-            report.packs_marked,
-            report.chunks_saved,
+        lines.push(format!(
+            "{} marked, {} saved, {} replaced ({} written)",
+            count(report.packs_marked, "pack"),
+            count(report.chunks_saved, "chunk"),
             report.chunks_replaced,
             format_bytes(report.bytes_written)
-        ))?;
+        ));
     }
-    print_losses(&report.lost, report.lost_count)?;
-    output::print_line(&match (report.lost_count, report.damaged.is_empty()) {
+    lines.extend(loss_lines(&report.lost, report.lost_count));
+    lines.push(match (report.lost_count, report.damaged.is_empty()) {
         (0, true) => "No pack is damaged".to_owned(),
-        (0, false) => "No snapshot has lost anything; `mlvault prune` deletes damaged packs".to_owned(),
-        (count, _) => format!(
-            "INCOMPLETE: snapshots lack {count} files or tree nodes; a backup stores again what is still in its source, \
-             and `mlvault repair snapshots` writes snapshots anew without what is lost"
+        (0, false) => "No snapshot has lost anything; `mlvault prune` deletes the damaged packs".to_owned(),
+        (lost, _) => format!(
+            "INCOMPLETE: snapshots lack {}. Back up again what the source still has, then run `mlvault repair snapshots`",
+            count(lost, "item")
         ),
-    })
+    });
+    lines
 }
 
-/// Prints what is lost, as far as it is not too much to read.
-pub fn print_losses(lost: &[Lost], count: u64) -> Result<()> {
-    for lost in lost.iter().take(LOSSES_PRINTED_MAX) {
-        output::print_line(&line_of(lost))?;
+/// Returns what is lost, as far as it is not too much to read.
+pub fn loss_lines(lost: &[Lost], all: u64) -> Vec<String> {
+    let mut lines: Vec<String> = lost.iter().take(LOSSES_PRINTED_MAX).map(line_of).collect();
+    let rest = all.saturating_sub(LOSSES_PRINTED_MAX as u64);
+    if rest > 0 {
+        lines.push(format!("  … and {rest} more, see --json"));
     }
-    match count.saturating_sub(LOSSES_PRINTED_MAX as u64) {
-        0 => Ok(()),
-        rest => output::print_line(&format!("  … and {rest} more, see --json")),
-    }
+    lines
 }
 
 /// Returns a line that names a loss.

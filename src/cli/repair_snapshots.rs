@@ -4,37 +4,45 @@ use clap::Parser;
 use serde_json::json;
 
 use mlvault::error::Result;
-use mlvault::repair::snapshots::{self, Plan, Repaired};
+use mlvault::id::SessionId;
+use mlvault::repair::snapshots::{self, Hurt, Plan, Repaired};
+use mlvault::units::count;
 
 use crate::cli::context::Context;
-use crate::cli::repair_packs::{line_of, print_losses};
+use crate::cli::exit;
+use crate::cli::outcome::Outcome;
+use crate::cli::repair_packs::{line_of, loss_lines};
 use crate::cli::restore_deployment::confirm;
-use crate::cli::{exit, output};
 
-/// Write snapshots anew without what they have lost
+/// Write damaged snapshots again without what they have lost
 ///
-/// All packs are read to find out what is lost. For each snapshot that lacks something a new one is written that has all
-/// the rest, with the same time, source and tags; it is incomplete and names what it lacks. The original stays, unless
-/// --forget is given. Run `repair packs` first: it may bring back what is lost. Needs a maintainer's key. Exit code 3 if
-/// a snapshot has lost something.
+/// Reads all packs to find out what is lost. For each snapshot that lacks something, a new snapshot is written that holds
+/// the rest, with the same time, source and tags. It is marked incomplete and lists what it lacks. The original is kept,
+/// unless you give --forget. Run `mlvault repair packs` first: it may recover what is lost. Needs a maintainer key.
+///
+/// Exit code 3 if a snapshot has lost something.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault repair snapshots --dry-run
+  mlvault repair snapshots --forget --yes")]
 pub struct Args {
-    /// Snapshots: ids, latest, days or times (default: all)
+    /// Snapshots to repair: ids, latest, days or times [default: all]
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
-    /// Only tell what would be done
+    /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Put the originals into the trash
+    /// Move the originals to the trash
     #[arg(long)]
     forget: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: &Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let plan = snapshots::plan(&repository, &args.snapshots, context.monitor().as_ref(), context.cancel())?;
     let is_idle = plan.to_repair().count() == 0 && (!args.forget || plan.hurt.is_empty());
@@ -45,13 +53,9 @@ pub fn run(context: &Context, args: &Args) -> Result<exit::Code> {
         confirm(context, args.yes, &lines(&plan, args.forget))?;
         snapshots::run(&repository, &plan, args.forget, &context.monitor(), context.cancel())?
     };
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "dry_run": args.dry_run, "plan": plan, "repaired": repaired }))?;
-    } else {
-        print_result(args, &plan, &repaired)?;
-    }
-    Ok(if plan.hurt.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if plan.hurt.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+    let document = json!({ "dry_run": args.dry_run, "plan": plan, "repaired": repaired });
+    Ok(Outcome::new(code, document, result_lines(args.dry_run, &plan, &repaired)))
 }
 
 /// Says what will be done.
@@ -59,40 +63,41 @@ fn lines(plan: &Plan, forget: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for hurt in &plan.hurt {
         lines.push(match &hurt.repaired_as {
-            Some(sound) => format!("Snapshot {} was repaired already as {}", hurt.snapshot.short(), sound.short()),
-            None => format!("Snapshot {} is written anew without {} losses", hurt.snapshot.short(), hurt.lost_count),
+            Some(sound) => repaired_before(hurt, sound),
+            None => {
+                let losses = count(hurt.lost_count, "lost item");
+                format!("Snapshot {} will be written anew without {losses}:", hurt.snapshot.short())
+            }
         });
         lines.extend(hurt.lost.iter().map(line_of));
     }
     if forget {
-        lines.push("The originals go into the trash".to_owned());
+        lines.push("The originals will go to the trash".to_owned());
     }
     lines
 }
 
-fn print_result(args: &Args, plan: &Plan, repaired: &[Repaired]) -> Result<()> {
-    output::print_line(&format!(
-        "{} snapshots looked at, {} packs read; {} snapshots have lost something",
-        plan.snapshots,
-        plan.packs_read,
-        plan.hurt.len()
-    ))?;
+fn result_lines(dry_run: bool, plan: &Plan, repaired: &[Repaired]) -> Vec<String> {
+    let mut lines = vec![format!(
+        "Checked {} and read {}; {} lost something",
+        count(plan.snapshots, "snapshot"),
+        count(plan.packs_read, "pack"),
+        count(plan.hurt.len(), "snapshot")
+    )];
     for hurt in &plan.hurt {
-        print_losses(&hurt.lost, hurt.lost_count)?;
-        if let Some(sound) = &hurt.repaired_as {
-            output::print_line(&format!(
-                "Snapshot {} was repaired already as {}",
-                hurt.snapshot.short(),
-                sound.short()
-            ))?;
-        }
+        lines.extend(loss_lines(&hurt.lost, hurt.lost_count));
+        lines.extend(hurt.repaired_as.as_ref().map(|sound| repaired_before(hurt, sound)));
     }
     for Repaired { was, is, entries, lost_count } in repaired {
-        let text = format!("Snapshot {} is {} now: {entries} entries, {lost_count} losses", was.short(), is.short());
-        output::print_line(&text)?;
+        let (entries, losses) = (count(*entries, "entry"), count(*lost_count, "lost item"));
+        lines.push(format!("Snapshot {} repaired as {}: {entries}, without {losses}", was.short(), is.short()));
     }
-    if args.dry_run {
-        output::print_line("Dry run: nothing was written")?;
+    if dry_run {
+        lines.push("Dry run: nothing was written".to_owned());
     }
-    Ok(())
+    lines
+}
+
+fn repaired_before(hurt: &Hurt, sound: &SessionId) -> String {
+    format!("Snapshot {} was already repaired as {}", hurt.snapshot.short(), sound.short())
 }

@@ -13,50 +13,57 @@ use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::{self, Options, Overwrite, Summary, deployment};
 use mlvault::s3::BucketLocation;
 use mlvault::target::bucket::BucketTarget;
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
+use crate::cli::outcome::Outcome;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
 use crate::cli::restore_rest::{self, RestArgs};
 use crate::cli::selection::{SnapshotArgs, WantedArgs};
-use crate::cli::{cat, dump as dump_command, exit, output};
+use crate::cli::{cat, dump as dump_command, exit};
 
-/// Restore a snapshot, or a part of it: as files, or into MLflow's own storage
+/// Restore a snapshot, or a part of it, as files or into an MLflow deployment
 ///
-/// With --target, files go into a directory or a part of a bucket. What is there already is compared and only rewritten
-/// where it differs, so a restore that was interrupted goes on when it is run again. With --model, --run or --experiment
-/// it is their files, which need neither MLflow nor a database.
+/// With --target, files are restored into a directory or a part of a bucket. Files that are already there are compared and
+/// rewritten only if they differ, so you can run an interrupted restore again to finish it. Add --model, --run or
+/// --experiment to restore only the files of one of them; this needs neither MLflow nor a database.
 ///
-/// Without --target, a deployment is restored: all of it into an empty database and empty artifact stores, or, with
-/// --model, --run or --experiment, rows with their ids and files into one that is in use.
+/// Without --target, a deployment is restored: the whole of it into an empty database and empty artifact stores, or, with
+/// --model, --run or --experiment, that part into a deployment in use. Ids stay the same.
 ///
-/// With --via-rest, it is brought back through the REST API of a server, for where nothing else is allowed.
+/// With --via-rest, the restore goes through the REST API of a tracking server. Ids change. Use it where you have no access
+/// to the database.
 ///
 /// Exit code 3 if something could not be restored.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault restore --snapshot latest --target /srv/restored
+  mlvault restore --deployment production --as-of 2026-11-21
+  mlvault restore --deployment production --model fraud --version 3 --target ./fraud")]
 pub struct Args {
     #[command(flatten)]
     snapshot: SnapshotArgs,
-    /// Directory to restore into, which is created if it is not there; or s3://bucket/prefix; or - for standard output: a
-    /// file as it is, a directory as a tar archive
+    /// Directory to restore into (created if missing), s3://bucket/prefix, or - for standard output: a file as it is, a
+    /// directory as a tar archive
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
     #[command(flatten)]
     wanted: WantedArgs,
-    /// Only this path of the snapshot and what is below it
+    /// Restore only this path and what is below it
     #[arg(long)]
     path: Option<String>,
-    /// What to do with files that are there [default: always; objects in a bucket are replaced only if it is given]
+    /// What to do with files that already exist [default: always; for a bucket, existing objects are kept]
     #[arg(long, value_enum)]
     overwrite: Option<OverwriteArg>,
-    /// Remove what the snapshot does not have
+    /// Delete files that are not in the snapshot
     #[arg(long)]
     delete: bool,
-    /// Restore owner, group, set-user-id and set-group-id
+    /// Restore owner, group and the set-user-ID and set-group-ID bits
     #[arg(long)]
     ownership: bool,
-    /// Only tell what would be done
+    /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -69,32 +76,32 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum OverwriteArg {
-    /// Compare their content and rewrite what differs
+    /// Rewrite files whose content differs
     Always,
-    /// Take those of the same size and time as equal
+    /// Rewrite files whose size or modification time differs
     IfChanged,
-    /// Keep those that are newer
+    /// Rewrite files unless they are newer
     IfNewer,
-    /// Keep all
+    /// Keep all existing files
     Never,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match &args.target {
         Some(_) if args.rest.via_rest => {
-            Err(Error::Invalid("--target and --via-rest contradict each other".to_owned()))
+            Err(Error::Invalid("--target and --via-rest cannot be used together".to_owned()))
         }
         Some(target) if target == Path::new("-") => to_stdout(context, &args),
         Some(target) => as_files(context, target.clone(), args),
         None if args.rest.via_rest => through_server(context, &args),
         None if args.deployment.is_meant() => into_deployment(context, &args),
-        None => Err(Error::Invalid("Say where to: --target, or a deployment".to_owned())),
+        None => Err(Error::Invalid("No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned())),
     }
 }
 
 /// Restores into MLflow's own storage.
-fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
+fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     let target = args.deployment.resolve(context)?;
     let name = args.deployment.deployment.as_deref();
     let repository = context.repository()?;
@@ -107,7 +114,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<exit::Code> {
 }
 
 /// Brings it back through the REST API of a server.
-fn through_server(context: &Context, args: &Args) -> Result<exit::Code> {
+fn through_server(context: &Context, args: &Args) -> Result<Outcome> {
     let target = args.deployment.resolve(context)?;
     let name = args.deployment.deployment.as_deref();
     let repository = context.repository()?;
@@ -123,28 +130,28 @@ fn path_of(args: &Args) -> Result<Option<String>> {
         ([], path) => Ok(path.clone()),
         ([component], Some(path)) => Ok(Some(format!("{component}/{path}"))),
         ([component], None) => Ok(Some(component.clone())),
-        _ => Err(Error::Invalid("Files are restored from one component at a time".to_owned())),
+        _ => Err(Error::Invalid("Files can be restored from only one component at a time".to_owned())),
     }
 }
 
 fn find_snapshot(context: &Context, args: &Args) -> Result<(Arc<Repository>, Snapshot)> {
     let repository = context.repository()?;
     if args.wanted.wanted().is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
-        return Err(Error::Invalid("Say which snapshot: --snapshot latest".to_owned()));
+        return Err(Error::Invalid("No snapshot was given: set --snapshot, for example to latest".to_owned()));
     }
     let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
     Ok((repository, snapshot))
 }
 
 /// Writes a file, or an archive of a directory, to standard output.
-fn to_stdout(context: &Context, args: &Args) -> Result<exit::Code> {
+fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
     if args.overwrite.is_some() || args.delete || args.ownership || args.dry_run || context.json() {
         return Err(Error::Invalid(
-            "Standard output takes nothing else: no --overwrite, --delete, --ownership, --dry-run, --json".to_owned(),
+            "--target - cannot be combined with --overwrite, --delete, --ownership, --dry-run or --json".to_owned(),
         ));
     }
     if args.wanted.wanted().is_some() {
-        return Err(Error::Invalid("Files of a model, run or experiment are restored into a directory".to_owned()));
+        return Err(Error::Invalid("--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned()));
     }
     let path = path_of(args)?.unwrap_or_default();
     let (repository, snapshot) = find_snapshot(context, args)?;
@@ -154,7 +161,7 @@ fn to_stdout(context: &Context, args: &Args) -> Result<exit::Code> {
     }
 }
 
-fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code> {
+fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
     let overwrite = args.overwrite.unwrap_or(OverwriteArg::Always);
     let into_bucket = bucket_target(context, &target, &args)?;
     let (repository, snapshot) = find_snapshot(context, &args)?;
@@ -182,7 +189,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code
             }
         },
         Some(_) if wanted.is_some() => {
-            return Err(Error::Invalid("Files of a model, run or experiment are restored into a directory".to_owned()));
+            return Err(Error::Invalid("--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned()));
         }
         Some((target, into)) => {
             let path = options.path.unwrap_or_default();
@@ -190,17 +197,13 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<exit::Code
             restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), &target, into, hears)?
         }
     };
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary }))?;
-    } else {
-        print_summary(&snapshot.id.short(), overwrite, args.dry_run, &summary)?;
-    }
     if snapshot.is_incomplete() {
-        let message = format!("the backup itself was incomplete: {} problems", snapshot.record.problem_count);
-        monitor.note(&format!("Snapshot {}: {message}", snapshot.id.short()));
+        let problems = count(snapshot.record.problem_count, "problem");
+        monitor.note(&format!("Snapshot {}: the backup itself was incomplete: {problems}", snapshot.id.short()));
     }
-    Ok(if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE })
+    let code = if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
+    let document = json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary });
+    Ok(Outcome::new(code, document, lines(&snapshot.id.short(), overwrite, args.dry_run, &summary)))
 }
 
 /// Opens the bucket, if the target is a part of one.
@@ -213,34 +216,34 @@ fn bucket_target(
     let replace = match args.overwrite {
         None => false,
         Some(OverwriteArg::Always) => true,
-        Some(_) => return Err(Error::Invalid("A bucket takes no --overwrite but `always`".to_owned())),
+        Some(_) => return Err(Error::Invalid("With a bucket as target, --overwrite can only be `always`".to_owned())),
     };
     if args.delete || args.ownership {
-        return Err(Error::Invalid("--delete and --ownership are for directories".to_owned()));
+        return Err(Error::Invalid("--delete and --ownership work only with a directory as target".to_owned()));
     }
     let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
     Ok(Some((target, restore::bucket::Options { replace, dry_run: args.dry_run })))
 }
 
-fn print_summary(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summary) -> Result<()> {
+fn lines(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summary) -> Vec<String> {
     let (verb, lead) = if dry_run { ("would be written", "Dry run of") } else { ("written", "Restored") };
-    output::print_line(&format!(
-        "{lead} snapshot {snapshot}: {} files {verb} ({}), {} unchanged, {} kept, {} removed, {} directories, {} links",
-        summary.files_written,
+    let mut lines = vec![format!(
+        "{lead} snapshot {snapshot}: {} {verb} ({}), {} unchanged, {} kept, {} removed, {}, {}",
+        count(summary.files_written, "file"),
         format_bytes(summary.bytes_written),
         summary.files_unchanged,
         summary.files_kept,
         summary.removed,
-        summary.directories,
-        summary.links
-    ))?;
-    if summary.problems > 0 {
-        output::print_line(&format!("INCOMPLETE: {} problems", summary.problems))?;
-    } else if !dry_run {
-        output::print_line(match overwrite {
-            OverwriteArg::Always => "Every file was verified against its digest",
-            _ => "Every file written was verified against its digest; those left as they were, were not read",
-        })?;
+        count(summary.directories, "directory"),
+        count(summary.links, "link")
+    )];
+    match (summary.problems, overwrite) {
+        (1.., _) => lines.push(format!("INCOMPLETE: {}", count(summary.problems, "problem"))),
+        _ if dry_run => {}
+        (0, OverwriteArg::Always) => lines.push("Every file was verified against its digest".to_owned()),
+        (0, _) => lines.push(
+            "Every file that was written was verified against its digest; files that were left alone were not read".to_owned(),
+        ),
     }
-    Ok(())
+    lines
 }

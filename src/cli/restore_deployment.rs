@@ -10,45 +10,46 @@ use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::deployment::{self, DeploymentRestore, MergeOptions, MergeSummary, Options, Plan, Wanted};
+use mlvault::restore::deployment::{self, DeploymentRestore, Done, MergeOptions, MergeSummary, Options, Plan, Wanted};
 use mlvault::source::deployment::Deployment;
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
+use crate::cli::exit;
+use crate::cli::outcome::Outcome;
 use crate::cli::selection::split_root;
-use crate::cli::{exit, output};
 
 /// How to restore into MLflow's storage.
 #[derive(Args)]
 #[command(next_help_heading = "Restore of a deployment")]
 pub struct DeploymentRestoreArgs {
-    /// Only this component: database, or artifacts or one of them by its whole name; may be given several times
+    /// Restore only this component: database, artifacts, or the full name of one artifact component; can be given several times
     #[arg(long = "component", value_name = "NAME")]
     pub components: Vec<String>,
-    /// Artifacts have moved: what begins with OLD in the database will begin with NEW; may be given several times
+    /// Artifacts have moved: rewrite locations that begin with OLD to begin with NEW; can be given several times
     #[arg(long = "map-root", value_name = "OLD=NEW")]
     map_roots: Vec<String>,
-    /// Go on with a restore that broke off: artifacts that are there are compared and completed
+    /// Continue an interrupted restore: compare artifacts that are already there, and restore the rest
     #[arg(long)]
     resume: bool,
-    /// The MLflow release that will be started on the result: one that is too old is refused
+    /// The MLflow version that will run on the restored database; a version that is too old for it is refused
     #[arg(long, value_name = "VERSION")]
     mlflow_version: Option<String>,
-    /// With --experiment, --run or --model: what to do with rows that are there and differ
+    /// With --experiment, --run or --model: what to do with rows that exist and differ
     #[arg(long, value_enum, default_value = "refuse")]
     on_conflict: OnConflictArg,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum OnConflictArg {
-    /// Change nothing at all
+    /// Change nothing and fail
     Refuse,
-    /// Leave them, and insert the others
+    /// Keep the existing rows, and insert the others
     Keep,
-    /// Put the snapshot's in their place
+    /// Replace the existing rows with those of the snapshot
     Replace,
 }
 
@@ -65,7 +66,7 @@ pub fn whole(
     target: &Deployment,
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
     dry_run: bool,
-) -> Result<exit::Code> {
+) -> Result<Outcome> {
     let monitor = context.monitor();
     let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
     let options = Options {
@@ -77,31 +78,32 @@ pub fn whole(
     let plan = restore.plan(target, &options)?;
     context.finish();
     if dry_run {
-        return print_plan(context, snapshot, &plan).map(|()| exit::COMPLETE);
+        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan });
+        return Ok(Outcome::complete(document, dry_run_lines(plan_lines(snapshot, &plan))));
     }
     confirm(context, args.yes, &plan_lines(snapshot, &plan))?;
     let done = restore.execute(&plan, &options)?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot.id, "plan": plan, "summary": done }))?;
-    } else {
-        let databases: Vec<_> = done.databases.iter().map(|store| store.name()).collect();
-        output::print_line(&format!(
-            "Restored snapshot {}: {} files ({}), {} unchanged; databases: {} with {} rows",
-            snapshot.id.short(),
-            done.artifacts.files_written,
-            format_bytes(done.artifacts.bytes_written),
-            done.artifacts.files_unchanged,
-            if databases.is_empty() { "none".to_owned() } else { databases.join(", ") },
-            done.rows
-        ))?;
-        if done.artifacts.problems > 0 {
-            output::print_line(&format!("INCOMPLETE: {} problems", done.artifacts.problems))?;
-        } else {
-            output::print_line("Every file was verified against its digest, every table against what was recorded")?;
-        }
-    }
-    Ok(if done.artifacts.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE })
+    let code = if done.artifacts.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
+    let document = json!({ "snapshot": snapshot.id, "plan": plan, "summary": done });
+    Ok(Outcome::new(code, document, done_lines(snapshot, &done)))
+}
+
+fn done_lines(snapshot: &Snapshot, done: &Done) -> Vec<String> {
+    let databases: Vec<_> = done.databases.iter().map(|store| store.name()).collect();
+    let restored = format!(
+        "Restored snapshot {}: {} ({}), {} unchanged; databases: {} with {}",
+        snapshot.id.short(),
+        count(done.artifacts.files_written, "file"),
+        format_bytes(done.artifacts.bytes_written),
+        done.artifacts.files_unchanged,
+        if databases.is_empty() { "none".to_owned() } else { databases.join(", ") },
+        count(done.rows, "row")
+    );
+    let verdict = match done.artifacts.problems {
+        0 => "Every file was verified against its digest, every table against what was recorded".to_owned(),
+        problems => format!("INCOMPLETE: {}", count(problems, "problem")),
+    };
+    vec![restored, verdict]
 }
 
 /// Merges one experiment, run or model into a deployment in use.
@@ -112,7 +114,7 @@ pub fn part(
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
     wanted: &Wanted,
     dry_run: bool,
-) -> Result<exit::Code> {
+) -> Result<Outcome> {
     let monitor = context.monitor();
     let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
     let on_conflict = match args.on_conflict {
@@ -129,17 +131,19 @@ pub fn part(
     if looks_first && !dry_run && !is_refused {
         confirm(context, args.yes, &merge_lines(snapshot, &summary))?;
         summary = deployment::merge(&restore, target, wanted, &MergeOptions { dry_run: false, ..options })?;
-        context.finish();
     }
-    print_merge(context, snapshot, &summary)?;
+    let document = json!({ "snapshot": snapshot.id, "summary": summary });
+    let lines = merge_lines(snapshot, &summary);
     // Rows may have come in between looking and doing.
     if on_conflict == OnConflict::Refuse && summary.conflicts() > 0 {
-        return Err(Error::Refused(format!(
-            "{} rows are there and differ, so nothing was changed; --on-conflict keep or replace says what to do with them",
-            summary.conflicts()
-        )));
+        let conflicts = count(summary.conflicts(), "row");
+        let error = Error::Refused(format!(
+            "The target already has {conflicts} with the same key and other values, so nothing was changed; \
+             choose with --on-conflict keep or --on-conflict replace"
+        ));
+        return Ok(Outcome::failed(error, document, lines));
     }
-    Ok(exit::COMPLETE)
+    Ok(Outcome::complete(document, lines))
 }
 
 fn plan_lines(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
@@ -149,21 +153,21 @@ fn plan_lines(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
     }
     for database in &plan.databases {
         let (name, to) = (database.store.name(), &database.to);
-        lines.push(format!("  {name} database into {to}: {} tables, {} rows", database.tables, database.rows));
+        let (tables, rows) = (count(database.tables, "table"), count(database.rows, "row"));
+        lines.push(format!("  {name} database into {to}: {tables}, {rows}"));
         for column in database.rewrites.iter().filter(|column| column.count.rows > 0) {
-            lines.push(format!("    {}.{}: {} locations move", column.table, column.column, column.count.rows));
+            let locations = count(column.count.rows, "location");
+            lines.push(format!("    {}.{}: {locations} will change", column.table, column.column));
         }
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("  Warning: {warning}")));
     lines
 }
 
-fn print_plan(context: &Context, snapshot: &Snapshot, plan: &Plan) -> Result<()> {
-    if context.json() {
-        return output::print_json(&json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan }));
-    }
-    plan_lines(snapshot, plan).iter().try_for_each(|line| output::print_line(line))?;
-    output::print_line("Dry run: nothing was written")
+/// Returns the lines of a plan that is not carried out.
+pub fn dry_run_lines(mut plan: Vec<String>) -> Vec<String> {
+    plan.push("Dry run: nothing was written".to_owned());
+    plan
 }
 
 fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
@@ -171,7 +175,7 @@ fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
     for table in &summary.tables {
         let mut line = format!("  {}: {} new, {} the same", table.table, table.inserted, table.same);
         if table.kept > 0 {
-            line.push_str(&format!(", {} differ and stay", table.kept));
+            line.push_str(&format!(", {} differ and are kept", table.kept));
         }
         if table.conflicts > 0 {
             line.push_str(&format!(", {} CONFLICTS: {}", table.conflicts, table.examples.join("; ")));
@@ -179,23 +183,16 @@ fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
         lines.push(line);
     }
     for files in &summary.files {
-        let note = if files.is_known { " (those that are there stay)" } else { "" };
+        let note = if files.is_known { " (files that are already there are kept)" } else { "" };
         lines.push(format!(
-            "  files of {}: {} ({}) into {}{note}",
+            "  {}: {} ({}) into {}{note}",
             files.id,
-            files.files,
+            count(files.files, "file"),
             format_bytes(files.bytes),
             files.to
         ));
     }
     lines
-}
-
-fn print_merge(context: &Context, snapshot: &Snapshot, summary: &MergeSummary) -> Result<()> {
-    if context.json() {
-        return output::print_json(&json!({ "snapshot": snapshot.id, "summary": summary }));
-    }
-    merge_lines(snapshot, summary).iter().try_for_each(|line| output::print_line(line))
 }
 
 /// Shows what will be done, and asks whether it is meant.
@@ -204,7 +201,7 @@ pub fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
         return Ok(());
     }
     if context.json() || !io::stdin().is_terminal() {
-        return Err(Error::Invalid("Nobody can be asked whether this is meant: say --yes".to_owned()));
+        return Err(Error::Invalid("This needs confirmation, and there is no terminal to ask on: add --yes".to_owned()));
     }
     let fault = |source| Error::target("write", "the terminal", source);
     let mut out = io::stderr().lock();

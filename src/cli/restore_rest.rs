@@ -14,21 +14,22 @@ use mlvault::restore::deployment::{DeploymentRestore, RestPlan, RestRestore, Wan
 use mlvault::source::deployment::Deployment;
 use mlvault::tracking::TrackingClient;
 use mlvault::tracking::import::{IdMap, ImportReport};
-use mlvault::units::format_bytes;
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
-use crate::cli::restore_deployment::confirm;
-use crate::cli::{exit, output};
+use crate::cli::exit;
+use crate::cli::outcome::Outcome;
+use crate::cli::restore_deployment::{confirm, dry_run_lines};
 
 /// How to restore through a server.
 #[derive(Args)]
 #[command(next_help_heading = "Restore through the REST API")]
 pub struct RestArgs {
-    /// Bring it back through the REST API of the server of --tracking-uri: ids will be new, and some things are lost;
-    /// nothing that is there is changed, and a second time nothing is made twice
+    /// Restore through the REST API of the server at --tracking-uri. Ids change, and some things cannot be restored.
+    /// Existing data is not changed, and a second run creates nothing twice
     #[arg(long)]
     pub via_rest: bool,
-    /// Write the new ids by the old ones to this file, as JSON
+    /// Write a map from old to new ids to this file, as JSON
     #[arg(long, value_name = "FILE", requires = "via_rest")]
     id_map: Option<PathBuf>,
 }
@@ -41,9 +42,9 @@ pub fn run(
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
     wanted: Option<&Wanted>,
     dry_run: bool,
-) -> Result<exit::Code> {
+) -> Result<Outcome> {
     let options = target.tracking.as_ref().ok_or_else(|| {
-        Error::Invalid("Say which server: --tracking-uri, http:// or https:// with its address".to_owned())
+        Error::Invalid("No tracking server was given: set --tracking-uri to its address, as in https://mlflow.example.com".to_owned())
     })?;
     let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
     client.check_access()?;
@@ -53,17 +54,19 @@ pub fn run(
     let prepared = RestRestore::prepare(&restore, wanted, target)?;
     context.finish();
     if dry_run {
-        return print_plan(context, snapshot, prepared.plan(), client.uri()).map(|()| exit::COMPLETE);
+        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": prepared.plan() });
+        let lines = plan_lines(snapshot, prepared.plan(), client.uri());
+        return Ok(Outcome::complete(document, dry_run_lines(lines)));
     }
     confirm(context, yes, &plan_lines(snapshot, prepared.plan(), client.uri()))?;
     let report = prepared.execute(&client)?;
-    context.finish();
     if let Some(file) = id_map {
         file.finish(&report.ids)?;
     }
-    print_report(context, snapshot, &report)?;
     let is_whole = report.left_out.is_empty() && report.copies_needed.is_empty();
-    Ok(if is_whole { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
+    let document = json!({ "snapshot": snapshot.id, "summary": report });
+    Ok(Outcome::new(code, document, report_lines(snapshot, &report)))
 }
 
 /// The file for the new ids, which appears when they are all known.
@@ -92,49 +95,36 @@ fn fault(path: &Path, source: std::io::Error) -> Error {
 }
 
 fn plan_lines(snapshot: &Snapshot, plan: &RestPlan, server: &str) -> Vec<String> {
+    let (experiments, runs) = (count(plan.experiments, "experiment"), count(plan.runs, "run"));
+    let (models, versions) = (count(plan.registered_models, "registered model"), count(plan.versions, "version"));
     let mut lines = vec![
-        format!("Snapshot {} will be brought back through {server}, with new ids:", snapshot.id.short()),
-        format!("  {} experiments, {} runs, {} logged models", plan.experiments, plan.runs, plan.logged_models),
-        format!("  {} registered models with {} versions", plan.registered_models, plan.versions),
-        format!("  {} files ({})", plan.files, format_bytes(plan.bytes)),
+        format!("Snapshot {} will be restored through {server}, with new ids:", snapshot.id.short()),
+        format!("  {experiments}, {runs}, {}", count(plan.logged_models, "logged model")),
+        format!("  {models} with {versions}"),
+        format!("  {} ({})", count(plan.files, "file"), format_bytes(plan.bytes)),
     ];
-    lines.extend(plan.left_out.iter().map(|note| format!("  NOT brought back: {}: {}", note.what, note.why)));
+    lines.extend(plan.left_out.iter().map(|note| format!("  NOT restored: {}: {}", note.what, note.why)));
     lines
 }
 
-fn print_plan(context: &Context, snapshot: &Snapshot, plan: &RestPlan, server: &str) -> Result<()> {
-    if context.json() {
-        return output::print_json(&json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan }));
-    }
-    plan_lines(snapshot, plan, server).iter().try_for_each(|line| output::print_line(line))?;
-    output::print_line("Dry run: nothing was written")
-}
-
-fn print_report(context: &Context, snapshot: &Snapshot, report: &ImportReport) -> Result<()> {
-    if context.json() {
-        return output::print_json(&json!({ "snapshot": snapshot.id, "summary": report }));
-    }
-    output::print_line(&format!("Brought back from snapshot {}, with new ids:", snapshot.id.short()))?;
-    output::print_line(&format!("  made: {}; {} files", counts(&report.created), report.files))?;
-    output::print_line(&format!("  there from an earlier import: {}", counts(&report.already_there)))?;
-    output::print_line("Different from what it was, always:")?;
-    for (what, why) in &report.losses {
-        output::print_line(&format!("  {what}: {why}"))?;
-    }
-    for note in &report.changed {
-        output::print_line(&format!("  {}: {}", note.what, note.why))?;
-    }
-    for note in &report.left_out {
-        output::print_line(&format!("NOT brought back: {}: {}", note.what, note.why))?;
-    }
-    for copy in &report.copies_needed {
-        output::print_line(&format!(
-            "NOT brought back: files of {}: the server does not take them, they belong at {}; say where that is by \
-             --artifacts, and run this again",
+fn report_lines(snapshot: &Snapshot, report: &ImportReport) -> Vec<String> {
+    let mut lines = vec![
+        format!("Restored snapshot {}, with new ids:", snapshot.id.short()),
+        format!("  created: {}; {}", counts(&report.created), count(report.files, "file")),
+        format!("  already there from an earlier restore: {}", counts(&report.already_there)),
+        "The REST API cannot restore everything as it was:".to_owned(),
+    ];
+    lines.extend(report.losses.iter().map(|(what, why)| format!("  {what}: {why}")));
+    lines.extend(report.changed.iter().map(|note| format!("  {}: {}", note.what, note.why)));
+    lines.extend(report.left_out.iter().map(|note| format!("NOT restored: {}: {}", note.what, note.why)));
+    lines.extend(report.copies_needed.iter().map(|copy| {
+        format!(
+            "NOT restored: files of {}: the server does not accept them. They belong at {}; map that root with --artifacts \
+             and run this again",
             copy.owner, copy.to
-        ))?;
-    }
-    Ok(())
+        )
+    }));
+    lines
 }
 
 fn counts(counts: &BTreeMap<&'static str, u64>) -> String {

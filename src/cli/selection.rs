@@ -10,11 +10,11 @@ use mlvault::restore::deployment::Wanted;
 /// Which snapshot of a deployment is meant.
 #[derive(Args)]
 pub struct SnapshotArgs {
-    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, UTC) or a time (2026-11-21T03:00Z) [default: the last one of
-    /// the deployment]
+    /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z) [default: the latest
+    /// snapshot of the deployment]
     #[arg(long)]
     pub snapshot: Option<String>,
-    /// The last snapshot of the deployment from this day (2026-11-21, UTC) or time, or earlier
+    /// Use the latest snapshot of the deployment that is not newer than this day (2026-11-21, in UTC) or time
     #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
     pub as_of: Option<String>,
 }
@@ -32,16 +32,16 @@ impl SnapshotArgs {
 /// One experiment, run or model.
 #[derive(Args)]
 pub struct WantedArgs {
-    /// One experiment, by its name or id, with its runs, logged models and traces
+    /// Restore one experiment (name or id), with its runs, logged models and traces
     #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "model"])]
     pub experiment: Option<String>,
-    /// One run, by its id
+    /// Restore one run (id)
     #[arg(long, value_name = "ID", conflicts_with = "model")]
     pub run: Option<String>,
-    /// One registered model, with all its versions
+    /// Restore one registered model, with all its versions
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Only this version of the model: its number or an alias
+    /// Restore only this version of the model (number or alias)
     #[arg(long, value_name = "VERSION", requires = "model")]
     pub version: Option<String>,
 }
@@ -64,6 +64,6 @@ impl WantedArgs {
 pub fn split_root(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
-        _ => Err(Error::Invalid(format!("{text:?} does not say which root becomes which: OLD=NEW"))),
+        _ => Err(Error::Invalid(format!("{text:?} is not of the form OLD=NEW"))),
     }
 }

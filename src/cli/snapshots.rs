@@ -1,105 +1,108 @@
 //! `mlvault snapshots`
 
-use std::collections::BTreeMap;
-
 use clap::Parser;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::error::Result;
 use mlvault::format::snapshot::SourceRecord;
-use mlvault::id::SessionId;
 use mlvault::repository::notes::Notes;
-use mlvault::repository::snapshots::{Snapshot, SnapshotList, Trashed};
-use mlvault::units::format_bytes;
+use mlvault::repository::snapshots::{Snapshot, Trashed};
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
+use crate::cli::outcome::Outcome;
 use crate::cli::progress::printable;
 use crate::cli::{exit, output};
 
 /// List snapshots, oldest first
 ///
-/// Tags are shown as they are now, and `*` marks snapshots that are held. Exit code 3 if a snapshot or note cannot be read,
-/// or one that others have seen is gone.
+/// `*` marks snapshots with a hold. Tags are shown as they are now, also if they were changed after the backup.
+///
+/// Exit code 3 if a snapshot or note cannot be read, or if a snapshot was deleted without `mlvault forget`.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault snapshots --tag nightly
+  mlvault snapshots --trash")]
 pub struct Args {
-    /// Those that were forgotten and that no prune has removed yet
+    /// List forgotten snapshots that can still be brought back
     #[arg(long)]
     trash: bool,
-    /// Only those with this tag; may be given several times, then all of them
+    /// List only snapshots with this tag; if given several times, with all of these tags
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
     let gone = repository.vanished(&list)?;
-    context.finish();
-    if args.trash {
-        print_trash(context, &list.trash)?;
-    } else {
-        let has_tags = |snapshot: &&Snapshot| {
-            let tags = notes.tags_of(snapshot);
-            args.tags.iter().all(|tag| tags.contains(tag))
-        };
-        let shown: Vec<&Snapshot> = list.snapshots.iter().filter(has_tags).collect();
-        print_list(context, &list, &shown, &notes, &gone)?;
-    }
     for error in list.damaged.iter().chain(&notes.damaged) {
         context.monitor().problem("snapshots", &error.to_string());
     }
     for (id, seen_by) in &gone {
-        let message = format!("it is gone, but {} later snapshots saw it", seen_by.len());
+        let message = format!("it is gone, but {} saw it", count(seen_by.len(), "later snapshot"));
         context.monitor().problem(&format!("snapshot {}", id.short()), &message);
     }
     let is_whole = list.damaged.is_empty() && notes.damaged.is_empty() && gone.is_empty();
-    Ok(if is_whole { exit::COMPLETE } else { exit::INCOMPLETE })
+    let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
+    if args.trash {
+        let trash: Value = list.trash.iter().map(trashed_json).collect();
+        return Ok(Outcome::new(code, json!({ "trash": trash }), trash_rows(&list.trash)));
+    }
+    let listed = Listed { notes, now: Timestamp::now() };
+    let shown: Vec<&Snapshot> = list.snapshots.iter().filter(|snapshot| listed.has_tags(snapshot, &args.tags)).collect();
+    let damaged = list.damaged.iter().chain(&listed.notes.damaged).map(ToString::to_string).collect::<Vec<_>>();
+    let document = json!({
+        "snapshots": shown.iter().map(|snapshot| listed.json(snapshot)).collect::<Vec<_>>(),
+        "trash": list.trash.len(),
+        "damaged": damaged,
+        "vanished": gone,
+    });
+    Ok(Outcome::new(code, document, listed.rows(&shown)))
 }
 
-fn print_list(
-    context: &Context,
-    list: &SnapshotList,
-    shown: &[&Snapshot],
-    notes: &Notes,
-    gone: &BTreeMap<SessionId, Vec<SessionId>>,
-) -> Result<()> {
-    let now = Timestamp::now();
-    if context.json() {
-        let as_now = |snapshot: &&Snapshot| {
-            let hold = notes.hold_on(&snapshot.id, now).map(|hold| &hold.reason);
-            json!({
-                "id": snapshot.id, "signer": snapshot.signer, "record": snapshot.record,
-                "tags": notes.tags_of(snapshot), "hold": hold,
-            })
-        };
-        return output::print_json(&json!({
-            "snapshots": shown.iter().map(as_now).collect::<Vec<_>>(),
-            "trash": list.trash.len(),
-            "damaged": list.damaged.iter().chain(&notes.damaged).map(ToString::to_string).collect::<Vec<_>>(),
-            "vanished": gone,
-        }));
+/// What notes say of snapshots at one moment.
+struct Listed {
+    notes: Notes,
+    now: Timestamp,
+}
+
+impl Listed {
+    fn has_tags(&self, snapshot: &Snapshot, wanted: &[String]) -> bool {
+        let tags = self.notes.tags_of(snapshot);
+        wanted.iter().all(|tag| tags.contains(tag))
     }
-    let mut rows = vec![["ID", "TIME", "SIZE", "STATE", "BY", "TAGS", "SOURCE"].map(str::to_owned).to_vec()];
-    for snapshot in shown {
-        let mut row = row(snapshot, &notes.tags_of(snapshot));
-        if notes.hold_on(&snapshot.id, now).is_some() {
-            row[0].push('*');
+
+    fn json(&self, snapshot: &Snapshot) -> Value {
+        let hold = self.notes.hold_on(&snapshot.id, self.now).map(|hold| &hold.reason);
+        json!({
+            "id": snapshot.id, "signer": snapshot.signer, "record": snapshot.record,
+            "tags": self.notes.tags_of(snapshot), "hold": hold,
+        })
+    }
+
+    fn rows(&self, shown: &[&Snapshot]) -> Vec<Vec<String>> {
+        let mut rows = vec![["ID", "TIME", "SIZE", "STATE", "BY", "TAGS", "SOURCE"].map(str::to_owned).to_vec()];
+        for snapshot in shown {
+            let mut row = row(snapshot, &self.notes.tags_of(snapshot));
+            if self.notes.hold_on(&snapshot.id, self.now).is_some() {
+                row[0].push('*');
+            }
+            rows.push(row);
         }
-        rows.push(row);
+        rows
     }
-    output::print_table(&rows)
 }
 
-fn print_trash(context: &Context, trash: &[Trashed]) -> Result<()> {
-    if context.json() {
-        let as_json = |trashed: &Trashed| {
-            let Trashed { snapshot, forgotten, by } = trashed;
-            json!({ "id": snapshot.id, "record": snapshot.record, "forgotten": forgotten, "by": by })
-        };
-        return output::print_json(&json!({ "trash": trash.iter().map(as_json).collect::<Vec<_>>() }));
-    }
+fn trashed_json(trashed: &Trashed) -> Value {
+    let Trashed { snapshot, forgotten, by } = trashed;
+    json!({ "id": snapshot.id, "record": snapshot.record, "forgotten": forgotten, "by": by })
+}
+
+fn trash_rows(trash: &[Trashed]) -> Vec<Vec<String>> {
     let mut rows = vec![["ID", "TIME", "FORGOTTEN", "BY", "REASON", "SOURCE"].map(str::to_owned).to_vec()];
     rows.extend(trash.iter().map(|trashed| {
         let record = &trashed.snapshot.record;
@@ -112,7 +115,7 @@ fn print_trash(context: &Context, trash: &[Trashed]) -> Result<()> {
             printable(&source(&record.source)),
         ]
     }));
-    output::print_table(&rows)
+    rows
 }
 
 fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {

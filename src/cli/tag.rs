@@ -7,10 +7,14 @@ use mlvault::error::Result;
 use mlvault::retention;
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::outcome::Outcome;
 
-/// Tag snapshots after they were made
+/// Add tags to snapshots, or remove them
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault tag add latest release-2.1
+  mlvault tag remove 01a20e5c2251 nightly")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -20,7 +24,7 @@ pub struct Args {
 enum Command {
     /// Add tags to a snapshot
     Add(Change),
-    /// Remove tags from a snapshot; needs a maintainer's key, because tags can be what keeps it
+    /// Remove tags from a snapshot; needs a maintainer key, because a policy can depend on them
     Remove(Change),
 }
 
@@ -34,18 +38,13 @@ struct Change {
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let (change, add) = match args.command {
         Command::Add(change) => (change, true),
         Command::Remove(change) => (change, false),
     };
     let snapshot = retention::tag(context.repository()?.as_ref(), &change.snapshot, change.tags.clone(), add)?;
-    context.finish();
     let done = if add { "added" } else { "removed" };
-    if context.json() {
-        output::print_json(&json!({ "snapshot": snapshot, done: change.tags }))?;
-    } else {
-        output::print_line(&format!("Snapshot {}: tags {done}: {}", snapshot.short(), change.tags.join(", ")))?;
-    }
-    Ok(exit::COMPLETE)
+    let text = format!("Snapshot {}: tags {done}: {}", snapshot.short(), change.tags.join(", "));
+    Ok(Outcome::complete(json!({ "snapshot": snapshot, done: change.tags }), text))
 }

@@ -23,15 +23,15 @@ const PREFIX: &str = "MLVAULT_TO";
 
 /// The second repository.
 #[derive(Args)]
-#[command(next_help_heading = "The repository that copies go to")]
+#[command(next_help_heading = "Target repository")]
 pub struct ToArgs {
-    /// Its location: a path or s3://bucket/prefix
+    /// Location of the target repository: a path or s3://bucket/prefix
     #[arg(long, env = "MLVAULT_TO", value_name = "LOCATION")]
     to: Option<String>,
-    /// File that holds a key of it (MLVK1-…)
+    /// File that holds a key of the target repository (MLVK1-…)
     #[arg(long, env = "MLVAULT_TO_KEY_FILE", value_name = "FILE")]
     to_key_file: Option<PathBuf>,
-    /// File whose first line is its passphrase; the passphrase itself can be in MLVAULT_TO_PASSPHRASE
+    /// File whose first line is its passphrase; MLVAULT_TO_PASSPHRASE can hold the passphrase itself
     #[arg(long, env = "MLVAULT_TO_PASSPHRASE_FILE", value_name = "FILE")]
     to_passphrase_file: Option<PathBuf>,
     /// Shell command that prints its passphrase
@@ -43,10 +43,10 @@ pub struct ToArgs {
     /// Region of its bucket
     #[arg(long, env = "MLVAULT_TO_S3_REGION", value_name = "REGION")]
     to_s3_region: Option<String>,
-    /// Put its bucket into the path instead of the host name (default: with an endpoint)
+    /// Put its bucket name into the path of the URL, not the host name [default: true with --to-s3-endpoint]
     #[arg(long, env = "MLVAULT_TO_S3_PATH_STYLE", value_name = "BOOL")]
     to_s3_path_style: Option<bool>,
-    /// Allow an endpoint without TLS that is not on this machine
+    /// Allow plain HTTP to its S3 server on another machine
     #[arg(
         long,
         env = "MLVAULT_TO_S3_INSECURE_HTTP",
@@ -69,7 +69,7 @@ impl ToArgs {
     fn place(&self, context: &Context) -> Result<RepositoryLocation> {
         let text = self.to.as_ref().or(context.file().to.repository.as_ref()).ok_or_else(|| {
             Error::Invalid(
-                "No repository to copy to was given: set --to, MLVAULT_TO or `repository` in [to] of mlvault.toml"
+                "No target repository was given: set --to, MLVAULT_TO or `repository` in [to] of mlvault.toml"
                     .to_owned(),
             )
         })?;
@@ -103,7 +103,7 @@ impl ToArgs {
         match given.is_empty() {
             false => CredentialSource::choose(given),
             true => Err(Error::Invalid(
-                "No key of the repository to copy to was given: set MLVAULT_TO_KEY_FILE, MLVAULT_TO_PASSPHRASE_FILE, \
+                "No key of the target repository was given: set MLVAULT_TO_KEY_FILE, MLVAULT_TO_PASSPHRASE_FILE, \
                  MLVAULT_TO_PASSPHRASE_COMMAND or MLVAULT_TO_PASSPHRASE"
                     .to_owned(),
             )),

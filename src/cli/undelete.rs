@@ -7,26 +7,25 @@ use mlvault::error::Result;
 use mlvault::retention;
 
 use crate::cli::context::Context;
-use crate::cli::{exit, output};
+use crate::cli::outcome::Outcome;
 
-/// Bring a forgotten snapshot back, unless a prune has removed it
+/// Bring back a forgotten snapshot
 ///
-/// `mlvault snapshots --trash` lists what can come back. It comes back under a new id, with its own time: put a hold on it,
-/// or the next `forget` decides as the last one did. Needs a maintainer's key.
+/// `mlvault snapshots --trash` lists the snapshots that can be brought back; a prune removes them for good. The snapshot
+/// gets a new id and keeps its time. Put a hold on it, or the next `mlvault forget` will forget it again. Needs a
+/// maintainer key.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  mlvault undelete 01a20e5c2251")]
 pub struct Args {
     /// The snapshot
     snapshot: String,
 }
 
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<exit::Code> {
+pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let (was, is) = retention::undelete(&context.repository()?, &args.snapshot, &context.monitor(), context.cancel())?;
-    context.finish();
-    if context.json() {
-        output::print_json(&json!({ "forgotten": was, "snapshot": is }))?;
-    } else {
-        output::print_line(&format!("Snapshot {} is back as {}", was.short(), is.short()))?;
-    }
-    Ok(exit::COMPLETE)
+    let text = format!("Snapshot {} is back as {}", was.short(), is.short());
+    Ok(Outcome::complete(json!({ "forgotten": was, "snapshot": is }), text))
 }
