@@ -82,7 +82,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         None if args.paths.is_empty() && args.deployment.is_meant() => {
             if !args.excludes.is_empty() {
                 return Err(Error::Invalid(
-                    "--exclude works on paths only; use --exclude-root to leave out an artifact root of a deployment".to_owned(),
+                    "--exclude works on paths only; use --exclude-root to leave out an artifact root of a deployment"
+                        .to_owned(),
                 ));
             }
             What::Deployment(Box::new(args.deployment.resolve(context)?))
@@ -136,7 +137,8 @@ fn verdict_lines(record: &DeploymentRecord) -> Vec<String> {
     ];
     if !record.lossy.is_empty() {
         lines.push(
-            "LOSSY: made through the REST API alone, so it cannot be restored into MLflow's own storage. It lacks:".to_owned(),
+            "LOSSY: made through the REST API alone, so it cannot be restored into MLflow's own storage. It lacks:"
+                .to_owned(),
         );
         lines.extend(record.lossy.iter().map(|lack| format!("  {lack}")));
     }

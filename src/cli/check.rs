@@ -9,10 +9,10 @@ use mlvault::error::Result;
 use mlvault::units::{count, format_bytes, plural};
 
 use crate::cli::context::Context;
+use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
 use crate::cli::prune::{parse_duration, parse_size};
-use crate::cli::exit;
 
 /// Check the repository for damage, and list the files that are affected
 ///

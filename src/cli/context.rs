@@ -215,7 +215,9 @@ impl Context {
     /// Returns the memory limit of the process in bytes.
     pub fn memory_limit(&self) -> Result<u64> {
         match self.args.memory_limit.as_ref().or(self.file.memory_limit.as_ref()) {
-            Some(text) => parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size such as 512M"))),
+            Some(text) => {
+                parse_bytes(text).ok_or_else(|| Error::Invalid(format!("{text:?} is not a memory size such as 512M")))
+            }
             None => Ok(cgroup_limit().map_or(MEMORY_LIMIT_DEFAULT, |limit| {
                 (limit - limit / 10).clamp(MEMORY_LIMIT_MIN, MEMORY_LIMIT_DEFAULT)
             })),

@@ -65,7 +65,9 @@ fn hint_of(error: &Error) -> Option<&'static str> {
         Error::Backend { fault: Fault::Full, .. } => {
             Some("free some space and run the command again; nothing half-written is visible")
         }
-        Error::Backend { fault: Fault::Unavailable, .. } => Some("`mlvault doctor` tests the storage of the repository"),
+        Error::Backend { fault: Fault::Unavailable, .. } => {
+            Some("`mlvault doctor` tests the storage of the repository")
+        }
         _ => None,
     }
 }

@@ -98,8 +98,7 @@ fn model_rows(models: &[ModelListing]) -> Vec<Vec<String>> {
 }
 
 fn version_rows(models: &[ModelListing]) -> Vec<Vec<String>> {
-    let mut rows =
-        vec![["VERSION", "ALIASES", "STATE", "FILES", "SIZE", "RUN", "DIGEST"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["VERSION", "ALIASES", "STATE", "FILES", "SIZE", "RUN", "DIGEST"].map(str::to_owned).to_vec()];
     rows.extend(models.iter().flat_map(|model| &model.versions).map(version_row));
     rows
 }

@@ -96,7 +96,9 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         Some(target) => as_files(context, target.clone(), args),
         None if args.rest.via_rest => through_server(context, &args),
         None if args.deployment.is_meant() => into_deployment(context, &args),
-        None => Err(Error::Invalid("No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned())),
+        None => Err(Error::Invalid(
+            "No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned(),
+        )),
     }
 }
 
@@ -151,7 +153,9 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
         ));
     }
     if args.wanted.wanted().is_some() {
-        return Err(Error::Invalid("--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned()));
+        return Err(Error::Invalid(
+            "--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned(),
+        ));
     }
     let path = path_of(args)?.unwrap_or_default();
     let (repository, snapshot) = find_snapshot(context, args)?;
@@ -189,7 +193,9 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
             }
         },
         Some(_) if wanted.is_some() => {
-            return Err(Error::Invalid("--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned()));
+            return Err(Error::Invalid(
+                "--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned(),
+            ));
         }
         Some((target, into)) => {
             let path = options.path.unwrap_or_default();
@@ -242,7 +248,8 @@ fn lines(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summa
         _ if dry_run => {}
         (0, OverwriteArg::Always) => lines.push("Every file was verified against its digest".to_owned()),
         (0, _) => lines.push(
-            "Every file that was written was verified against its digest; files that were left alone were not read".to_owned(),
+            "Every file that was written was verified against its digest; files that were left alone were not read"
+                .to_owned(),
         ),
     }
     lines

@@ -201,7 +201,9 @@ pub fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
         return Ok(());
     }
     if context.json() || !io::stdin().is_terminal() {
-        return Err(Error::Invalid("This needs confirmation, and there is no terminal to ask on: add --yes".to_owned()));
+        return Err(Error::Invalid(
+            "This needs confirmation, and there is no terminal to ask on: add --yes".to_owned(),
+        ));
     }
     let fault = |source| Error::target("write", "the terminal", source);
     let mut out = io::stderr().lock();

@@ -44,7 +44,10 @@ pub fn run(
     dry_run: bool,
 ) -> Result<Outcome> {
     let options = target.tracking.as_ref().ok_or_else(|| {
-        Error::Invalid("No tracking server was given: set --tracking-uri to its address, as in https://mlflow.example.com".to_owned())
+        Error::Invalid(
+            "No tracking server was given: set --tracking-uri to its address, as in https://mlflow.example.com"
+                .to_owned(),
+        )
     })?;
     let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
     client.check_access()?;

@@ -53,7 +53,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         return Ok(Outcome::new(code, json!({ "trash": trash }), trash_rows(&list.trash)));
     }
     let listed = Listed { notes, now: Timestamp::now() };
-    let shown: Vec<&Snapshot> = list.snapshots.iter().filter(|snapshot| listed.has_tags(snapshot, &args.tags)).collect();
+    let shown: Vec<&Snapshot> =
+        list.snapshots.iter().filter(|snapshot| listed.has_tags(snapshot, &args.tags)).collect();
     let damaged = list.damaged.iter().chain(&listed.notes.damaged).map(ToString::to_string).collect::<Vec<_>>();
     let document = json!({
         "snapshots": shown.iter().map(|snapshot| listed.json(snapshot)).collect::<Vec<_>>(),

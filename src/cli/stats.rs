@@ -66,9 +66,8 @@ fn repository_rows(stats: &RepositoryStats) -> Vec<Vec<String>> {
         let note = format!("{}, {}", count(totals.snapshots, "snapshot"), count(totals.entries, "entry"));
         row(&format!("  {}", printable(name)), format_bytes(totals.logical_bytes), note)
     }));
-    let packs = |kind: &stats::KindStats| {
-        format!("{}, {}", count(kind.packs, "pack"), count(kind.segments, "index segment"))
-    };
+    let packs =
+        |kind: &stats::KindStats| format!("{}, {}", count(kind.packs, "pack"), count(kind.segments, "index segment"));
     rows.extend([
         row("Unique", format_bytes(stats.data.unique_bytes), count(stats.data.chunks, "different chunk")),
         row("Compressed", format_bytes(stats.data.chunk_bytes), String::new()),
