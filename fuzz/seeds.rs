@@ -1,7 +1,7 @@
 //! What mutation starts from: for each target, what the real encoders make, in small.
 
 use mlvault::compress::{self, Codec, Encoder};
-use mlvault::crypto::keys::{Secret, SessionKeys};
+use mlvault::crypto::keys::Secret;
 use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
 use mlvault::crypto::seal::{Cipher, Counter};
 use mlvault::crypto::sign;
@@ -13,6 +13,7 @@ use mlvault::format::pack::{self, PackBuilder, PackHeader};
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
+use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{
     self, Completeness, Component, CopiedFrom, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
     Statistics, VoidRecord,

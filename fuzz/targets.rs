@@ -16,7 +16,7 @@ use mlvault::check::Subset;
 use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec};
 use mlvault::config::file::ConfigFile;
-use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret, SessionKeys};
+use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret};
 use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
 use mlvault::crypto::seal::Cipher;
 use mlvault::crypto::sign;
@@ -31,6 +31,7 @@ use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADE
 use mlvault::format::segment::Segment;
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
+use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{self, Outcome, Signer, SnapshotRecord, SourceRecord};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, EntryKind, Node};
@@ -238,8 +239,8 @@ fn pack_header(data: &[u8]) {
     if data[HEADER_LEN - 1].is_multiple_of(16) {
         let (secret, _) = data_keys();
         let elsewhere = RepositoryId::from_bytes([0xEE; 16]);
-        assert!(keys::open_data_cipher(elsewhere, &header.session, &meta_keys(), &secret).is_err());
-        let _ = keys::open_data_cipher(header.repository, &header.session, &meta_keys(), &secret);
+        assert!(header.session.data_cipher(elsewhere, &meta_keys(), &secret).is_err());
+        let _ = header.session.data_cipher(header.repository, &meta_keys(), &secret);
     }
 }
 

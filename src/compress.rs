@@ -3,7 +3,7 @@
 //! What must stay true: decoding yields exactly the declared length or an error, and never allocates more than that;
 //! which level was used is the encoder's business and never stored.
 
-use crate::format::FormatError;
+use crate::format_error::FormatError;
 
 /// How bytes are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

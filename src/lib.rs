@@ -6,7 +6,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`cancel`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
@@ -37,6 +37,7 @@ pub mod dump;
 pub mod error;
 pub mod find;
 pub mod format;
+pub mod format_error;
 pub mod globs;
 pub mod hears;
 pub mod id;

@@ -2,7 +2,7 @@
 
 use mlvault::chunks::pack_reader;
 use mlvault::chunks::reader::ChunkReader;
-use mlvault::crypto::keys::{MetaKeys, open_data_cipher, open_meta_cipher};
+use mlvault::crypto::keys::MetaKeys;
 use mlvault::error::Error;
 use mlvault::format::BlobKind;
 use mlvault::format::chunk;
@@ -114,15 +114,15 @@ fn the_secrets_of_a_writer_open_no_content() {
         let bytes = scene.vault.backend.read(&object.key).unwrap();
         let session = PackHeader::decode(&bytes).unwrap().session;
         for secret in &held {
-            assert!(open_data_cipher(writer.id(), &session, writer.keys(), secret).is_err());
+            assert!(session.data_cipher(writer.id(), writer.keys(), secret).is_err());
             let wrong_keys = MetaKeys::new(secret.clone());
-            assert!(open_data_cipher(writer.id(), &session, &wrong_keys, secret).is_err());
+            assert!(session.data_cipher(writer.id(), &wrong_keys, secret).is_err());
         }
         // The session's other key opens the directory of the pack, but none of its chunks.
         let id = id_of(&object.key).unwrap();
         let pack = pack_reader::directory_of(&writer, BlobKind::Data, &id, &bytes).unwrap();
-        let meta = open_meta_cipher(&session, writer.keys());
-        let data = open_data_cipher(maintainer.id(), &session, maintainer.keys(), &data_secret).unwrap();
+        let meta = session.meta_cipher(writer.keys());
+        let data = session.data_cipher(maintainer.id(), maintainer.keys(), &data_secret).unwrap();
         for (offset, header) in pack.located_chunks() {
             let stored = &bytes[offset as usize..offset as usize + header.stored_len as usize];
             let open = |cipher| chunk::open(header, cipher, BlobKind::Data, writer.id(), writer.keys(), stored);

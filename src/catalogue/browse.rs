@@ -14,8 +14,9 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::id::Digest;
 use crate::mlflow::catalogue::{
-    Alias, Experiment, ModelVersion, Pair, REFERENCES, Reference, ReferenceKind, ReferenceState, RegisteredModel, Run,
+    Alias, Experiment, ModelVersion, Pair, REFERENCES, Reference, ReferenceState, RegisteredModel, Run,
 };
+use crate::mlflow::schema::ReferenceKind;
 use crate::repository::snapshots::Snapshot;
 
 /// Key of the tag that marks a registered model as a prompt.

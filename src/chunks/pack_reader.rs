@@ -8,11 +8,11 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::chunks::reader::READ_ALIGN;
-use crate::crypto::keys;
 use crate::error::{Error, Result};
+use crate::format::BlobKind;
 use crate::format::pack::{self, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
 use crate::format::segment::IndexedPack;
-use crate::format::{BlobKind, FormatError};
+use crate::format_error::FormatError;
 use crate::id::PackId;
 use crate::repository::{Repository, layout};
 
@@ -52,7 +52,7 @@ fn directory(
     let tail = fetch(tail_start..len)?;
     let header = if tail_start == 0 { tail.clone() } else { fetch(0..HEADER_LEN as u64)? };
     let header = read_header(repository, kind, &header).map_err(damaged)?;
-    let cipher = keys::open_meta_cipher(&header.session, repository.keys());
+    let cipher = header.session.meta_cipher(repository.keys());
     let footer = pack::open_footer(&header, &cipher, len, &tail[tail.len() - FOOTER_LEN..]).map_err(damaged)?;
     let sealed = sealed_directory(&footer, len, tail_start, &tail, fetch)?;
     let chunks = pack::open_directory(&header, &cipher, &footer, &sealed).map_err(damaged)?;

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-use crate::crypto::keys;
 use crate::crypto::seal::Cipher;
 use crate::error::{Error, Fault, Result};
 use crate::format::session_header::SessionHeader;
@@ -195,10 +194,11 @@ impl ChunkReader {
         }
         let repository = &self.repository;
         let cipher = match pack.kind {
-            BlobKind::Meta => keys::open_meta_cipher(&pack.session, repository.keys()),
+            BlobKind::Meta => pack.session.meta_cipher(repository.keys()),
             BlobKind::Data => {
                 let secret = repository.access().data_secret()?;
-                keys::open_data_cipher(repository.id(), &pack.session, repository.keys(), secret)
+                pack.session
+                    .data_cipher(repository.id(), repository.keys(), secret)
                     .map_err(|_| Error::damaged(layout::pack(pack.kind, &pack.id), "its session key does not open"))?
             }
         };

@@ -24,11 +24,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::config::credential::read_secret_line;
-use crate::config::file::{ConfigFile, S3Section};
+use crate::config::file::{ConfigFile, DeploymentSection};
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
 use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
@@ -38,36 +37,6 @@ use crate::tracking::{self, TrackingOptions};
 
 /// Keys of MLflow's environment of which snapshots keep fingerprints.
 const OUTSIDE_KEYS: [&str; 2] = [KEK_PASSPHRASE, WEBHOOK_KEY];
-
-/// What the configuration file may say of a deployment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct DeploymentSection {
-    /// The database of runs and models, in MLflow's words.
-    pub backend_store_uri: Option<String>,
-    /// A file that holds its password, if the URI does not.
-    pub backend_store_password_file: Option<PathBuf>,
-    /// The database of the model registry, where it is another one.
-    pub registry_store_uri: Option<String>,
-    /// A file that holds its password.
-    pub registry_store_password_file: Option<PathBuf>,
-    /// The database of users and permissions.
-    pub auth_database_uri: Option<String>,
-    /// A file that holds its password.
-    pub auth_database_password_file: Option<PathBuf>,
-    /// The tracking server.
-    pub tracking_uri: Option<String>,
-    /// Artifact roots and where they are.
-    pub artifacts: BTreeMap<String, String>,
-    /// Artifact roots that are left out.
-    pub exclude_roots: Vec<String>,
-    /// Name of its retention policy.
-    pub retention: Option<String>,
-    /// How its buckets are reached.
-    pub s3: S3Section,
-    /// How single buckets are reached, by their names.
-    pub buckets: BTreeMap<String, S3Section>,
-}
 
 /// What flags and mlvault's own variables say of a deployment.
 #[derive(Debug, Clone, Default)]
@@ -242,21 +211,6 @@ fn bucket_options(
         ignore_tls: env("MLFLOW_S3_IGNORE_TLS").is_some_and(ignores_tls),
         credentials,
     })
-}
-
-impl S3Section {
-    /// Reads the key pair, if one is configured.
-    pub fn credentials(&self) -> Result<Option<Credentials>> {
-        match (&self.access_key_id, &self.secret_access_key_file) {
-            (None, None) => Ok(None),
-            (Some(id), Some(file)) => Ok(Some(Credentials {
-                access_key_id: id.clone(),
-                secret_access_key: read_secret_line(file)?,
-                session_token: None,
-            })),
-            _ => Err(Error::Invalid("access-key-id and secret-access-key-file belong together".to_owned())),
-        }
-    }
 }
 
 #[cfg(test)]

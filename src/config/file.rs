@@ -31,9 +31,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Table;
 
-use crate::config::deployment::DeploymentSection;
+use crate::config::credential::read_secret_line;
 use crate::error::{Error, Result};
 use crate::retention::policy::PolicySpec;
+use crate::s3::Credentials;
 
 /// Largest configuration file that is read, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -78,6 +79,36 @@ pub struct ToSection {
     pub passphrase_command: Option<String>,
     /// How its S3 is reached.
     pub s3: S3Section,
+}
+
+/// What the configuration file may say of a deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DeploymentSection {
+    /// The database of runs and models, in MLflow's words.
+    pub backend_store_uri: Option<String>,
+    /// A file that holds its password, if the URI does not.
+    pub backend_store_password_file: Option<PathBuf>,
+    /// The database of the model registry, where it is another one.
+    pub registry_store_uri: Option<String>,
+    /// A file that holds its password.
+    pub registry_store_password_file: Option<PathBuf>,
+    /// The database of users and permissions.
+    pub auth_database_uri: Option<String>,
+    /// A file that holds its password.
+    pub auth_database_password_file: Option<PathBuf>,
+    /// The tracking server.
+    pub tracking_uri: Option<String>,
+    /// Artifact roots and where they are.
+    pub artifacts: BTreeMap<String, String>,
+    /// Artifact roots that are left out.
+    pub exclude_roots: Vec<String>,
+    /// Name of its retention policy.
+    pub retention: Option<String>,
+    /// How its buckets are reached.
+    pub s3: S3Section,
+    /// How single buckets are reached, by their names.
+    pub buckets: BTreeMap<String, S3Section>,
 }
 
 /// How S3 is reached.
@@ -126,6 +157,21 @@ impl ConfigFile {
     /// Reads the text of a file.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+}
+
+impl S3Section {
+    /// Reads the key pair, if one is configured.
+    pub fn credentials(&self) -> Result<Option<Credentials>> {
+        match (&self.access_key_id, &self.secret_access_key_file) {
+            (None, None) => Ok(None),
+            (Some(id), Some(file)) => Ok(Some(Credentials {
+                access_key_id: id.clone(),
+                secret_access_key: read_secret_line(file)?,
+                session_token: None,
+            })),
+            _ => Err(Error::Invalid("access-key-id and secret-access-key-file belong together".to_owned())),
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use hpke::{Deserializable, Kem, OpModeR, OpModeS, PskBundle, Serializable, singl
 use zeroize::Zeroizing;
 
 use crate::crypto::random;
-use crate::crypto::seal::{Cipher, Counter, KEY_LEN, NotAuthentic};
-use crate::format::session_header::{SEALED_KEY_LEN, SessionHeader};
-use crate::id::{ChunkId, RepositoryId, SessionId};
+use crate::crypto::seal::{Cipher, KEY_LEN, NotAuthentic, TAG_LEN};
+use crate::id::{ChunkId, SessionId};
 
 /// 32 secret bytes that wipe themselves.
 pub type Secret = Zeroizing<[u8; KEY_LEN]>;
@@ -83,8 +82,8 @@ impl MetaKeys {
         Cipher::new(blake3::keyed_hash(&self.object, salt).as_bytes())
     }
 
-    /// Returns the cipher of a session's meta packs.
-    fn session_cipher(&self, session: &SessionId, salt: &[u8; 32]) -> Cipher {
+    /// Returns the cipher of a session's meta packs and pack directories.
+    pub fn session_cipher(&self, session: &SessionId, salt: &[u8; 32]) -> Cipher {
         let mut hasher = blake3::Hasher::new_keyed(&self.meta_pack);
         hasher.update(session.as_bytes());
         hasher.update(salt);
@@ -121,99 +120,55 @@ pub fn data_public_key(secret: &Secret) -> Option<DataPublicKey> {
     Some(DataPublicKey(X25519HkdfSha256::sk_to_pk(&secret).to_bytes().into()))
 }
 
-/// The keys of a session that is being written. Each counter serves one key for the life of the process.
-pub struct SessionKeys {
-    /// What readers need to find the same keys; stored in every pack and index segment.
-    pub header: SessionHeader,
-    /// Seals content.
-    pub data: Cipher,
-    /// Counts messages under `data`.
-    pub data_counter: Counter,
-    /// Seals trees, catalogues and pack directories.
-    pub meta: Cipher,
-    /// Counts messages under `meta`.
-    pub meta_counter: Counter,
+/// Length of a sealed session key in bytes.
+pub const SEALED_KEY_LEN: usize = KEY_LEN + TAG_LEN;
+
+/// A key that was sealed to a data public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedKey {
+    /// Public half of the ephemeral key.
+    pub enc: [u8; 32],
+    /// The key, encrypted.
+    pub sealed: [u8; SEALED_KEY_LEN],
 }
 
-impl SessionKeys {
-    /// Draws the keys of a new session.
-    pub fn create(repository: RepositoryId, session: SessionId, keys: &MetaKeys, public: &DataPublicKey) -> Self {
-        let data_key = new_secret();
-        let meta_salt = random();
-        let (enc, sealed_key) = seal_to(public, keys, &info(repository, session, &meta_salt), &data_key);
-        let header = SessionHeader { session, meta_salt, enc, sealed_key, commitment: commitment(&data_key) };
-        Self {
-            data: Cipher::new(&data_key),
-            data_counter: Counter::default(),
-            meta: keys.session_cipher(&session, &meta_salt),
-            meta_counter: Counter::default(),
-            header,
-        }
+impl SealedKey {
+    /// Seals a key, so that it opens with the data secret key, the meta secret and the same `info` together only.
+    pub fn seal(key: &Secret, public: &DataPublicKey, keys: &MetaKeys, info: &[u8]) -> Self {
+        let public =
+            <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.0).expect("any 32 bytes are an X25519 key");
+        // The pre-shared key keeps out who knows the public half alone: it could otherwise plant sessions.
+        let (enc, sealed) = single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Psk(keys.psk()),
+            &public,
+            info,
+            &**key,
+            b"",
+        )
+        .expect("the public key was checked when the repository was opened");
+        Self { enc: enc.to_bytes().into(), sealed: sealed.try_into().expect("a 32-byte key seals to 48 bytes") }
     }
-}
 
-/// Returns the cipher that opens a session's meta packs and pack directories.
-pub fn open_meta_cipher(header: &SessionHeader, keys: &MetaKeys) -> Cipher {
-    keys.session_cipher(&header.session, &header.meta_salt)
-}
-
-/// Returns the cipher that opens a session's content; fails where the header is not authentic.
-pub fn open_data_cipher(
-    repository: RepositoryId,
-    header: &SessionHeader,
-    keys: &MetaKeys,
-    data_secret: &Secret,
-) -> Result<Cipher, NotAuthentic> {
-    let info = info(repository, header.session, &header.meta_salt);
-    let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&**data_secret).map_err(|_| NotAuthentic)?;
-    let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&header.enc).map_err(|_| NotAuthentic)?;
-    let opened = single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeR::Psk(keys.psk()),
-        &secret,
-        &enc,
-        &info,
-        &header.sealed_key,
-        b"",
-    );
-    let opened = Zeroizing::new(opened.map_err(|_| NotAuthentic)?);
-    let key: Secret = Zeroizing::new(opened.as_slice().try_into().map_err(|_| NotAuthentic)?);
-    if commitment(&key) != header.commitment {
-        return Err(NotAuthentic);
+    /// Opens what [`SealedKey::seal`] made.
+    pub fn open(&self, data_secret: &Secret, keys: &MetaKeys, info: &[u8]) -> Result<Secret, NotAuthentic> {
+        let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&**data_secret).map_err(|_| NotAuthentic)?;
+        let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&self.enc).map_err(|_| NotAuthentic)?;
+        let opened = single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Psk(keys.psk()),
+            &secret,
+            &enc,
+            info,
+            &self.sealed,
+            b"",
+        );
+        let opened = Zeroizing::new(opened.map_err(|_| NotAuthentic)?);
+        Ok(Zeroizing::new(opened.as_slice().try_into().map_err(|_| NotAuthentic)?))
     }
-    Ok(Cipher::new(&key))
-}
-
-fn seal_to(public: &DataPublicKey, keys: &MetaKeys, info: &[u8], key: &Secret) -> ([u8; 32], [u8; SEALED_KEY_LEN]) {
-    let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&public.0).expect("any 32 bytes are an X25519 key");
-    let (enc, sealed) = single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Psk(keys.psk()),
-        &public,
-        info,
-        &**key,
-        b"",
-    )
-    .expect("the public key was checked when the repository was opened");
-    (enc.to_bytes().into(), sealed.try_into().expect("a 32-byte key seals to 48 bytes"))
-}
-
-fn info(repository: RepositoryId, session: SessionId, meta_salt: &[u8; 32]) -> Vec<u8> {
-    let mut info = b"mlvault v1 session".to_vec();
-    info.extend_from_slice(repository.as_bytes());
-    info.extend_from_slice(session.as_bytes());
-    info.extend_from_slice(meta_salt);
-    info
-}
-
-fn commitment(data_key: &Secret) -> [u8; 32] {
-    blake3::derive_key("mlvault v1 session commitment", &**data_key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
-    const SESSION: SessionId = SessionId::from_bytes([2; 16]);
 
     fn keys(byte: u8) -> MetaKeys {
         MetaKeys::new(Zeroizing::new([byte; 32]))
@@ -234,36 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn content_opens_with_the_data_secret_and_meta_secret_together_only() {
-        let (secret, public) = new_data_key_pair();
-        let (other_secret, _) = new_data_key_pair();
-        let session = SessionKeys::create(REPOSITORY, SESSION, &keys(1), &public);
-        let sealed = session.data.seal(0, b"", b"weights".to_vec());
-
-        let cipher = open_data_cipher(REPOSITORY, &session.header, &keys(1), &secret).unwrap();
-        assert_eq!(cipher.open(0, b"", &sealed).unwrap(), b"weights");
-        assert!(open_data_cipher(REPOSITORY, &session.header, &keys(1), &other_secret).is_err());
-        assert!(open_data_cipher(REPOSITORY, &session.header, &keys(2), &secret).is_err());
-        let elsewhere = RepositoryId::from_bytes([9; 16]);
-        assert!(open_data_cipher(elsewhere, &session.header, &keys(1), &secret).is_err());
-        let meta = open_meta_cipher(&session.header, &keys(1));
-        assert!(meta.open(0, b"", &sealed).is_err());
-    }
-
-    #[test]
     fn points_of_small_order_are_no_public_keys() {
         assert!(new_data_key_pair().1.is_sound());
         let mut one = [0; 32];
         assert!(!DataPublicKey(one).is_sound());
         one[0] = 1;
         assert!(!DataPublicKey(one).is_sound());
-    }
-
-    #[test]
-    fn a_hostile_public_key_in_a_session_header_is_refused() {
-        let (secret, public) = new_data_key_pair();
-        let mut header = SessionKeys::create(REPOSITORY, SESSION, &keys(1), &public).header;
-        header.enc = [0; 32];
-        assert!(open_data_cipher(REPOSITORY, &header, &keys(1), &secret).is_err());
     }
 }

@@ -7,7 +7,7 @@ use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
 
 use crate::crypto::keys::Secret;
-use crate::format::FormatError;
+use crate::format_error::FormatError;
 
 /// Shortest passphrase that `init` and `key add` accept, in bytes.
 pub const PASSPHRASE_LEN_MIN: usize = 8;

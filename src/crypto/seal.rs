@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, Nonce};
 
+use crate::format_error::FormatError;
+
 /// Length of a key in bytes.
 pub const KEY_LEN: usize = 32;
 /// Length of the authentication tag in bytes.
@@ -17,6 +19,12 @@ pub const TAG_LEN: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it does not authenticate")]
 pub struct NotAuthentic;
+
+impl From<NotAuthentic> for FormatError {
+    fn from(error: NotAuthentic) -> Self {
+        Self::new(error.to_string())
+    }
+}
 
 /// Seals and opens messages under one key. The key wipes itself when dropped.
 pub struct Cipher(Aes256Gcm);

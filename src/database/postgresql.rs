@@ -33,6 +33,9 @@ const SETTINGS: &str = "SET bytea_output = 'hex'; SET datestyle = 'ISO'; SET int
 /// Picks the namespaces of `pg_class c JOIN pg_namespace n` that are users'.
 const USER_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'";
 
+/// What a role must be given if it may not read something.
+const NEEDED_RIGHT: &str = "the role must be able to read everything, as a member of pg_read_all_data can";
+
 /// A session with a server.
 pub struct Session {
     client: Client,

@@ -12,8 +12,8 @@ pub(super) mod writer;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::types::{ToSqlOutput, Value as Bound, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::LiveDatabase;
 use crate::error::{Error, Result};
@@ -143,6 +143,23 @@ fn value(value: ValueRef<'_>) -> Value {
         ValueRef::Real(number) => Value::Number(literal::real_literal(number)),
         ValueRef::Text(text) => Value::Text(text.to_vec()),
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    }
+}
+
+/// A value as a parameter of a statement: bound, never a part of its text.
+struct Parameter<'a>(&'a Value);
+
+impl ToSql for Parameter<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text)),
+            Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+            Value::Number(text) => ToSqlOutput::Owned(match text.parse::<i64>() {
+                Ok(number) => Bound::Integer(number),
+                Err(_) => text.parse().map_or(Bound::Null, Bound::Real),
+            }),
+        })
     }
 }
 

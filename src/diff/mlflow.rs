@@ -14,8 +14,9 @@ use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::mlflow::catalogue::{
-    Alias, Experiment, LoggedModel, ModelVersion, REFERENCES, Reference, ReferenceKind, RegisteredModel, Run,
+    Alias, Experiment, LoggedModel, ModelVersion, REFERENCES, Reference, RegisteredModel, Run,
 };
+use crate::mlflow::schema::ReferenceKind;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;

@@ -447,7 +447,7 @@ fn has_entries(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mlflow::catalogue::ReferenceKind;
+    use crate::mlflow::schema::ReferenceKind;
 
     fn claim(number: usize, must_exist: bool) -> Claim {
         let (id, uri) = (number.to_string(), format!("/a/{number}"));

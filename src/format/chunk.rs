@@ -12,7 +12,8 @@
 use crate::compress::{self, Codec, Encoder};
 use crate::crypto::keys::MetaKeys;
 use crate::crypto::seal::{Cipher, Counter, TAG_LEN};
-use crate::format::{BlobKind, FORMAT_VERSION, FormatError};
+use crate::format::{BlobKind, FORMAT_VERSION};
+use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId};
 
 /// Largest plain chunk in bytes.

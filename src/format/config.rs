@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::keys::{DataPublicKey, Secret};
 use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
+use crate::format::FORMAT_VERSION;
 use crate::format::chunk::CHUNK_LEN_MAX;
 use crate::format::pack::PACK_LEN_MAX;
-use crate::format::{FORMAT_VERSION, FormatError};
+use crate::format_error::FormatError;
 use crate::id::{RepositoryId, SignerKey};
 use crate::units::{KIB, MIB};
 

@@ -35,7 +35,8 @@ use crate::crypto::random;
 use crate::crypto::seal::{Cipher, TAG_LEN};
 use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
 use crate::format::object::{self, ObjectKind};
-use crate::format::{Cursor, FORMAT_VERSION, FormatError};
+use crate::format::{Cursor, FORMAT_VERSION};
+use crate::format_error::FormatError;
 use crate::id::{RepositoryId, SignerKey, SlotId};
 
 const MAGIC: &[u8; 8] = b"MLVKEY01";

@@ -16,37 +16,19 @@ pub mod pack;
 pub mod segment;
 pub mod session;
 pub mod session_header;
+pub mod session_keys;
 pub mod signed;
 pub mod snapshot;
 pub mod tombstone;
 pub mod tree;
 pub mod verified;
 
-use std::borrow::Cow;
 use std::ops::{Index, IndexMut};
 
-use crate::crypto::seal::NotAuthentic;
+use crate::format_error::FormatError;
 
 /// The version of the repository format that this program writes and reads.
 pub const FORMAT_VERSION: u8 = 1;
-
-/// Bytes are not what the format says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FormatError(Cow<'static, str>);
-
-impl FormatError {
-    /// Makes an error from a phrase that fits behind "Damaged <object>: ".
-    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self(reason.into())
-    }
-}
-
-impl From<NotAuthentic> for FormatError {
-    fn from(error: NotAuthentic) -> Self {
-        Self::new(error.to_string())
-    }
-}
 
 /// What a pack holds, and what a chunk id is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

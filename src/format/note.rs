@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::sign::Domain;
-use crate::format::FormatError;
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::signed::{self, Binding, Signer};
+use crate::format_error::FormatError;
 use crate::id::{NoteId, RepositoryId, SessionId, SignerKey};
 
 const KIND: u8 = 1;

@@ -25,7 +25,8 @@ use crate::compress::{self, Codec};
 use crate::crypto::keys::MetaKeys;
 use crate::crypto::random;
 use crate::crypto::seal::TAG_LEN;
-use crate::format::{Cursor, FORMAT_VERSION, FormatError, padme};
+use crate::format::{Cursor, FORMAT_VERSION, padme};
+use crate::format_error::FormatError;
 use crate::id::RepositoryId;
 
 const MAGIC: &[u8; 8] = b"MLVOBJ01";

@@ -24,7 +24,8 @@ use crate::compress::Codec;
 use crate::crypto::seal::{Cipher, Counter, TAG_LEN};
 use crate::format::chunk::{CHUNK_LEN_MAX, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
-use crate::format::{BlobKind, Cursor, FORMAT_VERSION, FormatError, padme};
+use crate::format::{BlobKind, Cursor, FORMAT_VERSION, padme};
+use crate::format_error::FormatError;
 use crate::id::{ChunkId, PackId, RepositoryId};
 
 const MAGIC: &[u8; 8] = b"MLVPACK1";

@@ -19,7 +19,8 @@ use std::collections::HashSet;
 use crate::format::chunk::ChunkHeader;
 use crate::format::pack::{self, DIRECTORY_ENTRY_LEN, PACK_LEN_MAX};
 use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
-use crate::format::{BlobKind, Cursor, FormatError};
+use crate::format::{BlobKind, Cursor};
+use crate::format_error::FormatError;
 use crate::id::PackId;
 
 /// Most chunks in a segment.

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::format::FormatError;
+use crate::format_error::FormatError;
 
 /// Who began a session, when, and what for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

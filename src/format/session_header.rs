@@ -9,13 +9,13 @@
 //! 160
 //! ```
 
-use crate::format::{Cursor, FormatError};
+use crate::crypto::keys::SEALED_KEY_LEN;
+use crate::format::Cursor;
+use crate::format_error::FormatError;
 use crate::id::SessionId;
 
 /// Length of an encoded session header in bytes.
 pub const SESSION_HEADER_LEN: usize = 16 + 32 + 32 + SEALED_KEY_LEN + 32;
-/// Length of the sealed data key in bytes.
-pub const SEALED_KEY_LEN: usize = 48;
 
 /// What a reader needs to find a session's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,8 +16,9 @@
 
 use crate::crypto::keys::Secret;
 use crate::crypto::sign::{self, Domain, SIGNATURE_LEN};
+use crate::format::Cursor;
 use crate::format::key_slot::Certificate;
-use crate::format::{Cursor, FormatError};
+use crate::format_error::FormatError;
 use crate::id::{RepositoryId, SignerKey};
 
 /// Who signs, with what.

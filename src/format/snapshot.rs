@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::sign::Domain;
-use crate::format::FormatError;
 use crate::format::deployment::DeploymentRecord;
 use crate::format::key_slot::{Certificate, Role};
 pub use crate::format::signed::Signer;
 use crate::format::signed::{self, Binding};
+use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
 /// Name of the component that holds plain paths and streams.

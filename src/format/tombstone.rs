@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::format::FormatError;
+use crate::format_error::FormatError;
 use crate::id::PackId;
 
 /// Packs to be swept.

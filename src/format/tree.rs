@@ -27,7 +27,8 @@
 //! A file of more than [`DIRECT_CHUNKS_MAX`] chunks is *indirect*: its list names meta chunks whose contents, one
 //! after another, are the list of (chunk id, plain length).
 
-use crate::format::{BlobKind, Cursor, FormatError};
+use crate::format::{BlobKind, Cursor};
+use crate::format_error::FormatError;
 use crate::id::{ChunkId, Digest};
 
 const NODE_FORMAT: u8 = 1;

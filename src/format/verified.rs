@@ -10,8 +10,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::format::Cursor;
 use crate::format::object::BODY_LEN_MAX;
-use crate::format::{Cursor, FormatError};
+use crate::format_error::FormatError;
 use crate::id::PackId;
 
 /// Length of one record.

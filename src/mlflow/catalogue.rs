@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
+use crate::mlflow::schema::{ReferenceKind, STAGE_DELETED, Store};
+use crate::mlflow::uri;
 use crate::sql::Value;
 
 /// Name of the component that holds the catalogue.
@@ -457,9 +459,6 @@ pub struct ModelVersion {
     pub creation_time: Option<i64>,
 }
 
-/// Stage of a model version that was deleted.
-pub const STAGE_DELETED: &str = "Deleted_Internal";
-
 impl ModelVersion {
     /// Returns whether it was deleted.
     pub fn is_deleted(&self) -> bool {
@@ -468,7 +467,7 @@ impl ModelVersion {
 
     /// Returns whether it is a version of a prompt, which has no files.
     pub fn is_prompt(&self) -> bool {
-        self.source.as_deref() == Some(super::uri::PROMPT_SOURCE)
+        self.source.as_deref() == Some(uri::PROMPT_SOURCE)
     }
 }
 
@@ -502,20 +501,6 @@ pub struct Pair {
     pub value: Json,
     /// Whether a metric's value is not a number: MLflow keeps 0 then.
     pub is_nan: Option<String>,
-}
-
-/// What refers to files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReferenceKind {
-    /// A run.
-    Run,
-    /// A logged model.
-    LoggedModel,
-    /// A version of a registered model.
-    ModelVersion,
-    /// A trace.
-    Trace,
 }
 
 /// What became of a reference.
@@ -582,7 +567,7 @@ pub struct Orphan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredTable {
     /// The database.
-    pub store: super::schema::Store,
+    pub store: Store,
     /// The table.
     #[serde(flatten)]
     pub table: crate::sql::TableRecord,

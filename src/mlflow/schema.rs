@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mlflow::catalogue::{ReferenceKind, STAGE_DELETED};
 use crate::sql::text_literal;
 
 /// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
@@ -172,6 +171,23 @@ impl Store {
             Self::Backend | Self::Registry => "alembic_version",
         }
     }
+}
+
+/// Stage of a model version that was deleted.
+pub const STAGE_DELETED: &str = "Deleted_Internal";
+
+/// What refers to files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceKind {
+    /// A run.
+    Run,
+    /// A logged model.
+    LoggedModel,
+    /// A version of a registered model.
+    ModelVersion,
+    /// A trace.
+    Trace,
 }
 
 /// The columns that hold artifact locations, with the most characters that PostgreSQL lets them hold. No other column is

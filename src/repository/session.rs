@@ -15,11 +15,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::crypto::keys::SessionKeys;
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
+use crate::format::session_keys::SessionKeys;
 use crate::format::snapshot::{Outcome, SnapshotRecord, VoidRecord};
 use crate::format::tombstone::Tombstone;
 use crate::format::{BlobKind, PerKind};

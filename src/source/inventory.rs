@@ -17,10 +17,10 @@ use crate::cancel::Cancel;
 use crate::database::{self, DatabaseReader, DatabaseUri, Engine};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{
-    self, ColumnSpec, Experiment, Kind, LoggedModel, ModelVersion, Pair, ReferenceKind, Run, SPECS, TableSpec,
+    self, ColumnSpec, Experiment, Kind, LoggedModel, ModelVersion, Pair, Run, SPECS, TableSpec,
 };
 use crate::mlflow::roots::{Resolved, RootMap};
-use crate::mlflow::schema::{KEK_PASSPHRASE, LOCATION_TRACE_TAGS, Store, WEBHOOK_KEY};
+use crate::mlflow::schema::{KEK_PASSPHRASE, LOCATION_TRACE_TAGS, ReferenceKind, Store, WEBHOOK_KEY};
 use crate::mlflow::uri::{self, VersionSource};
 use crate::source::deployment::Deployment;
 use crate::sql::Value;

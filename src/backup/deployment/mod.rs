@@ -38,8 +38,8 @@ use crate::format::deployment::{
     DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
 };
 use crate::format::snapshot::{Completeness, Component, Statistics};
-use crate::mlflow::catalogue::{self, CATALOGUE, Reference, ReferenceKind, ReferenceState, StoredTable};
-use crate::mlflow::schema::Store;
+use crate::mlflow::catalogue::{self, CATALOGUE, Reference, ReferenceState, StoredTable};
+use crate::mlflow::schema::{ReferenceKind, Store};
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, DATABASE, Deployment, Layout};

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::format::deployment::ReferenceCounts;
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::Digest;
-use crate::mlflow::catalogue::{Orphan, Reference, ReferenceKind, ReferenceState, json_line};
+use crate::mlflow::catalogue::{Orphan, Reference, ReferenceState, json_line};
+use crate::mlflow::schema::ReferenceKind;
 use crate::source::inventory::Claim;
 
 /// What MLflow's server calls a file until its upload is complete: the parent may have seen one.

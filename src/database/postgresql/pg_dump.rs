@@ -263,7 +263,7 @@ impl DumpOutput {
         }
         if lines.iter().any(|line| line.contains("permission denied")) {
             reason.push_str("; ");
-            reason.push_str(super::reader::NEEDED_RIGHT);
+            reason.push_str(super::NEEDED_RIGHT);
         }
         Error::database("dump", &self.location, reason)
     }

@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use super::super::uri::PostgresqlUri;
 use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine};
 use super::pg_dump::PgDump;
-use super::{Session, USER_SCHEMAS};
+use super::{NEEDED_RIGHT, Session, USER_SCHEMAS};
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::sql::Value;
 
-/// What a role must be given if it may not read something.
-pub const NEEDED_RIGHT: &str = "the role must be able to read everything, as a member of pg_read_all_data can";
 /// Tables that an error message names.
 const EXAMPLES_MAX: usize = 5;
 

@@ -4,8 +4,7 @@ use rusqlite::params_from_iter;
 
 use super::super::merge::{MergeStore, Merger};
 use super::super::{Merge, MergeTable};
-use super::File;
-use super::writer::Binding;
+use super::{File, Parameter};
 use crate::error::Result;
 use crate::sql::{Value, quoted, quoted_list, text_literal};
 
@@ -63,7 +62,7 @@ impl MergeStore for File {
         let transaction = self.connection.unchecked_transaction().map_err(&fault)?;
         let mut insert = transaction.prepare(&sql).map_err(&fault)?;
         for row in rows {
-            insert.execute(params_from_iter(row.iter().map(Binding))).map_err(&fault)?;
+            insert.execute(params_from_iter(row.iter().map(Parameter))).map_err(&fault)?;
         }
         drop(insert);
         transaction.commit().map_err(fault)

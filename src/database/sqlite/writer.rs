@@ -7,12 +7,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use rusqlite::fallible_iterator::FallibleIterator;
-use rusqlite::types::{ToSqlOutput, Value as Bound, ValueRef};
-use rusqlite::{Batch, OpenFlags, ToSql, params_from_iter};
+use rusqlite::{Batch, OpenFlags, params_from_iter};
 
 use super::super::rewrite::{RewriteSql, too_long_reason};
 use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
-use super::{File, describe, dump, merge};
+use super::{File, Parameter, describe, dump, merge};
 use crate::error::Result;
 use crate::sql::scanner::TableHead;
 use crate::sql::script::{Piece, ScriptReader};
@@ -130,30 +129,13 @@ fn insert_rows<R: BufRead>(file: &File, head: &TableHead, script: &mut ScriptRea
     );
     let mut insert = file.connection.prepare(&sql).map_err(file.fault("load into"))?;
     while let Some(Piece::Row(row)) = script.next_piece()? {
-        insert.execute(params_from_iter(row.iter().map(Binding))).map_err(|error| {
+        insert.execute(params_from_iter(row.iter().map(Parameter))).map_err(|error| {
             let line = script.line_number();
             let reason = format!("{}; row of {} in line {line} of the dump", describe(&error), head.name);
             file.error("load into", reason)
         })?;
     }
     Ok(())
-}
-
-/// A value as a parameter.
-pub struct Binding<'a>(pub &'a Value);
-
-impl ToSql for Binding<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self.0 {
-            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
-            Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text)),
-            Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-            Value::Number(text) => ToSqlOutput::Owned(match text.parse::<i64>() {
-                Ok(number) => Bound::Integer(number),
-                Err(_) => text.parse().map_or(Bound::Null, Bound::Real),
-            }),
-        })
-    }
 }
 
 fn run_rewrite(file: &File, rewrite: &Rewrite, heads: &[TableHead]) -> Result<u64> {

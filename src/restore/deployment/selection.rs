@@ -11,8 +11,8 @@ use crate::catalogue::reader::for_each;
 use crate::chunks::reader::ChunkReader;
 use crate::database::Need;
 use crate::error::Result;
-use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, ReferenceKind, Run};
-use crate::mlflow::schema::Owner;
+use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, Run};
+use crate::mlflow::schema::{Owner, ReferenceKind};
 use crate::mlflow::uri::{self, VersionSource};
 use crate::repository::snapshots::Snapshot;
 
