@@ -21,7 +21,6 @@
 //! secret-access-key-file = "/run/secrets/team-b/key"
 //! ```
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -31,7 +30,7 @@ use crate::config::file::{ConfigFile, DeploymentSection};
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
 use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
-use crate::s3::{BucketLocation, Credentials, S3Options};
+use crate::s3::{BucketLocation, S3Options};
 use crate::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment, OutsideKey};
 use crate::tracking::{self, TrackingOptions};
 
