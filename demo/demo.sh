@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Loses a real MLflow deployment and gets it back: starts an MLflow server, logs two days of work into it, backs up
-# after each day while it runs, wrecks it, restores one model, then everything, and lets MLflow load every model again.
-# Exits 0 only if every artifact is what it was and every model predicts what it predicted. `make demo` builds what this
-# needs and runs it.
+# Loses a real MLflow deployment and gets it back. It starts an MLflow server, logs two days of work, backs up after each
+# day while the server runs, wrecks the deployment, restores one model, then everything, and lets MLflow load every model
+# again. It exits with 0 only if every artifact has its old content and every model predicts what it predicted before.
+# `make demo` builds what this needs and runs it.
 #
-#   MLVAULT             the binary to show (default: that of the release build)
+#   MLVAULT             the program to show (default: the release build)
 #   MLVAULT_TEST_TOOLS  the virtual environment with MLflow (default: where scripts/setup.sh puts it)
-#   DEMO_KEEP=1         keep the work folder, to look around in it
+#   DEMO_KEEP=1         keep the work folder, so that you can look around in it
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,8 +15,8 @@ mlvault=${MLVAULT:-${CARGO_TARGET_DIR:-$HOME/.cache/mlvault-target}/release/mlva
 start_seconds_max=60
 stop_seconds_max=20
 
-[ -x "$mlvault" ] || { echo "demo: no binary at '$mlvault': run 'make demo'" >&2; exit 1; }
-[ -x "$tools/bin/mlflow" ] || { echo "demo: no MLflow in '$tools': run 'scripts/setup.sh demo'" >&2; exit 1; }
+[ -x "$mlvault" ] || { echo "demo: there is no program at '$mlvault'; run 'make demo'" >&2; exit 1; }
+[ -x "$tools/bin/mlflow" ] || { echo "demo: there is no MLflow in '$tools'; run 'scripts/setup.sh demo'" >&2; exit 1; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/mlvault-demo.XXXXXX")
 server=
@@ -41,7 +41,7 @@ step() {
 
 note() { printf '   %s\n' "$*"; }
 
-# Runs a command, showing it first as one would type it; its output is indented.
+# Shows a command as you would type it, then runs it and indents its output.
 show() {
     local word line=
     for word in "$@"; do
@@ -75,12 +75,12 @@ clean_up() {
     stop_server
     cd /
     if [ "${DEMO_KEEP:-}" = 1 ]; then
-        printf '\nkept: %s\n' "$work"
+        printf '\nKept the work folder: %s\n' "$work"
     else
         chmod -R u+rwX "$work"
         rm -rf "$work"
     fi
-    [ $status = 0 ] || printf '\ndemo FAILED in step %d: %s\n' "$step_number" "${failure:-exit code $status}" >&2
+    [ $status = 0 ] || printf '\nThe demo FAILED in step %d: %s\n' "$step_number" "${failure:-exit code $status}" >&2
     exit $status
 }
 trap clean_up EXIT
@@ -115,10 +115,10 @@ start_server() {
         sleep 0.5
     done
     tail -n 30 "$work/server.log" >&2
-    fail "MLflow does not answer"
+    fail "MLflow does not answer; its log is above"
 }
 
-# Runs one command of the deployment's generator; its chatter goes to a file, which is shown if it fails.
+# Runs one command of the deployment's generator. What it says besides goes to a file, which is shown if it fails.
 deployment() {
     python "$here/../tests/make_deployment.py" "$@" 2>"$work/deployment.log" | sed 's/^/     /' || {
         tail -n 30 "$work/deployment.log" >&2
@@ -131,47 +131,47 @@ manifest() { (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sh
 
 # Fails unless the artifacts in a folder are, byte for byte, those of the given day.
 compare_artifacts() {
-    manifest "$1" | diff "$work/artifacts-$2.txt" - >&2 || fail "the artifacts in '$1' differ from those of $2"
-    note "$(find "$1" -type f | wc -l) artifacts have the SHA-256 that they had"
+    manifest "$1" | diff "$work/artifacts-$2.txt" - >&2 || fail "the artifacts in '$1' are not those of $2"
+    note "$(find "$1" -type f | wc -l) artifacts, each with the same SHA-256 as before"
 }
 
 megabytes() { du -sb "$@" | awk '{ printf "%.1f", $1 / 1e6 }'; }
 
 # ---- the demo ------------------------------------------------------------------------------------------------------
 
-printf 'mlvault demo: lose a real MLflow deployment, and get it back\n'
+printf 'This demo loses a real MLflow deployment and gets it back\n'
 
-# What MLflow itself was given; mlvault takes the same words.
+# The same settings that MLflow itself is given.
 export MLVAULT_BACKEND_STORE_URI=sqlite:///$work/deployment/mlflow.db
 export MLVAULT_ARTIFACTS=mlflow-artifacts:/=$work/deployment/artifacts
 export MLVAULT_DEPLOYMENT=demo
 
-step "A team starts an MLflow server (SQLite and a folder of artifacts) and works for a day"
+step "A team starts MLflow, with SQLite and a folder of artifacts, and works for a day"
 start_server
 deployment log --day 1
 deployment record "$work/day1.json"
 manifest deployment/artifacts >artifacts-day1.txt
 
-step "Create an encrypted repository, and back up while MLflow runs"
+step "Create an encrypted repository and back up, while MLflow runs"
 show mlvault init
 show mlvault backup --tag day1
 first_size=$(megabytes repository)
-note "the deployment has $(megabytes deployment) MB, the repository takes $first_size MB"
+note "The deployment takes $(megabytes deployment) MB, the repository $first_size MB"
 
-step "The next day: more runs, a new version of every model, aliases moved, one run deleted; the second backup"
+step "The next day brings more runs and a new version of every model; back up again"
 deployment log --day 2
 deployment record "$work/day2.json"
 manifest deployment/artifacts >artifacts-day2.txt
 show mlvault backup --tag day2
-note "the deployment grew to $(megabytes deployment) MB, the repository from $first_size to $(megabytes repository) MB"
+note "The deployment now takes $(megabytes deployment) MB; the repository grew from $first_size to $(megabytes repository) MB"
 
-step "What the repository knows of it, without MLflow and its database"
+step "Look at models and changes in the repository, without MLflow and its database"
 show mlvault snapshots
 show mlvault models
 show mlvault models fraud-detector
 { mlvault diff latest~1 latest || true; } | sed -n '/^MLflow:/,$p' | grep -E 'MLflow:|alias|version' | head -n 12 | sed 's/^/     /'
 
-step "An accident: somebody deletes a registered model; put it back while MLflow runs"
+step "Somebody deletes a registered model by accident; restore it while MLflow runs"
 python - <<'PYTHON'
 import mlflow
 mlflow.MlflowClient().delete_registered_model("fraud-detector")
@@ -179,29 +179,29 @@ PYTHON
 show mlvault restore --model fraud-detector --yes
 deployment verify "$work/day2.json"
 
-step "A disaster: database and artifacts are gone"
+step "Disaster: the database and all artifacts are gone"
 stop_server
 show rm -rf deployment
 
-step "Check that everything stored is whole, then restore the latest snapshot"
+step "Check that the repository is intact, then restore the latest snapshot"
 show mlvault check --read-data
 mkdir deployment
 show mlvault restore --snapshot latest --yes
 compare_artifacts deployment/artifacts day2
 
-step "Start MLflow on it, load every model version, predict again"
+step "Start MLflow on what was restored, load every model version and predict again"
 start_server
 deployment verify "$work/day2.json"
 stop_server
 
-step "A model version of the day before, as files: neither MLflow's server nor its database is needed"
+step "Get the files of the first day's champion, without MLflow's server and database"
 show mlvault restore --model fraud-detector --version champion --snapshot latest~1 --target champion-of-day1
 python - <<'PYTHON'
 import mlflow
 print("    ", mlflow.pyfunc.load_model("champion-of-day1"))
 PYTHON
 
-step "And the whole deployment as it was a day earlier"
+step "Restore the whole deployment as it was a day earlier"
 mv deployment deployment-day2
 mkdir deployment
 show mlvault restore --snapshot latest~1 --yes
@@ -210,4 +210,4 @@ start_server
 deployment verify "$work/day1.json"
 stop_server
 
-printf '\ndemo passed: every artifact came back, and every model predicts what it predicted before (%d s)\n' $SECONDS
+printf '\nThe demo passed: every artifact came back, and every model predicts what it predicted before (%d s)\n' $SECONDS

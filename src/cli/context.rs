@@ -56,8 +56,17 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "MLVAULT_S3_PATH_STYLE", value_name = "BOOL")]
     s3_path_style: Option<bool>,
     /// Allow plain HTTP to an S3 server on another machine
-    #[arg(long, global = true, env = "MLVAULT_S3_INSECURE_HTTP", value_parser = BoolishValueParser::new())]
-    s3_insecure_http: bool,
+    #[arg(
+        long,
+        global = true,
+        env = "MLVAULT_S3_INSECURE_HTTP",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    s3_insecure_http: Option<bool>,
     /// Directory of the index cache; it can be deleted at any time
     #[arg(long, global = true, env = "MLVAULT_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -141,7 +150,7 @@ impl Context {
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
     /// its own.
     pub fn artifact_options(&self) -> S3Options {
-        S3Options { insecure_http: self.args.s3_insecure_http, ..S3Options::default() }
+        S3Options { insecure_http: self.args.s3_insecure_http.unwrap_or(false), ..S3Options::default() }
     }
 
     /// Returns how the repository's S3 is reached.
@@ -151,12 +160,13 @@ impl Context {
             endpoint: args.s3_endpoint.clone().or_else(|| s3.endpoint.clone()),
             region: args.s3_region.clone().or_else(|| s3.region.clone()),
             path_style: args.s3_path_style.or(s3.path_style),
-            insecure_http: args.s3_insecure_http || s3.insecure_http.unwrap_or(false),
+            // An explicit `false` must count, so that a manifest can take back what a shared file allows.
+            insecure_http: args.s3_insecure_http.or(s3.insecure_http).unwrap_or(false),
             credentials: match env_credentials("MLVAULT") {
                 Some(credentials) => Some(credentials),
                 None => s3.credentials()?,
             },
-            ca_bundle: s3.ca_bundle.clone(),
+            ca_bundle: variable("AWS", "CA_BUNDLE").map(PathBuf::from).or_else(|| s3.ca_bundle.clone()),
             ignore_tls: false,
         })
     }

@@ -50,9 +50,13 @@ pub struct ToArgs {
     #[arg(
         long,
         env = "MLVAULT_TO_S3_INSECURE_HTTP",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
         value_parser = BoolishValueParser::new()
     )]
-    to_s3_insecure_http: bool,
+    to_s3_insecure_http: Option<bool>,
 }
 
 impl ToArgs {
@@ -82,7 +86,7 @@ impl ToArgs {
             endpoint: self.to_s3_endpoint.clone().or_else(|| s3.endpoint.clone()),
             region: self.to_s3_region.clone().or_else(|| s3.region.clone()),
             path_style: self.to_s3_path_style.or(s3.path_style),
-            insecure_http: self.to_s3_insecure_http || s3.insecure_http.unwrap_or(false),
+            insecure_http: self.to_s3_insecure_http.or(s3.insecure_http).unwrap_or(false),
             credentials: match env_credentials(PREFIX) {
                 Some(credentials) => Some(credentials),
                 None => s3.credentials()?,

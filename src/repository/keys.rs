@@ -146,7 +146,7 @@ impl Repository {
         Ok(certificate)
     }
 
-    /// Lists all key slots.
+    /// Lists all key slots, the oldest first, and last those that cannot be read.
     pub fn list_keys(&self) -> Result<Vec<ListedSlot>> {
         let mut slots = Vec::new();
         for object in self.backend().list(layout::KEYS)? {
@@ -157,6 +157,11 @@ impl Repository {
                 in_use: slot == self.access().certificate.slot,
             });
         }
+        // Ids are random: by them, no two repositories would list the keys of `init` alike.
+        slots.sort_by_cached_key(|slot| match &slot.certificate {
+            Ok(certificate) => (false, Some(certificate.created), certificate.label.clone()),
+            Err(_) => (true, None, slot.slot.to_string()),
+        });
         Ok(slots)
     }
 
