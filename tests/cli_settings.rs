@@ -13,7 +13,8 @@ const REFUSAL: &str = "plain http:// to another machine";
 /// Prepares a command on a repository behind a plain endpoint elsewhere, which the file allows or not.
 fn with_file(runner: &Runner, s3: &str, args: &[&str]) -> Command {
     let file = runner.path("mlvault.toml");
-    fs::write(&file, format!("[s3]\nendpoint = '{ELSEWHERE}'\n{s3}\n[to.s3]\nendpoint = '{ELSEWHERE}'\n{s3}\n")).unwrap();
+    fs::write(&file, format!("[s3]\nendpoint = '{ELSEWHERE}'\n{s3}\n[to.s3]\nendpoint = '{ELSEWHERE}'\n{s3}\n"))
+        .unwrap();
     let mut command = runner.command(args);
     command.arg("--config").arg(file);
     command
@@ -34,9 +35,7 @@ fn a_variable_that_says_no_wins_over_a_file_that_says_yes() {
     expect_refusal(with_file(&runner, allowed, &of_s3).env("MLVAULT_S3_INSECURE_HTTP", "false"));
     expect_refusal(with_file(&runner, allowed, &of_s3).arg("--s3-insecure-http=false"));
     expect_refusal(
-        with_file(&runner, allowed, &of_s3)
-            .arg("--s3-insecure-http=false")
-            .env("MLVAULT_S3_INSECURE_HTTP", "true"),
+        with_file(&runner, allowed, &of_s3).arg("--s3-insecure-http=false").env("MLVAULT_S3_INSECURE_HTTP", "true"),
     );
     expect_refusal(&mut with_file(&runner, "insecure-http = false", &of_s3));
     let copy = ["copy", "--all", "--to", "s3://bucket/mlvault"];

@@ -27,8 +27,14 @@ const OTHER_OPTIONS: [&str; 6] =
 /// Beginnings of the names of variables that pages and source are compared by.
 const VARIABLE_PREFIXES: [&str; 5] = ["MLVAULT_", "MLFLOW_", "AWS_", "PG", "XDG_"];
 /// Variables that libraries read: the AWS SDK.
-const READ_BY_LIBRARIES: [&str; 6] =
-    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"];
+const READ_BY_LIBRARIES: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+];
 /// Texts in the source that look like variables and are none: a kind of place in MLflow's API.
 const NO_VARIABLES: [&str; 1] = ["MLFLOW_EXPERIMENT"];
 /// Files that set variables for a program, and read none.
@@ -50,7 +56,8 @@ fn the_page_of_commands_has_the_help_of_each() {
     let helps: BTreeMap<_, _> = help::all().into_iter().map(|help| (help.name.clone(), help)).collect();
     let mut lines = Vec::new();
     let mut stale = BTreeSet::new();
-    let mut missing: BTreeSet<_> = helps.values().filter(|help| help.commands().is_empty()).map(|help| &help.name).collect();
+    let mut missing: BTreeSet<_> =
+        helps.values().filter(|help| help.commands().is_empty()).map(|help| &help.name).collect();
     let mut old = page.text.lines();
     while let Some(line) = old.next() {
         lines.push(line.to_owned());
@@ -77,7 +84,8 @@ fn the_page_of_commands_has_a_heading_for_each_and_for_no_other() {
     let commands: BTreeSet<_> = help::all().into_iter().map(|help| help.name).filter(|name| !name.is_empty()).collect();
     // What is no command begins with a capital.
     let is_command = |title: &&str| title.starts_with(|c: char| c.is_lowercase());
-    let headings: BTreeSet<_> = page.headings().into_iter().map(|(_, title)| title).filter(is_command).map(str::to_owned).collect();
+    let headings: BTreeSet<_> =
+        page.headings().into_iter().map(|(_, title)| title).filter(is_command).map(str::to_owned).collect();
     assert_eq!(headings, commands);
     let contents = page.text.split("\n## ").next().unwrap();
     for command in commands.iter().filter(|command| !command.contains(' ')) {
@@ -118,7 +126,9 @@ fn options_on_the_pages_for_users_exist() {
     let mut offences = Vec::new();
     for page in USER_PAGES.map(Page::read) {
         for (number, line) in page.text.lines().enumerate() {
-            let words = line.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-').filter(|word| word.starts_with("--"));
+            let words = line
+                .split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-')
+                .filter(|word| word.starts_with("--"));
             let is_option = |word: &&str| word.len() > 3 && word.as_bytes()[2] != b'-' && !word.ends_with('-');
             for word in words.filter(is_option) {
                 if !known.contains(word) && !OTHER_OPTIONS.contains(&word) {
@@ -138,8 +148,12 @@ fn commands_on_the_pages_have_the_options_that_they_are_given() {
         let lines: Vec<_> = page.text.lines().map(str::to_owned).collect();
         for block in page.blocks() {
             let typed = match block.info.split(' ').next() {
-                Some("console") => console::commands(&lines, block.lines.clone()).into_iter().map(|(typed, _)| typed).collect(),
-                Some("sh") => lines[block.lines.clone()].join("\n").replace("\\\n", " ").lines().map(str::to_owned).collect(),
+                Some("console") => {
+                    console::commands(&lines, block.lines.clone()).into_iter().map(|(typed, _)| typed).collect()
+                }
+                Some("sh") => {
+                    lines[block.lines.clone()].join("\n").replace("\\\n", " ").lines().map(str::to_owned).collect()
+                }
                 _ => Vec::new(),
             };
             let found = typed.iter().filter_map(|typed| fault_of(&helps, &typed.replace("\\\n", " ")));
@@ -200,7 +214,8 @@ fn words(line: &str) -> Vec<String> {
 #[test]
 fn exit_codes_are_those_of_the_program() {
     let source = read("src/cli/exit.rs");
-    let codes = source.lines().filter_map(|line| line.strip_prefix("pub const ")?.split_once("Code(")?.1.split(')').next());
+    let codes =
+        source.lines().filter_map(|line| line.strip_prefix("pub const ")?.split_once("Code(")?.1.split(')').next());
     let codes: BTreeSet<_> = codes.map(|code| code.parse::<u8>().unwrap()).collect();
     assert!(codes.len() > 5, "{codes:?}");
     let page = cli_page();
@@ -270,7 +285,10 @@ fn variables_that_are_read_are_documented_and_the_others_are_not() {
 /// Returns the variables that a source file reads.
 fn variables_of(name: &str, text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().unwrap();
-    let literals = code.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| line.split('"').skip(1).step_by(2));
+    let literals = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split('"').skip(1).step_by(2));
     let literals: Vec<_> = if name == SET_VARIABLES { Vec::new() } else { literals.collect() };
     let is_name = |text: &&str| {
         VARIABLE_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
@@ -289,8 +307,10 @@ fn variables_of(name: &str, text: &str) -> Vec<String> {
 /// Returns whether tests, benchmarks, scripts or the demo read a variable.
 fn is_read_by_tools(variable: &str) -> bool {
     let folders = ["tests", "benches", "scripts", "demo", "docs", "fuzz"];
-    let of_tools = |name: &str| (name.ends_with(".rs") || name.ends_with(".sh") || name.ends_with(".py")) && name != file!();
-    let mut names: Vec<_> = folders.iter().flat_map(|folder| files_below(folder)).filter(|name| of_tools(name)).collect();
+    let of_tools =
+        |name: &str| (name.ends_with(".rs") || name.ends_with(".sh") || name.ends_with(".py")) && name != file!();
+    let mut names: Vec<_> =
+        folders.iter().flat_map(|folder| files_below(folder)).filter(|name| of_tools(name)).collect();
     names.push("Makefile".to_owned());
     names.iter().any(|name| read(name).contains(variable))
 }
@@ -308,7 +328,9 @@ fn configurations_on_the_pages_are_accepted_and_every_key_is_documented() {
         }
     }
     let page = cli_page();
-    for table in ["", "s3.", "to.", "to.s3.", "deployment.d.", "deployment.d.s3.", "deployment.d.buckets.b.", "policy.p."] {
+    for table in
+        ["", "s3.", "to.", "to.s3.", "deployment.d.", "deployment.d.s3.", "deployment.d.buckets.b.", "policy.p."]
+    {
         // What the parser expects, it tells when it meets something else.
         let refusal = ConfigFile::parse(&format!("{table}no-such-key = 1")).unwrap_err().to_string();
         let expected = refusal.split("expected").nth(1).unwrap_or_else(|| panic!("{refusal}"));
@@ -342,7 +364,9 @@ fn links_between_the_pages_lead_somewhere() {
 fn the_reading_of_pages_sees_what_it_looks_for() {
     assert_eq!(words("A=1 mlvault a 'b c' --x=\"y z\" # d"), ["A=1", "mlvault", "a", "b c", "--x=y z"]);
     assert_eq!(words("mlvault cat a b | c --d"), ["mlvault", "cat", "a", "b"]);
-    let options = help::options("  -q, --quiet  Print less\n      --set <A=B>  Override\n          [env:\n          MLVAULT_SET=]\n");
+    let options = help::options(
+        "  -q, --quiet  Print less\n      --set <A=B>  Override\n          [env:\n          MLVAULT_SET=]\n",
+    );
     let expected = [("--quiet", None), ("--set", Some("MLVAULT_SET"))];
     assert!(options.iter().map(|(name, variable)| (name.as_str(), variable.as_deref())).eq(expected));
     let page = Page { name: "a".into(), text: "# A\n## B c\n| `x` | y |\n|---|---|\n| `--z` | `Z` |\n## D\n".into() };

@@ -24,8 +24,7 @@ const PLACE: &str = "/srv";
 /// Longest time that a page may run, in seconds.
 const SECONDS_MAX: &str = "600";
 /// Units behind a number that differs between runs.
-const UNITS: [&str; 12] =
-    ["B", "KiB", "MiB", "GiB", "B/s", "KiB/s", "MiB/s", "GiB/s", "ms", "s", "chunks", "chunk"];
+const UNITS: [&str; 12] = ["B", "KiB", "MiB", "GiB", "B/s", "KiB/s", "MiB/s", "GiB/s", "ms", "s", "chunks", "chunk"];
 
 /// Something that a page has the shell do.
 struct Step {
@@ -155,7 +154,9 @@ fn shell(runner: &Runner, script: &Path) -> Command {
 fn is_same(page: &[String], printed: &[String]) -> bool {
     match page.split_first() {
         None => printed.is_empty(),
-        Some((line, rest)) if line.trim() == "…" => (0..=printed.len()).any(|skipped| is_same(rest, &printed[skipped..])),
+        Some((line, rest)) if line.trim() == "…" => {
+            (0..=printed.len()).any(|skipped| is_same(rest, &printed[skipped..]))
+        }
         Some((line, rest)) => {
             let is_first = |found: &String| is_like(&masked(line), &masked(found));
             printed.split_first().is_some_and(|(found, behind)| is_first(found) && is_same(rest, behind))

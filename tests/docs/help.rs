@@ -20,7 +20,8 @@ pub fn all() -> Vec<Help> {
     let mut waiting = vec![String::new()];
     while let Some(name) = waiting.pop() {
         let help = Help::ask(name);
-        waiting.extend(help.commands().iter().rev().map(|command| format!("{} {command}", help.name).trim().to_owned()));
+        waiting
+            .extend(help.commands().iter().rev().map(|command| format!("{} {command}", help.name).trim().to_owned()));
         found.push(help);
     }
     found
@@ -74,7 +75,8 @@ impl Help {
     pub fn options(&self) -> BTreeMap<String, Option<String>> {
         let of_options = |head: &str| !matches!(head, "Usage" | "Commands" | "Arguments");
         let groups: Vec<_> = self.groups.iter().filter(|(head, _)| of_options(head)).map(|(_, text)| text).collect();
-        let others = groups.iter().flat_map(|text| text.split("alias: ").skip(1)).filter_map(|rest| rest.split(']').next());
+        let others =
+            groups.iter().flat_map(|text| text.split("alias: ").skip(1)).filter_map(|rest| rest.split(']').next());
         let others = others.map(|name| (name.to_owned(), None));
         groups.iter().flat_map(|text| options(text)).chain(others).collect()
     }
@@ -92,7 +94,8 @@ pub fn options(group: &str) -> BTreeMap<String, Option<String>> {
     let long = |entry: &str| {
         let word = entry.split([' ', '=', '[', ',', '\n']).find(|word| word.starts_with("--"))?.to_owned();
         let words = entry.split_whitespace().collect::<Vec<_>>().join(" ");
-        let variable = words.split_once("[env: ").and_then(|(_, rest)| rest.split(['=', ']']).next()).map(str::to_owned);
+        let variable =
+            words.split_once("[env: ").and_then(|(_, rest)| rest.split(['=', ']']).next()).map(str::to_owned);
         Some((word, variable))
     };
     entries(group).iter().filter_map(|entry| long(entry)).collect()

@@ -105,13 +105,20 @@ impl Page {
             let behind = str::split(line, "](").skip(1);
             behind.filter_map(|rest| rest.split_once(')').map(|(target, _)| target)).collect()
         };
-        self.prose().into_iter().flat_map(|(number, line)| targets(line).into_iter().map(move |to| (number, to))).collect()
+        self.prose()
+            .into_iter()
+            .flat_map(|(number, line)| targets(line).into_iter().map(move |to| (number, to)))
+            .collect()
     }
 
     /// Returns the anchors that its headings give, as GitHub makes them.
     pub fn anchors(&self) -> Vec<String> {
         let anchor = |title: &str| {
-            let kept = title.to_lowercase().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).collect::<String>();
+            let kept = title
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                .collect::<String>();
             kept.replace(' ', "-")
         };
         self.headings().into_iter().map(|(_, title)| anchor(title)).collect()
@@ -123,7 +130,8 @@ pub fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<_> = text.lines().collect();
     let is_ruler = |line: &str| line.starts_with("|-") || line.starts_with("|:") || line.starts_with("| -");
     let is_head = |index: usize| lines.get(index + 1).is_some_and(|next| is_ruler(next));
-    let of_tables = (0..lines.len()).filter(|index| lines[*index].starts_with('|') && !is_ruler(lines[*index]) && !is_head(*index));
+    let of_tables =
+        (0..lines.len()).filter(|index| lines[*index].starts_with('|') && !is_ruler(lines[*index]) && !is_head(*index));
     of_tables.map(|index| lines[index].trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
