@@ -9,10 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Fault};
+use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::repository::Repository;
-use mlvault::restore::bucket::{Options, run_snapshot};
-use mlvault::restore::{self, Summary};
+use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket, run_snapshot};
+use mlvault::restore::{self, RestoreSummary};
 use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::MIB;
@@ -25,7 +26,7 @@ use crate::support::recording_proxy::RecordingProxy;
 use crate::support::repo::{Problems, Vault, noise, prose, restore_options};
 use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY, unsigned_request};
 
-const REPLACE: Options = Options { replace: true, dry_run: false };
+const REPLACE: BucketRestoreOptions = BucketRestoreOptions { replace: true, dry_run: false };
 
 /// Restores a path of a snapshot as a new process would. Returns what came of it, and the paths with problems.
 fn restore(
@@ -33,20 +34,21 @@ fn restore(
     snapshot: SessionId,
     path: &str,
     (prefix, s3): (&str, &S3Options),
-    options: Options,
-) -> (Result<Summary, Error>, Vec<String>) {
+    options: BucketRestoreOptions,
+) -> (Result<RestoreSummary, Error>, Vec<String>) {
     let repository: Arc<Repository> = vault.open().unwrap();
     let snapshot = repository.find_snapshot(&snapshot.to_string()).unwrap();
     let target = BucketTarget::connect(&format!("s3://{BUCKET}/{prefix}").parse().unwrap(), s3).unwrap();
-    let problems = Problems::default();
-    let hears = (&problems as _, &Cancel::default());
-    let restored = run_snapshot(&repository, &snapshot, path.as_bytes(), &target, options, hears);
+    let problems = Arc::new(Problems::default());
+    let hears = Hears::new(problems.clone(), Cancel::default());
+    let restored =
+        run_snapshot(&repository, &snapshot, path.as_bytes(), IntoBucket { target: &target, options }, &hears);
     (restored, problems.subjects())
 }
 
 /// Restores all of a snapshot, without problems.
-fn restore_all(vault: &Vault, snapshot: SessionId, target: (&str, &S3Options)) -> Summary {
-    let (summary, problems) = restore(vault, snapshot, "", target, Options::default());
+fn restore_all(vault: &Vault, snapshot: SessionId, target: (&str, &S3Options)) -> RestoreSummary {
+    let (summary, problems) = restore(vault, snapshot, "", target, BucketRestoreOptions::default());
     assert_eq!(problems, Vec::<String>::new());
     summary.unwrap()
 }
@@ -130,12 +132,13 @@ fn a_part_of_a_snapshot_comes_below_the_target_under_its_own_path() {
         put(&bucket, &format!("from/{key}"), key.as_bytes().to_vec());
     }
     let snapshot = backup_prefix(&vault, "from", server.options()).unwrap().snapshot.unwrap();
-    let (summary, problems) = restore(&vault, snapshot, "/k/", ("to", &server.options()), Options::default());
+    let (summary, problems) =
+        restore(&vault, snapshot, "/k/", ("to", &server.options()), BucketRestoreOptions::default());
     assert_eq!((summary.unwrap().files_written, problems), (4, vec![]));
     let restored = contents(&bucket, "to/");
     assert_eq!(restored.keys().map(String::as_str).collect::<Vec<_>>(), ["k", "k/", "k//y", "k/x"]);
     restored.iter().for_each(|(key, content)| assert_eq!(key.as_bytes(), content));
-    let (none, _) = restore(&vault, snapshot, "m", ("to", &server.options()), Options::default());
+    let (none, _) = restore(&vault, snapshot, "m", ("to", &server.options()), BucketRestoreOptions::default());
     assert!(matches!(none, Err(Error::NotFound(_))));
 }
 
@@ -149,7 +152,7 @@ fn a_second_restore_reads_what_is_there_and_writes_nothing() {
     restore_all(&vault, snapshot, ("to", &server.options()));
     bucket.put("to/7", &Bytes::from_static(b"precious"), &headers(), false).unwrap();
     let proxy = RecordingProxy::start(&server);
-    let (summary, problems) = restore(&vault, snapshot, "", ("to", &proxy.options()), Options::default());
+    let (summary, problems) = restore(&vault, snapshot, "", ("to", &proxy.options()), BucketRestoreOptions::default());
     let summary = summary.unwrap();
     assert_eq!((summary.files_unchanged, summary.files_written, problems), (30, 0, vec!["7".to_owned()]));
     assert!(proxy.take_requests().iter().all(|(method, _)| method == "GET"));
@@ -175,7 +178,8 @@ fn an_object_that_comes_between_looking_and_writing_is_not_replaced() {
         }
         None
     });
-    let (summary, mut problems) = restore(&vault, snapshot, "", ("to", &proxy.options()), Options::default());
+    let (summary, mut problems) =
+        restore(&vault, snapshot, "", ("to", &proxy.options()), BucketRestoreOptions::default());
     problems.sort();
     assert_eq!((summary.unwrap().files_written, problems), (0, vec!["large".to_owned(), "small".to_owned()]));
     assert!(contents(&server.bucket(), "to/").values().all(|content| content == &b"precious"[..]));
@@ -191,7 +195,7 @@ fn an_object_whose_chunk_is_lost_never_becomes_visible_and_the_others_do() {
     vault.keys_under("packs/data/").iter().for_each(|key| vault.backend.remove(key).unwrap());
     put(&bucket, "from/small", "small");
     let snapshot = backup_prefix(&vault, "from", server.options()).unwrap().snapshot.unwrap();
-    let (summary, problems) = restore(&vault, snapshot, "", ("to", &server.options()), Options::default());
+    let (summary, problems) = restore(&vault, snapshot, "", ("to", &server.options()), BucketRestoreOptions::default());
     let summary = summary.unwrap();
     assert_eq!((summary.files_written, summary.problems, problems), (1, 1, vec!["large".to_owned()]));
     assert_eq!(contents(&bucket, "to/").keys().collect::<Vec<_>>(), ["small"]);
@@ -208,7 +212,7 @@ fn a_target_that_refuses_ends_the_restore_and_keeps_no_parts() {
     let proxy = RecordingProxy::start_with(&server, |request| {
         request.target.contains("partNumber=3").then(|| Answer::error(403, "AccessDenied"))
     });
-    let (summary, _) = restore(&vault, snapshot, "", ("to", &proxy.options()), Options::default());
+    let (summary, _) = restore(&vault, snapshot, "", ("to", &proxy.options()), BucketRestoreOptions::default());
     assert_eq!(summary.unwrap_err().fault(), Some(Fault::Denied));
     assert!(contents(&bucket, "to/").is_empty());
     assert_eq!(uploads_left(&server), 0);
@@ -233,8 +237,9 @@ fn a_restore_that_is_interrupted_keeps_no_parts() {
     let repository = vault.open().unwrap();
     let snapshot = repository.find_snapshot(&snapshot.to_string()).unwrap();
     let target = BucketTarget::connect(&format!("s3://{BUCKET}/to").parse().unwrap(), &proxy.options()).unwrap();
-    let hears = (&mlvault::monitor::Silent as _, &cancel);
-    let error = run_snapshot(&repository, &snapshot, b"", &target, Options::default(), hears).unwrap_err();
+    let hears = Hears { cancel, ..Hears::nobody() };
+    let into = IntoBucket { target: &target, options: BucketRestoreOptions::default() };
+    let error = run_snapshot(&repository, &snapshot, b"", into, &hears).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     assert_eq!(uploads_left(&server), 0);
     assert!(target.is_empty().unwrap());
@@ -249,7 +254,7 @@ fn a_dry_run_tells_and_writes_nothing() {
     (0..5).for_each(|number| put(&bucket, &format!("from/{number}"), "x"));
     put(&bucket, "to/3", "x");
     let snapshot = backup_prefix(&vault, "from", server.options()).unwrap().snapshot.unwrap();
-    let dry = Options { dry_run: true, ..Options::default() };
+    let dry = BucketRestoreOptions { dry_run: true, ..BucketRestoreOptions::default() };
     let (summary, _) = restore(&vault, snapshot, "", ("to", &server.options()), dry);
     let summary = summary.unwrap();
     assert_eq!((summary.files_written, summary.files_unchanged), (4, 1));
@@ -269,9 +274,10 @@ fn a_bucket_is_restored_into_a_directory_as_far_as_names_allow() {
     let snapshot = backup_prefix(&vault, "", server.options()).unwrap().snapshot.unwrap();
     let repository = vault.open().unwrap();
     let snapshot = repository.find_snapshot(&snapshot.to_string()).unwrap();
-    let (directory, problems) = (TempDir::new().unwrap(), Problems::default());
+    let (directory, problems) = (TempDir::new().unwrap(), Arc::new(Problems::default()));
     let options = restore_options(directory.path());
-    let summary = restore::run(&repository, &snapshot, &options, &problems, &Cancel::default()).unwrap();
+    let summary =
+        restore::run(&repository, &snapshot, &options, &Hears::new(problems.clone(), Cancel::default())).unwrap();
     let mut subjects = problems.subjects();
     subjects.sort();
     assert_eq!(subjects, ["/o", "full/", "k/", "k/x", "m//n"]);
@@ -295,7 +301,8 @@ fn a_directory_is_restored_into_a_bucket_as_far_as_objects_allow() {
     std::os::unix::fs::symlink("model", source.path().join("run/link")).unwrap();
     let snapshot = vault.backup(source.path()).unwrap();
     let base = source.path().strip_prefix("/").unwrap().to_str().unwrap();
-    let (summary, problems) = restore(&vault, snapshot, base, ("to", &server.options()), Options::default());
+    let (summary, problems) =
+        restore(&vault, snapshot, base, ("to", &server.options()), BucketRestoreOptions::default());
     assert_eq!((summary.unwrap().files_written, problems), (2, vec![format!("{base}/run/link")]));
     let restored = contents(&server.bucket(), &format!("to/{base}/"));
     assert_eq!(restored.keys().collect::<Vec<_>>(), ["run/model", "run/same"]);

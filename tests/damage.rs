@@ -477,8 +477,7 @@ fn a_restore_with_a_lost_tree_removes_nothing() {
     let snapshot = repository.find_snapshot(&scene.first.0.to_string()).unwrap();
     let mut options = crate::support::repo::restore_options(target.path());
     options.delete = true;
-    let cancel = mlvault::cancel::Cancel::default();
-    let summary = mlvault::restore::run(&repository, &snapshot, &options, &mlvault::monitor::Silent, &cancel).unwrap();
+    let summary = mlvault::restore::run(&repository, &snapshot, &options, &mlvault::hears::Hears::nobody()).unwrap();
     assert!(summary.problems > 0 && summary.removed == 0);
     assert!(Path::new(&kept).exists());
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use mlvault::backend::local::LocalBackend;
+use mlvault::hears::Hears;
 
-use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::clock::SystemClock;
@@ -30,7 +30,6 @@ use mlvault::format::session::SessionRecord;
 use mlvault::format::snapshot::{self, FILES, Outcome, Signer, SourceRecord};
 use mlvault::format::{BlobKind, FORMAT_VERSION};
 use mlvault::id::{ChunkId, SessionId};
-use mlvault::monitor::Silent;
 use mlvault::repository::{CreateOptions, Repository, layout};
 use mlvault::restore;
 use mlvault::trees::reader::TreeReader;
@@ -81,7 +80,7 @@ fn manifest_of(repository: &Arc<Repository>) -> String {
     for snapshot in &list.snapshots {
         let target = TempDir::new().unwrap();
         let options = restore_options(target.path());
-        let summary = restore::run(repository, snapshot, &options, &Silent, &Cancel::default()).unwrap();
+        let summary = restore::run(repository, snapshot, &options, &Hears::nobody()).unwrap();
         assert_eq!(summary.problems, 0);
         writeln!(manifest, "snapshot {} {}", snapshot.id, snapshot.record.started).unwrap();
         manifest += &describe(target.path());
@@ -150,7 +149,7 @@ fn a_backup_into_a_golden_repository_finds_its_content() {
         let repository = vault(copy.path()).open().unwrap();
         let snapshot = repository.find_snapshot("latest").unwrap();
         let target = TempDir::new().unwrap();
-        restore::run(&repository, &snapshot, &restore_options(target.path()), &Silent, &Cancel::default()).unwrap();
+        restore::run(&repository, &snapshot, &restore_options(target.path()), &Hears::nobody()).unwrap();
         let packs = repository.index().packs(BlobKind::Data).unwrap();
         let summary = backup_with(&repository, target.path()).unwrap();
         assert_eq!(repository.index().packs(BlobKind::Data).unwrap(), packs);

@@ -13,6 +13,7 @@ use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
+use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
 use mlvault::monitor::Silent;
 use mlvault::repair::index::{self, Options, Report};
@@ -140,8 +141,8 @@ fn a_pack_that_is_gone_or_cut_is_named_no_more_and_a_backup_that_reads_everythin
 }
 
 fn backup_forced(repository: &Arc<mlvault::repository::Repository>, directory: &Path) {
-    let what = mlvault::backup::What::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options = mlvault::backup::Options {
+    let what = mlvault::backup::BackupSource::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
+    let options = mlvault::backup::BackupOptions {
         what,
         tags: Vec::new(),
         force: true,
@@ -149,8 +150,7 @@ fn backup_forced(repository: &Arc<mlvault::repository::Repository>, directory: &
         dry_run: false,
         upgrade_to: None,
     };
-    let monitor: Arc<dyn mlvault::monitor::Monitor> = Arc::new(Silent);
-    mlvault::backup::run(repository, &options, &monitor, &Cancel::default()).unwrap();
+    mlvault::backup::run(repository, &options, &Hears::nobody()).unwrap();
 }
 
 #[test]

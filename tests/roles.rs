@@ -72,9 +72,8 @@ fn a_writer_and_an_auditor_list_and_check_but_neither_restore_nor_make_keys() {
         assert!(check_with(&repository, ReadData::All).is_clean());
         let target = TempDir::new().unwrap();
         let options = restore_options(target.path());
-        let cancel = mlvault::cancel::Cancel::default();
-        let silent = mlvault::monitor::Silent;
-        let restored = mlvault::restore::run(&repository, &list.snapshots[0], &options, &silent, &cancel);
+        let hears = mlvault::hears::Hears::nobody();
+        let restored = mlvault::restore::run(&repository, &list.snapshots[0], &options, &hears);
         assert!(matches!(restored, Err(Error::Role { .. })), "{role:?}");
         assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
         let added = repository.add_key("more", Role::Maintainer, &key_file().1);

@@ -19,9 +19,8 @@ use std::sync::{Arc, Mutex};
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
-use crate::backup::parent::{PARENT, Parent};
+use crate::backup::parent::{PARENT, ParentTree};
 use crate::backup::review::NoReview;
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::{ChunkWriter, Written};
 use crate::error::{Error, Result};
@@ -30,6 +29,7 @@ use crate::format::deployment::DeploymentRecord;
 use crate::format::snapshot::{
     Completeness, Component, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
 };
+use crate::hears::Hears;
 use crate::id::SessionId;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
@@ -49,7 +49,7 @@ use crate::trees::writer::TreeSummary;
 
 /// What to back up.
 #[derive(Debug, Clone)]
-pub enum What {
+pub enum BackupSource {
     /// Files and directories.
     Paths {
         /// The paths.
@@ -84,9 +84,9 @@ pub enum What {
 
 /// How to back it up.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct BackupOptions {
     /// What.
-    pub what: What,
+    pub what: BackupSource,
     /// Tags of the snapshot.
     pub tags: Vec<String>,
     /// Read every file, also those that look unchanged.
@@ -101,7 +101,7 @@ pub struct Options {
 
 /// How a backup went.
 #[derive(Debug, Clone)]
-pub struct Summary {
+pub struct BackupSummary {
     /// The snapshot; none after a dry run.
     pub snapshot: Option<SessionId>,
     /// Its record; after a dry run, what it would have said as far as that is known.
@@ -138,30 +138,25 @@ impl Problems {
 }
 
 /// Runs a backup.
-pub fn run(
-    repository: &Arc<Repository>,
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Summary> {
+pub fn run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     check(options)?;
     if options.dry_run {
-        return dry_run(repository, options, monitor, cancel);
+        return dry_run(repository, options, hears);
     }
-    match store(repository, options, monitor, cancel) {
+    match store(repository, options, hears) {
         // A second time is no coincidence: then the operator should know. Standard input cannot be read again.
-        Err(Error::Busy(reason)) if !matches!(options.what, What::Stdin { .. }) => {
-            monitor.note(&format!("{reason}; the backup is begun anew"));
-            store(repository, options, monitor, cancel)
+        Err(Error::Busy(reason)) if !matches!(options.what, BackupSource::Stdin { .. }) => {
+            hears.monitor.note(&format!("{reason}; the backup is begun anew"));
+            store(repository, options, hears)
         }
         result => result,
     }
 }
 
-fn check(options: &Options) -> Result<()> {
+fn check(options: &BackupOptions) -> Result<()> {
     match &options.what {
-        What::Paths { paths, .. } if paths.is_empty() => Err(Error::Invalid("No path was given".to_owned())),
-        What::Stdin { name } | What::Command { name, .. } if !is_stream_name(name) => {
+        BackupSource::Paths { paths, .. } if paths.is_empty() => Err(Error::Invalid("No path was given".to_owned())),
+        BackupSource::Stdin { name } | BackupSource::Command { name, .. } if !is_stream_name(name) => {
             Err(Error::Invalid(format!("{name:?} cannot name a stream: it must be a relative path without . and ..")))
         }
         _ => Ok(()),
@@ -172,21 +167,16 @@ fn is_stream_name(name: &str) -> bool {
     name.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'))
 }
 
-fn store(
-    repository: &Arc<Repository>,
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Summary> {
+fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     let begun = std::time::Instant::now();
     let session = Arc::new(Session::begin(repository, "backup")?);
     let list = repository.list_snapshots()?;
-    note_damage(&list, monitor);
+    note_damage(&list, hears);
     let source_record = source_record(&options.what)?;
     let parent = parent_of(&list, &source_record);
-    let problems = Problems::new(Arc::clone(monitor));
-    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
-    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, monitor, cancel, kind: BlobKind::Data };
+    let problems = Problems::new(Arc::clone(&hears.monitor));
+    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(&hears.monitor));
+    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, hears, kind: BlobKind::Data };
     let compare = Compare {
         parent,
         reads_all: options.force,
@@ -195,16 +185,16 @@ fn store(
     };
     let stored = store_components(&job, options, &compare);
     let finished = chunks.finish();
-    report_index_damage(repository, monitor);
+    report_index_damage(repository, hears);
     // Even an interrupted run has its packs indexed now, so that the next one finds them.
     let mut stored = stored?;
     count_written(&mut stored.statistics, finished?);
     stored.statistics.duration_ms = begun.elapsed().as_millis() as u64;
-    cancel.check()?;
+    hears.check()?;
     let about = About { repository, started: session.started, options, source: source_record, parent, list: &list };
     let record = about.record(stored, &problems);
     session.commit(repository, record.clone())?;
-    Ok(Summary { snapshot: Some(session.id), record })
+    Ok(BackupSummary { snapshot: Some(session.id), record })
 }
 
 /// What a backup stored.
@@ -235,38 +225,38 @@ pub(crate) fn store_source(
 ) -> Result<(TreeSummary, Statistics)> {
     let reader = ChunkReader::new(Arc::clone(job.repository));
     let parent = compare.parent.filter(|_| !compare.reads_all);
-    let tree = parent.and_then(|parent| open_parent(&reader, parent, component, job.monitor));
-    let parent = Parent::new(tree, &reader, job.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
+    let tree = parent.and_then(|parent| open_parent(&reader, parent, component, job.hears));
+    let parent = ParentTree::new(tree, &reader, job.hears.monitor.as_ref(), compare.ignore_inode, compare.check_chunks);
     pipeline::store_tree(job, source, parent, &mut NoReview)
 }
 
 /// Opens a source that can be walked. Half of the memory for chunks is between readers and sealers; what is read ahead of
 /// a bucket has the other half.
-fn open_source(what: &What, repository: &Repository) -> Result<Box<dyn Source>> {
+fn open_source(what: &BackupSource, repository: &Repository) -> Result<Box<dyn Source>> {
     match what {
-        What::Paths { paths, excludes } => Ok(Box::new(DirectorySource::new(paths, excludes)?)),
-        What::Bucket { location, options, excludes } => {
+        BackupSource::Paths { paths, excludes } => Ok(Box::new(DirectorySource::new(paths, excludes)?)),
+        BackupSource::Bucket { location, options, excludes } => {
             let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
             Ok(Box::new(BucketSource::connect(location, options, excludes, read_ahead_bytes)?))
         }
-        What::Stdin { .. } | What::Command { .. } | What::Deployment(_) => {
+        BackupSource::Stdin { .. } | BackupSource::Command { .. } | BackupSource::Deployment(_) => {
             Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()))
         }
     }
 }
 
-fn store_components(job: &pipeline::Job<'_>, options: &Options, compare: &Compare<'_>) -> Result<Stored> {
+fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &Compare<'_>) -> Result<Stored> {
     let (tree, statistics) = match &options.what {
-        What::Paths { .. } | What::Bucket { .. } => {
+        BackupSource::Paths { .. } | BackupSource::Bucket { .. } => {
             let source = open_source(&options.what, job.repository)?;
             store_source(job, source.as_ref(), FILES, compare)?
         }
-        What::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
-        What::Command { line, name } => {
+        BackupSource::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
+        BackupSource::Command { line, name } => {
             store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line)?))))?
         }
-        What::Deployment(deployment) => {
-            let deployment::Stored { components, statistics, record } =
+        BackupSource::Deployment(deployment) => {
+            let deployment::StoredDeployment { components, statistics, record } =
                 deployment::store(job, deployment, options, compare)?;
             return Ok(Stored { components, statistics, deployment: Some(Box::new(record)) });
         }
@@ -287,7 +277,8 @@ fn component(name: &str, tree: &TreeSummary, completeness: Completeness) -> Comp
 fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
     let source = StreamSource::new(vec![(name.to_owned(), opener)], job.repository.clock().now());
     let reader = ChunkReader::new(Arc::clone(job.repository));
-    let stored = pipeline::store_tree(job, &source, Parent::none(&reader, job.monitor.as_ref()), &mut NoReview);
+    let stored =
+        pipeline::store_tree(job, &source, ParentTree::none(&reader, job.hears.monitor.as_ref()), &mut NoReview);
     source.into_result().and(stored)
 }
 
@@ -296,59 +287,54 @@ fn open_parent<'a>(
     reader: &'a ChunkReader,
     parent: &Snapshot,
     component: &str,
-    monitor: &Arc<dyn Monitor>,
+    hears: &'a Hears,
 ) -> Option<TreeReader<'a>> {
-    earlier::open(reader, parent, component, PARENT, monitor.as_ref())
+    earlier::open(reader, parent, component, PARENT, hears.monitor.as_ref())
 }
 
-fn dry_run(
-    repository: &Arc<Repository>,
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Summary> {
+fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     let list = repository.list_snapshots()?;
     let source = source_record(&options.what)?;
     let parent = if options.force { None } else { parent_of(&list, &source) };
-    let problems = Problems::new(Arc::clone(monitor));
+    let problems = Problems::new(Arc::clone(&hears.monitor));
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut stored = Stored { components: Vec::new(), statistics: Statistics::default(), deployment: None };
     let mut survey = |name: &str, source: &dyn Source| {
-        let tree = parent.and_then(|parent| open_parent(&reader, parent, name, monitor));
-        let compared = Parent::new(tree, &reader, monitor.as_ref(), options.ignore_inode, false);
-        let (entries, bytes, statistics) = survey::survey(source, compared, &problems, monitor, cancel)?;
+        let tree = parent.and_then(|parent| open_parent(&reader, parent, name, hears));
+        let compared = ParentTree::new(tree, &reader, hears.monitor.as_ref(), options.ignore_inode, false);
+        let (entries, bytes, statistics) = survey::survey(source, compared, &problems, hears)?;
         let tree = TreeSummary { root: crate::id::ChunkId::from_bytes([0; 32]), entries, bytes };
         add_statistics(&mut stored.statistics, &statistics);
         stored.components.push(component(name, &tree, Completeness::Complete));
         Ok(())
     };
     match &options.what {
-        What::Deployment(deployment) => {
+        BackupSource::Deployment(deployment) => {
             let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
-            let parts = deployment::SurveyParts { cancel, read_ahead_bytes };
+            let parts = deployment::SurveyParts { cancel: &hears.cancel, read_ahead_bytes };
             deployment::survey(&parts, deployment, &mut survey)?;
         }
         what => survey(FILES, open_source(what, repository)?.as_ref())?,
     }
     let about = About { repository, started: repository.clock().now(), options, source, parent, list: &list };
-    Ok(Summary { snapshot: None, record: about.record(stored, &problems) })
+    Ok(BackupSummary { snapshot: None, record: about.record(stored, &problems) })
 }
 
-fn note_damage(list: &SnapshotList, monitor: &Arc<dyn Monitor>) {
+fn note_damage(list: &SnapshotList, hears: &Hears) {
     for error in &list.damaged {
-        monitor.note(&format!("A snapshot cannot be read, see `mlvault check`: {error}"));
+        hears.monitor.note(&format!("A snapshot cannot be read, see `mlvault check`: {error}"));
     }
 }
 
-fn report_index_damage(repository: &Repository, monitor: &Arc<dyn Monitor>) {
+fn report_index_damage(repository: &Repository, hears: &Hears) {
     for error in repository.index().take_damage() {
-        monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
+        hears.monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
     }
 }
 
-fn source_record(what: &What) -> Result<SourceRecord> {
+fn source_record(what: &BackupSource) -> Result<SourceRecord> {
     match what {
-        What::Paths { paths, .. } => {
+        BackupSource::Paths { paths, .. } => {
             let absolute = |path: &PathBuf| {
                 std::path::absolute(path)
                     .map(|path| path.to_string_lossy().trim_end_matches("/.").to_owned())
@@ -359,10 +345,12 @@ fn source_record(what: &What) -> Result<SourceRecord> {
             paths.dedup();
             Ok(SourceRecord::Paths { paths })
         }
-        What::Bucket { location, .. } => Ok(SourceRecord::Paths { paths: vec![location.to_string()] }),
-        What::Deployment(deployment) => Ok(SourceRecord::Deployment { name: deployment.name.clone() }),
-        What::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
-        What::Command { line, name } => Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) }),
+        BackupSource::Bucket { location, .. } => Ok(SourceRecord::Paths { paths: vec![location.to_string()] }),
+        BackupSource::Deployment(deployment) => Ok(SourceRecord::Deployment { name: deployment.name.clone() }),
+        BackupSource::Stdin { name } => Ok(SourceRecord::Stream { name: name.clone(), command: None }),
+        BackupSource::Command { line, name } => {
+            Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) })
+        }
     }
 }
 
@@ -389,7 +377,7 @@ fn add_statistics(sum: &mut Statistics, part: &Statistics) {
 struct About<'a> {
     repository: &'a Repository,
     started: Timestamp,
-    options: &'a Options,
+    options: &'a BackupOptions,
     source: SourceRecord,
     parent: Option<&'a Snapshot>,
     list: &'a SnapshotList,

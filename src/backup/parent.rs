@@ -27,14 +27,14 @@ pub enum Comparison {
 }
 
 /// The parent's tree, read alongside the walk.
-pub struct Parent<'a> {
+pub struct ParentTree<'a> {
     tree: EarlierTree<'a>,
     reader: &'a ChunkReader,
     ignore_inode: bool,
     check_chunks: bool,
 }
 
-impl<'a> Parent<'a> {
+impl<'a> ParentTree<'a> {
     /// Starts at the beginning of a tree; without one every file is new. `check_chunks` says that there are tombstones,
     /// so that no chunk may be relied on unasked.
     pub fn new(

@@ -20,12 +20,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::Problems;
 use crate::backup::file_under_way::{ChunkJob, Done, FileUnderWay, Place, Problem, ReadError, ReadFile};
-use crate::backup::parent::{Comparison, Parent};
+use crate::backup::parent::{Comparison, ParentTree};
 use crate::backup::review::{Replacement, Review};
 use crate::backup::survey::find_totals;
 use crate::backup::tally::Tally;
 use crate::budget::Budget;
-use crate::cancel::Cancel;
 use crate::chunks::cut::{self, Window};
 use crate::chunks::writer::{ChunkWriter, Fate};
 use crate::compress::Encoder;
@@ -34,7 +33,8 @@ use crate::format::BlobKind;
 use crate::format::attributes::Attributes;
 use crate::format::snapshot::Statistics;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime};
-use crate::monitor::{Counter, Monitor};
+use crate::hears::Hears;
+use crate::monitor::Counter;
 use crate::repository::Repository;
 use crate::source::{Found, Item, ItemKind, Source};
 use crate::sync::FirstFailure;
@@ -61,10 +61,8 @@ pub struct Job<'a> {
     pub chunks: &'a ChunkWriter,
     /// Collects what goes wrong with single files.
     pub problems: &'a Problems,
-    /// Hears of progress.
-    pub monitor: &'a Arc<dyn Monitor>,
-    /// Says when to stop.
-    pub cancel: &'a Cancel,
+    /// Who follows the backup.
+    pub hears: &'a Hears,
     /// Kind of the chunks that files are stored as.
     pub kind: BlobKind,
 }
@@ -82,13 +80,13 @@ struct Stages<'a> {
 pub fn store_tree(
     job: &Job<'_>,
     source: &dyn Source,
-    parent: Parent<'_>,
+    parent: ParentTree<'_>,
     review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        if job.monitor.wants_totals() && source.is_cheap_to_walk() {
-            scope.spawn(|| find_totals(source, job.monitor.as_ref(), &finished));
+        if job.hears.monitor.wants_totals() && source.is_cheap_to_walk() {
+            scope.spawn(|| find_totals(source, job.hears.monitor.as_ref(), &finished));
         }
         let stored = run_stages(job, source, parent, review);
         finished.store(true, Ordering::Relaxed);
@@ -99,10 +97,10 @@ pub fn store_tree(
 fn run_stages(
     job: &Job<'_>,
     source: &dyn Source,
-    parent: Parent<'_>,
+    parent: ParentTree<'_>,
     review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
-    job.monitor.phase("backup", None, None);
+    job.hears.monitor.phase("backup", None, None);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let stages = Stages {
         job,
@@ -137,7 +135,7 @@ fn run_stages(
 /// The first stage: walks the source beside the parent's tree and sends on what it finds, in order.
 struct Walker<'a> {
     stages: &'a Stages<'a>,
-    parent: Parent<'a>,
+    parent: ParentTree<'a>,
     first_links: HashMap<(u64, u64), Vec<u8>>,
     next: u64,
     files: Sender<Arc<FileUnderWay>>,
@@ -145,14 +143,19 @@ struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    fn new(stages: &'a Stages<'a>, parent: Parent<'a>, files: Sender<Arc<FileUnderWay>>, done: Sender<Done>) -> Self {
+    fn new(
+        stages: &'a Stages<'a>,
+        parent: ParentTree<'a>,
+        files: Sender<Arc<FileUnderWay>>,
+        done: Sender<Done>,
+    ) -> Self {
         Self { stages, parent, first_links: HashMap::new(), next: 0, files, done }
     }
 
     fn run(mut self) {
         let Stages { job, source, failure, .. } = self.stages;
         for found in source.walk() {
-            let taken = job.cancel.check().and_then(|()| self.take(found));
+            let taken = job.hears.check().and_then(|()| self.take(found));
             if let Err(error) = taken {
                 failure.set(error);
             }
@@ -170,7 +173,7 @@ impl<'a> Walker<'a> {
                 Ok(())
             }
             Found::Skipped { path, message } => {
-                self.stages.job.monitor.note(&format!("{path} was left out: it is {message}"));
+                self.stages.job.hears.monitor.note(&format!("{path} was left out: it is {message}"));
                 Ok(())
             }
             Found::Failed(error) => Err(error),
@@ -196,8 +199,8 @@ impl<'a> Walker<'a> {
                 tally.count(&comparison);
                 match comparison {
                     Comparison::Unchanged(mut content, known) => {
-                        job.monitor.count(Counter::Bytes, *size);
-                        job.monitor.count(Counter::BytesDeduplicated, *size);
+                        job.hears.monitor.count(Counter::Bytes, *size);
+                        job.hears.monitor.count(Counter::BytesDeduplicated, *size);
                         content.hard_link = hard_link;
                         attributes = known;
                         EntryKind::File(content)
@@ -215,7 +218,7 @@ impl<'a> Walker<'a> {
     /// Sends a file to the readers.
     fn send(&mut self, word: &str, item: Item, hard_link: Option<Vec<u8>>) -> Result<()> {
         let Stages { job, source, .. } = self.stages;
-        job.monitor.detail(&|| format!("{word} {}", item.location.display()));
+        job.hears.monitor.detail(&|| format!("{word} {}", item.location.display()));
         source.expect(&item);
         let file = FileUnderWay::new(item, job.kind, hard_link, self.place());
         // The readers take until this stage ends, so sending cannot fail; a file that is let go of fills its place.
@@ -291,7 +294,7 @@ impl<'a> Reader<'a> {
         let racy = is_racy(&metadata.ctime, repository.clock().now());
         let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
         let mut take_chunk = |number, plain: &[u8]| {
-            stages.job.cancel.check()?;
+            stages.job.hears.check()?;
             stages.tally.count_read(plain.len() as u64);
             if small {
                 return stages.store_chunk(encoder, (file, attempt), number, plain);
@@ -336,9 +339,9 @@ impl Stages<'_> {
     ) -> Result<()> {
         let (id, fate) = self.job.chunks.write(encoder, self.job.kind, plain)?;
         file.put_chunk(attempt, number, ChunkRef { id, len: plain.len() as u32 });
-        self.job.monitor.count(Counter::Bytes, plain.len() as u64);
+        self.job.hears.monitor.count(Counter::Bytes, plain.len() as u64);
         if fate == Fate::Known {
-            self.job.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
+            self.job.hears.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
         }
         Ok(())
     }
@@ -383,7 +386,10 @@ impl Stages<'_> {
             (None, Some(problem)) => match review.replace(&problem.path)? {
                 Replacement::By(Some(entry)) => self.write(tree, *entry),
                 Replacement::By(None) => {
-                    self.job.monitor.note(&format!("{}: {}, and so did its row", problem.location, problem.message));
+                    self.job
+                        .hears
+                        .monitor
+                        .note(&format!("{}: {}, and so did its row", problem.location, problem.message));
                     Ok(())
                 }
                 Replacement::Problem => {
@@ -397,7 +403,7 @@ impl Stages<'_> {
 
     fn report_change(&self, problem: &Problem, review: &dyn Review) {
         if review.may_change(&problem.path) {
-            self.job.monitor.note(&format!("{}: {}", problem.location, problem.message));
+            self.job.hears.monitor.note(&format!("{}: {}", problem.location, problem.message));
         } else {
             self.job.problems.add(&problem.location, &problem.message);
         }
@@ -410,7 +416,7 @@ impl Stages<'_> {
     fn write(&self, tree: &mut TreeWriter<'_>, mut entry: Entry) -> Result<()> {
         tree.make_indirect(&mut entry)?;
         tree.push(&entry)?;
-        self.job.monitor.count(Counter::Entries, 1);
+        self.job.hears.monitor.count(Counter::Entries, 1);
         Ok(())
     }
 }

@@ -1,30 +1,29 @@
 //! Walks that read no content: the one of a dry run, and the one that finds totals for whoever watches a backup.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backup::Problems;
-use crate::backup::parent::{Comparison, Parent};
+use crate::backup::parent::{Comparison, ParentTree};
 use crate::backup::tally::Tally;
-use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::format::snapshot::Statistics;
+use crate::hears::Hears;
 use crate::monitor::{Counter, Monitor};
 use crate::source::{Found, Source};
 
 /// Walks a source beside the parent without reading content. Returns entries, bytes and what a backup would do.
 pub fn survey(
     source: &dyn Source,
-    mut parent: Parent<'_>,
+    mut parent: ParentTree<'_>,
     problems: &Problems,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<(u64, u64, Statistics)> {
+    let monitor = &hears.monitor;
     monitor.phase("survey", None, None);
     let tally = Tally::default();
     let (mut entries, mut bytes) = (0, 0);
     for found in source.walk() {
-        cancel.check()?;
+        hears.check()?;
         match found {
             Found::Unreadable { path, message, .. } => problems.add(&path, &message),
             Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::json;
 
-use mlvault::backup::{self, Options, Summary, What};
+use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Verdicts};
 use mlvault::format::snapshot::Completeness;
@@ -77,8 +77,8 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let name = args.name.unwrap_or_default();
     let what = match args.command {
-        Some(line) => What::Command { line, name },
-        None if args.stdin => What::Stdin { name },
+        Some(line) => BackupSource::Command { line, name },
+        None if args.stdin => BackupSource::Stdin { name },
         None if args.paths.is_empty() && args.deployment.is_meant() => {
             if !args.excludes.is_empty() {
                 return Err(Error::Invalid(
@@ -86,11 +86,11 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
                         .to_owned(),
                 ));
             }
-            What::Deployment(Box::new(args.deployment.resolve(context)?))
+            BackupSource::Deployment(Box::new(args.deployment.resolve(context)?))
         }
         None => paths(context, args.paths, args.excludes)?,
     };
-    let options = Options {
+    let options = BackupOptions {
         what,
         tags: args.tags,
         force: args.force,
@@ -99,7 +99,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         upgrade_to: args.upgrade_to,
     };
     let repository = context.repository()?;
-    let summary = backup::run(&repository, &options, &context.monitor(), context.cancel())?;
+    let summary = backup::run(&repository, &options, &context.hears())?;
     let code = match summary.record.completeness {
         Completeness::Complete => exit::COMPLETE,
         Completeness::Incomplete => exit::INCOMPLETE,
@@ -109,11 +109,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 }
 
 /// Tells a part of a bucket from paths.
-fn paths(context: &Context, paths: Vec<PathBuf>, excludes: Vec<String>) -> Result<What> {
+fn paths(context: &Context, paths: Vec<PathBuf>, excludes: Vec<String>) -> Result<BackupSource> {
     let bucket = |path: &PathBuf| path.to_str().filter(|text| BucketLocation::is_meant(text)).map(str::to_owned);
     match (paths.len(), paths.iter().find_map(bucket)) {
-        (_, None) => Ok(What::Paths { paths, excludes }),
-        (1, Some(text)) => Ok(What::Bucket { location: text.parse()?, options: context.backend_options()?, excludes }),
+        (_, None) => Ok(BackupSource::Paths { paths, excludes }),
+        (1, Some(text)) => {
+            Ok(BackupSource::Bucket { location: text.parse()?, options: context.backend_options()?, excludes })
+        }
         (_, Some(text)) => {
             Err(Error::Invalid(format!("{text} must be the only path; back up the other paths separately")))
         }
@@ -164,7 +166,7 @@ fn references_text(counts: &ReferenceCounts) -> String {
     text
 }
 
-fn text(summary: &Summary) -> Text {
+fn text(summary: &BackupSummary) -> Text {
     let (record, numbers) = (&summary.record, &summary.record.statistics);
     let bytes: u64 = record.components.iter().map(|component| component.bytes).sum();
     let mut text = Text::from(format!(

@@ -15,6 +15,7 @@ use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
 use mlvault::error::{Error, Fault, Result};
+use mlvault::hears::Hears;
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
@@ -110,6 +111,11 @@ impl Context {
     /// Returns whether output is for programs.
     pub fn json(&self) -> bool {
         self.args.json
+    }
+
+    /// Returns who follows the command's operations.
+    pub fn hears(&self) -> Hears {
+        Hears::new(self.monitor(), self.cancel.clone())
     }
 
     /// Returns what hears of progress.

@@ -10,7 +10,8 @@ use mlvault::dump;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::{self, Options, Overwrite, Summary, deployment};
+use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket};
+use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary, deployment};
 use mlvault::s3::BucketLocation;
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::{count, format_bytes};
@@ -170,7 +171,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
     let into_bucket = bucket_target(context, &target, &args)?;
     let (repository, snapshot) = find_snapshot(context, &args)?;
     let (wanted, path) = (args.wanted.wanted(), path_of(&args)?);
-    let options = Options {
+    let options = RestoreOptions {
         target,
         path,
         overwrite: match overwrite {
@@ -183,29 +184,26 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         ownership: args.ownership,
         dry_run: args.dry_run,
     };
-    let monitor = context.monitor();
+    let hears = context.hears();
     let summary = match into_bucket {
         None => match &wanted {
-            None => restore::run(&repository, &snapshot, &options, monitor.as_ref(), context.cancel())?,
-            Some(wanted) => {
-                let hears = (monitor.as_ref(), context.cancel());
-                deployment::restore_files(&repository, &snapshot, wanted, &options, hears)?
-            }
+            None => restore::run(&repository, &snapshot, &options, &hears)?,
+            Some(wanted) => deployment::restore_files(&repository, &snapshot, wanted, &options, &hears)?,
         },
         Some(_) if wanted.is_some() => {
             return Err(Error::Invalid(
                 "--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned(),
             ));
         }
-        Some((target, into)) => {
+        Some((target, how)) => {
             let path = options.path.unwrap_or_default();
-            let hears = (monitor.as_ref(), context.cancel());
-            restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), &target, into, hears)?
+            let into = IntoBucket { target: &target, options: how };
+            restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), into, &hears)?
         }
     };
     if snapshot.is_incomplete() {
         let problems = count(snapshot.record.problem_count, "problem");
-        monitor.note(&format!("Snapshot {}: the backup itself was incomplete: {problems}", snapshot.id.short()));
+        hears.monitor.note(&format!("Snapshot {}: the backup itself was incomplete: {problems}", snapshot.id.short()));
     }
     let code = if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
     let document = json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary });
@@ -217,7 +215,7 @@ fn bucket_target(
     context: &Context,
     target: &Path,
     args: &Args,
-) -> Result<Option<(BucketTarget, restore::bucket::Options)>> {
+) -> Result<Option<(BucketTarget, BucketRestoreOptions)>> {
     let Some(text) = target.to_str().filter(|text| BucketLocation::is_meant(text)) else { return Ok(None) };
     let replace = match args.overwrite {
         None => false,
@@ -228,10 +226,10 @@ fn bucket_target(
         return Err(Error::Invalid("--delete and --ownership work only with a directory as target".to_owned()));
     }
     let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
-    Ok(Some((target, restore::bucket::Options { replace, dry_run: args.dry_run })))
+    Ok(Some((target, BucketRestoreOptions { replace, dry_run: args.dry_run })))
 }
 
-fn lines(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &Summary) -> Vec<String> {
+fn lines(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &RestoreSummary) -> Vec<String> {
     let (verb, lead) = if dry_run { ("would be written", "Dry run of") } else { ("written", "Restored") };
     let mut lines = vec![format!(
         "{lead} snapshot {snapshot}: {} {verb} ({}), {} unchanged, {} kept, {} removed, {}, {}",

@@ -10,7 +10,10 @@ use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::deployment::{self, DeploymentRestore, Done, MergeOptions, MergeSummary, Options, Plan, Wanted};
+use mlvault::restore::deployment::{
+    self, DeploymentPart, DeploymentRestore, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored,
+    MergeOptions, MergeSummary,
+};
 use mlvault::source::deployment::Deployment;
 use mlvault::units::{count, format_bytes};
 
@@ -67,9 +70,8 @@ pub fn whole(
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
     dry_run: bool,
 ) -> Result<Outcome> {
-    let monitor = context.monitor();
-    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
-    let options = Options {
+    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
+    let options = DeploymentRestoreOptions {
         map_roots: args.map_roots()?,
         components: args.components.clone(),
         resume: args.resume,
@@ -88,7 +90,7 @@ pub fn whole(
     Ok(Outcome::new(code, document, done_lines(snapshot, &done)))
 }
 
-fn done_lines(snapshot: &Snapshot, done: &Done) -> Vec<String> {
+fn done_lines(snapshot: &Snapshot, done: &DeploymentRestored) -> Vec<String> {
     let databases: Vec<_> = done.databases.iter().map(|store| store.name()).collect();
     let restored = format!(
         "Restored snapshot {}: {} ({}), {} unchanged; databases: {} with {}",
@@ -112,11 +114,10 @@ pub fn part(
     args: &DeploymentRestoreArgs,
     target: &Deployment,
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
-    wanted: &Wanted,
+    wanted: &DeploymentPart,
     dry_run: bool,
 ) -> Result<Outcome> {
-    let monitor = context.monitor();
-    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
+    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
     let on_conflict = match args.on_conflict {
         OnConflictArg::Refuse => OnConflict::Refuse,
         OnConflictArg::Keep => OnConflict::Keep,
@@ -146,7 +147,7 @@ pub fn part(
     Ok(Outcome::complete(document, lines))
 }
 
-fn plan_lines(snapshot: &Snapshot, plan: &Plan) -> Vec<String> {
+fn plan_lines(snapshot: &Snapshot, plan: &DeploymentRestorePlan) -> Vec<String> {
     let mut lines = vec![format!("Snapshot {} will be restored:", snapshot.id.short())];
     for artifact in &plan.artifacts {
         lines.push(format!("  artifacts of {} into {}", artifact.root, artifact.to));

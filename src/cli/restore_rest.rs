@@ -10,7 +10,7 @@ use serde_json::json;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::deployment::{DeploymentRestore, RestPlan, RestRestore, Wanted};
+use mlvault::restore::deployment::{DeploymentPart, DeploymentRestore, RestPlan, RestRestore};
 use mlvault::source::deployment::Deployment;
 use mlvault::tracking::TrackingClient;
 use mlvault::tracking::import::{IdMap, ImportReport};
@@ -40,7 +40,7 @@ pub fn run(
     (args, yes): (&RestArgs, bool),
     target: &Deployment,
     (repository, snapshot): (&Arc<Repository>, &Snapshot),
-    wanted: Option<&Wanted>,
+    wanted: Option<&DeploymentPart>,
     dry_run: bool,
 ) -> Result<Outcome> {
     let options = target.tracking.as_ref().ok_or_else(|| {
@@ -52,8 +52,7 @@ pub fn run(
     let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
     client.check_access()?;
     let id_map = args.id_map.as_deref().map(IdMapFile::create).transpose()?;
-    let monitor = context.monitor();
-    let restore = DeploymentRestore::new(repository, snapshot, (monitor.as_ref(), context.cancel()))?;
+    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
     let prepared = RestRestore::prepare(&restore, wanted, target)?;
     context.finish();
     if dry_run {

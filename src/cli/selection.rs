@@ -5,7 +5,7 @@ use clap::Args;
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::deployment::Wanted;
+use mlvault::restore::deployment::DeploymentPart;
 
 /// Which snapshot of a deployment is meant.
 #[derive(Args)]
@@ -48,13 +48,15 @@ pub struct WantedArgs {
 
 impl WantedArgs {
     /// Returns what is wanted, if anything is.
-    pub fn wanted(&self) -> Option<Wanted> {
+    pub fn wanted(&self) -> Option<DeploymentPart> {
         let Self { experiment, run, model, version } = self;
         match (experiment, run, model, version) {
-            (Some(experiment), ..) => Some(Wanted::Experiment(experiment.clone())),
-            (_, Some(run), ..) => Some(Wanted::Run(run.clone())),
-            (_, _, Some(model), None) => Some(Wanted::Model(model.clone())),
-            (_, _, Some(model), version) => Some(Wanted::Version { model: model.clone(), version: version.clone() }),
+            (Some(experiment), ..) => Some(DeploymentPart::Experiment(experiment.clone())),
+            (_, Some(run), ..) => Some(DeploymentPart::Run(run.clone())),
+            (_, _, Some(model), None) => Some(DeploymentPart::Model(model.clone())),
+            (_, _, Some(model), version) => {
+                Some(DeploymentPart::Version { model: model.clone(), version: version.clone() })
+            }
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ use crate::format::tree::{ChunkRef, Entry, FileContent};
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::restore::{Overwrite, Run, add};
+use crate::restore::{DirectoryRestore, Overwrite, add};
 use crate::sync::lock;
 use crate::target::directory::{Existing, ExistingKind};
 use crate::trees::reader::chunks_of;
@@ -36,12 +36,12 @@ const COMPARE_BYTES: usize = 256 * KIB as usize;
 
 /// Files to restore together.
 #[derive(Default)]
-pub struct Batch {
+pub struct FileBatch {
     entries: Vec<Entry>,
     chunks: usize,
 }
 
-impl Batch {
+impl FileBatch {
     /// Adds a file.
     pub fn push(&mut self, entry: Entry) {
         self.chunks += entry.file().map_or(0, chunk_count);
@@ -60,7 +60,7 @@ fn chunk_count(file: &FileContent) -> usize {
 }
 
 /// What is to be done with a file.
-enum Decision {
+enum FileDecision {
     /// It is right, or the user wants it left.
     Done,
     /// These chunks of it are to be written.
@@ -85,20 +85,20 @@ impl OpenOutput {
     }
 }
 
-impl Run<'_> {
+impl DirectoryRestore<'_> {
     /// Restores the files of a batch.
-    pub(super) fn restore_batch(&self, batch: Batch) -> Result<()> {
+    pub(super) fn restore_batch(&self, batch: FileBatch) -> Result<()> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let decided = parallel::map(&batch.entries, threads, |entry| {
-            self.cancel.check()?;
+            self.hears.check()?;
             Ok(self.decide(entry))
         });
         let (mut outputs, mut wanted) = (Vec::new(), Vec::new());
         for (entry, decision) in batch.entries.into_iter().zip(decided) {
             match decision? {
                 Err(error) => self.problem(&entry, &error.to_string()),
-                Ok(Decision::Done) => {}
-                Ok(Decision::Write { wants, fresh }) => {
+                Ok(FileDecision::Done) => {}
+                Ok(FileDecision::Write { wants, fresh }) => {
                     wanted.extend(wants.iter().map(|(chunk, offset)| (*chunk, outputs.len() as u32, *offset)));
                     outputs.push(OpenOutput {
                         entry,
@@ -118,8 +118,8 @@ impl Run<'_> {
     }
 
     /// Looks at what is there. On the way, counts what a dry run reports.
-    fn decide(&self, entry: &Entry) -> Result<Decision> {
-        let Some(file) = entry.file() else { return Ok(Decision::Done) };
+    fn decide(&self, entry: &Entry) -> Result<FileDecision> {
+        let Some(file) = entry.file() else { return Ok(FileDecision::Done) };
         let existing = self.target.look(&entry.path)?;
         if let Some(existing) = existing
             && let Some(decision) = self.decide_without_reading(entry, file, &existing)?
@@ -150,9 +150,9 @@ impl Run<'_> {
         add(&self.tally.files_written, 1);
         add(&self.tally.bytes_written, bytes);
         add(&self.tally.bytes_unchanged, file.size - bytes);
-        self.monitor.count(Counter::Bytes, file.size - bytes);
-        self.monitor.count(Counter::BytesDeduplicated, file.size - bytes);
-        Ok(Decision::Write { wants, fresh: reusable.is_none() })
+        self.hears.monitor.count(Counter::Bytes, file.size - bytes);
+        self.hears.monitor.count(Counter::BytesDeduplicated, file.size - bytes);
+        Ok(FileDecision::Write { wants, fresh: reusable.is_none() })
     }
 
     fn decide_without_reading(
@@ -160,7 +160,7 @@ impl Run<'_> {
         entry: &Entry,
         file: &FileContent,
         existing: &Existing,
-    ) -> Result<Option<Decision>> {
+    ) -> Result<Option<FileDecision>> {
         let keep = match self.options.overwrite {
             Overwrite::Never => true,
             Overwrite::IfNewer => existing.mtime > entry.metadata.mtime,
@@ -168,8 +168,8 @@ impl Run<'_> {
         };
         if keep {
             add(&self.tally.files_kept, 1);
-            self.monitor.count(Counter::Bytes, file.size);
-            return Ok(Some(Decision::Done));
+            self.hears.monitor.count(Counter::Bytes, file.size);
+            return Ok(Some(FileDecision::Done));
         }
         let looks_same =
             existing.kind == ExistingKind::File && existing.size == file.size && existing.mtime == entry.metadata.mtime;
@@ -179,16 +179,16 @@ impl Run<'_> {
         Ok(None)
     }
 
-    fn finish_unchanged(&self, entry: &Entry, file: &FileContent) -> Result<Decision> {
+    fn finish_unchanged(&self, entry: &Entry, file: &FileContent) -> Result<FileDecision> {
         add(&self.tally.files_unchanged, 1);
         add(&self.tally.bytes_unchanged, file.size);
-        self.monitor.count(Counter::Entries, 1);
-        self.monitor.count(Counter::Bytes, file.size);
-        self.monitor.count(Counter::BytesDeduplicated, file.size);
+        self.hears.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Bytes, file.size);
+        self.hears.monitor.count(Counter::BytesDeduplicated, file.size);
         if !self.options.dry_run {
             self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, false)?;
         }
-        Ok(Decision::Done)
+        Ok(FileDecision::Done)
     }
 
     fn remove_in_the_way(&self, entry: &Entry) -> Result<()> {
@@ -259,7 +259,7 @@ impl Run<'_> {
         let budget = Budget::new(repository.memory_plan().chunk_bytes);
         let open_files = AtomicUsize::new(0);
         let results = parallel::map(&spans, threads, |span| {
-            self.cancel.check()?;
+            self.hears.check()?;
             // The span itself, one open chunk of it, and its decoded form.
             let _permit = budget.take(span.range.end - span.range.start + 3 * repository.config().chunk_len_max());
             self.fetch_span(outputs, span, &open_files)
@@ -271,7 +271,7 @@ impl Run<'_> {
     fn fetch_span(&self, outputs: &[OpenOutput], span: &Span, open_files: &AtomicUsize) -> Result<()> {
         let read = match self.reader.read_span(&span.pack, span.range.clone()) {
             Ok((start, bytes)) => {
-                self.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
+                self.hears.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
                 Some((start, bytes))
             }
             Err(error) if error.is_damage() => None,
@@ -308,7 +308,7 @@ impl Run<'_> {
             Err(error) if error.is_damage() => self.fail(output, error),
             Err(error) => return Err(error.clone()),
             Ok(plain) => {
-                self.monitor.count(Counter::Bytes, plain.len() as u64);
+                self.hears.monitor.count(Counter::Bytes, plain.len() as u64);
                 match self.put(output, offset, plain, open_files) {
                     Ok(()) => {}
                     Err(error) if is_full(&error) => return Err(error),
@@ -363,8 +363,8 @@ impl Run<'_> {
         };
         match completed {
             Ok(()) => {
-                self.monitor.count(Counter::Entries, 1);
-                self.monitor.detail(&|| format!("restored {}", output.entry.path_text()));
+                self.hears.monitor.count(Counter::Entries, 1);
+                self.hears.monitor.detail(&|| format!("restored {}", output.entry.path_text()));
             }
             Err(error) => self.fail(output, &error),
         }

@@ -13,18 +13,18 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::budget::Budget;
-use crate::cancel::Cancel;
 use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Fault, Result};
-use crate::format::snapshot::{Component, FILES};
+use crate::format::snapshot::FILES;
 use crate::format::tree::{Entry, EntryKind, FileContent};
+use crate::hears::Hears;
 use crate::id::Digest;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
-use crate::restore::{Summary, Tally, add};
+use crate::restore::{RestoreSummary, RestoreTally, add};
 use crate::s3::{ListedObject, ObjectHeaders};
 use crate::target::bucket::{BucketTarget, ExistingObjects, ObjectWriter, PART_BYTES};
 use crate::trees::contents::{self, Selection};
@@ -40,11 +40,20 @@ const REQUESTS_MAX: usize = 16;
 
 /// How to restore into a bucket.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub struct BucketRestoreOptions {
     /// Replace objects that are there with another content. Without it they are problems.
     pub replace: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
+}
+
+/// A part of a bucket to restore into, and how.
+#[derive(Clone, Copy)]
+pub struct IntoBucket<'a> {
+    /// Where.
+    pub target: &'a BucketTarget,
+    /// How.
+    pub options: BucketRestoreOptions,
 }
 
 /// Restores a snapshot, or what is at a path of it and below, as users know it. Entries keep their paths below the target,
@@ -53,40 +62,36 @@ pub fn run_snapshot(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     path: &[u8],
-    target: &BucketTarget,
-    options: Options,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
-) -> Result<Summary> {
+    into: IntoBucket<'_>,
+    hears: &Hears,
+) -> Result<RestoreSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(path);
-    let tally = Tally::default();
+    let tally = RestoreTally::default();
     let mut found = path.is_empty();
     for selection in contents::select(snapshot, path) {
         let shown = contents::shown_path(&selection.component.name, &selection.path);
         let name = if selection.path.is_empty() && selection.component.name == FILES { &[][..] } else { &shown };
         let name = std::str::from_utf8(name).map_err(|_| contents::no_such_path(snapshot, path))?;
-        let target = target.below(name.trim_end_matches('/'));
-        let run = Run::new(&reader, &selection, &target, options, (monitor, cancel), &tally);
-        found |= run.restore()?;
+        let target = into.target.below(name.trim_end_matches('/'));
+        let into = IntoBucket { target: &target, ..into };
+        found |= BucketRestore::new(&reader, &selection, into, hears, &tally).restore()?;
     }
     if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
 }
 
 /// Restores what is at a path of a component's tree and below it; the empty path stands for all of it. What an entry's
-/// path has behind `path` comes behind the target's prefix.
+/// path has behind the selected one comes behind the target's prefix.
 pub fn run(
     reader: &ChunkReader,
-    component: &Component,
-    path: &[u8],
-    target: &BucketTarget,
-    options: Options,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
-) -> Result<Summary> {
+    selection: &Selection<'_>,
+    into: IntoBucket<'_>,
+    hears: &Hears,
+) -> Result<RestoreSummary> {
     reader.repository().access().data_secret()?;
-    let tally = Tally::default();
-    let selection = Selection { component, path: path.to_vec() };
-    Run::new(reader, &selection, target, options, (monitor, cancel), &tally).restore()?;
+    let tally = RestoreTally::default();
+    BucketRestore::new(reader, selection, into, hears, &tally).restore()?;
     Ok(tally.summary())
 }
 
@@ -101,53 +106,50 @@ struct Object {
 
 /// What is to be done with an object.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Decision {
+enum ObjectDecision {
     Done,
     Write,
 }
 
 /// Small objects that are restored together.
 #[derive(Default)]
-struct Batch {
+struct ObjectBatch {
     objects: Vec<Object>,
     bytes: u64,
 }
 
 /// One component on its way into one bucket.
-struct Run<'a> {
+struct BucketRestore<'a> {
     reader: &'a ChunkReader,
     selection: &'a Selection<'a>,
     target: &'a BucketTarget,
-    options: Options,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
-    tally: &'a Tally,
+    options: BucketRestoreOptions,
+    hears: &'a Hears,
+    tally: &'a RestoreTally,
     fetcher: ChunkFetcher<'a>,
     batch_bytes_max: u64,
     /// For objects that are read to be compared.
     compare_budget: Budget,
 }
 
-impl<'a> Run<'a> {
+impl<'a> BucketRestore<'a> {
     fn new(
         reader: &'a ChunkReader,
         selection: &'a Selection<'a>,
-        target: &'a BucketTarget,
-        options: Options,
-        (monitor, cancel): (&'a dyn Monitor, &'a Cancel),
-        tally: &'a Tally,
+        into: IntoBucket<'a>,
+        hears: &'a Hears,
+        tally: &'a RestoreTally,
     ) -> Self {
         // A quarter each: ranges of packs, chunks, the objects or parts made of them, and a part that is being filled.
         let quarter = reader.repository().memory_plan().chunk_bytes / 4;
         Self {
             reader,
             selection,
-            target,
-            options,
-            monitor,
-            cancel,
+            target: into.target,
+            options: into.options,
+            hears,
             tally,
-            fetcher: ChunkFetcher::new(reader, quarter, cancel),
+            fetcher: ChunkFetcher::new(reader, quarter, &hears.cancel),
             batch_bytes_max: quarter.min(BATCH_BYTES_MAX),
             compare_budget: Budget::new(2 * quarter),
         }
@@ -157,12 +159,12 @@ impl<'a> Run<'a> {
     fn restore(&self) -> Result<bool> {
         let component = self.selection.component;
         let totals = self.selection.path.is_empty().then_some((component.entries, component.bytes));
-        self.monitor.phase("restore", totals.map(|totals| totals.0), totals.map(|totals| totals.1));
+        self.hears.monitor.phase("restore", totals.map(|totals| totals.0), totals.map(|totals| totals.1));
         let mut existing = self.target.existing();
-        let mut batch = Batch::default();
+        let mut batch = ObjectBatch::default();
         let (mut found, mut directories) = (false, 0);
         for entry in self.entries()? {
-            self.cancel.check()?;
+            self.hears.check()?;
             found = true;
             match entry {
                 Err(error) if error.is_damage() => {
@@ -176,7 +178,9 @@ impl<'a> Run<'a> {
         self.restore_batch(batch)?;
         add(&self.tally.directories, directories);
         if directories > 0 {
-            self.monitor.note("A bucket has no directories: empty ones, and modes, owners and times are not restored");
+            self.hears
+                .monitor
+                .note("A bucket has no directories: empty ones, and modes, owners and times are not restored");
         }
         Ok(found)
     }
@@ -188,7 +192,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn take_in(&self, entry: Entry, existing: &mut ExistingObjects, batch: &mut Batch) -> Result<()> {
+    fn take_in(&self, entry: Entry, existing: &mut ExistingObjects, batch: &mut ObjectBatch) -> Result<()> {
         let Some(object) = self.object(entry, existing)? else { return Ok(()) };
         if object.content.size > PART_BYTES {
             return self.restore_large(&object);
@@ -227,11 +231,11 @@ impl<'a> Run<'a> {
     }
 
     /// Restores small objects: looks which are there, fetches the chunks of the others together, and writes them.
-    fn restore_batch(&self, batch: Batch) -> Result<()> {
+    fn restore_batch(&self, batch: ObjectBatch) -> Result<()> {
         let decided = parallel::map(&batch.objects, REQUESTS_MAX, |object| self.settle(object, self.decide(object)));
         let mut to_write: Vec<(Object, Vec<WantedChunk>)> = Vec::new();
         for (object, decision) in batch.objects.into_iter().zip(decided) {
-            if decision? != Some(Decision::Write) {
+            if decision? != Some(ObjectDecision::Write) {
                 continue;
             }
             let path: Arc<str> = object.entry.path_text().into();
@@ -260,7 +264,7 @@ impl<'a> Run<'a> {
     }
 
     fn put_small(&self, object: &Object, content: &Bytes) -> Result<()> {
-        self.cancel.check()?;
+        self.hears.check()?;
         self.verify(object, Digest::from_bytes(*blake3::hash(content).as_bytes()), content.len() as u64)?;
         let written = self.target.put(&object.key, content, &object.headers, !self.options.replace);
         self.written(object, written)
@@ -268,8 +272,8 @@ impl<'a> Run<'a> {
 
     fn restore_large(&self, object: &Object) -> Result<()> {
         let restored = self.decide(object).and_then(|decision| match decision {
-            Decision::Done => Ok(()),
-            Decision::Write => self.put_large(object),
+            ObjectDecision::Done => Ok(()),
+            ObjectDecision::Write => self.put_large(object),
         });
         self.settle(object, restored).map(drop)
     }
@@ -280,7 +284,7 @@ impl<'a> Run<'a> {
         let ahead_bytes = self.batch_bytes_max;
         let writer = self.target.begin(&object.key, object.content.size, &object.headers, ahead_bytes)?;
         let mut transfer =
-            Transfer { run: self, writer, hasher: blake3::Hasher::new(), wanted: Vec::new(), bytes: 0, written: 0 };
+            LargeObject { run: self, writer, hasher: blake3::Hasher::new(), wanted: Vec::new(), bytes: 0, written: 0 };
         for_each_chunk_of(self.reader, &path, &object.content, &mut |chunk| {
             transfer.bytes += u64::from(chunk.len);
             transfer.wanted.push(WantedChunk { kind: object.content.kind, chunk, needed_by: Arc::clone(&path) });
@@ -301,12 +305,12 @@ impl<'a> Run<'a> {
     }
 
     /// Decides by what is there, and counts.
-    fn decide(&self, object: &Object) -> Result<Decision> {
-        self.cancel.check()?;
+    fn decide(&self, object: &Object) -> Result<ObjectDecision> {
+        self.hears.check()?;
         if let Some(existing) = &object.existing {
             if existing.size == object.content.size && self.is_there(object)? {
                 self.count_unchanged(object);
-                return Ok(Decision::Done);
+                return Ok(ObjectDecision::Done);
             }
             if !self.options.replace {
                 return Err(in_the_way(self.target, &object.key));
@@ -314,9 +318,9 @@ impl<'a> Run<'a> {
         }
         if self.options.dry_run {
             self.count_written(object);
-            return Ok(Decision::Done);
+            return Ok(ObjectDecision::Done);
         }
-        Ok(Decision::Write)
+        Ok(ObjectDecision::Write)
     }
 
     fn is_there(&self, object: &Object) -> Result<bool> {
@@ -337,23 +341,23 @@ impl<'a> Run<'a> {
             written => written?,
         }
         self.count_written(object);
-        self.monitor.detail(&|| format!("restored {}", object.entry.path_text()));
+        self.hears.monitor.detail(&|| format!("restored {}", object.entry.path_text()));
         Ok(())
     }
 
     fn count_written(&self, object: &Object) {
         add(&self.tally.files_written, 1);
         add(&self.tally.bytes_written, object.content.size);
-        self.monitor.count(Counter::Entries, 1);
-        self.monitor.count(Counter::Bytes, object.content.size);
+        self.hears.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Bytes, object.content.size);
     }
 
     fn count_unchanged(&self, object: &Object) {
         add(&self.tally.files_unchanged, 1);
         add(&self.tally.bytes_unchanged, object.content.size);
-        self.monitor.count(Counter::Entries, 1);
-        self.monitor.count(Counter::Bytes, object.content.size);
-        self.monitor.count(Counter::BytesDeduplicated, object.content.size);
+        self.hears.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Bytes, object.content.size);
+        self.hears.monitor.count(Counter::BytesDeduplicated, object.content.size);
     }
 
     /// Reports what concerns one object, and passes on what ends the restore.
@@ -371,13 +375,13 @@ impl<'a> Run<'a> {
     fn report(&self, path: &[u8], message: &str) {
         self.tally.problems.fetch_add(1, Ordering::Relaxed);
         let shown = contents::shown_path(&self.selection.component.name, path);
-        self.monitor.problem(&String::from_utf8_lossy(&shown), message);
+        self.hears.monitor.problem(&String::from_utf8_lossy(&shown), message);
     }
 }
 
 /// The content of a large object on its way.
-struct Transfer<'r, 'a> {
-    run: &'r Run<'a>,
+struct LargeObject<'r, 'a> {
+    run: &'r BucketRestore<'a>,
     writer: ObjectWriter,
     hasher: blake3::Hasher,
     wanted: Vec<WantedChunk>,
@@ -385,10 +389,10 @@ struct Transfer<'r, 'a> {
     written: u64,
 }
 
-impl Transfer<'_, '_> {
+impl LargeObject<'_, '_> {
     /// Fetches the chunks that are wanted, and writes them.
     fn flush(&mut self) -> Result<()> {
-        self.run.cancel.check()?;
+        self.run.hears.check()?;
         self.bytes = 0;
         for chunk in self.run.fetcher.fetch(&std::mem::take(&mut self.wanted))? {
             let chunk = chunk?;

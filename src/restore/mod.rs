@@ -20,15 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
-use crate::monitor::Monitor;
+use crate::hears::Hears;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
-use crate::restore::batch::Batch;
+use crate::restore::batch::FileBatch;
 use crate::target::directory::{self, DirectoryTarget, ExistingKind};
 use crate::trees::contents::{self, Selection, is_selected};
 use crate::trees::reader::TreeReader;
@@ -48,7 +47,7 @@ pub enum Overwrite {
 
 /// What to restore, where to and how.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RestoreOptions {
     /// The directory to restore into.
     pub target: PathBuf,
     /// Only this path and what is below it.
@@ -65,7 +64,7 @@ pub struct Options {
 
 /// What a restore did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct RestoreSummary {
     /// Files written, wholly or in part.
     pub files_written: u64,
     /// Files that were right already.
@@ -86,7 +85,7 @@ pub struct Summary {
     pub problems: u64,
 }
 
-impl Summary {
+impl RestoreSummary {
     /// Adds what a further restore did.
     fn add(&mut self, part: &Self) {
         self.files_written += part.files_written;
@@ -102,7 +101,7 @@ impl Summary {
 }
 
 #[derive(Default)]
-struct Tally {
+struct RestoreTally {
     files_written: AtomicU64,
     files_unchanged: AtomicU64,
     files_kept: AtomicU64,
@@ -114,10 +113,10 @@ struct Tally {
     problems: AtomicU64,
 }
 
-impl Tally {
-    fn summary(&self) -> Summary {
+impl RestoreTally {
+    fn summary(&self) -> RestoreSummary {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Summary {
+        RestoreSummary {
             files_written: get(&self.files_written),
             files_unchanged: get(&self.files_unchanged),
             files_kept: get(&self.files_kept),
@@ -136,34 +135,32 @@ fn add(counter: &AtomicU64, amount: u64) {
 }
 
 /// One component on its way into one directory.
-struct Run<'a> {
+struct DirectoryRestore<'a> {
     reader: &'a ChunkReader,
     component: &'a Component,
     prefix: Vec<u8>,
     /// Whether paths in the target begin behind the prefix.
     strips_prefix: bool,
     target: &'a DirectoryTarget,
-    options: &'a Options,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
-    tally: &'a Tally,
+    options: &'a RestoreOptions,
+    hears: &'a Hears,
+    tally: &'a RestoreTally,
 }
 
 /// Runs a restore. Components other than plain files go into a directory of their name.
 pub fn run(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
-    options: &Options,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
-) -> Result<Summary> {
+    options: &RestoreOptions,
+    hears: &Hears,
+) -> Result<RestoreSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
-    let tally = Tally::default();
+    let tally = RestoreTally::default();
     let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
     let mut found = path.is_empty();
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
-    monitor.phase(
+    hears.monitor.phase(
         "restore",
         total.map(|components| components.iter().map(|component| component.entries).sum()),
         total.map(|components| components.iter().map(|component| component.bytes).sum()),
@@ -174,15 +171,14 @@ pub fn run(
             name => options.target.join(name),
         };
         let target = open_target(&root, options)?;
-        let run = Run {
+        let run = DirectoryRestore {
             reader: &reader,
             component,
             prefix,
             strips_prefix: false,
             target: &target,
             options,
-            monitor,
-            cancel,
+            hears,
             tally: &tally,
         };
         found |= run.restore()?;
@@ -190,29 +186,27 @@ pub fn run(
     if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
 }
 
-/// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind `path` comes
-/// behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
+/// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind the path that
+/// was selected comes behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
 pub fn run_below(
     reader: &ChunkReader,
-    component: &Component,
-    path: &[u8],
-    options: &Options,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
-) -> Result<Summary> {
+    Selection { component, path }: &Selection<'_>,
+    options: &RestoreOptions,
+    hears: &Hears,
+) -> Result<RestoreSummary> {
     reader.repository().access().data_secret()?;
-    let tally = Tally::default();
+    let tally = RestoreTally::default();
     let target = open_target(&options.target, options)?;
-    let options = Options { delete: false, ..options.clone() };
-    let (prefix, strips_prefix) = (path.to_vec(), !path.is_empty());
-    let run = Run {
+    let options = RestoreOptions { delete: false, ..options.clone() };
+    let (prefix, strips_prefix) = (path.clone(), !path.is_empty());
+    let run = DirectoryRestore {
         reader,
         component,
         prefix,
         strips_prefix,
         target: &target,
         options: &options,
-        monitor,
-        cancel,
+        hears,
         tally: &tally,
     };
     run.restore()?;
@@ -220,14 +214,14 @@ pub fn run_below(
 }
 
 /// A dry run must not even make the directory.
-fn open_target(root: &std::path::Path, options: &Options) -> Result<DirectoryTarget> {
+fn open_target(root: &std::path::Path, options: &RestoreOptions) -> Result<DirectoryTarget> {
     if !options.dry_run {
         return DirectoryTarget::create(root);
     }
     if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
 }
 
-impl Run<'_> {
+impl DirectoryRestore<'_> {
     /// Returns whether anything was selected.
     fn restore(&self) -> Result<bool> {
         let found = self.restore_files()?;
@@ -289,11 +283,11 @@ impl Run<'_> {
     }
 
     fn restore_files(&self) -> Result<bool> {
-        let mut batch = Batch::default();
+        let mut batch = FileBatch::default();
         let mut found = false;
         let mut names = FileNames::default();
         for entry in self.entries()? {
-            self.cancel.check()?;
+            self.hears.check()?;
             found = true;
             let entry = match entry {
                 Err(error) if error.is_damage() => {
@@ -335,9 +329,9 @@ impl Run<'_> {
 
     /// Symlinks and hard links come after all files: no file is ever written through one.
     fn restore_links(&self) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = FileBatch::default();
         for entry in self.restorable_entries()? {
-            self.cancel.check()?;
+            self.hears.check()?;
             let entry = entry?;
             match &entry.kind {
                 EntryKind::Symlink { target } => {
@@ -459,7 +453,7 @@ impl Run<'_> {
 
     fn report(&self, path: &[u8], message: &str) {
         add(&self.tally.problems, 1);
-        self.monitor.problem(&String::from_utf8_lossy(path), message);
+        self.hears.monitor.problem(&String::from_utf8_lossy(path), message);
     }
 }
 

@@ -5,11 +5,11 @@
 
 use crate::error::Result;
 use crate::format::tree::Entry;
-use crate::restore::{Run, add};
+use crate::restore::{DirectoryRestore, add};
 use crate::source::directory::DirectorySource;
 use crate::source::{Found, Source};
 
-impl Run<'_> {
+impl DirectoryRestore<'_> {
     /// Walks the target beside the tree; both are in byte order.
     pub(super) fn sweep(&self) -> Result<()> {
         let doomed = match self.doomed() {
@@ -20,10 +20,10 @@ impl Run<'_> {
             doomed => doomed?,
         };
         for path in &doomed {
-            self.cancel.check()?;
+            self.hears.check()?;
             add(&self.tally.removed, 1);
             if self.options.dry_run {
-                self.monitor.note(&format!("would remove {}", self.target.path_of(path).display()));
+                self.hears.monitor.note(&format!("would remove {}", self.target.path_of(path).display()));
             } else if let Err(error) = self.target.remove(path) {
                 self.report(path, &error.to_string());
             }

@@ -27,6 +27,7 @@ use mlvault::check::ReadData;
 use mlvault::clock::SystemClock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
+use mlvault::hears::Hears;
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits};
 use mlvault::repository::index_sync::IndexHome;
@@ -175,9 +176,9 @@ fn restore_beside_others(repository: &Arc<Repository>, snapshot: &Snapshot, is_c
 /// there may be none.
 fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: bool) -> Result<Vec<String>> {
     let target = TempDir::new().unwrap();
-    let problems = Problems::default();
+    let problems = Arc::new(Problems::default());
     let options = repo::restore_options(target.path());
-    let restored = restore::run(repository, snapshot, &options, &problems, &Cancel::default());
+    let restored = restore::run(repository, snapshot, &options, &Hears::new(problems.clone(), Cancel::default()));
     let SourceRecord::Paths { paths } = &snapshot.record.source else { panic!("{:?}", snapshot.record.source) };
     let (directory, expected) = STAGE.directories.iter().find(|(path, _)| path == Path::new(&paths[0])).unwrap();
     if must {

@@ -1,16 +1,14 @@
 //! Buckets to back up and to restore into.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use mlvault::backup::{self, Summary, What};
-use mlvault::cancel::Cancel;
+use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::error::Error;
 use mlvault::format::tree::Entry;
+use mlvault::hears::Hears;
 use mlvault::id::SessionId;
-use mlvault::monitor::Silent;
 use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
 use mlvault::trees::reader::TreeReader;
 
@@ -48,16 +46,17 @@ pub fn put(bucket: &Bucket, key: &str, content: impl Into<Bytes>) {
 }
 
 /// Backs up a part of the servers' one bucket, but for temporary files.
-pub fn backup_prefix(vault: &Vault, prefix: &str, options: S3Options) -> Result<Summary, Error> {
+pub fn backup_prefix(vault: &Vault, prefix: &str, options: S3Options) -> Result<BackupSummary, Error> {
     backup(vault, &format!("s3://{BUCKET}/{prefix}"), options)
 }
 
 /// Backs up a part of a bucket as a new process would, but for temporary files.
-pub fn backup(vault: &Vault, location: &str, options: S3Options) -> Result<Summary, Error> {
-    let what = What::Bucket { location: location.parse().unwrap(), options, excludes: vec!["*.tmp".to_owned()] };
+pub fn backup(vault: &Vault, location: &str, options: S3Options) -> Result<BackupSummary, Error> {
+    let what =
+        BackupSource::Bucket { location: location.parse().unwrap(), options, excludes: vec!["*.tmp".to_owned()] };
     let options =
-        backup::Options { what, tags: vec![], force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
-    backup::run(&vault.open().unwrap(), &options, &(Arc::new(Silent) as _), &Cancel::default())
+        BackupOptions { what, tags: vec![], force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
+    backup::run(&vault.open().unwrap(), &options, &Hears::nobody())
 }
 
 /// Returns the entries of a snapshot, by path.

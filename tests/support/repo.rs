@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use mlvault::backend::local::LocalBackend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::backend::{Backend, Listed};
-use mlvault::backup::{self, What};
+use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::cancel::Cancel;
 use mlvault::check::{self, ReadData, Report};
 use mlvault::clock::SystemClock;
@@ -25,11 +25,12 @@ use mlvault::crypto::keys::{Secret, new_secret};
 use mlvault::crypto::passphrase::{Credential, encode_key_file};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
+use mlvault::hears::Hears;
 use mlvault::id::{ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor, Silent};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
-use mlvault::restore::{self, Overwrite};
+use mlvault::restore::{self, Overwrite, RestoreOptions};
 use tempfile::TempDir;
 
 /// Chunks so small that a few files make many of them, and a text of some MiB an indirect list.
@@ -105,11 +106,11 @@ impl Vault {
     /// Restores a snapshot of a directory elsewhere. Returns what came of it, and the paths with problems.
     pub fn restore(&self, snapshot: SessionId, directory: &Path) -> Result<(Tree, Vec<String>)> {
         let target = TempDir::new().unwrap();
-        let monitor = Problems::default();
+        let monitor = Arc::new(Problems::default());
         let repository = self.open()?;
         let snapshot = repository.find_snapshot(&snapshot.to_string())?;
         let options = restore_options(target.path());
-        let summary = restore::run(&repository, &snapshot, &options, &monitor, &Cancel::default())?;
+        let summary = restore::run(&repository, &snapshot, &options, &Hears::new(monitor.clone(), Cancel::default()))?;
         let subjects = monitor.subjects();
         assert_eq!(summary.problems, subjects.len() as u64);
         Ok((tree(&target.path().join(directory.strip_prefix("/").unwrap())), subjects))
@@ -143,8 +144,8 @@ pub fn create_on(backend: &dyn Backend, credential: &Credential, create_only: bo
 }
 
 /// Returns how a test restores: everything, into an empty directory.
-pub fn restore_options(target: &Path) -> restore::Options {
-    restore::Options {
+pub fn restore_options(target: &Path) -> RestoreOptions {
+    RestoreOptions {
         target: target.to_owned(),
         path: None,
         overwrite: Overwrite::Always,
@@ -155,12 +156,11 @@ pub fn restore_options(target: &Path) -> restore::Options {
 }
 
 /// Backs up a directory with an open repository.
-pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<backup::Summary> {
-    let what = What::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
+pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<BackupSummary> {
+    let what = BackupSource::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
     let options =
-        backup::Options { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    backup::run(repository, &options, &monitor, &Cancel::default())
+        BackupOptions { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
+    backup::run(repository, &options, &Hears::nobody())
 }
 
 /// Checks an open repository.

@@ -27,9 +27,9 @@ use tempfile::TempDir;
 use crate::backup::deployment::live::Live;
 use crate::backup::deployment::references::{CrossCheck, ParentEntries};
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
-use crate::backup::parent::Parent;
+use crate::backup::parent::ParentTree;
 use crate::backup::review::NoReview;
-use crate::backup::{Compare, Options, add_statistics, open_parent, pipeline};
+use crate::backup::{BackupOptions, Compare, add_statistics, open_parent, pipeline};
 use crate::chunks::reader::ChunkReader;
 use crate::database::DumpStream;
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ use crate::sql::TableRecord;
 use crate::sync::{self, lock};
 
 /// What was stored.
-pub struct Stored {
+pub struct StoredDeployment {
     /// The components, by name.
     pub components: Vec<Component>,
     /// Numbers, of all components together.
@@ -61,7 +61,7 @@ pub struct Stored {
 }
 
 /// A backup of a deployment under way.
-struct Run<'a> {
+struct DeploymentBackup<'a> {
     job: &'a pipeline::Job<'a>,
     deployment: &'a Deployment,
     compare: &'a Compare<'a>,
@@ -77,12 +77,12 @@ struct Run<'a> {
 pub fn store(
     job: &pipeline::Job<'_>,
     deployment: &Deployment,
-    options: &Options,
+    options: &BackupOptions,
     compare: &Compare<'_>,
-) -> Result<Stored> {
+) -> Result<StoredDeployment> {
     let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
     let layout = deployment.layout()?;
-    let mut run = Run {
+    let mut run = DeploymentBackup {
         job,
         deployment,
         compare,
@@ -136,14 +136,14 @@ fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Resul
     })
 }
 
-impl Run<'_> {
-    fn store(&mut self, options: &Options) -> Result<Stored> {
+impl DeploymentBackup<'_> {
+    fn store(&mut self, options: &BackupOptions) -> Result<StoredDeployment> {
         let read_at = self.job.repository.clock().now();
-        self.job.monitor.phase("databases", None, None);
-        let mut databases = OpenDatabase::open_all(self.deployment, self.scratch.path(), self.job.cancel)?;
+        self.job.hears.monitor.phase("databases", None, None);
+        let mut databases = OpenDatabase::open_all(self.deployment, self.scratch.path(), &self.job.hears.cancel)?;
         let catalogue = self.scratch.path().join(CATALOGUE);
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
-        let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), self.job.cancel)?;
+        let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), &self.job.hears.cancel)?;
         let claims = inventory.into_claims()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
@@ -157,7 +157,7 @@ impl Run<'_> {
         let metadata = self.store_metadata()?;
         self.store_catalogue(&catalogue, tables)?;
         self.components.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Stored {
+        Ok(StoredDeployment {
             components: std::mem::take(&mut self.components),
             statistics: std::mem::take(&mut self.statistics),
             record: DeploymentRecord {
@@ -202,7 +202,7 @@ impl Run<'_> {
         let streams = named.into_iter().map(|(name, database)| (name, dump_opener(database, &tables))).collect();
         let source = StreamSource::new(streams, read_at);
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
-        let parent = Parent::none(&reader, self.job.monitor.as_ref());
+        let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
         let stored = pipeline::store_tree(self.job, &source, parent, &mut NoReview);
         source.into_result()?;
         self.add_component(DATABASE, stored?, true);
@@ -235,23 +235,23 @@ impl Run<'_> {
         let source = open_artifacts(component, self.job.repository.memory_plan().chunk_bytes / 2)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = self.compare.parent;
-        let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.monitor));
+        let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.hears));
         let live = Live {
             deployment: self.deployment,
             reader: &reader,
             chunks: self.job.chunks,
             check_chunks: self.compare.check_chunks,
-            monitor: self.job.monitor,
+            monitor: &self.job.hears.monitor,
             connections: HashMap::new(),
         };
         let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
         let had: ParentEntries<'_> = Box::new(open().into_iter().flatten());
         let mut check =
             CrossCheck::new(&component.name, claims, had, Box::new(live), Box::new(BufWriter::new(orphans)));
-        let compared = Parent::new(
+        let compared = ParentTree::new(
             if self.compare.reads_all { None } else { open() },
             &reader,
-            self.job.monitor.as_ref(),
+            self.job.hears.monitor.as_ref(),
             self.compare.ignore_inode,
             self.compare.check_chunks,
         );
@@ -291,7 +291,7 @@ impl Run<'_> {
         let source = SpoolSource::new(directory)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let job = pipeline::Job { kind: BlobKind::Meta, ..*self.job };
-        let parent = Parent::none(&reader, self.job.monitor.as_ref());
+        let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
         let (tree, _) = pipeline::store_tree(&job, &source, parent, &mut NoReview)?;
         self.add_component(CATALOGUE, (tree, Statistics::default()), true);
         Ok(())
@@ -319,7 +319,7 @@ impl Run<'_> {
                 continue;
             }
             if rows > 0 && key.is_none() {
-                self.job.monitor.note(&format!(
+                self.job.hears.monitor.note(&format!(
                     "{rows} rows of the table {table} can only be used with {name}, which no backup holds: keep it elsewhere"
                 ));
             }

@@ -34,7 +34,7 @@ pub trait Surroundings {
 }
 
 /// A claim on its way through the tree.
-struct Open {
+struct OpenClaim {
     claim: Claim,
     key: Vec<u8>,
     files: u64,
@@ -56,9 +56,9 @@ pub type ParentEntries<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
 pub struct CrossCheck<'a> {
     component: String,
     /// Claims not reached yet, the next one last.
-    waiting: Vec<Open>,
+    waiting: Vec<OpenClaim>,
     /// Claims that the path gone on to is part of, the innermost last.
-    open: Vec<Open>,
+    open: Vec<OpenClaim>,
     surroundings: Box<dyn Surroundings + 'a>,
     parent: Peekable<ParentEntries<'a>>,
     /// What the parent has at the path gone on to.
@@ -87,7 +87,7 @@ impl<'a> CrossCheck<'a> {
         surroundings: Box<dyn Surroundings + 'a>,
         orphans: Box<dyn Write + 'a>,
     ) -> Self {
-        let mut waiting: Vec<_> = claims.into_iter().map(Open::new).collect();
+        let mut waiting: Vec<_> = claims.into_iter().map(OpenClaim::new).collect();
         waiting.sort_by(|a, b| (&b.key, &b.claim.id).cmp(&(&a.key, &a.claim.id)));
         Self {
             component: component.to_owned(),
@@ -112,7 +112,7 @@ impl<'a> CrossCheck<'a> {
     /// Closes the claims that a path is not part of, and opens those that it is part of.
     fn go_to(&mut self, path: Option<&[u8]>) {
         let place = path.map(place_of);
-        let is_part = |open: &Open| place.as_ref().is_some_and(|place| place.starts_with(&open.key));
+        let is_part = |open: &OpenClaim| place.as_ref().is_some_and(|place| place.starts_with(&open.key));
         while let Some(done) = self.open.pop_if(|open| !is_part(open)) {
             self.close(done);
         }
@@ -121,7 +121,7 @@ impl<'a> CrossCheck<'a> {
         }
     }
 
-    fn close(&mut self, mut done: Open) {
+    fn close(&mut self, mut done: OpenClaim) {
         let must_have = done.claim.must_exist || done.has_lost;
         let state = match (done.files, done.carried) {
             (0, _) if !must_have => ReferenceState::Empty,
@@ -191,7 +191,7 @@ impl<'a> CrossCheck<'a> {
         self.orphans.write_all(&json_line(&orphan)?).map_err(orphans_fault)
     }
 
-    fn record(&mut self, done: Open, state: ReferenceState) {
+    fn record(&mut self, done: OpenClaim, state: ReferenceState) {
         let digest = done.digest.filter(|_| done.files > 0);
         self.references.push(Reference {
             kind: done.claim.kind,
@@ -249,7 +249,7 @@ impl Review for CrossCheck<'_> {
     }
 }
 
-impl Open {
+impl OpenClaim {
     fn new(claim: Claim) -> Self {
         let key = claim.place.as_ref().map_or_else(Vec::new, |(_, path)| key_of(path));
         let is_model = matches!(claim.kind, ReferenceKind::LoggedModel | ReferenceKind::ModelVersion);

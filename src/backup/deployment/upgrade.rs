@@ -3,7 +3,7 @@
 //! A newer MLflow migrates its database when it first starts, silently and without a way back. A snapshot taken after
 //! that is no way back either, and must not pass for one.
 
-use crate::backup::Options;
+use crate::backup::BackupOptions;
 use crate::error::{Error, Result};
 use crate::format::deployment::DatabaseRecord;
 use crate::mlflow::schema::{self, Order, Store};
@@ -14,7 +14,7 @@ pub const PRE_UPGRADE: &str = "pre-upgrade";
 
 /// Fails if the snapshot is to be tagged `pre-upgrade` and the schema is already that of a newer MLflow: newer than in the
 /// last snapshot of the deployment, or not older than that of the release that is to be upgraded to.
-pub fn check(databases: &[DatabaseRecord], options: &Options, last: Option<&Snapshot>) -> Result<()> {
+pub fn check(databases: &[DatabaseRecord], options: &BackupOptions, last: Option<&Snapshot>) -> Result<()> {
     if !options.tags.iter().any(|tag| tag == PRE_UPGRADE) {
         return Ok(());
     }

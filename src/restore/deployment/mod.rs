@@ -19,9 +19,8 @@ use serde::Serialize;
 
 pub use rest::{RestPlan, RestRestore};
 pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
-pub use selection::{Selected, Wanted};
+pub use selection::{DeploymentPart, Selected};
 
-use crate::cancel::Cancel;
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
 use crate::database::rewrite::RewriteCount;
@@ -29,18 +28,19 @@ use crate::database::{self, DatabaseUri, Engine, Rewrite};
 use crate::error::{Error, Result};
 use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
 use crate::format::snapshot::Component;
-use crate::mlflow::catalogue::{StoredTable, TABLES};
+use crate::hears::Hears;
+use crate::mlflow::catalogue::{Reference, StoredTable, TABLES};
 use crate::mlflow::schema::{self, LOCATION_COLUMNS, LOCATION_TRACE_TAGS, Order, Store};
 use crate::mlflow::uri;
-use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
-use crate::restore::{Overwrite, Summary, bucket, run_below};
+use crate::restore::bucket::{self, BucketRestoreOptions, IntoBucket};
+use crate::restore::{Overwrite, RestoreOptions, RestoreSummary, run_below};
 use crate::source::deployment::{ArtifactPlace, DATABASE, Deployment};
 use crate::sql::TableRecord;
 use crate::sql::script::ScriptReader;
 use crate::target::bucket::BucketTarget;
-use crate::trees::contents::entry_at;
+use crate::trees::contents::{Selection, entry_at};
 use crate::trees::file_reader::FileReader;
 
 /// Names of what is there that a refusal shows.
@@ -48,7 +48,7 @@ const EXISTING_SHOWN_MAX: usize = 5;
 
 /// How to restore a deployment.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct DeploymentRestoreOptions {
     /// Artifact roots as the snapshot's databases have them, and what is to stand there instead.
     pub map_roots: Vec<(String, String)>,
     /// Only these components: `database`, or an artifact component by its whole name; empty for all.
@@ -103,9 +103,9 @@ pub struct ArtifactPlan {
     place: ArtifactPlace,
 }
 
-/// What a restore will do.
+/// What a restore of a deployment will do.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub struct DeploymentRestorePlan {
     /// Databases, loaded last.
     pub databases: Vec<DatabasePlan>,
     /// Artifacts, restored first.
@@ -114,11 +114,11 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// What a restore did.
+/// What a restore of a deployment did.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Done {
+pub struct DeploymentRestored {
     /// Artifacts.
-    pub artifacts: Summary,
+    pub artifacts: RestoreSummary,
     /// Databases that were loaded.
     pub databases: Vec<Store>,
     /// Rows in them.
@@ -132,26 +132,21 @@ pub struct DeploymentRestore<'a> {
     snapshot: &'a Snapshot,
     record: &'a DeploymentRecord,
     reader: ChunkReader,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: Hears,
 }
 
 impl<'a> DeploymentRestore<'a> {
     /// Begins; fails if the snapshot holds no deployment, or the key cannot read content.
-    pub fn new(
-        repository: &Arc<Repository>,
-        snapshot: &'a Snapshot,
-        (monitor, cancel): (&'a dyn Monitor, &'a Cancel),
-    ) -> Result<Self> {
+    pub fn new(repository: &Arc<Repository>, snapshot: &'a Snapshot, hears: &Hears) -> Result<Self> {
         repository.access().data_secret()?;
         let record = snapshot.record.deployment.as_deref().ok_or_else(|| {
             Error::NotFound(format!("The snapshot {} holds no MLflow deployment", snapshot.id.short()))
         })?;
-        Ok(Self { snapshot, record, reader: ChunkReader::new(Arc::clone(repository)), monitor, cancel })
+        Ok(Self { snapshot, record, reader: ChunkReader::new(Arc::clone(repository)), hears: hears.clone() })
     }
 
     /// Looks at everything that could be refused, and says what a restore would do. Writes nothing.
-    pub fn plan(&self, target: &Deployment, options: &Options) -> Result<Plan> {
+    pub fn plan(&self, target: &Deployment, options: &DeploymentRestoreOptions) -> Result<DeploymentRestorePlan> {
         let mut warnings = self.warnings(target, options)?;
         let databases = self.plan_databases(target, options)?;
         let artifacts = self.plan_artifacts(target, options, &mut warnings)?;
@@ -166,17 +161,19 @@ impl<'a> DeploymentRestore<'a> {
         for artifact in artifacts.iter().filter(|_| !options.resume) {
             refuse_filled_place(&artifact.place)?;
         }
-        Ok(Plan { databases, artifacts, warnings })
+        Ok(DeploymentRestorePlan { databases, artifacts, warnings })
     }
 
     /// Carries out a plan.
-    pub fn execute(&self, plan: &Plan, options: &Options) -> Result<Done> {
-        let mut done = Done::default();
+    pub fn execute(
+        &self,
+        plan: &DeploymentRestorePlan,
+        options: &DeploymentRestoreOptions,
+    ) -> Result<DeploymentRestored> {
+        let mut done = DeploymentRestored::default();
         for artifact in &plan.artifacts {
-            let component = self.component(&artifact.component)?;
-            let restored =
-                self.restore_artifacts(component, artifact.path.as_bytes(), &artifact.place, Overwrite::Always)?;
-            done.artifacts.add(&restored);
+            let selection = self.selection(&artifact.component, &artifact.path)?;
+            done.artifacts.add(&self.restore_artifacts(&selection, &artifact.place, Overwrite::Always)?);
         }
         for database in &plan.databases {
             done.rewritten += self.load(database, options)?;
@@ -192,7 +189,17 @@ impl<'a> DeploymentRestore<'a> {
         })
     }
 
-    fn warnings(&self, target: &Deployment, options: &Options) -> Result<Vec<String>> {
+    fn selection(&self, component: &str, path: &str) -> Result<Selection<'a>> {
+        Ok(Selection { component: self.component(component)?, path: path.into() })
+    }
+
+    /// Returns where the snapshot has the files of a row.
+    fn files_of(&self, reference: &Reference) -> Result<Selection<'a>> {
+        let (component, path) = (reference.component.as_deref(), reference.path.as_deref());
+        self.selection(component.unwrap_or_default(), path.unwrap_or_default())
+    }
+
+    fn warnings(&self, target: &Deployment, options: &DeploymentRestoreOptions) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         if self.snapshot.is_incomplete() {
             warnings.push(format!("the backup was incomplete: {} problems", self.snapshot.record.problem_count));
@@ -238,12 +245,12 @@ impl<'a> DeploymentRestore<'a> {
         Ok(())
     }
 
-    fn is_selected(&self, component: &str, options: &Options) -> bool {
+    fn is_selected(&self, component: &str, options: &DeploymentRestoreOptions) -> bool {
         let wanted = &options.components;
         wanted.is_empty() || wanted.iter().any(|name| name == component || component.starts_with(&format!("{name}/")))
     }
 
-    fn plan_databases(&self, target: &Deployment, options: &Options) -> Result<Vec<DatabasePlan>> {
+    fn plan_databases(&self, target: &Deployment, options: &DeploymentRestoreOptions) -> Result<Vec<DatabasePlan>> {
         if !self.is_selected(DATABASE, options) {
             return Ok(Vec::new());
         }
@@ -256,7 +263,12 @@ impl<'a> DeploymentRestore<'a> {
         self.record.databases.iter().map(|database| self.plan_database(database, target, options)).collect()
     }
 
-    fn plan_database(&self, record: &DatabaseRecord, target: &Deployment, options: &Options) -> Result<DatabasePlan> {
+    fn plan_database(
+        &self,
+        record: &DatabaseRecord,
+        target: &Deployment,
+        options: &DeploymentRestoreOptions,
+    ) -> Result<DatabasePlan> {
         let uri = target.database(record.store).ok_or_else(|| {
             Error::Invalid(format!(
                 "The snapshot has a {} database, and no place for it was given",
@@ -283,7 +295,7 @@ impl<'a> DeploymentRestore<'a> {
 
     /// Reads the dump once to count what would change, and refuses what a column could not hold.
     fn count_rewrites(&self, store: Store, engine: Engine, rewrites: &[Rewrite]) -> Result<Vec<ColumnRewrite>> {
-        self.monitor.phase("counting", None, None);
+        self.hears.monitor.phase("counting", None, None);
         let dump = self.open_dump(store)?;
         let mut script = ScriptReader::new(BufReader::new(dump), engine.dialect());
         let counts = database::rewrite::count_rewrites(&mut script, rewrites)?;
@@ -311,7 +323,7 @@ impl<'a> DeploymentRestore<'a> {
     fn plan_artifacts(
         &self,
         target: &Deployment,
-        options: &Options,
+        options: &DeploymentRestoreOptions,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<ArtifactPlan>> {
         let mut plans: Vec<ArtifactPlan> = Vec::new();
@@ -345,16 +357,14 @@ impl<'a> DeploymentRestore<'a> {
 
     fn restore_artifacts(
         &self,
-        component: &Component,
-        path: &[u8],
+        selection: &Selection<'_>,
         place: &ArtifactPlace,
         overwrite: Overwrite,
-    ) -> Result<Summary> {
-        let hears = (self.monitor, self.cancel);
-        self.monitor.phase("artifacts", None, None);
+    ) -> Result<RestoreSummary> {
+        self.hears.monitor.phase("artifacts", None, None);
         match place {
             ArtifactPlace::Directory(directory) => {
-                let options = super::Options {
+                let options = RestoreOptions {
                     target: directory.clone(),
                     path: None,
                     overwrite,
@@ -362,11 +372,12 @@ impl<'a> DeploymentRestore<'a> {
                     ownership: false,
                     dry_run: false,
                 };
-                run_below(&self.reader, component, path, &options, hears)
+                run_below(&self.reader, selection, &options, &self.hears)
             }
             ArtifactPlace::Bucket(location, options) => {
                 let target = BucketTarget::connect(location, options)?;
-                bucket::run(&self.reader, component, path, &target, bucket::Options::default(), hears)
+                let into = IntoBucket { target: &target, options: BucketRestoreOptions::default() };
+                bucket::run(&self.reader, selection, into, &self.hears)
             }
         }
     }
@@ -376,12 +387,12 @@ impl<'a> DeploymentRestore<'a> {
         let entry = entry_at(&self.reader, self.component(DATABASE)?, name.as_bytes())?.ok_or_else(|| {
             Error::NotFound(format!("The snapshot {} has no {DATABASE}/{name}", self.snapshot.id.short()))
         })?;
-        FileReader::open(&self.reader, &entry, self.cancel)
+        FileReader::open(&self.reader, &entry, &self.hears.cancel)
     }
 
-    fn load(&self, plan: &DatabasePlan, options: &Options) -> Result<u64> {
-        self.monitor.phase("databases", None, None);
-        let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, self.cancel)?;
+    fn load(&self, plan: &DatabasePlan, options: &DeploymentRestoreOptions) -> Result<u64> {
+        self.hears.monitor.phase("databases", None, None);
+        let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, &self.hears.cancel)?;
         let expected: Vec<TableRecord> =
             tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
         let rewrites = if plan.store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) };
@@ -397,20 +408,19 @@ impl<'a> DeploymentRestore<'a> {
 pub fn restore_files(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
-    wanted: &Wanted,
-    options: &super::Options,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
-) -> Result<Summary> {
-    let restore = DeploymentRestore::new(repository, snapshot, (monitor, cancel))?;
-    let selected = Selected::find(&restore.reader, snapshot, wanted, cancel)?;
-    let mut sum = Summary::default();
-    monitor.phase("restore", None, None);
-    let files = selection::files_of(wanted, &selected);
+    part: &DeploymentPart,
+    options: &RestoreOptions,
+    hears: &Hears,
+) -> Result<RestoreSummary> {
+    let restore = DeploymentRestore::new(repository, snapshot, hears)?;
+    let selected = Selected::find(&restore.reader, snapshot, part, &hears.cancel)?;
+    let mut sum = RestoreSummary::default();
+    hears.monitor.phase("restore", None, None);
+    let files = selection::files_of(part, &selected);
     for (reference, below) in &files {
-        let component = restore.component(reference.component.as_deref().unwrap_or_default())?;
-        let path = reference.path.as_deref().unwrap_or_default();
-        let options = super::Options { target: options.target.join(below), ..options.clone() };
-        sum.add(&run_below(&restore.reader, component, path.as_bytes(), &options, (monitor, cancel))?);
+        let selection = restore.files_of(reference)?;
+        let options = RestoreOptions { target: options.target.join(below), ..options.clone() };
+        sum.add(&run_below(&restore.reader, &selection, &options, hears)?);
     }
     if files.is_empty() {
         return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));

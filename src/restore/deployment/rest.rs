@@ -19,13 +19,13 @@ use tempfile::TempDir;
 use self::rows::{OwnedPair, models_of, runs_of};
 use super::row_spool::RowSpool;
 use super::selection::Selected;
-use super::{DeploymentRestore, Wanted};
+use super::{DeploymentPart, DeploymentRestore};
 use crate::catalogue::reader::{for_each, read_all};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, ReferenceState, StoredTable, TABLES};
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{Owner as Key, ReferenceKind, Store, TABLES as RESTORED_TABLES};
-use crate::restore::{Options, Overwrite, run_below};
+use crate::restore::{Overwrite, RestoreOptions, run_below};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
 use crate::tracking::TrackingClient;
 use crate::tracking::import::{
@@ -85,14 +85,18 @@ pub struct RestRestore<'a> {
 impl<'a> RestRestore<'a> {
     /// Collects what is to be brought back: what is wanted, or everything. `target` tells where artifact roots of the
     /// server are whose files do not go through it.
-    pub fn prepare(restore: &'a DeploymentRestore<'a>, wanted: Option<&Wanted>, target: &Deployment) -> Result<Self> {
-        restore.monitor.phase("reading the snapshot", None, None);
-        let find = |wanted| Selected::find(&restore.reader, restore.snapshot, wanted, restore.cancel);
+    pub fn prepare(
+        restore: &'a DeploymentRestore<'a>,
+        part: Option<&DeploymentPart>,
+        target: &Deployment,
+    ) -> Result<Self> {
+        restore.hears.monitor.phase("reading the snapshot", None, None);
+        let find = |part| Selected::find(&restore.reader, restore.snapshot, part, &restore.hears.cancel);
         let parent = std::env::temp_dir();
         let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&parent, source))?;
         let mut prepared = Self {
             restore,
-            selected: wanted.map(find).transpose()?,
+            selected: part.map(find).transpose()?,
             spool: RowSpool::create(scratch.path())?,
             experiments: Vec::new(),
             registered_models: Vec::new(),
@@ -120,7 +124,8 @@ impl<'a> RestRestore<'a> {
 
     /// Brings it back. Doing it again goes on where it stopped, and makes nothing twice.
     pub fn execute(&self, client: &TrackingClient) -> Result<ImportReport> {
-        let mut report = import::import(client, self, self.restore.monitor, self.restore.cancel)?;
+        let hears = &self.restore.hears;
+        let mut report = import::import(client, self, hears.monitor.as_ref(), &hears.cancel)?;
         report.left_out.extend(self.plan.left_out.iter().cloned());
         Ok(report)
     }
@@ -143,8 +148,8 @@ impl<'a> RestRestore<'a> {
         file: &str,
         visit: &mut dyn FnMut(&mut Self, T) -> Result<()>,
     ) -> Result<()> {
-        let DeploymentRestore { reader, snapshot, cancel, .. } = self.restore;
-        for_each(reader, snapshot, file, cancel, &mut |row| visit(self, row))
+        let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
+        for_each(reader, snapshot, file, &hears.cancel, &mut |row| visit(self, row))
     }
 
     fn collect_experiments(&mut self) -> Result<()> {
@@ -234,8 +239,8 @@ impl<'a> RestRestore<'a> {
             }
             return Ok(());
         }
-        let DeploymentRestore { reader, snapshot, cancel, .. } = self.restore;
-        let tables: Vec<StoredTable> = read_all(reader, snapshot, TABLES, cancel)?;
+        let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
+        let tables: Vec<StoredTable> = read_all(reader, snapshot, TABLES, &hears.cancel)?;
         let is_trace = |name: &str| {
             let owner = RESTORED_TABLES.iter().find(|table| table.name == name).map(|table| table.owner);
             matches!(owner, Some(Key::Trace | Key::Association))
@@ -286,8 +291,8 @@ impl ImportSource for RestRestore<'_> {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(scratch_fault(&target, error)),
             _ => {}
         }
-        let DeploymentRestore { reader, monitor, cancel, .. } = self.restore;
-        let options = Options {
+        let DeploymentRestore { reader, hears, .. } = self.restore;
+        let options = RestoreOptions {
             target: target.clone(),
             path: None,
             overwrite: Overwrite::Always,
@@ -295,8 +300,8 @@ impl ImportSource for RestRestore<'_> {
             ownership: false,
             dry_run: false,
         };
-        let component = self.restore.component(component)?;
-        let done = run_below(reader, component, path.as_bytes(), &options, (*monitor, cancel))?;
+        let selection = self.restore.selection(component, path)?;
+        let done = run_below(reader, &selection, &options, hears)?;
         match done.problems {
             0 => Ok(Some(target)),
             problems => Err(Error::damaged(format!("files of {owner}"), format!("{problems} cannot be restored"))),
@@ -310,8 +315,8 @@ impl ImportSource for RestRestore<'_> {
             ArtifactPlace::Directory(directory) => ArtifactPlace::Directory(directory.join(below)),
             ArtifactPlace::Bucket(bucket, options) => ArtifactPlace::Bucket(bucket.below(&below), options.clone()),
         };
-        let component = self.restore.component(component)?;
-        let done = self.restore.restore_artifacts(component, path.as_bytes(), &place, Overwrite::Always)?;
+        let selection = self.restore.selection(component, path)?;
+        let done = self.restore.restore_artifacts(&selection, &place, Overwrite::Always)?;
         match done.problems {
             0 => Ok(true),
             problems => Err(Error::damaged(format!("files of {owner}"), format!("{problems} cannot be restored"))),

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::mlflow::catalogue::Reference;
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{self, RowPlace, STAGE_DELETED, Store};
-use crate::restore::deployment::selection::{Selected, Wanted};
-use crate::restore::{Overwrite, Summary};
+use crate::restore::deployment::selection::{DeploymentPart, Selected};
+use crate::restore::{Overwrite, RestoreSummary};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
 use crate::sql::Value;
 use crate::sql::scanner::TableHead;
@@ -58,7 +58,7 @@ pub struct MergeSummary {
     /// The files.
     pub files: Vec<MergePlan>,
     /// What was done to them.
-    pub artifacts: Summary,
+    pub artifacts: RestoreSummary,
 }
 
 impl MergeSummary {
@@ -69,7 +69,7 @@ impl MergeSummary {
 }
 
 /// Files on their way to their place.
-struct Transfer<'s> {
+struct FileTransfer<'s> {
     reference: &'s Reference,
     place: ArtifactPlace,
     overwrite: Overwrite,
@@ -80,10 +80,10 @@ struct Transfer<'s> {
 pub fn merge(
     restore: &DeploymentRestore<'_>,
     target: &Deployment,
-    wanted: &Wanted,
+    part: &DeploymentPart,
     options: &MergeOptions,
 ) -> Result<MergeSummary> {
-    let selected = Selected::find(&restore.reader, restore.snapshot, wanted, restore.cancel)?;
+    let selected = Selected::find(&restore.reader, restore.snapshot, part, &restore.hears.cancel)?;
     let mut writers = open_writers(restore, target)?;
     let layout = target.layout()?;
     let mut summary = MergeSummary::default();
@@ -100,10 +100,11 @@ pub fn merge(
         transfers.push(transfer);
     }
     let order = schema::TABLES.map(|table| MergeTable { name: table.name, remnant: table.remnant() });
+    let staging = Staging { restore, target, selected: &selected, moves: rewrites(&options.map_roots) };
     let mut merges = Vec::new();
     for (store, writer) in &mut writers {
         let mut merge = writer.merge(&order)?;
-        stage(restore, *store, target, &selected, options, merge.as_mut())?;
+        staging.stage(*store, merge.as_mut())?;
         summary.tables.extend(merge.report()?.into_iter().filter(|table| !table.is_empty()));
         merges.push(merge);
     }
@@ -112,9 +113,8 @@ pub fn merge(
         return Ok(summary);
     }
     for transfer in transfers {
-        let component = restore.component(transfer.reference.component.as_deref().unwrap_or_default())?;
-        let path = transfer.reference.path.as_deref().unwrap_or_default();
-        let done = restore.restore_artifacts(component, path.as_bytes(), &transfer.place, transfer.overwrite)?;
+        let selection = restore.files_of(transfer.reference)?;
+        let done = restore.restore_artifacts(&selection, &transfer.place, transfer.overwrite)?;
         summary.artifacts.add(&done);
     }
     if summary.artifacts.problems > 0 {
@@ -178,7 +178,7 @@ fn plan_transfer<'s>(
     layout: &Layout,
     writers: &mut Writers,
     options: &MergeOptions,
-) -> Result<Transfer<'s>> {
+) -> Result<FileTransfer<'s>> {
     let location = moved_root(&crate::mlflow::uri::normalize(&reference.uri), &options.map_roots);
     let Resolved::At { component, path } = layout.map.resolve(&location) else {
         return Err(Error::Refused(format!(
@@ -193,7 +193,7 @@ fn plan_transfer<'s>(
     let is_known = is_known(reference, writers)?;
     let overwrite =
         if is_known && options.on_conflict != OnConflict::Replace { Overwrite::Never } else { Overwrite::Always };
-    Ok(Transfer { reference, place, overwrite })
+    Ok(FileTransfer { reference, place, overwrite })
 }
 
 /// Returns whether the row that files belong to is in the deployment, and more than what is left of a deleted one.
@@ -211,49 +211,50 @@ fn is_known(reference: &Reference, writers: &mut Writers) -> Result<bool> {
     Ok(found)
 }
 
-/// Reads the dump once and sets aside the rows that belong to what is wanted.
-fn stage(
-    restore: &DeploymentRestore<'_>,
-    store: Store,
-    target: &Deployment,
-    selected: &Selected,
-    options: &MergeOptions,
-    merge: &mut dyn Merge,
-) -> Result<()> {
-    let uri = target.database(store).or_else(|| target.database(Store::Backend));
-    let Some(uri) = uri else { return Ok(()) };
-    let moves = rewrites(&options.map_roots);
-    let mut script = ScriptReader::new(BufReader::new(restore.open_dump(store)?), uri.engine().dialect());
-    let mut open: Option<(TableHead, &schema::Table)> = None;
-    while let Some(piece) = script.next_piece()? {
-        restore.cancel.check()?;
-        match piece {
-            Piece::Table(head) => {
-                let table = schema::TABLES.iter().find(|table| table.name == head.name);
-                open = table.map(|table| (head, table));
-            }
-            Piece::Row(mut row) => {
-                let Some((head, table)) = &open else { continue };
-                stage_row(head, table, &mut row, selected, &moves, merge)?;
-            }
-            Piece::Statements(_) | Piece::TableEnd => {}
-        }
-    }
-    Ok(())
+/// Sets aside the rows that belong to what is wanted.
+struct Staging<'a> {
+    restore: &'a DeploymentRestore<'a>,
+    target: &'a Deployment,
+    selected: &'a Selected,
+    moves: Vec<Rewrite>,
 }
 
-fn stage_row(
-    head: &TableHead,
-    table: &schema::Table,
-    row: &mut [Value],
-    selected: &Selected,
-    moves: &[Rewrite],
-    merge: &mut dyn Merge,
-) -> Result<()> {
-    let key_at = |column: &&str| head.columns.iter().position(|known| known == column);
-    let keys: Option<Vec<&str>> =
-        table.columns.iter().map(|column| row.get(key_at(column)?).and_then(Value::as_text)).collect();
-    let Some(need) = keys.and_then(|keys| selected.need(table.owner, &keys)) else { return Ok(()) };
-    rewrite_row(moves, head, row);
-    merge.stage(&head.name, &head.columns, row, need)
+impl Staging<'_> {
+    /// Reads the dump of a database once.
+    fn stage(&self, store: Store, merge: &mut dyn Merge) -> Result<()> {
+        let uri = self.target.database(store).or_else(|| self.target.database(Store::Backend));
+        let Some(uri) = uri else { return Ok(()) };
+        let mut script = ScriptReader::new(BufReader::new(self.restore.open_dump(store)?), uri.engine().dialect());
+        let mut open: Option<(TableHead, &schema::Table)> = None;
+        while let Some(piece) = script.next_piece()? {
+            self.restore.hears.check()?;
+            match piece {
+                Piece::Table(head) => {
+                    let table = schema::TABLES.iter().find(|table| table.name == head.name);
+                    open = table.map(|table| (head, table));
+                }
+                Piece::Row(mut row) => {
+                    let Some((head, table)) = &open else { continue };
+                    self.stage_row(head, table, &mut row, merge)?;
+                }
+                Piece::Statements(_) | Piece::TableEnd => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn stage_row(
+        &self,
+        head: &TableHead,
+        table: &schema::Table,
+        row: &mut [Value],
+        merge: &mut dyn Merge,
+    ) -> Result<()> {
+        let key_at = |column: &&str| head.columns.iter().position(|known| known == column);
+        let keys: Option<Vec<&str>> =
+            table.columns.iter().map(|column| row.get(key_at(column)?).and_then(Value::as_text)).collect();
+        let Some(need) = keys.and_then(|keys| self.selected.need(table.owner, &keys)) else { return Ok(()) };
+        rewrite_row(&self.moves, head, row);
+        merge.stage(&head.name, &head.columns, row, need)
+    }
 }

@@ -16,9 +16,9 @@ use crate::mlflow::schema::{Owner, ReferenceKind};
 use crate::mlflow::uri::{self, VersionSource};
 use crate::repository::snapshots::Snapshot;
 
-/// What a user asks for.
+/// A part of a deployment, as a user asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum DeploymentPart {
     /// An experiment by its name or id, with its runs, logged models and traces.
     Experiment(String),
     /// A run by its id, with the models that it logged.
@@ -61,17 +61,16 @@ fn original_of<'v>(version: &'v ModelVersion, versions: &'v [ModelVersion]) -> &
 }
 
 /// Returns the files to restore without a database, each with the directory that they go into.
-pub fn files_of<'s>(wanted: &Wanted, selected: &'s Selected) -> Vec<(&'s Reference, String)> {
-    let place = |reference: &Reference| match (wanted, reference.kind) {
-        (Wanted::Run(_), ReferenceKind::Run) | (Wanted::Version { .. }, ReferenceKind::ModelVersion) => {
-            Some(String::new())
-        }
-        (Wanted::Model(_), ReferenceKind::ModelVersion) => {
+pub fn files_of<'s>(part: &DeploymentPart, selected: &'s Selected) -> Vec<(&'s Reference, String)> {
+    let place = |reference: &Reference| match (part, reference.kind) {
+        (DeploymentPart::Run(_), ReferenceKind::Run)
+        | (DeploymentPart::Version { .. }, ReferenceKind::ModelVersion) => Some(String::new()),
+        (DeploymentPart::Model(_), ReferenceKind::ModelVersion) => {
             reference.id.rsplit_once('/').map(|(_, version)| version.to_owned())
         }
-        (Wanted::Experiment(_), ReferenceKind::Run) => Some(format!("runs/{}", reference.id)),
-        (Wanted::Experiment(_), ReferenceKind::LoggedModel) => Some(format!("models/{}", reference.id)),
-        (Wanted::Experiment(_), ReferenceKind::Trace) => Some(format!("traces/{}", reference.id)),
+        (DeploymentPart::Experiment(_), ReferenceKind::Run) => Some(format!("runs/{}", reference.id)),
+        (DeploymentPart::Experiment(_), ReferenceKind::LoggedModel) => Some(format!("models/{}", reference.id)),
+        (DeploymentPart::Experiment(_), ReferenceKind::Trace) => Some(format!("traces/{}", reference.id)),
         _ => None,
     };
     selected.files.iter().filter_map(|reference| Some((reference, place(reference)?))).collect()
@@ -94,23 +93,23 @@ struct Trace {
 
 impl Selected {
     /// Finds everything that belongs to what is wanted.
-    pub fn find(reader: &ChunkReader, snapshot: &Snapshot, wanted: &Wanted, cancel: &Cancel) -> Result<Self> {
+    pub fn find(reader: &ChunkReader, snapshot: &Snapshot, part: &DeploymentPart, cancel: &Cancel) -> Result<Self> {
         let browser = Browser { reader, snapshot, cancel };
         let mut selected = Self::default();
-        match wanted {
-            Wanted::Experiment(name) => {
+        match part {
+            DeploymentPart::Experiment(name) => {
                 let experiment = browser.experiment(name)?;
                 selected.put(Owner::Experiment, &experiment.experiment_id, Need::Selected);
                 selected.content_of_experiment(&browser, &experiment.experiment_id)?;
             }
-            Wanted::Run(run) => {
+            DeploymentPart::Run(run) => {
                 browser.runs(None, Some(run), &mut |listing| {
                     selected.put(Owner::Run, &listing.run.run_id, Need::Selected);
                     Ok(())
                 })?;
                 selected.models_of_runs(&browser, Need::Selected)?;
             }
-            Wanted::Model(name) => {
+            DeploymentPart::Model(name) => {
                 let models = browser.models(Some(name))?;
                 selected.put(Owner::RegisteredModel, name, Need::Selected);
                 for version in models.into_iter().flat_map(|model| model.versions) {
@@ -118,7 +117,7 @@ impl Selected {
                 }
                 selected.lineage(&browser)?;
             }
-            Wanted::Version { model, version } => {
+            DeploymentPart::Version { model, version } => {
                 let version = browser.version(model, version.as_deref())?;
                 selected.put(Owner::RegisteredModel, model, Need::Referenced);
                 selected.put_version(&version.version, Need::Selected);

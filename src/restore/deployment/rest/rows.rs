@@ -164,7 +164,7 @@ impl RestRestore<'_> {
         let mut script = ScriptReader::new(BufReader::new(restore.open_dump(Store::Backend)?), dialect);
         let mut open = None;
         while let Some(piece) = script.next_piece()? {
-            restore.cancel.check()?;
+            restore.hears.check()?;
             match piece {
                 Piece::Table(head) => open = Some(head),
                 Piece::Row(row) => {
