@@ -169,6 +169,8 @@ fn is_stream_name(name: &str) -> bool {
 
 fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     let begun = std::time::Instant::now();
+    // Announced before snapshots are listed and the index is read: so a prune either left tombstones that this session
+    // sees, or sees this session and waits for it.
     let session = Arc::new(Session::begin(repository, "backup")?);
     let list = repository.list_snapshots()?;
     note_damage(&list, hears);
@@ -190,9 +192,12 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     let mut stored = stored?;
     count_written(&mut stored.statistics, finished?);
     stored.statistics.duration_ms = begun.elapsed().as_millis() as u64;
+    // The last moment to stop: what the commit below makes visible stays.
     hears.check()?;
     let about = About { repository, started: session.started, options, source: source_record, parent, list: &list };
     let record = about.record(stored, &problems);
+    // Last, when every pack and segment that it leads to is in the backend: who sees the snapshot can restore it. Refused
+    // if a prune has voided the session meanwhile, because then packs may be gone.
     session.commit(repository, record.clone())?;
     Ok(BackupSummary { snapshot: Some(session.id), record })
 }
@@ -279,6 +284,7 @@ fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Resu
     let reader = ChunkReader::new(Arc::clone(job.repository));
     let stored =
         pipeline::store_tree(job, &source, ParentTree::none(&reader, job.hears.monitor.as_ref()), &mut NoReview);
+    // A command may fail after its last byte was stored; then there must be no snapshot of what looks whole.
     source.into_result().and(stored)
 }
 

@@ -72,10 +72,12 @@ impl<'a> ParentTree<'a> {
             }
             ItemKind::Object { etag: None, .. } | ItemKind::Directory | ItemKind::Symlink { .. } => false,
         };
+        // A racy file may have changed within the tick of its times, after it was read: they prove nothing.
         item.size() == Some(content.size) && now.mtime == then.mtime && same_file && !content.racy
     }
 
     fn is_reliable(&self, entry: &Entry, content: &FileContent, holds: &Holds<'_>) -> Result<bool> {
+        // Beside a tombstone, that the parent names a chunk does not mean that it stays: each is asked for.
         Ok(!self.check_chunks || is_held(self.reader, &entry.path_text(), content, holds)?)
     }
 }

@@ -373,6 +373,7 @@ impl DirectoryRestore<'_> {
     fn verify_and_seal(&self, output: &OpenOutput, file: &File) -> Result<()> {
         let (entry, Some(content)) = (&output.entry, output.entry.file()) else { return Ok(()) };
         let fault = |action| move |source| self.target.fault(action, &entry.path, source);
+        // What was longer before must not keep its end.
         file.set_len(content.size).map_err(fault("set the length of"))?;
         if !output.verified.load(Ordering::Relaxed) {
             let digest = digest_of(file).map_err(fault("read back"))?;
@@ -385,6 +386,8 @@ impl DirectoryRestore<'_> {
                 ));
             }
         }
+        // Only now: a restore that is killed before leaves a file whose time is not the snapshot's, so that the next one with
+        // `if-changed` reads it again.
         self.target.set_file_metadata(&entry.path, file, &entry.metadata, self.options.ownership)
     }
 

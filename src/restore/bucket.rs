@@ -265,6 +265,7 @@ impl<'a> BucketRestore<'a> {
 
     fn put_small(&self, object: &Object, content: &Bytes) -> Result<()> {
         self.hears.check()?;
+        // Before the request: an object is visible as soon as it is written, and there is no taking it back.
         self.verify(object, Digest::from_bytes(*blake3::hash(content).as_bytes()), content.len() as u64)?;
         let written = self.target.put(&object.key, content, &object.headers, !self.options.replace);
         self.written(object, written)
@@ -291,6 +292,7 @@ impl<'a> BucketRestore<'a> {
             if transfer.bytes >= PART_BYTES.min(self.batch_bytes_max) { transfer.flush() } else { Ok(()) }
         })?;
         transfer.flush()?;
+        // All parts are there and none is visible: finishing the upload is what makes the object, so the digest comes first.
         self.verify(object, Digest::from_bytes(*transfer.hasher.finalize().as_bytes()), transfer.written)?;
         let written = transfer.writer.finish(!self.options.replace);
         self.written(object, written)

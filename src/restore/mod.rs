@@ -224,11 +224,14 @@ fn open_target(root: &std::path::Path, options: &RestoreOptions) -> Result<Direc
 impl DirectoryRestore<'_> {
     /// Returns whether anything was selected.
     fn restore(&self) -> Result<bool> {
+        // All files before any link: no file of the snapshot is ever written through a symlink of the snapshot.
         let found = self.restore_files()?;
         self.restore_links()?;
+        // Only if something was found: a path that is mistyped must not empty the target.
         if self.options.delete && found {
             self.sweep()?;
         }
+        // Last, because whatever is written or removed below a directory changes its time, and a mode may forbid writing.
         if !self.options.dry_run {
             self.restore_directory_metadata()?;
         }

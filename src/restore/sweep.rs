@@ -12,6 +12,8 @@ use crate::source::{Found, Source};
 impl DirectoryRestore<'_> {
     /// Walks the target beside the tree; both are in byte order.
     pub(super) fn sweep(&self) -> Result<()> {
+        // The list is made whole before the first removal: where a part of the tree cannot be read, what it has would look
+        // like something that the snapshot does not have.
         let doomed = match self.doomed() {
             Err(error) if error.is_damage() => {
                 self.report(self.component.name.as_bytes(), "nothing is removed: a part of its tree is lost");

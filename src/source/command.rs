@@ -33,6 +33,7 @@ impl CommandStream {
         let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Error::Internal("a child process has no pipes".to_owned()));
         };
+        // Read all along: a command whose standard error nobody takes would block on a full pipe.
         let errors = std::thread::spawn(move || last_lines(BufReader::new(errors)));
         Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
     }

@@ -148,6 +148,7 @@ impl Deployment {
             .iter()
             .map(|root| ArtifactComponent { name: component_name(&root.uri), place: root.place.clone() })
             .collect();
+        // Two stores under one name would be one tree, and a restore could not tell their files apart.
         components.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(twice) = components.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(Error::Invalid(format!(

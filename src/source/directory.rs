@@ -67,6 +67,8 @@ impl Source for DirectorySource {
     }
 
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
+        // Between walk and open another process may have put a symlink or a named pipe in its place: the one is not
+        // followed, the other does not block, and neither has the inode that was looked at.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
@@ -88,6 +90,7 @@ struct OpenFile {
 
 impl Read for OpenFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // No further than it was long when it was opened: a log that grows as fast as it is read must end.
         let len = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..len])?;
         self.remaining -= read as u64;
@@ -106,6 +109,7 @@ impl Content for OpenFile {
 
     fn finish(self: Box<Self>) -> io::Result<Option<String>> {
         let now = self.file.metadata()?;
+        // Asked of the open file, not of its path, which may be another file by now.
         let before = (self.opened.len(), self.opened.mtime(), self.opened.mtime_nsec());
         let changed = self.remaining > 0 || before != (now.len(), now.mtime(), now.mtime_nsec());
         Ok(changed.then(|| "it changed while it was read".to_owned()))
@@ -205,6 +209,7 @@ impl Walk<'_> {
             let pending = Pending { tree_path, location: child.path(), named: false };
             children.push((is_directory, pending));
         }
+        // By the key that the tree has, with its `/`: `a/` comes after `a-b`, and parent and cross-check go by that order.
         children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
         Ok(())

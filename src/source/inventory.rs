@@ -273,6 +273,7 @@ impl Collector<'_> {
         match self.map.resolve(location) {
             Resolved::At { component, path } => Some((component, path)),
             Resolved::Excluded => None,
+            // Counted, never passed over: a backup that leaves it out must have been told to.
             Resolved::Unmapped => {
                 *self.unmapped.entry(uri::root_of(&uri::normalize(location))).or_default() += 1;
                 None
@@ -350,6 +351,7 @@ impl Collector<'_> {
         versions: &HashMap<(&str, String), &'v ModelVersion>,
         seen: &mut HashSet<(&'v str, i64)>,
     ) -> Option<String> {
+        // Sources are texts that any client sets: they may lead in a circle.
         if seen.len() > SOURCE_DEPTH_MAX || !seen.insert((&version.name, version.version)) {
             return None;
         }

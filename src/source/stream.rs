@@ -117,6 +117,7 @@ impl Content for OpenStream<'_, '_> {
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<Option<String>> {
+        // The end of the bytes is not the end of the stream: its exit status, or the dump's last check, comes after it.
         let finished = self.stream.take().map_or(Ok(()), Stream::finish);
         finished.map(|()| None).map_err(|error| self.source.fail(error))
     }

@@ -84,6 +84,8 @@ impl DirectoryTarget {
 
     /// Opens a directory that must be there.
     pub fn open(path: &Path) -> Result<Self> {
+        // The one step that follows symlinks: this path is the user's word, all others are the repository's. Held open from
+        // here on, so that the directory cannot be exchanged under the restore.
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::target("open", path.to_owned(), error.into()))?;
         Ok(Self { root_path: path.to_owned(), root: Some(Arc::new(root)), last_parent: Mutex::default() })
@@ -120,6 +122,8 @@ impl DirectoryTarget {
 
     /// Opens a file for reading and writing, creating it if it is not there.
     pub fn open_file(&self, path: &[u8]) -> Result<File> {
+        // A symlink of this name would lead the writes elsewhere, and a device could keep the open waiting. A new file is its
+        // owner's alone until it is whole and its metadata are set.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let opened = self.parent(path, true).and_then(|(parent, name)| {
             Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?))
@@ -164,6 +168,7 @@ impl DirectoryTarget {
     /// Removes a file, a symlink, or a directory with all that is in it.
     pub fn remove(&self, path: &[u8]) -> Result<()> {
         let removed = self.parent(path, false).and_then(|(parent, name)| remove_at(&parent, name));
+        // It may have been the directory that is remembered: what is made next must not go into one that is gone.
         *lock(&self.last_parent) = None;
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -174,6 +179,7 @@ impl DirectoryTarget {
     /// Sets permissions and modification time, and owner and group if asked. Symlinks get their time and owner only.
     pub fn set_metadata(&self, path: &[u8], metadata: &Metadata, ownership: bool, is_symlink: bool) -> Result<()> {
         let set = self.parent(path, false).and_then(|(parent, name)| {
+            // Before the mode, because a change of owner clears set-user-id.
             if ownership {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
                 rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -189,6 +195,7 @@ impl DirectoryTarget {
     /// Sets permissions and modification time of an open file, and owner and group if asked.
     pub fn set_file_metadata(&self, path: &[u8], file: &File, metadata: &Metadata, ownership: bool) -> Result<()> {
         let set = || -> io::Result<()> {
+            // In the order of `set_metadata`, but of the open file: whatever its name leads to by now stays as it is.
             if ownership {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
                 rustix::fs::fchown(file, Some(uid), Some(gid))?;
@@ -206,6 +213,7 @@ impl DirectoryTarget {
 
     /// Opens the directory that a path is in, and returns it with the last component.
     fn parent<'p>(&self, path: &'p [u8], create: bool) -> io::Result<(Arc<OwnedFd>, &'p OsStr)> {
+        // Everything that is created, changed or removed comes through here, so nothing gets past this check.
         let parts = parts(path).map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let Some((name, above)) = parts.split_last() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is empty"));
@@ -218,6 +226,7 @@ impl DirectoryTarget {
             return Ok((directory, name));
         }
         let mut directory = self.root.clone().ok_or(io::ErrorKind::NotFound)?;
+        // Step by step: one call with the whole path would follow symlinks on the way, whatever the flags say of its end.
         for part in above {
             directory = Arc::new(step_down(&directory, part, create)?);
         }
@@ -232,6 +241,7 @@ fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<Owne
     match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::NOENT) if create => {
             make_directory(directory, name, Mode::from_raw_mode(0o755))?;
+            // Opened anew without following: somebody may have exchanged what was just made.
             Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
         }
         Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -260,6 +270,7 @@ fn remove_at(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         Err(Errno::ISDIR) => {}
         result => return Ok(result?),
     }
+    // A symlink was removed above as what it is; this goes down into real directories only.
     let directory = step_down(parent, name, false)?;
     let children: Vec<_> = rustix::fs::Dir::read_from(directory.as_fd())?.collect::<Result<_, _>>()?;
     for child in children {

@@ -71,6 +71,7 @@ impl Surroundings for Live<'_> {
         let sql = format!("SELECT {stage} FROM {table} WHERE {condition}");
         let row = self.first_value(store, &sql)?;
         Some(match row {
+            // Purged, and not only marked as deleted: nothing refers to the files any more.
             None => true,
             Some(row) => {
                 matches!(row.first().and_then(Value::as_text), Some(stage) if stage == "deleted" || stage == STAGE_DELETED)

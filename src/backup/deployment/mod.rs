@@ -138,16 +138,21 @@ fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Resul
 
 impl DeploymentBackup<'_> {
     fn store(&mut self, options: &BackupOptions) -> Result<StoredDeployment> {
+        // All databases get their instants here, before any artifact is listed: what a row of these instants says is
+        // complete was written before it, so the listing finds it.
         let read_at = self.job.repository.clock().now();
         self.job.hears.monitor.phase("databases", None, None);
         let mut databases = OpenDatabase::open_all(self.deployment, self.scratch.path(), &self.job.hears.cancel)?;
         let catalogue = self.scratch.path().join(CATALOGUE);
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
         let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), &self.job.hears.cancel)?;
+        // Refused before anything is stored: files at a root that nobody mapped would be missing without a word.
         let claims = inventory.into_claims()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
+        // Compared with the very instant that is dumped, so that no migration slips in between.
         upgrade::check(&records, options, self.compare.parent)?;
+        // Ends the databases' transactions as early as can be: on a live server they hold back its vacuum.
         let tables = self.store_databases(databases, read_at)?;
         count_tables(&mut records, &tables);
         let problems_before = self.job.problems.count();
@@ -204,6 +209,7 @@ impl DeploymentBackup<'_> {
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
         let stored = pipeline::store_tree(self.job, &source, parent, &mut NoReview);
+        // A dump that broke off has stored what reads like a whole file: its failure ends the backup.
         source.into_result()?;
         self.add_component(DATABASE, stored?, true);
         Ok(sync::into_inner(tables))

@@ -125,6 +125,7 @@ impl<'a> CrossCheck<'a> {
         let must_have = done.claim.must_exist || done.has_lost;
         let state = match (done.files, done.carried) {
             (0, _) if !must_have => ReferenceState::Empty,
+            // Asked of the live database, after the listing: only a row that is gone by now excuses files that are not there.
             (0, _) if done.is_gone(self.surroundings.as_mut()) => ReferenceState::DeletedMeanwhile,
             (0, _) => ReferenceState::Missing,
             _ if !done.lost.is_empty() => ReferenceState::Partial,
@@ -144,6 +145,7 @@ impl<'a> CrossCheck<'a> {
             is_gone &= owner.is_gone(self.surroundings.as_mut());
         }
         if is_gone {
+            // A prune may have taken its chunks: the tree must name only what the repository still has.
             if !self.surroundings.is_reliable(&entry)? {
                 return Ok(None);
             }
@@ -175,6 +177,7 @@ impl<'a> CrossCheck<'a> {
             open.carried += u64::from(is_carried);
             if let Some(digest) = &mut open.digest {
                 let relative = entry.path.get(open.key.len()..).unwrap_or_default();
+                // With its length before it, so that no two lists of files have the same bytes.
                 digest.update(&(relative.len() as u64).to_le_bytes());
                 digest.update(relative);
                 digest.update(&file.size.to_le_bytes());

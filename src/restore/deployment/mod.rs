@@ -171,6 +171,8 @@ impl<'a> DeploymentRestore<'a> {
         options: &DeploymentRestoreOptions,
     ) -> Result<DeploymentRestored> {
         let mut done = DeploymentRestored::default();
+        // Artifacts before databases: a restore that breaks off leaves files that no row names, which `--resume` completes,
+        // and never a row whose files are not there.
         for artifact in &plan.artifacts {
             let selection = self.selection(&artifact.component, &artifact.path)?;
             done.artifacts.add(&self.restore_artifacts(&selection, &artifact.place, Overwrite::Always)?);
@@ -397,6 +399,7 @@ impl<'a> DeploymentRestore<'a> {
             tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
         let rewrites = if plan.store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) };
         let mut dump = self.open_dump(plan.store)?;
+        // In one transaction, which commits only if every table is what the snapshot recorded.
         let changed = database::open_writer(&plan.uri)?.load(&mut dump, &rewrites, &expected)?;
         Ok(changed.iter().sum())
     }

@@ -112,6 +112,7 @@ pub fn merge(
     if options.dry_run || is_refused {
         return Ok(summary);
     }
+    // Files before rows, as MLflow itself writes them: who sees a row finds its files.
     for transfer in transfers {
         let selection = restore.files_of(transfer.reference)?;
         let done = restore.restore_artifacts(&selection, &transfer.place, transfer.overwrite)?;
@@ -123,6 +124,7 @@ pub fn merge(
             summary.artifacts.problems
         )));
     }
+    // Rows may have come while files were restored, so what is applied is counted anew.
     summary.tables.clear();
     for merge in merges {
         summary.tables.extend(merge.apply(options.on_conflict)?.into_iter().filter(|table| !table.is_empty()));
