@@ -19,7 +19,8 @@ use serde::Serialize;
 use crate::backend::{Backend, Listed};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
-use crate::monitor::{Counter, Monitor};
+use crate::hears::Hears;
+use crate::monitor::Counter;
 use crate::repository::layout;
 use crate::sync::lock;
 use crate::units::{KIB, MIB, format_bytes};
@@ -178,9 +179,9 @@ impl Check {
 
 /// Looks at a backend from all sides. Writes some 20 MB below `probe/` and removes them again.
 ///
-/// Fails only if no random name can be drawn; what is wrong with the backend is in the report. Where not even a small
+/// Fails only if no random name can be drawn, or on request; what is wrong with the backend is in the report. Where not even a small
 /// object can be written and read, the other checks are left out.
-pub fn probe(backend: &dyn Backend, clock: &dyn Clock, monitor: &dyn Monitor) -> Result<Report> {
+pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<Report> {
     type Look = fn(&Probe<'_>, &dyn Clock) -> Result<Finding>;
     const LOOKS: [(Check, Look); 9] = [
         (Check::WriteAndRead, |probe, _| probe.write_and_read()),
@@ -194,19 +195,20 @@ pub fn probe(backend: &dyn Backend, clock: &dyn Clock, monitor: &dyn Monitor) ->
         (Check::Throughput, |probe, _| probe.throughput()),
     ];
     let probe = Probe::new(backend)?;
-    monitor.phase("Probing the backend", Some(LOOKS.len() as u64 + 1), None);
+    hears.monitor.phase("Probing the backend", Some(LOOKS.len() as u64 + 1), None);
     let mut findings = Vec::new();
     for (check, look) in LOOKS {
+        hears.check()?;
         let finding = look(&probe, clock).unwrap_or_else(|error| check.failed(error.to_string()));
         let is_hopeless = check == Check::WriteAndRead && finding.status == Status::Failed;
         findings.push(finding);
-        monitor.count(Counter::Entries, 1);
+        hears.monitor.count(Counter::Entries, 1);
         if is_hopeless {
             break;
         }
     }
     findings.push(probe.clean_up());
-    monitor.count(Counter::Entries, 1);
+    hears.monitor.count(Counter::Entries, 1);
     Ok(Report { location: backend.location(), findings })
 }
 

@@ -21,6 +21,7 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent, FileTime};
+use crate::hears::Hears;
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
 use crate::repository::Repository;
@@ -57,26 +58,26 @@ pub fn file(
     snapshot: &Snapshot,
     path: &[u8],
     out: &mut dyn Write,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
+    hears: &Hears,
 ) -> Result<Summary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(path);
     let entry = find_file(&reader, snapshot, path)?;
-    monitor.phase("cat", Some(1), Some(entry.size()));
+    hears.monitor.phase("cat", Some(1), Some(entry.size()));
     let feed = |feeder: &mut Feeder<'_>| feeder.entry(entry, None);
     let write = |pieces: &mut Pieces| {
         let Some(Piece::Entry(entry, _)) = pieces.next()? else { return Ok(Summary::default()) };
         let EntryKind::File(content) = &entry.kind else { return Ok(Summary::default()) };
         let mut body = Body::new(pieces, &entry, content);
         while let Some(block) = body.next_block()? {
-            monitor.count(Counter::Bytes, block.len() as u64);
+            hears.monitor.count(Counter::Bytes, block.len() as u64);
             out.write_all(&block).map_err(output_fault)?;
         }
         out.flush().map_err(output_fault)?;
         Ok(Summary { entries: 1, bytes: content.size })
     };
-    run(&reader, cancel, feed, write)
+    run(&reader, feed, write, &hears.cancel)
 }
 
 /// Returns the file that a path means where a file or a directory may stand: what is at the path, or the dump if a
@@ -139,12 +140,12 @@ pub fn archive(
     snapshot: &Snapshot,
     path: &[u8],
     out: &mut dyn Write,
-    (monitor, cancel): (&dyn Monitor, &Cancel),
+    hears: &Hears,
 ) -> Result<Summary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(path);
-    monitor.phase("dump", None, None);
+    hears.monitor.phase("dump", None, None);
     let feed = |feeder: &mut Feeder<'_>| {
         let mut found = path.is_empty();
         for selection in contents::select(snapshot, path) {
@@ -154,14 +155,14 @@ pub fn archive(
     };
     let write = |pieces: &mut Pieces| {
         let mut archive = Archive { builder: Builder::new(Gate { out, is_open: true }), summary: Summary::default() };
-        let written = archive.write_all(pieces, monitor);
+        let written = archive.write_all(pieces, hears.monitor.as_ref());
         if written.is_err() {
             // The builder would write the archive's end when it is dropped.
             archive.builder.get_mut().is_open = false;
         }
         written.map(|()| archive.summary)
     };
-    run(&reader, cancel, feed, write)
+    run(&reader, feed, write, &hears.cancel)
 }
 
 /// What the reading thread hands over.
@@ -181,9 +182,9 @@ enum Planned {
 /// Runs `feed` on a thread that reads ahead of `write`.
 fn run<T>(
     reader: &ChunkReader,
-    cancel: &Cancel,
     feed: impl FnOnce(&mut Feeder<'_>) -> Result<()> + Send,
     write: impl FnOnce(&mut Pieces) -> Result<T>,
+    cancel: &Cancel,
 ) -> Result<T> {
     let chunk_bytes = reader.repository().memory_plan().chunk_bytes;
     let (sender, receiver) = sync_channel(1);

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, EntryKind};
 use crate::globs::Globs;
+use crate::hears::Hears;
 use crate::id::{ChunkId, Digest};
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::{self, is_selected, shown_path};
@@ -56,13 +56,12 @@ pub fn run(
     repository: &Arc<Repository>,
     snapshots: &[Snapshot],
     query: &Query,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
     visit: &mut dyn FnMut(Found) -> Result<()>,
+    hears: &Hears,
 ) -> Result<u64> {
     let reader = ChunkReader::new(Arc::clone(repository));
-    let search = Search { reader: &reader, snapshots, query, matcher: Matcher::new(query)?, monitor, cancel };
-    monitor.phase("find", None, None);
+    let search = Search { reader: &reader, snapshots, query, matcher: Matcher::new(query)?, hears };
+    hears.monitor.phase("find", None, None);
     let components = snapshots.iter().flat_map(|snapshot| &snapshot.record.components);
     let names: BTreeSet<&str> = components.map(|component| component.name.as_str()).collect();
     let mut unreadable = 0;
@@ -77,8 +76,7 @@ struct Search<'a> {
     snapshots: &'a [Snapshot],
     query: &'a Query,
     matcher: Matcher,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
 }
 
 impl Search<'_> {
@@ -87,10 +85,10 @@ impl Search<'_> {
         let (numbers, roots) = self.roots(component);
         let mut unreadable = 0;
         for merged in TreeMerge::open(self.reader, component, &roots, &path, Shared::Read) {
-            self.cancel.check()?;
+            self.hears.check()?;
             match merged? {
                 Merged::Entries(entries) => {
-                    self.monitor.count(Counter::Entries, 1);
+                    self.hears.monitor.count(Counter::Entries, 1);
                     if let Some(found) = self.found(component, &path, &numbers, entries) {
                         visit(found)?;
                     }
@@ -133,7 +131,7 @@ impl Search<'_> {
     fn report(&self, numbers: &[usize], trees: &Trees, error: &Error) {
         let first = trees.first().and_then(|tree| numbers.get(*tree)).and_then(|number| self.snapshots.get(*number));
         let name = first.map_or_else(String::new, |snapshot| snapshot.id.short());
-        self.monitor.problem(&format!("{} snapshots, the first is {name}", trees.len()), &error.to_string());
+        self.hears.monitor.problem(&format!("{} snapshots, the first is {name}", trees.len()), &error.to_string());
     }
 }
 

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::tree::Entry;
+use crate::hears::Hears;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::{self, Selection, shown_path};
@@ -31,15 +31,15 @@ pub fn run(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     options: &Options,
-    cancel: &Cancel,
     visit: &mut dyn FnMut(&[u8], &Entry) -> Result<()>,
+    hears: &Hears,
 ) -> Result<()> {
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(&options.path);
     let mut found = path.is_empty();
     for selection in contents::select(snapshot, path) {
         found |= list(&reader, &selection, options.recursive, &mut |entry| {
-            cancel.check()?;
+            hears.check()?;
             visit(&shown_path(&selection.component.name, &entry.path), entry)
         })?;
     }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::snapshot::Component;
 use crate::format::tree::{Entry, EntryKind, FileContent};
+use crate::hears::Hears;
 use crate::id::ChunkId;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::{Repository, layout};
 use crate::trees::merge::{Merged, Shared, TreeMerge};
@@ -100,8 +100,8 @@ fn ratio(a: u64, b: u64) -> Option<f64> {
 }
 
 /// Counts a repository. Reads the whole index and a listing of the backend, but no tree and no content.
-pub fn repository(repository: &Arc<Repository>, list: &SnapshotList, monitor: &dyn Monitor) -> Result<RepositoryStats> {
-    monitor.phase("stats", None, None);
+pub fn repository(repository: &Arc<Repository>, list: &SnapshotList, hears: &Hears) -> Result<RepositoryStats> {
+    hears.monitor.phase("stats", None, None);
     let mut stats = RepositoryStats {
         snapshots: list.snapshots.len() as u64,
         snapshots_damaged: list.damaged.len() as u64,
@@ -202,20 +202,18 @@ pub fn snapshot(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     others: Option<&[Snapshot]>,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Vec<SnapshotComponentStats>> {
-    monitor.phase("stats", None, None);
+    hears.monitor.phase("stats", None, None);
     let reader = ChunkReader::new(Arc::clone(repository));
-    let census = Census { reader: &reader, others, monitor, cancel, ids_max: IDS_MAX };
+    let census = Census { reader: &reader, others, hears, ids_max: IDS_MAX };
     snapshot.record.components.iter().map(|component| census.component(component)).collect()
 }
 
 struct Census<'a> {
     reader: &'a ChunkReader,
     others: Option<&'a [Snapshot]>,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     ids_max: usize,
 }
 
@@ -248,10 +246,10 @@ impl Census<'_> {
     ) -> Result<PartOfChunks> {
         let mut found = PartOfChunks { part, known: HashMap::new(), missing: HashSet::new() };
         for entry in TreeReader::open(self.reader, &component.name, &component.root)? {
-            self.cancel.check()?;
+            self.hears.check()?;
             let entry = entry?;
             if is_first {
-                self.monitor.count(Counter::Entries, 1);
+                self.hears.monitor.count(Counter::Entries, 1);
                 stats.count(&entry);
             }
             let Some(content) = entry.file() else { continue };
@@ -274,7 +272,7 @@ impl Census<'_> {
         }
         for (name, roots) in roots {
             for merged in TreeMerge::open(self.reader, name, &roots, b"", Shared::Read) {
-                self.cancel.check()?;
+                self.hears.check()?;
                 let entries = match merged? {
                     Merged::Entries(entries) => entries,
                     Merged::Unreadable(_, error) => return Err(error),

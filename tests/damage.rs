@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::cancel::Cancel;
 use mlvault::check::{ProblemKind, ReadData, Report};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::Role;
 use mlvault::format::note::Says;
+use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::monitor::{Monitor, Silent};
 use mlvault::repository::session;
 use mlvault::retention::undelete;
 use tempfile::TempDir;
@@ -451,8 +450,7 @@ fn no_record_that_mlvault_makes_is_taken_for_an_unknown_object() {
         }
     }
     repository.forget(&first, "test").unwrap();
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    undelete(&repository, &first.to_string(), &monitor, &Cancel::default()).unwrap();
+    undelete(&repository, &first.to_string(), &Hears::nobody()).unwrap();
     session::bury(&repository, &[PackId::from_bytes([7; 32])]).unwrap();
     for folder in ["keys/", "packs/", "index/", "sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/"] {
         assert!(!scene.vault.keys_under(folder).is_empty(), "{folder}");

@@ -10,7 +10,7 @@ use mlvault::backend::{Backend, Listed};
 use mlvault::clock::{Clock, SystemClock};
 use mlvault::doctor::{Check, Report, Status, honours_create_only, probe};
 use mlvault::error::{Error, Fault, Result};
-use mlvault::monitor::Silent;
+use mlvault::hears::Hears;
 use tempfile::TempDir;
 
 use crate::support::s3_server::{Program, S3Server};
@@ -94,7 +94,7 @@ impl Backend for Vicious {
 }
 
 fn report(backend: &dyn Backend) -> Report {
-    probe(backend, &SystemClock, &Silent).unwrap()
+    probe(backend, &SystemClock, &Hears::nobody()).unwrap()
 }
 
 fn complaints(report: &Report) -> Vec<(Check, Status)> {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::clock::Clock;
 use mlvault::crypto::keys::new_secret;
@@ -20,8 +19,8 @@ use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
+use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits, Options, Report};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::session::Session;
@@ -38,8 +37,7 @@ fn thorough() -> Options {
 }
 
 fn prune_with(vault: &Vault, options: &Options) -> Result<Report> {
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    prune::run(&vault.open()?, options, &monitor, &Cancel::default())
+    prune::run(&vault.open()?, options, &Hears::nobody())
 }
 
 fn prune(vault: &Vault) -> Report {
@@ -50,12 +48,11 @@ fn forget(vault: &Vault, ids: &[SessionId]) {
     let repository = vault.open().unwrap();
     let what = What::Snapshots(ids.iter().map(ToString::to_string).collect());
     let plan = retention::plan(&repository, &what, 100).unwrap();
-    assert_eq!(retention::execute(&repository, &plan, true, &Cancel::default()).unwrap(), ids.len() as u64);
+    assert_eq!(retention::execute(&repository, &plan, true, &Hears::nobody()).unwrap(), ids.len() as u64);
 }
 
 fn undelete(repository: &Arc<Repository>, id: &SessionId) -> Result<SessionId> {
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    retention::undelete(repository, &id.to_string(), &monitor, &Cancel::default()).map(|(_, is)| is)
+    retention::undelete(repository, &id.to_string(), &Hears::nobody()).map(|(_, is)| is)
 }
 
 fn snapshots(vault: &Vault) -> Vec<SessionId> {
@@ -192,8 +189,7 @@ fn a_writers_key_forgets_and_prunes_nothing() {
     vault.open().unwrap().add_key("cron", Role::Writer, &writer).unwrap();
     let repository = vault.open_with(&writer).unwrap();
     assert!(matches!(repository.forget(&first, "no"), Err(Error::Role { .. })));
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    let pruned = prune::run(&repository, &thorough(), &monitor, &Cancel::default());
+    let pruned = prune::run(&repository, &thorough(), &Hears::nobody());
     assert!(matches!(pruned, Err(Error::Role { .. })));
     let (hold, _) = retention::hold(&repository, &first.to_string(), "mine", None).unwrap();
     assert!(matches!(retention::release(&repository, &hold.to_string()), Err(Error::Role { .. })));
@@ -246,8 +242,7 @@ fn prune_after(vault: &Vault, days: i64) -> Report {
     let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * days)));
     let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock };
     let repository = Repository::open(Arc::clone(&vault.backend), &vault.credential, &options).unwrap();
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    prune::run(&repository, &thorough(), &monitor, &Cancel::default()).unwrap()
+    prune::run(&repository, &thorough(), &Hears::nobody()).unwrap()
 }
 
 #[test]

@@ -7,8 +7,9 @@ use mlvault::chunks::writer::ChunkWriter;
 use mlvault::format::BlobKind;
 use mlvault::format::snapshot::SnapshotRecord;
 use mlvault::format::tree::{self, ChunkRef, Entry, EntryKind, FileContent, Metadata};
+use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest, SessionId};
-use mlvault::monitor::{Monitor, Silent};
+use mlvault::monitor::Silent;
 use mlvault::prune::{self, Limits, Options};
 use mlvault::repository::Repository;
 use mlvault::repository::session::Session;
@@ -64,8 +65,7 @@ fn a_node_that_an_older_snapshot_holds_as_content_keeps_what_it_refers_to() {
 
     let limits = Limits { unused_percent_max: 0.0, ..Limits::default() };
     let options = Options { limits, wait_max: std::time::Duration::ZERO, ..Options::default() };
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    prune::run(&vault.open().unwrap(), &options, &monitor, &mlvault::cancel::Cancel::default()).unwrap();
+    prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap();
     vault.assert_clean();
     vault.assert_restores(snapshot, directory.path(), &tree(directory.path()));
 }

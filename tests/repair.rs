@@ -62,7 +62,7 @@ impl Scene {
 }
 
 fn repair(vault: &Vault, dry_run: bool) -> Result<Report> {
-    index::run(vault.open()?.as_ref(), &Options { dry_run }, &Silent, &Cancel::default())
+    index::run(vault.open()?.as_ref(), &Options { dry_run }, &Hears::nobody())
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn without_any_segment_the_packs_alone_make_the_index() {
     }
     let repository = scene.vault.open().unwrap();
     assert!(!check_with(&repository, ReadData::Nothing).is_clean());
-    let report = index::run(&repository, &Options { dry_run: false }, &Silent, &Cancel::default()).unwrap();
+    let report = index::run(&repository, &Options { dry_run: false }, &Hears::nobody()).unwrap();
     assert_eq!((report.packs_added, report.segments_written), (packs, 2), "{report:?}");
     // The handle that was open has what the repair found.
     assert!(check_with(&repository, ReadData::Nothing).is_clean());
@@ -181,7 +181,7 @@ fn any_role_can_repair_the_index() {
             scene.memory.remove(&segment).unwrap();
         }
         let repository = scene.vault.open_with(&credential).unwrap();
-        index::run(&repository, &Options { dry_run: false }, &Silent, &Cancel::default()).unwrap();
+        index::run(&repository, &Options { dry_run: false }, &Hears::nobody()).unwrap();
         scene.assert_whole();
     }
 }

@@ -14,6 +14,7 @@ use mlvault::cancel::Cancel;
 use mlvault::check::{ProblemKind, ReadData};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::Role;
+use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune;
@@ -98,8 +99,7 @@ fn repair_open(repository: &Arc<Repository>, options: &Options) -> Result<Report
 
 fn prune(vault: &Vault) -> prune::Report {
     let options = prune::Options { wait_max: Duration::ZERO, ..prune::Options::default() };
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    prune::run(&vault.open().unwrap(), &options, &monitor, &Cancel::default()).unwrap()
+    prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap()
 }
 
 /// The paths that a report says a snapshot lost.

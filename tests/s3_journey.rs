@@ -42,7 +42,7 @@ fn journey(program: Program, create_only: bool) {
     assert!(!vault.check(ReadData::Nothing).is_clean());
     let options = repair::index::Options { dry_run: false };
     let repository = vault.open().unwrap();
-    repair::index::run(&repository, &options, &mlvault::monitor::Silent, &Default::default()).unwrap();
+    repair::index::run(&repository, &options, &mlvault::hears::Hears::nobody()).unwrap();
     vault.assert_clean();
     vault.assert_restores(first, source.path(), &first_tree);
 }

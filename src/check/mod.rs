@@ -27,13 +27,12 @@ use std::sync::{Arc, Mutex};
 pub use crate::check::findings::{Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
 pub use crate::check::subset::Subset;
 
-use crate::cancel::Cancel;
 use crate::check::findings::Findings;
 use crate::check::memory::Memory;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
+use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
-use crate::monitor::Monitor;
 use crate::repository::Repository;
 
 /// Which packs are read whole.
@@ -70,8 +69,7 @@ struct Check<'a> {
     repository: &'a Arc<Repository>,
     reader: ChunkReader,
     options: &'a Options,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     findings: Findings<'a>,
     memory: Memory,
     /// Packs that were looked at.
@@ -80,15 +78,14 @@ struct Check<'a> {
 }
 
 /// Runs a check. Fails only where the backend does, or the index cache, or on request.
-pub fn run(repository: &Arc<Repository>, options: &Options, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
-    let findings = Findings::new(monitor);
+pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
+    let findings = Findings::new(hears.monitor.as_ref());
     let memory = recall(repository, options, &findings);
     let check = Check {
         repository,
         reader: ChunkReader::new(Arc::clone(repository)),
         options,
-        monitor,
-        cancel,
+        hears,
         findings,
         memory,
         packs_seen: Mutex::default(),
@@ -132,7 +129,7 @@ impl Check<'_> {
         if self.stopped.load(Ordering::Relaxed) {
             return Ok(T::default());
         }
-        let result = self.cancel.check().and_then(|()| work());
+        let result = self.hears.check().and_then(|()| work());
         if result.is_err() {
             self.stopped.store(true, Ordering::Relaxed);
         }

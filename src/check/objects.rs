@@ -21,7 +21,7 @@ use crate::repository::snapshots::Snapshot;
 impl Check<'_> {
     /// Reads every small object. Returns the snapshots that can be read.
     pub(super) fn check_objects(&self) -> Result<Vec<Snapshot>> {
-        self.monitor.phase("check objects", None, None);
+        self.hears.monitor.phase("check objects", None, None);
         self.check_keys()?;
         // Sessions first: one that commits meanwhile does not look open.
         let sessions = self.repository.backend().list(layout::SESSIONS)?;

@@ -62,7 +62,7 @@ impl Check<'_> {
         let selection = Selection::choose(self.options.read_data, sizes, &self.memory);
         let selected = stored.iter().filter(|(id, _)| selection.contains(id));
         let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
-        self.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
+        self.hears.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
         self.begin_read_report(stored.len());
         let packs = Packs { stored, selection, budget: Budget::new(self.repository.memory_plan().chunk_bytes) };
         let looked = self.look_at_all(&segments, &packs);
@@ -246,7 +246,7 @@ impl Check<'_> {
     fn check_pack(&self, job: &Job, packs: &Packs) -> Result<()> {
         let Job { kind, pack } = job;
         let key = layout::pack(*kind, &pack.id);
-        self.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Entries, 1);
         let Some((_, size)) = packs.stored.get(&pack.id).filter(|(stored_kind, _)| stored_kind == kind) else {
             self.missing(pack.id, &key);
             return Ok(());
@@ -330,8 +330,8 @@ impl Check<'_> {
     }
 
     fn count_read_pack(&self, bytes: u64) {
-        self.monitor.count(Counter::Bytes, bytes);
-        self.monitor.count(Counter::BytesTransferred, bytes);
+        self.hears.monitor.count(Counter::Bytes, bytes);
+        self.hears.monitor.count(Counter::BytesTransferred, bytes);
         if self.options.read_data != ReadData::Nothing {
             self.findings.count_read(|read| {
                 read.packs += 1;
@@ -390,7 +390,7 @@ impl Check<'_> {
     }
 
     fn read_unreferenced(&self, kind: BlobKind, id: PackId, size: u64, packs: &Packs) -> Result<()> {
-        self.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Entries, 1);
         match pack_reader::read_directory(self.repository, kind, &id, size) {
             Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),

@@ -85,7 +85,7 @@ impl Check<'_> {
         let components = || snapshots.iter().flat_map(|snapshot| &snapshot.record.components);
         let entries = components().map(|component| component.entries).sum();
         let bytes = components().map(|component| component.bytes).sum();
-        self.monitor.phase("check trees", Some(entries), Some(bytes));
+        self.hears.monitor.phase("check trees", Some(entries), Some(bytes));
         let walk = Walk { check: self, clean: Clean::default() };
         for snapshot in snapshots {
             for component in &snapshot.record.components {
@@ -113,7 +113,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Returns whether everything from this node down is sound.
     fn visit(&self, tree: &Tree<'_>, reference: Reference<'_>, threads: usize) -> Result<bool> {
-        self.check.cancel.check()?;
+        self.check.hears.check()?;
         let digest = reference.digest();
         if self.clean.contains(&digest) {
             self.progress(reference.entries, reference.bytes);
@@ -180,8 +180,8 @@ impl Walk<'_> {
     }
 
     fn progress(&self, entries: u64, bytes: u64) {
-        self.check.monitor.count(Counter::Entries, entries);
-        self.check.monitor.count(Counter::Bytes, bytes);
+        self.check.hears.monitor.count(Counter::Entries, entries);
+        self.check.hears.monitor.count(Counter::Bytes, bytes);
     }
 
     /// Reads a node and checks what a restore relies on. Without one, `subjects` says whose fault that is.

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use mlvault::dump;
 use mlvault::error::Result;
-use mlvault::monitor::{Monitor, Silent};
+use mlvault::hears::Hears;
+use mlvault::monitor::Silent;
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 
@@ -41,14 +42,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 /// Writes a file to standard output.
 pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, path: &[u8]) -> Result<Outcome> {
-    let monitor = monitor(context);
     let mut out = output::raw_stdout()?;
-    dump::file(repository, snapshot, path, &mut out, (monitor.as_ref(), context.cancel()))?;
+    dump::file(repository, snapshot, path, &mut out, &hears(context))?;
     let summary = json!({ "snapshot": snapshot.id, "path": String::from_utf8_lossy(path) });
     Ok(Outcome::written(exit::COMPLETE, summary))
 }
 
 /// Progress would get in between on a terminal.
-fn monitor(context: &Context) -> Arc<dyn Monitor> {
-    if output::is_terminal() { Arc::new(Silent) } else { context.monitor() }
+fn hears(context: &Context) -> Hears {
+    if output::is_terminal() { Hears::new(Arc::new(Silent), context.cancel().clone()) } else { context.hears() }
 }

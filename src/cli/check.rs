@@ -59,7 +59,7 @@ impl Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let options = Options { read_data: args.read_data() };
     let repository = context.repository()?;
-    let report = check::run(&repository, &options, context.monitor().as_ref(), context.cancel())?;
+    let report = check::run(&repository, &options, &context.hears())?;
     let code = if report.is_clean() { exit::COMPLETE } else { exit::FAILED };
     Ok(Outcome::new(code, json!({ "clean": report.is_clean(), "report": report }), text(&report)))
 }

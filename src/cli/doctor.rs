@@ -36,11 +36,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let monitor = context.monitor();
     let deployment = match args.deployment.is_meant() {
         true => {
             let deployment = args.deployment.resolve(context)?;
-            Some(doctor::deployment::examine(&deployment, monitor.as_ref(), context.cancel())?)
+            Some(doctor::deployment::examine(&deployment, &context.hears())?)
         }
         false => None,
     };
@@ -73,7 +72,7 @@ struct BackendLook {
 fn look_at_backend(context: &Context) -> Result<BackendLook> {
     let backend = context.backend()?;
     let monitor = context.monitor();
-    let report = doctor::probe(backend.as_ref(), &SystemClock, monitor.as_ref())?;
+    let report = doctor::probe(backend.as_ref(), &SystemClock, &context.hears())?;
     let promised = match promised_create_only(context) {
         Some(Err(error)) => {
             monitor.note(&format!("The repository itself was not looked at: {error}"));

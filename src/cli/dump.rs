@@ -47,7 +47,7 @@ pub fn write(context: &Context, repository: &Arc<Repository>, snapshot: &Snapsho
         ));
     }
     let mut out = output::raw_stdout()?;
-    dump::archive(repository, snapshot, path, &mut out, (context.monitor().as_ref(), context.cancel()))?;
+    dump::archive(repository, snapshot, path, &mut out, &context.hears())?;
     let summary = json!({ "snapshot": snapshot.id, "path": String::from_utf8_lossy(path) });
     Ok(Outcome::written(exit::COMPLETE, summary))
 }

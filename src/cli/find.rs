@@ -58,9 +58,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         monitor.problem("snapshots", &error.to_string());
     }
     let mut listing = Listing::begin(context.json(), &json!({}), "found")?;
-    let unreadable = find::run(&repository, &snapshots, &query, monitor.as_ref(), context.cancel(), &mut |found| {
-        listing.item(|| text(&found, &snapshots), || found_json(&found, &snapshots))
-    })?;
+    let mut show = |found| listing.item(|| text(&found, &snapshots), || found_json(&found, &snapshots));
+    let unreadable = find::run(&repository, &snapshots, &query, &mut show, &context.hears())?;
     let count = listing.items();
     listing.finish("", &json!({ "unreadable_nodes": unreadable }))?;
     let code = match (unreadable as usize + damaged.len(), count) {

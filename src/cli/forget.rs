@@ -141,7 +141,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let mut text = Text::from(plan_rows(&plan));
     let forgotten = match dry_run {
         true => 0,
-        false => match retention::execute(&repository, &plan, force, context.cancel()) {
+        false => match retention::execute(&repository, &plan, force, &context.hears()) {
             Err(refused @ Error::Refused(_)) => {
                 context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
                 return Ok(Outcome::failed(refused, Value::Null, text));

@@ -47,9 +47,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let snapshot = repository.find_snapshot(&args.snapshot)?;
     let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
     let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id }), "entries")?;
-    list::run(&repository, &snapshot, &options, context.cancel(), &mut |path, entry| {
+    let mut show = |path: &[u8], entry: &Entry| {
         listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))
-    })?;
+    };
+    list::run(&repository, &snapshot, &options, &mut show, &context.hears())?;
     let summary = json!({ "snapshot": snapshot.id, "entries": listing.items() });
     listing.finish("", &json!({}))?;
     Ok(Outcome::written(exit::COMPLETE, summary))

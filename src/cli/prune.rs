@@ -81,13 +81,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         wait_max: args.wait.unsigned_abs(),
         grace: GRACE.max(args.session_age.unsigned_abs()),
     };
-    let report = prune::run(&repository, &options, &context.monitor(), context.cancel())?;
+    let report = prune::run(&repository, &options, &context.hears())?;
     Ok(Outcome::new(code(&report), json!({ "dry_run": args.dry_run, "report": report }), text(&report, args.dry_run)))
 }
 
 /// Prunes as the command does when it is told nothing, for those that have just forgotten something.
 pub fn with_defaults(context: &Context, repository: &Arc<Repository>) -> Result<Report> {
-    prune::run(repository, &Options::default(), &context.monitor(), context.cancel())
+    prune::run(repository, &Options::default(), &context.hears())
 }
 
 /// Returns the exit code that goes with a report.

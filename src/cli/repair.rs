@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 fn repair_index(context: &Context, args: &IndexArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let options = Options { dry_run: args.dry_run };
-    let report = index::run(&repository, &options, context.monitor().as_ref(), context.cancel())?;
+    let report = index::run(&repository, &options, &context.hears())?;
     let code = if report.unrepaired_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, json!({ "dry_run": args.dry_run, "report": report }), lines(args.dry_run, &report)))
 }

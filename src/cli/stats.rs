@@ -42,7 +42,7 @@ fn repository(context: &Context) -> Result<Outcome> {
     let repository = context.repository()?;
     let list = repository.list_snapshots()?;
     let monitor = context.monitor();
-    let stats = stats::repository(&repository, &list, monitor.as_ref())?;
+    let stats = stats::repository(&repository, &list, &context.hears())?;
     let mut problems = list.damaged;
     problems.extend(repository.index().take_damage());
     for error in &problems {
@@ -96,7 +96,7 @@ fn snapshot(context: &Context, name: &str, exclusive: bool) -> Result<Outcome> {
         None
     };
     let monitor = context.monitor();
-    let components = stats::snapshot(&repository, &snapshot, others.as_deref(), monitor.as_ref(), context.cancel())?;
+    let components = stats::snapshot(&repository, &snapshot, others.as_deref(), &context.hears())?;
     let missing: u64 = components.iter().map(|component| component.chunks_missing).sum();
     if missing > 0 {
         let message = format!("it lacks {}: no pack that the index knows has them", count(missing, "chunk"));

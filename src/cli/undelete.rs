@@ -25,7 +25,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let (was, is) = retention::undelete(&context.repository()?, &args.snapshot, &context.monitor(), context.cancel())?;
+    let (was, is) = retention::undelete(&context.repository()?, &args.snapshot, &context.hears())?;
     let text = format!("Snapshot {} is back as {}", was.short(), is.short());
     Ok(Outcome::complete(json!({ "forgotten": was, "snapshot": is }), text))
 }

@@ -12,13 +12,13 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::Status;
-use crate::cancel::Cancel;
 use crate::database::DatabaseUri;
 use crate::database::examine::{self, Examination};
 use crate::error::{Error, Fault, Result};
+use crate::hears::Hears;
 use crate::mlflow::schema::{self, KEK_PASSPHRASE, KEK_PASSPHRASE_DEFAULT, Order, Store};
 use crate::mlflow::uri;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::s3::{Bucket, Patience};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
 use crate::source::inventory::{self, Claim, Inventory, OpenDatabase};
@@ -142,15 +142,15 @@ impl Check {
 }
 
 /// Looks at a deployment from all sides. Fails only if it is interrupted, or no layout can be made of it.
-pub fn examine(deployment: &Deployment, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
-    monitor.phase("Looking at the deployment", None, None);
+pub fn examine(deployment: &Deployment, hears: &Hears) -> Result<Report> {
+    hears.monitor.phase("Looking at the deployment", None, None);
     let layout = deployment.layout()?;
-    let mut look = Look { deployment, layout, monitor, cancel, findings: Vec::new(), revision: None };
+    let mut look = Look { deployment, layout, hears, findings: Vec::new(), revision: None };
     if let Some(scratch) = look.scratch() {
         look.databases_and_artifacts(scratch.path())?;
     }
     look.server();
-    cancel.check()?;
+    hears.check()?;
     Ok(Report { deployment: deployment.name.clone(), findings: look.findings })
 }
 
@@ -158,8 +158,7 @@ pub fn examine(deployment: &Deployment, monitor: &dyn Monitor, cancel: &Cancel) 
 struct Look<'a> {
     deployment: &'a Deployment,
     layout: Layout,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     findings: Vec<Finding>,
     /// The revision of the backend's schema.
     revision: Option<String>,
@@ -170,7 +169,7 @@ impl Look<'_> {
         let measured = Some(measured.to_string()).filter(|text| !text.is_empty());
         let consequence = (status != Status::Ok).then(|| check.consequence());
         self.findings.push(Finding { check, subject: subject.to_string(), status, measured, consequence });
-        self.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Entries, 1);
     }
 
     /// Notes an error as a finding. Returns the value if there is one.
@@ -198,12 +197,12 @@ impl Look<'_> {
         }
         let mut open = Vec::new();
         for (store, uri) in &self.deployment.databases {
-            self.cancel.check()?;
+            self.hears.check()?;
             open.extend(self.database(*store, uri, scratch));
         }
         let inventory = if open.len() == self.deployment.databases.len() { self.inventory(&mut open)? } else { None };
         for place in self.layout.components.clone() {
-            self.cancel.check()?;
+            self.hears.check()?;
             if let Some(measured) = self.or_find(Check::Place, &place.place, look_at(&place.place)) {
                 self.find(Check::Place, &place.place, Status::Ok, measured);
             }
@@ -245,7 +244,7 @@ impl Look<'_> {
         if !is_well {
             return None;
         }
-        let opened = OpenDatabase::open(store, uri, scratch, self.cancel);
+        let opened = OpenDatabase::open(store, uri, scratch, &self.hears.cancel);
         let mut database = self.or_find(Check::Database, name, opened)?;
         self.schema(&mut database);
         Some(database)
@@ -275,8 +274,8 @@ impl Look<'_> {
         if databases.is_empty() {
             return Ok(None);
         }
-        let read = inventory::read(databases, &self.layout.map, None, self.cancel);
-        self.cancel.check()?;
+        let read = inventory::read(databases, &self.layout.map, None, &self.hears.cancel);
+        self.hears.check()?;
         let Some(inventory) = self.or_find(Check::Roots, "all", read) else { return Ok(None) };
         for (root, rows) in inventory.unmapped.iter().take(NAMED_MAX) {
             let measured = format!("{rows} rows refer to it, and it is neither mapped nor excluded");
@@ -323,7 +322,7 @@ impl Look<'_> {
             }
         }
         for (root, claims) in roots.iter().zip(by_root) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let place = self.layout.components[root.component].place.clone();
             let sampled = sample(&claims);
             let looked = missing(&place, &sampled);
@@ -351,7 +350,7 @@ impl Look<'_> {
         let mut options = options.clone();
         options.retries = options.retries.min(RETRIES_MAX);
         let subject = options.uri.clone();
-        let client = TrackingClient::connect(&options).map(|client| client.with_cancel(self.cancel));
+        let client = TrackingClient::connect(&options).map(|client| client.with_cancel(&self.hears.cancel));
         let Some(client) = self.or_find(Check::Server, &subject, client) else { return };
         if self.or_find(Check::Server, &subject, client.health()).is_none() {
             return;

@@ -16,7 +16,7 @@ use crate::repository::{layout, session};
 impl Prune<'_> {
     /// Removes what is not needed whether or not a sweep was possible.
     pub(super) fn clean_up(&mut self) -> Result<()> {
-        self.monitor.phase("clean up", None, None);
+        self.hears.monitor.phase("clean up", None, None);
         self.remove_ended_sessions()?;
         self.remove_empty_tombstones()?;
         let backend = self.repository.backend();
@@ -32,7 +32,7 @@ impl Prune<'_> {
     }
 
     fn remove_all(&self, keys: impl Iterator<Item = String>) -> Result<()> {
-        self.cancel.check()?;
+        self.hears.check()?;
         self.repository.backend().remove_all(&keys.collect::<Vec<_>>())
     }
 

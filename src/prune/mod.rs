@@ -21,12 +21,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::writer::META_PACK_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{BlobKind, PerKind};
+use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
-use crate::monitor::Monitor;
 use crate::prune::needed::Needed;
 pub use crate::prune::plan::{Limits, Plan, Sum};
 use crate::prune::view::View;
@@ -110,23 +109,17 @@ impl Report {
 struct Prune<'a> {
     repository: &'a Arc<Repository>,
     options: &'a Options,
-    monitor: &'a Arc<dyn Monitor>,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     report: Report,
     /// Snapshots in the trash that were not counted when the needed chunks were last collected.
     unneeded_trash: Vec<SessionId>,
 }
 
 /// Prunes. Needs a maintainer's key.
-pub fn run(
-    repository: &Arc<Repository>,
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Report> {
+pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
     repository.access().require_maintainer("prune")?;
     let report = Report { by_grace: !repository.config().create_only, ..Report::default() };
-    let mut prune = Prune { repository, options, monitor, cancel, report, unneeded_trash: Vec::new() };
+    let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new() };
     prune.run()?;
     Ok(prune.report)
 }
@@ -134,7 +127,7 @@ pub fn run(
 impl Prune<'_> {
     fn run(&mut self) -> Result<()> {
         let mut needed = Needed::new(Arc::clone(self.repository));
-        self.monitor.phase("look at snapshots", None, None);
+        self.hears.monitor.phase("look at snapshots", None, None);
         self.add_needed(&mut needed)?;
         let view = View::take(self.repository)?;
         let packs = view.uses(self.repository, &needed)?.packs;
@@ -147,7 +140,8 @@ impl Prune<'_> {
         let (delete, repack) =
             (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
         let limits = &self.options.limits;
-        let moved = repack::run(self.repository, &repack, &delete, &needed, limits, self.monitor, self.cancel)?;
+        let moved =
+            repack::run(self.repository, &repack, &delete, &needed, limits, &self.hears.monitor, &self.hears.cancel)?;
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;
@@ -178,7 +172,7 @@ impl Prune<'_> {
                 self.unneeded_trash.push(id);
             }
         }
-        needed.add(counted, self.monitor.as_ref(), self.cancel).map_err(|error| match error.is_damage() {
+        needed.add(counted, self.hears).map_err(|error| match error.is_damage() {
             true => Error::Refused(format!(
                 "Nothing is pruned while a snapshot is damaged; `mlvault check` tells which to forget. {error}"
             )),

@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
 use crate::format::BlobKind;
+use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::reachable::{self, Use};
@@ -37,18 +37,13 @@ impl Needed {
     }
 
     /// Adds what snapshots need that were not added before. Fails where that cannot be found out.
-    pub fn add<'a>(
-        &mut self,
-        snapshots: impl IntoIterator<Item = &'a Snapshot>,
-        monitor: &dyn Monitor,
-        cancel: &Cancel,
-    ) -> Result<()> {
+    pub fn add<'a>(&mut self, snapshots: impl IntoIterator<Item = &'a Snapshot>, hears: &Hears) -> Result<()> {
         for snapshot in snapshots {
             if !self.snapshots.contains(&snapshot.id) {
                 let (meta, data) = (&mut self.meta, &mut self.data);
                 reachable::for_each_chunk(&self.reader, &snapshot.record, &mut |role, id| match role.kind() {
                     BlobKind::Meta => {
-                        cancel.check()?;
+                        hears.check()?;
                         Ok(meta.entry(*id).or_default().add(role))
                     }
                     BlobKind::Data => {
@@ -57,7 +52,7 @@ impl Needed {
                     }
                 })?;
                 self.snapshots.insert(snapshot.id);
-                monitor.count(Counter::Entries, 1);
+                hears.monitor.count(Counter::Entries, 1);
             }
         }
         self.data.sort();

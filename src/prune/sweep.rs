@@ -32,8 +32,8 @@ impl Prune<'_> {
             if open.is_empty() || waited >= self.options.wait_max {
                 return Ok(open.len() as u64);
             }
-            self.cancel.check()?;
-            self.monitor.phase("wait for sessions", None, None);
+            self.hears.check()?;
+            self.hears.monitor.phase("wait for sessions", None, None);
             self.repository.clock().sleep(POLL);
             waited += POLL;
             let ended = session::ended(self.repository)?;
@@ -53,7 +53,9 @@ impl Prune<'_> {
     pub(super) fn end_old(&mut self, open: Vec<SessionId>) -> Result<Vec<SessionId>> {
         let (old, young): (Vec<SessionId>, _) = open.into_iter().partition(|session| self.is_old(session));
         for session in &old {
-            self.monitor.note(&format!("The session {} has run for too long and is declared void", session.short()));
+            self.hears
+                .monitor
+                .note(&format!("The session {} has run for too long and is declared void", session.short()));
             session::void(self.repository, session, "a prune waited for it in vain")?;
             self.report.sessions_voided += 1;
         }
@@ -68,7 +70,7 @@ impl Prune<'_> {
 
     /// Deletes those of the packs that nothing needs, then the tombstone that names them all.
     pub(super) fn sweep(&mut self, mark: &[PackId], needed: &mut Needed, tombstone: &str) -> Result<()> {
-        self.monitor.phase("sweep", None, None);
+        self.hears.monitor.phase("sweep", None, None);
         self.add_needed(needed)?;
         let view = View::take(self.repository)?;
         let rescued = view.uses(self.repository, needed)?.rescued;
@@ -93,7 +95,7 @@ impl Prune<'_> {
 
     /// Writes segments of a kind anew without some packs, and merges small ones.
     pub(super) fn rewrite_segments(&mut self, kind: BlobKind, drop: HashSet<PackId>) -> Result<()> {
-        let rewritten = segments::rewrite(self.repository, kind, &drop, self.cancel)?;
+        let rewritten = segments::rewrite(self.repository, kind, &drop, &self.hears.cancel)?;
         self.report.segments_written += rewritten.written;
         self.report.segments_removed += rewritten.removed;
         self.repository.index().refresh(kind)
@@ -101,13 +103,13 @@ impl Prune<'_> {
 
     fn delete(&mut self, packs: &[(PackId, BlobKind, u64)]) -> Result<()> {
         let bytes = packs.iter().map(|(.., len)| len).sum();
-        self.monitor.phase("delete packs", Some(packs.len() as u64), Some(bytes));
+        self.hears.monitor.phase("delete packs", Some(packs.len() as u64), Some(bytes));
         for batch in packs.chunks(DELETE_BATCH) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let keys: Vec<String> = batch.iter().map(|(pack, kind, _)| layout::pack(*kind, pack)).collect();
             self.repository.backend().remove_all(&keys)?;
-            self.monitor.count(Counter::Entries, batch.len() as u64);
-            self.monitor.count(Counter::Bytes, batch.iter().map(|(.., len)| len).sum());
+            self.hears.monitor.count(Counter::Entries, batch.len() as u64);
+            self.hears.monitor.count(Counter::Bytes, batch.iter().map(|(.., len)| len).sum());
         }
         self.report.packs_deleted += packs.len() as u64;
         self.report.bytes_deleted += bytes;

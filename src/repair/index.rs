@@ -16,11 +16,11 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::backend::Listed;
-use crate::cancel::Cancel;
 use crate::chunks::pack_reader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::hears::Hears;
 use crate::id::{PackId, SegmentId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
@@ -85,11 +85,11 @@ impl Report {
 }
 
 /// Repairs both halves of the index.
-pub fn run(repository: &Repository, options: &Options, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Report> {
+pub fn run(repository: &Repository, options: &Options, hears: &Hears) -> Result<Report> {
     let mut report = Report::default();
     for kind in BlobKind::ALL {
-        monitor.phase("repair index", None, None);
-        let mut repair = Repair::begin(repository, kind, options.dry_run, monitor, cancel, &mut report)?;
+        hears.monitor.phase("repair index", None, None);
+        let mut repair = Repair::begin(repository, kind, options.dry_run, &mut report, hears)?;
         let replaced = repair.sort_segments()?;
         repair.rewrite(&replaced.partial)?;
         repair.add_packs()?;
@@ -116,8 +116,7 @@ struct Repair<'a> {
     repository: &'a Repository,
     kind: BlobKind,
     dry_run: bool,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     report: &'a mut Report,
     segments: Vec<Listed>,
     /// Packs that are there, with their lengths.
@@ -134,22 +133,21 @@ impl<'a> Repair<'a> {
         repository: &'a Repository,
         kind: BlobKind,
         dry_run: bool,
-        monitor: &'a dyn Monitor,
-        cancel: &'a Cancel,
         report: &'a mut Report,
+        hears: &'a Hears,
     ) -> Result<Self> {
         let backend = repository.backend();
         let segments = backend.list(&layout::segments(kind))?;
         let stored = session::stored_packs(repository, kind)?;
         let (covered, pending) = (HashSet::new(), Vec::new());
-        Ok(Self { repository, kind, dry_run, monitor, cancel, report, segments, stored, covered, pending })
+        Ok(Self { repository, kind, dry_run, hears, report, segments, stored, covered, pending })
     }
 
     /// Tells segments that stay from those that go.
     fn sort_segments(&mut self) -> Result<Replaced> {
         let mut replaced = Replaced::default();
         for listed in std::mem::take(&mut self.segments) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let Some(id) = layout::segment_of(self.kind, &listed.key) else { continue };
             match self.read_segment(&id) {
                 Ok(segment) if segment.packs.iter().all(|pack| self.is_there(pack)) => {
@@ -159,7 +157,7 @@ impl<'a> Repair<'a> {
                 Ok(_) => replaced.partial.push(id),
                 Err(error) if error.fault() == Some(Fault::NotFound) => {}
                 Err(error) if error.is_damage() => {
-                    self.monitor.note(&format!("It is replaced: {error}"));
+                    self.hears.monitor.note(&format!("It is replaced: {error}"));
                     replaced.damaged.push(id);
                 }
                 Err(error) => return Err(error),
@@ -184,7 +182,7 @@ impl<'a> Repair<'a> {
     /// Takes over what is good in segments of which not all is.
     fn rewrite(&mut self, partial: &[SegmentId]) -> Result<()> {
         for id in partial {
-            self.cancel.check()?;
+            self.hears.check()?;
             let segment = match self.read_segment(id) {
                 // Another repair was faster. What it named is found in the packs themselves.
                 Err(error) if error.fault() == Some(Fault::NotFound) => continue,
@@ -208,7 +206,7 @@ impl<'a> Repair<'a> {
             None => "it is missing".to_owned(),
         };
         let reason = format!("{reason}; the index names it no more");
-        self.report.give_up(self.monitor, &layout::pack(self.kind, &pack.id), &reason);
+        self.report.give_up(self.hears.monitor.as_ref(), &layout::pack(self.kind, &pack.id), &reason);
         self.covered.insert(pack.id);
         Ok(())
     }
@@ -219,13 +217,13 @@ impl<'a> Repair<'a> {
             self.stored.iter().map(|(id, len)| (*id, *len)).filter(|(id, _)| !self.covered.contains(id)).collect();
         unnamed.sort();
         for batch in unnamed.chunks(PACK_BATCH) {
-            let (repository, kind, cancel) = (self.repository, self.kind, self.cancel);
+            let (repository, kind, hears) = (self.repository, self.kind, self.hears);
             let read = parallel::map(batch, repository.backend().concurrency(), |(id, len)| {
-                cancel.check()?;
+                hears.check()?;
                 asked_twice(|| pack_reader::read_directory(repository, kind, id, *len))
             });
             for ((id, _), directory) in batch.iter().zip(read) {
-                self.monitor.count(Counter::Entries, 1);
+                self.hears.monitor.count(Counter::Entries, 1);
                 self.add_pack(id, directory)?;
             }
         }
@@ -243,7 +241,7 @@ impl<'a> Repair<'a> {
                     Error::Damaged { reason, .. } => format!("its directory cannot be read: {reason}"),
                     other => format!("its directory cannot be read: {other}"),
                 };
-                self.report.give_up(self.monitor, &layout::pack(self.kind, id), &reason);
+                self.report.give_up(self.hears.monitor.as_ref(), &layout::pack(self.kind, id), &reason);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -281,7 +279,7 @@ impl<'a> Repair<'a> {
         for id in replaced.damaged.iter().chain(&replaced.partial) {
             self.report.segments_removed += 1;
             if !self.dry_run {
-                self.cancel.check()?;
+                self.hears.check()?;
                 self.repository.backend().remove(&layout::segment(self.kind, id))?;
             }
         }

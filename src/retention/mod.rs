@@ -16,9 +16,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::note::Says;
+use crate::hears::Hears;
 use crate::id::{NoteId, SessionId};
 use crate::repository::Repository;
 use crate::repository::notes::Notes;
@@ -91,7 +91,7 @@ pub fn plan(repository: &Repository, what: &What, share_max: u8) -> Result<Plan>
 /// Carries a plan out. Returns how many snapshots were forgotten.
 ///
 /// Fails with [`Error::Refused`] for a plan with objections that is not forced.
-pub fn execute(repository: &Repository, plan: &Plan, force: bool, cancel: &Cancel) -> Result<u64> {
+pub fn execute(repository: &Repository, plan: &Plan, force: bool, hears: &Hears) -> Result<u64> {
     if let (Some(objection), false) = (plan.objections.first(), force) {
         return Err(Error::Refused(objection.clone()));
     }
@@ -99,7 +99,7 @@ pub fn execute(repository: &Repository, plan: &Plan, force: bool, cancel: &Cance
     let now = repository.clock().now();
     let mut forgotten = 0;
     for decision in plan.forgotten() {
-        cancel.check()?;
+        hears.check()?;
         // Someone may have put a hold on it since the plan was made.
         if notes.hold_on(&decision.id, now).is_none() {
             repository.forget(&decision.id, &plan.reason)?;

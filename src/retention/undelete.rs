@@ -6,15 +6,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::SnapshotRecord;
+use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
-use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
@@ -25,17 +24,12 @@ const UNDELETED: &str = "undeleted";
 
 /// Commits a snapshot in the trash anew. Returns what it was and what it is now. Needs a key that reads content and
 /// writes snapshots.
-pub fn undelete(
-    repository: &Arc<Repository>,
-    name: &str,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<(SessionId, SessionId)> {
+pub fn undelete(repository: &Arc<Repository>, name: &str, hears: &Hears) -> Result<(SessionId, SessionId)> {
     repository.access().data_secret()?;
     // Looked at before there is a session, so that a wrong name leaves nothing behind.
     find_in_trash(&repository.list_snapshots()?, name)?;
     let session = Arc::new(Session::begin(repository, "undelete")?);
-    let result = commit_anew(repository, &session, name, monitor, cancel);
+    let result = commit_anew(repository, &session, name, hears);
     if result.is_err() {
         // Without an answer the session stays open until a prune ends it.
         let _ = session.close(repository, "the undelete failed");
@@ -53,18 +47,12 @@ fn find_in_trash(list: &SnapshotList, name: &str) -> Result<Snapshot> {
     })
 }
 
-fn commit_anew(
-    repository: &Arc<Repository>,
-    session: &Arc<Session>,
-    name: &str,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<SessionId> {
+fn commit_anew(repository: &Arc<Repository>, session: &Arc<Session>, name: &str, hears: &Hears) -> Result<SessionId> {
     let list = repository.list_snapshots()?;
     let forgotten = find_in_trash(&list, name)?;
-    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(monitor));
-    monitor.phase("undelete", None, None);
-    let secured = secure(repository, &writer, &forgotten.record, cancel);
+    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(&hears.monitor));
+    hears.monitor.phase("undelete", None, None);
+    let secured = secure(repository, &writer, &forgotten.record, hears);
     let finished = writer.finish();
     secured.map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
     finished?;
@@ -76,12 +64,12 @@ fn commit_anew(
 }
 
 /// Makes sure that every chunk of a snapshot can be relied on, storing those anew that cannot.
-fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotRecord, cancel: &Cancel) -> Result<()> {
+fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotRecord, hears: &Hears) -> Result<()> {
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut encoder = Encoder::default();
     let mut seen: HashSet<(Use, ChunkId)> = HashSet::new();
     reachable::for_each_chunk(&reader, record, &mut |role, id| {
-        cancel.check()?;
+        hears.check()?;
         let kind = role.kind();
         if kind == BlobKind::Meta && !seen.insert((role, *id)) {
             return Ok(false);

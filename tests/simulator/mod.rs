@@ -28,7 +28,6 @@ use mlvault::clock::SystemClock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
-use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune::{self, Limits};
 use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
@@ -128,7 +127,7 @@ impl Job {
 
     /// `is_calm` says that no request fails, so that nothing may look like damage.
     fn run(&self, repository: &Arc<Repository>, is_calm: bool) -> Result<()> {
-        let (monitor, cancel): (Arc<dyn Monitor>, _) = (Arc::new(Silent), Cancel::default());
+        let hears = Hears::nobody();
         match self {
             Self::Backup(version) => repo::backup_with(repository, &STAGE.directories[*version].0).map(drop),
             Self::Forget(number) => match repository.list_snapshots()?.snapshots.get(*number) {
@@ -136,15 +135,13 @@ impl Job {
                 None => Ok(()),
             },
             Self::Undelete => match repository.list_snapshots()?.trash.first() {
-                Some(trashed) => {
-                    retention::undelete(repository, &trashed.snapshot.id.to_string(), &monitor, &cancel).map(drop)
-                }
+                Some(trashed) => retention::undelete(repository, &trashed.snapshot.id.to_string(), &hears).map(drop),
                 None => Ok(()),
             },
-            Self::Prune(options) => prune::run(repository, options, &monitor, &cancel).map(drop),
+            Self::Prune(options) => prune::run(repository, options, &hears).map(drop),
             Self::RepairIndex => {
                 let options = repair::index::Options { dry_run: false };
-                repair::index::run(repository, &options, monitor.as_ref(), &cancel).map(drop)
+                repair::index::run(repository, &options, &hears).map(drop)
             }
             Self::Restore(number) => match repository.list_snapshots()?.snapshots.get(*number) {
                 Some(snapshot) => restore_beside_others(repository, snapshot, is_calm),
@@ -152,7 +149,7 @@ impl Job {
             },
             Self::Check => {
                 let options = check::Options { read_data: ReadData::All };
-                let report = check::run(repository, &options, monitor.as_ref(), &cancel)?;
+                let report = check::run(repository, &options, &hears)?;
                 match is_calm && !report.is_clean() {
                     true => Err(Error::Internal(format!("FALSE ALARM: {:#?}", report.problems))),
                     false => Ok(()),
@@ -291,9 +288,8 @@ impl History {
         for prefix in [layout::SESSIONS, layout::TOMBSTONES] {
             assert_eq!(self.world.store.list(prefix).unwrap(), [], "seed {}", self.seed);
         }
-        let monitor: Arc<dyn Monitor> = Arc::new(Silent);
         let dry = prune::Options { dry_run: true, ..options };
-        let plan = prune::run(&repository, &dry, &monitor, &Cancel::default()).unwrap().plan;
+        let plan = prune::run(&repository, &dry, &Hears::nobody()).unwrap().plan;
         let left = (plan.deleted.packs, plan.left.packs, plan.unused_bytes_after + plan.moved_bytes);
         assert_eq!(left, (0, 0, 0), "seed {}: {plan:?}", self.seed);
         let list = repository.list_snapshots().unwrap();

@@ -165,7 +165,7 @@ pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<Bac
 
 /// Checks an open repository.
 pub fn check_with(repository: &Arc<Repository>, read_data: ReadData) -> Report {
-    check::run(repository, &check::Options { read_data }, &Silent, &Cancel::default()).unwrap()
+    check::run(repository, &check::Options { read_data }, &Hears::nobody()).unwrap()
 }
 
 /// Returns a new key file's key.
