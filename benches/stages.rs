@@ -10,7 +10,7 @@ use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::MetaKeys;
 use mlvault::crypto::seal::{Cipher, Counter};
-use mlvault::format::chunk::{self, ChunkHeader};
+use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::ChunkProfiles;
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session_header::SessionHeader;
@@ -118,11 +118,12 @@ fn sealing(criterion: &mut Criterion) {
     let plain = weights(CHUNK_LEN);
     let id = keys.chunk_id(BlobKind::Data as u8, &plain);
     let mut encoder = Encoder::default();
-    let mut seal = || chunk::seal(&mut encoder, &cipher, &counter, BlobKind::Data, REPOSITORY, id, &plain).unwrap();
+    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
+    let mut seal = || context.seal(&mut encoder, &counter, id, &plain).unwrap();
     let (header, sealed) = seal();
     group.bench_function("compress, seal, open again and compare", |bencher| bencher.iter(&mut seal));
     group.bench_function("open, decompress, hash", |bencher| {
-        bencher.iter(|| chunk::open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, black_box(&sealed)).unwrap());
+        bencher.iter(|| context.open(&header, &keys, black_box(&sealed)).unwrap());
     });
 }
 

@@ -5,7 +5,7 @@ use mlvault::crypto::keys::Secret;
 use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
 use mlvault::crypto::seal::{Cipher, Counter};
 use mlvault::crypto::sign;
-use mlvault::format::chunk::{self, ChunkHeader};
+use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::format::key_slot::{self, Role, RoleSecrets};
 use mlvault::format::object::{self, ObjectKind};
@@ -395,7 +395,8 @@ fn chunk_list(count: u8) -> Vec<u8> {
 fn sealed_chunk(plain: &[u8]) -> Vec<u8> {
     let id = targets::meta_keys().chunk_id(BlobKind::Data as u8, plain);
     let (mut encoder, cipher, counter) = (Encoder::default(), Cipher::new(&CHUNK_KEY), Counter::default());
-    let sealed = chunk::seal(&mut encoder, &cipher, &counter, BlobKind::Data, REPOSITORY, id, plain);
+    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
+    let sealed = context.seal(&mut encoder, &counter, id, plain);
     let (header, sealed) = sealed.expect("sealing cannot fail");
     let mut bytes = Vec::new();
     pack::encode_chunk_header(&header, &mut bytes);

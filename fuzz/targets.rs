@@ -21,10 +21,10 @@ use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
 use mlvault::crypto::seal::Cipher;
 use mlvault::crypto::sign;
 use mlvault::database::uri::DatabaseUri;
-use mlvault::format::chunk::{self, CHUNK_LEN_MAX, ChunkHeader};
+use mlvault::format::chunk::{CHUNK_LEN_MAX, ChunkContext, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use mlvault::format::config::RepositoryConfig;
 use mlvault::format::forgotten;
-use mlvault::format::key_slot::{self, Certificate, Role, SlotHeader};
+use mlvault::format::key_slot::{self, Certificate, Grant, Role, SlotHeader};
 use mlvault::format::note;
 use mlvault::format::object::{self, BODY_LEN_MAX, ObjectKind};
 use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
@@ -130,7 +130,9 @@ pub fn signing_seed() -> Secret {
 /// The certificate of the slot of the seeds.
 pub fn certificate() -> Certificate {
     let signer = sign::signer_key(&signing_seed());
-    Certificate::issue(REPOSITORY, &root_seed(), SLOT, "cron", Role::Maintainer, jiff::Timestamp::UNIX_EPOCH, signer)
+    let created = jiff::Timestamp::UNIX_EPOCH;
+    let grant = Grant { slot: SLOT, label: "cron", role: Role::Maintainer, created, signer };
+    Certificate::issue(REPOSITORY, &root_seed(), grant)
 }
 
 fn root_key() -> SignerKey {
@@ -277,7 +279,7 @@ fn pack_directory(data: &[u8]) {
 
 fn assert_chunk_header(header: &ChunkHeader) {
     assert!(header.plain_len as usize <= CHUNK_LEN_MAX);
-    assert!((chunk::OVERHEAD..=chunk::STORED_LEN_MAX).contains(&(header.stored_len as usize)));
+    assert!((OVERHEAD..=STORED_LEN_MAX).contains(&(header.stored_len as usize)));
 }
 
 /// A whole pack, read as a check reads it: header, footer from the end, directory.
@@ -413,10 +415,11 @@ fn sealed_chunk(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let Ok(header) = pack::decode_chunk_header(&mut cursor) else { return };
     let (keys, cipher, stored) = (meta_keys(), Cipher::new(&CHUNK_KEY), cursor.remainder());
-    let Ok(plain) = chunk::open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, stored) else { return };
+    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
+    let Ok(plain) = context.open(&header, &keys, stored) else { return };
     assert_eq!(plain.len(), header.plain_len as usize);
     assert_eq!(keys.chunk_id(BlobKind::Data as u8, &plain), header.id);
-    assert!(chunk::open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &damaged(stored)).is_err());
+    assert!(context.open(&header, &keys, &damaged(stored)).is_err());
 }
 
 /// The first byte is the codec, the next four are the declared length.

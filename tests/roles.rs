@@ -5,7 +5,7 @@ use mlvault::chunks::reader::ChunkReader;
 use mlvault::crypto::keys::MetaKeys;
 use mlvault::error::Error;
 use mlvault::format::BlobKind;
-use mlvault::format::chunk;
+use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::key_slot::Role;
 use mlvault::format::pack::PackHeader;
 use mlvault::id::ChunkId;
@@ -38,7 +38,7 @@ impl Scene {
     fn data_chunks(&self) -> Vec<ChunkId> {
         let mut chunks = Vec::new();
         let repository = self.vault.open().unwrap();
-        let visit = &mut |_: &_, _, chunk: &chunk::ChunkHeader| {
+        let visit = &mut |_: &_, _, chunk: &ChunkHeader| {
             chunks.push(chunk.id);
             Ok(())
         };
@@ -124,7 +124,10 @@ fn the_secrets_of_a_writer_open_no_content() {
         let data = session.data_cipher(maintainer.id(), maintainer.keys(), &data_secret).unwrap();
         for (offset, header) in pack.located_chunks() {
             let stored = &bytes[offset as usize..offset as usize + header.stored_len as usize];
-            let open = |cipher| chunk::open(header, cipher, BlobKind::Data, writer.id(), writer.keys(), stored);
+            let open = |cipher| {
+                let context = ChunkContext { cipher, kind: BlobKind::Data, repository: writer.id() };
+                context.open(header, writer.keys(), stored)
+            };
             assert!(open(&meta).is_err());
             assert!(open(&data).is_ok());
         }

@@ -14,8 +14,9 @@ use bytes::Bytes;
 
 use crate::crypto::seal::Cipher;
 use crate::error::{Error, Fault, Result};
+use crate::format::BlobKind;
+use crate::format::chunk::ChunkContext;
 use crate::format::session_header::SessionHeader;
-use crate::format::{BlobKind, chunk};
 use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::repository::index_sync::Place;
@@ -135,12 +136,11 @@ impl ChunkReader {
         let repository = &self.repository;
         let cipher = self.cipher(&place.pack)?;
         self.opened.fetch_add(1, Ordering::Relaxed);
-        chunk::open(&place.header, &cipher, place.pack.kind, repository.id(), repository.keys(), stored).map_err(
-            |error| {
-                let key = layout::pack(place.pack.kind, &place.pack.id);
-                Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
-            },
-        )
+        let context = ChunkContext { cipher: &cipher, kind: place.pack.kind, repository: repository.id() };
+        context.open(&place.header, repository.keys(), stored).map_err(|error| {
+            let key = layout::pack(place.pack.kind, &place.pack.id);
+            Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
+        })
     }
 
     /// Opens a chunk of a pack that is in memory, perhaps cut short, and compares it with its id.

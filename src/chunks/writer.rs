@@ -18,9 +18,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
+use crate::format::chunk::{ChunkContext, ChunkHeader};
 use crate::format::pack::{CHUNKS_MAX, FinishedPack, PackBuilder, PackHeader};
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
-use crate::format::{BlobKind, PerKind, chunk};
+use crate::format::{BlobKind, PerKind};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
@@ -207,8 +208,9 @@ impl Shared {
             BlobKind::Data => (&keys.data, &keys.data_counter),
             BlobKind::Meta => (&keys.meta, &keys.meta_counter),
         };
-        let (header, sealed) = chunk::seal(encoder, cipher, counter, kind, self.repository.id(), id, plain)
-            .map_err(|error| Error::Internal(error.to_string()))?;
+        let context = ChunkContext { cipher, kind, repository: self.repository.id() };
+        let (header, sealed) =
+            context.seal(encoder, counter, id, plain).map_err(|error| Error::Internal(error.to_string()))?;
         self.chunks.fetch_add(1, Ordering::Relaxed);
         self.plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
         let full = {
@@ -289,7 +291,7 @@ impl Shared {
         self.remember(kind, id, len, chunks)
     }
 
-    fn remember(&self, kind: BlobKind, id: PackId, len: u64, chunks: Vec<chunk::ChunkHeader>) -> Result<()> {
+    fn remember(&self, kind: BlobKind, id: PackId, len: u64, chunks: Vec<ChunkHeader>) -> Result<()> {
         let due = {
             let mut unindexed = lock(&self.unindexed);
             let of_kind = &mut unindexed[kind];

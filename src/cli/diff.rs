@@ -8,8 +8,9 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use mlvault::diff::mlflow::{How, MlflowChange, Subject};
-use mlvault::diff::{self, Change, ChangeKind, Options, Summary};
+use mlvault::diff::{self, Change, ChangeKind, DiffOptions, DiffSummary, Restored};
 use mlvault::error::Result;
+use mlvault::hears::Hears;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::units::format_bytes;
 
@@ -57,8 +58,8 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let old = repository.find_snapshot(&args.old)?;
-    let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
-    let (monitor, cancel) = (context.monitor(), context.cancel());
+    let options = DiffOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
+    let hears = Hears::new(context.monitor(), context.cancel().clone());
     let (mut listing, summary);
     let mut mlflow = None;
     match (&args.new, &args.dir) {
@@ -66,19 +67,20 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
             let head = json!({ "old": old.id, "directory": directory.to_string_lossy() });
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);
-            summary = diff::directory(&repository, &old, directory, &options, monitor.as_ref(), cancel, &mut visit)?;
+            summary =
+                diff::directory(&repository, Restored { snapshot: &old, directory }, &options, &mut visit, &hears)?;
         }
         (new, _) => {
             let new = repository.find_snapshot(new.as_deref().unwrap_or_default())?;
             let head = json!({ "old": old.id, "new": new.id });
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);
-            summary = diff::snapshots(&repository, (&old, &new), &options, monitor.as_ref(), cancel, &mut visit)?;
+            summary = diff::snapshots(&repository, [&old, &new], &options, &mut visit, &hears)?;
             let has_catalogue = |snapshot: &Snapshot| {
                 snapshot.record.deployment.as_ref().is_some_and(|deployment| !deployment.databases.is_empty())
             };
             if has_catalogue(&old) && has_catalogue(&new) && options.path.is_empty() {
-                mlflow = Some(diff::mlflow::compare(&repository, (&old, &new), monitor.as_ref(), cancel)?);
+                mlflow = Some(diff::mlflow::compare(&repository, [&old, &new], &hears)?);
             }
         }
     }
@@ -169,7 +171,7 @@ fn change_json(change: &Change) -> Value {
     Value::Object(object)
 }
 
-fn summary_text(summary: &Summary) -> String {
+fn summary_text(summary: &DiffSummary) -> String {
     let mut text = if summary.is_equal() {
         "No differences".to_owned()
     } else {

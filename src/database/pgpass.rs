@@ -9,13 +9,14 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use super::uri::PostgresqlUri;
-
 /// Permissions of group and others.
 const NOT_PRIVATE: u32 = 0o077;
 
+/// What a line is found by: host, port, database and user.
+pub type Fields<'a> = [&'a str; 4];
+
 /// Returns the password of the first line that fits.
-pub fn find(uri: &PostgresqlUri) -> Option<Zeroizing<String>> {
+pub fn find(wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
     let path = match env::var_os("PGPASSFILE") {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(env::var_os("HOME")?).join(".pgpass"),
@@ -25,19 +26,17 @@ pub fn find(uri: &PostgresqlUri) -> Option<Zeroizing<String>> {
         return None;
     }
     let text = Zeroizing::new(fs::read_to_string(&path).ok()?);
-    text.lines().find_map(|line| password_of(line, uri))
+    text.lines().find_map(|line| password_of(line, wanted))
 }
 
-fn password_of(line: &str, uri: &PostgresqlUri) -> Option<Zeroizing<String>> {
+fn password_of(line: &str, wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
     if line.starts_with('#') {
         return None;
     }
-    let host = if uri.is_socket() { "localhost" } else { &uri.host };
-    let port = uri.port.to_string();
     let mut rest = line;
-    for wanted in [host, &port, &uri.database, &uri.user] {
+    for wanted in wanted {
         let (field, after) = field(rest)?;
-        if field != "*" && unescaped(field) != wanted {
+        if field != "*" && unescaped(field) != *wanted {
             return None;
         }
         rest = after;
@@ -68,14 +67,12 @@ fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::uri::DatabaseUri;
     use super::*;
 
     #[test]
     fn lines_fit_by_their_four_fields_with_stars_and_escapes() {
-        let uri = DatabaseUri::parse("postgresql://us%3Aer@host:5433/mlflow", None).unwrap();
-        let DatabaseUri::Postgresql(uri) = uri else { panic!("{uri}") };
-        let password = |line| password_of(line, &uri).map(|password| password.to_string());
+        let password =
+            |line| password_of(line, &["host", "5433", "mlflow", "us:er"]).map(|password| password.to_string());
         assert_eq!(password(r"host:5433:mlflow:us\:er:a\:b\\c:d").as_deref(), Some(r"a:b\c:d"));
         assert_eq!(password("*:*:*:*:x").as_deref(), Some("x"));
         for line in ["other:*:*:*:x", "*:5432:*:*:x", "*:*:*:us:er:x", "# *:*:*:*:x", "", "*:*:*", "#"] {

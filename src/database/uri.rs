@@ -261,7 +261,8 @@ fn complete(uri: &mut PostgresqlUri, given: Option<Zeroizing<String>>) -> Result
     }
     uri.password = uri.password.take().or(given).or_else(|| from_environment("PGPASSWORD").map(Zeroizing::new));
     if uri.password.is_none() {
-        uri.password = pgpass::find(uri);
+        let host = if uri.is_socket() { "localhost" } else { &uri.host };
+        uri.password = pgpass::find(&[host, &uri.port.to_string(), &uri.database, &uri.user]);
     }
     Ok(())
 }

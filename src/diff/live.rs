@@ -9,14 +9,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::diff::{Change, Comparison, Side, SideKind, Summary, Types, change_of, nowhere};
+use crate::diff::{Change, Comparison, DiffSummary, Restored, Side, SideKind, Types, change_of, nowhere};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::Entry;
 use crate::id::Digest;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::snapshots::Snapshot;
 use crate::source::directory::{DirectorySource, metadata};
 use crate::source::{Found, Item, ItemKind, Source};
 use crate::trees::contents::{self, is_selected, shown_path};
@@ -26,7 +25,7 @@ use crate::trees::reader::TreeReader;
 const BATCH_MAX: usize = 512;
 
 /// Something that differs, or may.
-enum Candidate {
+enum Difference {
     Change(Change),
     /// Files of equal size: `old` and `new`, which is at the location.
     Content {
@@ -40,7 +39,8 @@ enum Candidate {
 }
 
 /// Compares all components of a snapshot with what a restore would have made of them.
-pub(super) fn compare(mut comparison: Comparison<'_>, snapshot: &Snapshot, directory: &Path) -> Result<Summary> {
+pub(super) fn compare(mut comparison: Comparison<'_>, restored: Restored<'_>) -> Result<DiffSummary> {
+    let Restored { snapshot, directory } = restored;
     let looked = fs::metadata(directory);
     let fault = |source| Error::source("look at", directory.to_owned(), source);
     if !looked.map_err(fault)?.is_dir() {
@@ -51,7 +51,7 @@ pub(super) fn compare(mut comparison: Comparison<'_>, snapshot: &Snapshot, direc
     for selection in contents::select(snapshot, &path) {
         let component = selection.component;
         let others = snapshot.record.components.iter().map(|other| other.name.as_str());
-        let place = Place {
+        let place = ComponentDirectory {
             component,
             path: selection.path,
             root: if component.name == FILES { directory.to_owned() } else { directory.join(&component.name) },
@@ -63,7 +63,7 @@ pub(super) fn compare(mut comparison: Comparison<'_>, snapshot: &Snapshot, direc
 }
 
 /// A component and the directory to compare it with.
-struct Place<'a> {
+struct ComponentDirectory<'a> {
     component: &'a Component,
     path: Vec<u8>,
     root: PathBuf,
@@ -71,7 +71,7 @@ struct Place<'a> {
     others: Vec<&'a str>,
 }
 
-impl Place<'_> {
+impl ComponentDirectory<'_> {
     fn location(&self, path: &[u8]) -> PathBuf {
         self.root.join(std::ffi::OsStr::from_bytes(path))
     }
@@ -125,7 +125,7 @@ fn look(path: &[u8], location: &Path) -> Option<Found> {
 
 impl Comparison<'_> {
     /// Walks the directory beside the tree; both are in byte order. Returns whether either has the path.
-    fn with_directory(&mut self, place: &Place<'_>) -> Result<bool> {
+    fn with_directory(&mut self, place: &ComponentDirectory<'_>) -> Result<bool> {
         let component = place.component;
         let reader = self.reader;
         let mut tree = TreeReader::open_prefix(reader, &component.name, &component.root, &place.path)?;
@@ -135,11 +135,11 @@ impl Comparison<'_> {
         let mut batch = Vec::new();
         let mut any = false;
         for found in first.into_iter().chain(below) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let item = match found {
                 Found::Item(item) => item,
                 Found::Unreadable { path, message, .. } => {
-                    self.push(&mut batch, Candidate::Unreadable { path, message })?;
+                    self.push(&mut batch, Difference::Unreadable { path, message })?;
                     continue;
                 }
                 Found::Skipped { .. } => continue,
@@ -161,15 +161,15 @@ impl Comparison<'_> {
     /// Takes entries of the tree that come before `end`: the directory does not have them.
     fn removed_before(
         &mut self,
-        place: &Place<'_>,
+        place: &ComponentDirectory<'_>,
         tree: &mut TreeReader<'_>,
         end: Option<&[u8]>,
         types: &mut Types<'_>,
-        batch: &mut Vec<Candidate>,
+        batch: &mut Vec<Difference>,
     ) -> Result<bool> {
         let mut any = false;
         while tree.peek().transpose()?.is_some_and(|entry| end.is_none_or(|end| entry.path.as_slice() < end)) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let Some(entry) = tree.next().transpose()? else { break };
             if !is_selected(&entry.path, &place.path) {
                 continue;
@@ -184,7 +184,7 @@ impl Comparison<'_> {
             }
             let path = shown_path(&place.component.name, &entry.path);
             if let Some(change) = change_of(path, Some(Side::from(&entry)), new, false) {
-                self.push(batch, Candidate::Change(change))?;
+                self.push(batch, Difference::Change(change))?;
             }
         }
         Ok(any)
@@ -193,12 +193,12 @@ impl Comparison<'_> {
     /// Compares an item of the directory with the entry of the same path.
     fn candidate(
         &mut self,
-        place: &Place<'_>,
+        place: &ComponentDirectory<'_>,
         entry: Option<Entry>,
         item: Item,
         types: &mut Types<'_>,
-    ) -> Result<Option<Candidate>> {
-        self.monitor.count(Counter::Entries, 1);
+    ) -> Result<Option<Difference>> {
+        self.hears.monitor.count(Counter::Entries, 1);
         let mut old = entry.as_ref().map(Side::from);
         if old.is_none() {
             if types.is_reported(&item.path) || place.is_of_another(&item.path) {
@@ -212,35 +212,35 @@ impl Comparison<'_> {
             (Some(Side { kind: SideKind::File { size: old, .. }, .. }), SideKind::File { size: new, .. }) if old == new);
         if same_size {
             let change = Change { kind: super::ChangeKind::Modified, path, old, new: Some(new) };
-            return Ok(Some(Candidate::Content { change, location: item.location }));
+            return Ok(Some(Difference::Content { change, location: item.location }));
         }
-        Ok(change_of(path, old, Some(new), self.options.metadata).map(Candidate::Change))
+        Ok(change_of(path, old, Some(new), self.options.metadata).map(Difference::Change))
     }
 
-    fn push(&mut self, batch: &mut Vec<Candidate>, candidate: Candidate) -> Result<()> {
+    fn push(&mut self, batch: &mut Vec<Difference>, candidate: Difference) -> Result<()> {
         batch.push(candidate);
         if batch.len() >= BATCH_MAX { self.settle(std::mem::take(batch)) } else { Ok(()) }
     }
 
     /// Reads what must be read, and reports a batch in order.
-    fn settle(&mut self, batch: Vec<Candidate>) -> Result<()> {
+    fn settle(&mut self, batch: Vec<Difference>) -> Result<()> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let digests = parallel::map(&batch, threads, |candidate| {
-            self.cancel.check()?;
+            self.hears.check()?;
             match candidate {
-                Candidate::Content { location, .. } => Ok(Some(digest_of(location))),
+                Difference::Content { location, .. } => Ok(Some(digest_of(location))),
                 _ => Ok(None),
             }
         });
         for (candidate, digest) in batch.into_iter().zip(digests) {
             match (candidate, digest?) {
-                (Candidate::Change(change), _) => self.report(change)?,
-                (Candidate::Unreadable { path, message }, _) => self.problem(&path, &message),
-                (Candidate::Content { change, .. }, Some(Ok(digest))) => self.with_digest(change, digest)?,
-                (Candidate::Content { location, .. }, Some(Err(error))) => {
+                (Difference::Change(change), _) => self.report(change)?,
+                (Difference::Unreadable { path, message }, _) => self.problem(&path, &message),
+                (Difference::Content { change, .. }, Some(Ok(digest))) => self.with_digest(change, digest)?,
+                (Difference::Content { location, .. }, Some(Err(error))) => {
                     self.problem(&location.display().to_string(), &format!("it cannot be read: {error}"));
                 }
-                (Candidate::Content { .. }, None) => {}
+                (Difference::Content { .. }, None) => {}
             }
         }
         Ok(())
@@ -249,7 +249,7 @@ impl Comparison<'_> {
     fn with_digest(&mut self, mut change: Change, found: Digest) -> Result<()> {
         if let Some(Side { kind: SideKind::File { size, digest }, .. }) = &mut change.new {
             *digest = Some(found);
-            self.monitor.count(Counter::Bytes, *size);
+            self.hears.monitor.count(Counter::Bytes, *size);
         }
         match change_of(change.path, change.old, change.new, self.options.metadata) {
             Some(change) => self.report(change),
@@ -259,7 +259,7 @@ impl Comparison<'_> {
 
     fn problem(&mut self, path: &str, message: &str) {
         self.summary.problems += 1;
-        self.monitor.problem(path, message);
+        self.hears.monitor.problem(path, message);
     }
 }
 
@@ -275,7 +275,7 @@ fn below_path(found: Found, path: &[u8]) -> Found {
 }
 
 /// Returns the directory that is there instead of an entry that is none.
-fn live_directory(place: &Place<'_>, entry: &Entry) -> Option<Side> {
+fn live_directory(place: &ComponentDirectory<'_>, entry: &Entry) -> Option<Side> {
     if entry.path.ends_with(b"/") {
         return None;
     }

@@ -8,16 +8,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{ChangeKind, Options, snapshots};
-use crate::cancel::Cancel;
+use super::{Change, ChangeKind, DiffOptions, snapshots};
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
+use crate::hears::Hears;
 use crate::mlflow::catalogue::{
     Alias, Experiment, LoggedModel, ModelVersion, REFERENCES, Reference, RegisteredModel, Run,
 };
 use crate::mlflow::schema::ReferenceKind;
-use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 
@@ -91,15 +90,10 @@ struct Thing {
 type Things = BTreeMap<String, Thing>;
 
 /// Compares two snapshots of deployments. Memory grows with the number of runs.
-pub fn compare(
-    repository: &Arc<Repository>,
-    (old, new): (&Snapshot, &Snapshot),
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
-) -> Result<Vec<MlflowChange>> {
+pub fn compare(repository: &Arc<Repository>, [old, new]: [&Snapshot; 2], hears: &Hears) -> Result<Vec<MlflowChange>> {
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut changes = Vec::new();
-    let of = |snapshot| Side { reader: &reader, snapshot, cancel };
+    let of = |snapshot| SnapshotCatalogue { reader: &reader, snapshot, hears };
     let (old_side, new_side) = (of(old), of(new));
     compare_things(Subject::Experiment, &old_side.experiments()?, &new_side.experiments()?, &mut changes);
     compare_things(Subject::RegisteredModel, &old_side.models()?, &new_side.models()?, &mut changes);
@@ -107,20 +101,20 @@ pub fn compare(
     compare_things(Subject::Alias, &old_side.aliases()?, &new_side.aliases()?, &mut changes);
     compare_things(Subject::Run, &old_side.runs()?, &new_side.runs()?, &mut changes);
     compare_things(Subject::LoggedModel, &old_side.logged_models()?, &new_side.logged_models()?, &mut changes);
-    overwritten(repository, (old, new), &new_side, monitor, &mut changes)?;
+    overwritten(repository, [old, new], &new_side, &mut changes)?;
     Ok(changes)
 }
 
 /// One snapshot.
-struct Side<'a> {
+struct SnapshotCatalogue<'a> {
     reader: &'a ChunkReader,
     snapshot: &'a Snapshot,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
 }
 
-impl Side<'_> {
+impl SnapshotCatalogue<'_> {
     fn all<T: DeserializeOwned>(&self, file: &str) -> Result<Vec<T>> {
-        read_all(self.reader, self.snapshot, file, self.cancel)
+        read_all(self.reader, self.snapshot, file, &self.hears.cancel)
     }
 
     fn experiments(&self) -> Result<Things> {
@@ -209,9 +203,8 @@ fn compare_things(subject: Subject, old: &Things, new: &Things, changes: &mut Ve
 /// Finds files that are at the same place with another content, and whose they are.
 fn overwritten(
     repository: &Arc<Repository>,
-    (old, new): (&Snapshot, &Snapshot),
-    side: &Side<'_>,
-    monitor: &dyn Monitor,
+    [old, new]: [&Snapshot; 2],
+    side: &SnapshotCatalogue<'_>,
     changes: &mut Vec<MlflowChange>,
 ) -> Result<()> {
     let has_artifacts = |snapshot: &Snapshot| {
@@ -220,14 +213,15 @@ fn overwritten(
     if !has_artifacts(old) || !has_artifacts(new) {
         return Ok(());
     }
-    let options = Options { path: b"artifacts".to_vec(), metadata: false };
+    let options = DiffOptions { path: b"artifacts".to_vec(), metadata: false };
     let mut modified = Vec::new();
-    snapshots(repository, (old, new), &options, monitor, side.cancel, &mut |change| {
+    let mut visit = |change: Change| {
         if change.kind == ChangeKind::Modified {
             modified.push(String::from_utf8_lossy(&change.path).into_owned());
         }
         Ok(())
-    })?;
+    };
+    snapshots(repository, [old, new], &options, &mut visit, side.hears)?;
     if modified.is_empty() {
         return Ok(());
     }

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::snapshot::Component;
 use crate::format::tree::{Entry, EntryKind, Metadata};
+use crate::hears::Hears;
 use crate::id::Digest;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::{self, is_selected, shown_path};
@@ -33,7 +33,7 @@ use crate::trees::reader::TreeReader;
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct DiffOptions {
     /// Only this path and what is below it; empty for everything.
     pub path: Vec<u8>,
     /// Whether a difference in mode, owner, group or time alone is a change.
@@ -117,7 +117,7 @@ pub struct Change {
 
 /// Differences in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct DiffSummary {
     /// Files, directories and symlinks that came.
     pub added: u64,
     /// Files, directories and symlinks that went.
@@ -136,7 +136,7 @@ pub struct Summary {
     pub problems: u64,
 }
 
-impl Summary {
+impl DiffSummary {
     /// Returns whether nothing differs.
     pub fn is_equal(&self) -> bool {
         self.added + self.removed + self.modified + self.metadata + self.types == 0
@@ -161,25 +161,23 @@ impl Summary {
 /// What every comparison needs.
 struct Comparison<'a> {
     reader: &'a ChunkReader,
-    options: &'a Options,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
-    summary: Summary,
+    options: &'a DiffOptions,
+    hears: &'a Hears,
+    summary: DiffSummary,
     visit: &'a mut dyn FnMut(Change) -> Result<()>,
 }
 
 /// Compares two snapshots and calls `visit` with each change.
 pub fn snapshots(
     repository: &Arc<Repository>,
-    (old, new): (&Snapshot, &Snapshot),
-    options: &Options,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    [old, new]: [&Snapshot; 2],
+    options: &DiffOptions,
     visit: &mut dyn FnMut(Change) -> Result<()>,
-) -> Result<Summary> {
+    hears: &Hears,
+) -> Result<DiffSummary> {
     let reader = ChunkReader::new(Arc::clone(repository));
-    let mut comparison = Comparison { reader: &reader, options, monitor, cancel, summary: Summary::default(), visit };
-    monitor.phase("diff", None, None);
+    let mut comparison = Comparison { reader: &reader, options, hears, summary: DiffSummary::default(), visit };
+    hears.monitor.phase("diff", None, None);
     let mut found = contents::normal_path(&options.path).is_empty();
     let components = |snapshot: &Snapshot| snapshot.record.components.clone();
     let (old_components, new_components) = (components(old), components(new));
@@ -192,20 +190,27 @@ pub fn snapshots(
     if found { Ok(comparison.summary) } else { Err(contents::no_such_path(new, &options.path)) }
 }
 
-/// Compares a snapshot with the directory that a restore of it would write, and calls `visit` with each change.
+/// A snapshot, and the directory that a restore of it would write.
+#[derive(Clone, Copy)]
+pub struct Restored<'a> {
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// The directory.
+    pub directory: &'a Path,
+}
+
+/// Compares a snapshot with a directory, and calls `visit` with each change.
 pub fn directory(
     repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-    directory: &Path,
-    options: &Options,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    restored: Restored<'_>,
+    options: &DiffOptions,
     visit: &mut dyn FnMut(Change) -> Result<()>,
-) -> Result<Summary> {
+    hears: &Hears,
+) -> Result<DiffSummary> {
     let reader = ChunkReader::new(Arc::clone(repository));
-    let comparison = Comparison { reader: &reader, options, monitor, cancel, summary: Summary::default(), visit };
-    monitor.phase("diff", None, None);
-    live::compare(comparison, snapshot, directory)
+    let comparison = Comparison { reader: &reader, options, hears, summary: DiffSummary::default(), visit };
+    hears.monitor.phase("diff", None, None);
+    live::compare(comparison, restored)
 }
 
 impl Comparison<'_> {
@@ -220,7 +225,7 @@ impl Comparison<'_> {
         let reader = self.reader;
         let mut types = Types::new(reader, &sides);
         for merged in TreeMerge::open(reader, name, &roots, &path, shared) {
-            self.cancel.check()?;
+            self.hears.check()?;
             let entries = match merged? {
                 Merged::Entries(entries) => entries,
                 Merged::Unreadable(_, error) => return Err(error),
@@ -238,7 +243,7 @@ impl Comparison<'_> {
     }
 
     fn pair(&mut self, component: &str, pair: [Option<&Entry>; 2], types: &mut Types<'_>) -> Result<()> {
-        self.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Entries, 1);
         let Some(path) = pair[0].or(pair[1]).map(|entry| &entry.path) else { return Ok(()) };
         let [mut old, mut new] = pair.map(|entry| entry.map(Side::from));
         if old.is_none() || new.is_none() {

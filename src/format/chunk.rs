@@ -55,77 +55,79 @@ impl ChunkHeader {
     }
 }
 
-/// Compresses and seals a chunk, then opens it again and compares: what is returned can be read back.
-///
-/// Fails only where the machine or a library does not do what it promises.
-pub fn seal(
-    encoder: &mut Encoder,
-    cipher: &Cipher,
-    counter: &Counter,
-    kind: BlobKind,
-    repository: RepositoryId,
-    id: ChunkId,
-    plain: &[u8],
-) -> Result<(ChunkHeader, Vec<u8>), FormatError> {
-    let counter = counter.next();
-    let mut sealed = Vec::with_capacity(plain.len() + plain.len() / 128 + 512 + OVERHEAD);
-    sealed.extend_from_slice(&counter.to_be_bytes());
-    let codec = encoder.encode(plain, &mut sealed);
-    let header = ChunkHeader {
-        id,
-        plain_len: plain.len() as u32,
-        stored_len: (sealed.len() + TAG_LEN) as u32,
-        codec,
-        filter: FILTER_NONE,
-    };
-    let tag = cipher.seal_in_place(counter, &header.associated(kind, repository), &mut sealed[COUNTER_LEN..]);
-    sealed.extend_from_slice(&tag);
-    if encoder
-        .scratch(|scratch| open_into(&header, cipher, kind, repository, &sealed, scratch).map(|()| scratch == plain))?
-    {
-        Ok((header, sealed))
-    } else {
-        Err(FormatError::new("a sealed chunk did not open to what was sealed"))
-    }
+/// What the chunks of one session and kind have in common: the cipher, and what each is bound to beside its name.
+#[derive(Clone, Copy)]
+pub struct ChunkContext<'a> {
+    /// The session's cipher for this kind.
+    pub cipher: &'a Cipher,
+    /// What the chunks hold.
+    pub kind: BlobKind,
+    /// The repository that they belong to.
+    pub repository: RepositoryId,
 }
 
-/// Opens a stored chunk and compares it with its name.
-pub fn open(
-    header: &ChunkHeader,
-    cipher: &Cipher,
-    kind: BlobKind,
-    repository: RepositoryId,
-    keys: &MetaKeys,
-    stored: &[u8],
-) -> Result<Vec<u8>, FormatError> {
-    let mut plain = Vec::new();
-    open_into(header, cipher, kind, repository, stored, &mut plain)?;
-    if keys.chunk_id(kind as u8, &plain) != header.id {
-        return Err(FormatError::new("its content does not hash to its name"));
+impl ChunkContext<'_> {
+    /// Compresses and seals a chunk, then opens it again and compares: what is returned can be read back.
+    ///
+    /// Fails only where the machine or a library does not do what it promises.
+    pub fn seal(
+        &self,
+        encoder: &mut Encoder,
+        counter: &Counter,
+        id: ChunkId,
+        plain: &[u8],
+    ) -> Result<(ChunkHeader, Vec<u8>), FormatError> {
+        // Taken before anything can fail, so that a second try never seals under the same counter.
+        let counter = counter.next();
+        let mut sealed = Vec::with_capacity(plain.len() + plain.len() / 128 + 512 + OVERHEAD);
+        sealed.extend_from_slice(&counter.to_be_bytes());
+        let codec = encoder.encode(plain, &mut sealed);
+        let header = ChunkHeader {
+            id,
+            plain_len: plain.len() as u32,
+            stored_len: (sealed.len() + TAG_LEN) as u32,
+            codec,
+            filter: FILTER_NONE,
+        };
+        let associated = header.associated(self.kind, self.repository);
+        let tag = self.cipher.seal_in_place(counter, &associated, &mut sealed[COUNTER_LEN..]);
+        sealed.extend_from_slice(&tag);
+        // A fault of memory or of a library is noticed here, while the plain content is still there to be stored again.
+        if encoder.scratch(|scratch| self.open_into(&header, &sealed, scratch).map(|()| scratch == plain))? {
+            Ok((header, sealed))
+        } else {
+            Err(FormatError::new("a sealed chunk did not open to what was sealed"))
+        }
     }
-    Ok(plain)
-}
 
-fn open_into(
-    header: &ChunkHeader,
-    cipher: &Cipher,
-    kind: BlobKind,
-    repository: RepositoryId,
-    stored: &[u8],
-    plain: &mut Vec<u8>,
-) -> Result<(), FormatError> {
-    if header.plain_len as usize > CHUNK_LEN_MAX {
-        return Err(FormatError::new("its declared length is above the limit"));
+    /// Opens a stored chunk and compares it with its name.
+    pub fn open(&self, header: &ChunkHeader, keys: &MetaKeys, stored: &[u8]) -> Result<Vec<u8>, FormatError> {
+        let mut plain = Vec::new();
+        self.open_into(header, stored, &mut plain)?;
+        // That it authenticates says that a writer sealed it, not that the writer sealed what the name says.
+        if keys.chunk_id(self.kind as u8, &plain) != header.id {
+            return Err(FormatError::new("its content does not hash to its name"));
+        }
+        Ok(plain)
     }
-    if header.filter != FILTER_NONE {
-        return Err(FormatError::new(format!("unknown filter {}", header.filter)));
+
+    fn open_into(&self, header: &ChunkHeader, stored: &[u8], plain: &mut Vec<u8>) -> Result<(), FormatError> {
+        // Before memory is set aside: the length comes from an index that any writer may have written.
+        if header.plain_len as usize > CHUNK_LEN_MAX {
+            return Err(FormatError::new("its declared length is above the limit"));
+        }
+        if header.filter != FILTER_NONE {
+            return Err(FormatError::new(format!("unknown filter {}", header.filter)));
+        }
+        let early = || FormatError::new("it ends early");
+        let (counter, rest) = stored.split_first_chunk::<COUNTER_LEN>().ok_or_else(early)?;
+        let (message, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(early)?;
+        let mut message = message.to_vec();
+        let counter = u64::from_be_bytes(*counter);
+        // All of the header is authenticated before a decoder sees a byte.
+        self.cipher.open_in_place(counter, &header.associated(self.kind, self.repository), &mut message, tag)?;
+        compress::decode_into(header.codec, message, header.plain_len as usize, plain)
     }
-    let (counter, rest) = stored.split_first_chunk::<COUNTER_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
-    let (message, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
-    let mut message = message.to_vec();
-    let counter = u64::from_be_bytes(*counter);
-    cipher.open_in_place(counter, &header.associated(kind, repository), &mut message, tag)?;
-    compress::decode_into(header.codec, message, header.plain_len as usize, plain)
 }
 
 #[cfg(test)]
@@ -135,12 +137,16 @@ mod tests {
 
     const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
 
+    fn context(cipher: &Cipher, kind: BlobKind) -> ChunkContext<'_> {
+        ChunkContext { cipher, kind, repository: REPOSITORY }
+    }
+
     fn sealed(plain: &[u8]) -> (MetaKeys, Cipher, ChunkHeader, Vec<u8>) {
         let keys = MetaKeys::new(Zeroizing::new([5; 32]));
         let cipher = Cipher::new(&[8; 32]);
         let id = keys.chunk_id(BlobKind::Data as u8, plain);
         let (header, bytes) =
-            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, plain).unwrap();
+            context(&cipher, BlobKind::Data).seal(&mut Encoder::default(), &Counter::default(), id, plain).unwrap();
         (keys, cipher, header, bytes)
     }
 
@@ -150,8 +156,8 @@ mod tests {
         let (keys, cipher, header, bytes) = sealed(&plain);
         assert!(bytes.len() < plain.len() / 10);
         assert_eq!(bytes.len(), header.stored_len as usize);
-        assert_eq!(open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap(), plain);
-        assert!(open(&header, &cipher, BlobKind::Meta, REPOSITORY, &keys, &bytes).is_err());
+        assert_eq!(context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), plain);
+        assert!(context(&cipher, BlobKind::Meta).open(&header, &keys, &bytes).is_err());
         for change in [
             ChunkHeader { codec: Codec::Raw, ..header },
             ChunkHeader { filter: 1, ..header },
@@ -159,7 +165,7 @@ mod tests {
             ChunkHeader { plain_len: u32::MAX, ..header },
             ChunkHeader { id: ChunkId::from_bytes([0; 32]), ..header },
         ] {
-            assert!(open(&change, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).is_err());
+            assert!(context(&cipher, BlobKind::Data).open(&change, &keys, &bytes).is_err());
         }
     }
 
@@ -178,15 +184,14 @@ mod tests {
         let (keys, cipher, _, _) = sealed(b"x");
         let id = keys.chunk_id(BlobKind::Data as u8, b"honest");
         let (header, bytes) =
-            seal(&mut Encoder::default(), &cipher, &Counter::default(), BlobKind::Data, REPOSITORY, id, b"forged")
-                .unwrap();
-        let error = open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap_err();
+            context(&cipher, BlobKind::Data).seal(&mut Encoder::default(), &Counter::default(), id, b"forged").unwrap();
+        let error = context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap_err();
         assert_eq!(error.to_string(), "its content does not hash to its name");
     }
 
     #[test]
     fn an_empty_chunk_survives() {
         let (keys, cipher, header, bytes) = sealed(b"");
-        assert_eq!(open(&header, &cipher, BlobKind::Data, REPOSITORY, &keys, &bytes).unwrap(), b"");
+        assert_eq!(context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), b"");
     }
 }

@@ -129,17 +129,25 @@ pub struct Certificate {
     pub signature: String,
 }
 
+/// What a certificate is to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Grant<'a> {
+    /// The key slot.
+    pub slot: SlotId,
+    /// What the user calls it.
+    pub label: &'a str,
+    /// What its holder may do.
+    pub role: Role,
+    /// When it is issued.
+    pub created: Timestamp,
+    /// Public half of the slot's signing seed.
+    pub signer: SignerKey,
+}
+
 impl Certificate {
     /// Issues a certificate.
-    pub fn issue(
-        repository: RepositoryId,
-        root_seed: &Secret,
-        slot: SlotId,
-        label: &str,
-        role: Role,
-        created: Timestamp,
-        signer: SignerKey,
-    ) -> Self {
+    pub fn issue(repository: RepositoryId, root_seed: &Secret, grant: Grant<'_>) -> Self {
+        let Grant { slot, label, role, created, signer } = grant;
         let mut certificate = Self { slot, label: label.to_owned(), role, created, signer, signature: String::new() };
         let message = certificate.message(repository);
         certificate.signature =
@@ -356,8 +364,8 @@ mod tests {
         };
         let signer = sign::signer_key(&secrets.signing_seed);
         let slot = SlotId::from_bytes([7; 8]);
-        let certificate =
-            Certificate::issue(REPOSITORY, &root_seed, slot, "cron", Role::Writer, Timestamp::UNIX_EPOCH, signer);
+        let grant = Grant { slot, label: "cron", role: Role::Writer, created: Timestamp::UNIX_EPOCH, signer };
+        let certificate = Certificate::issue(REPOSITORY, &root_seed, grant);
         let cost = Argon2Cost { memory_kib: Argon2Cost::MEMORY_KIB_MIN, passes: 1, lanes: 1 };
         let bytes = seal(REPOSITORY, credential, &cost, &secrets, &certificate).unwrap();
         (bytes, secrets, sign::signer_key(&root_seed))

@@ -113,6 +113,7 @@ mod tests {
     use super::*;
     use crate::crypto::keys::new_secret;
     use crate::crypto::sign;
+    use crate::format::key_slot::Grant;
     use crate::id::SlotId;
 
     #[test]
@@ -124,8 +125,8 @@ mod tests {
         let encoded = |role, says| {
             let slot = SlotId::from_bytes([3; 8]);
             let signer = sign::signer_key(&seed);
-            let certificate =
-                Certificate::issue(repository, &root_seed, slot, "key", role, Timestamp::UNIX_EPOCH, signer);
+            let grant = Grant { slot, label: "key", role, created: Timestamp::UNIX_EPOCH, signer };
+            let certificate = Certificate::issue(repository, &root_seed, grant);
             let record = NoteRecord { at: Timestamp::UNIX_EPOCH, says };
             encode(repository, note, &record, &Signer { certificate: &certificate, seed: &seed })
         };

@@ -237,6 +237,7 @@ mod tests {
     use super::*;
     use crate::crypto::keys::new_secret;
     use crate::crypto::sign;
+    use crate::format::key_slot::Grant;
     use crate::id::SlotId;
 
     #[test]
@@ -245,15 +246,14 @@ mod tests {
         let session = SessionId::from_bytes([2; 16]);
         let (root_seed, seed) = (new_secret(), new_secret());
         let root = sign::signer_key(&root_seed);
-        let certificate = Certificate::issue(
-            repository,
-            &root_seed,
-            SlotId::from_bytes([3; 8]),
-            "cron",
-            Role::Maintainer,
-            Timestamp::UNIX_EPOCH,
-            sign::signer_key(&seed),
-        );
+        let grant = Grant {
+            slot: SlotId::from_bytes([3; 8]),
+            label: "cron",
+            role: Role::Maintainer,
+            created: Timestamp::UNIX_EPOCH,
+            signer: sign::signer_key(&seed),
+        };
+        let certificate = Certificate::issue(repository, &root_seed, grant);
         let outcome = Outcome::Void(VoidRecord { at: Timestamp::UNIX_EPOCH, reason: "too old".into() });
         let body = encode(repository, session, &outcome, &Signer { certificate: &certificate, seed: &seed });
         assert_eq!(decode(repository, session, &root, &body).unwrap(), (outcome.clone(), certificate.clone()));

@@ -10,7 +10,7 @@ use crate::crypto::keys::{Secret, new_secret};
 use crate::crypto::passphrase::{Argon2Cost, Credential};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
-use crate::format::key_slot::{self, Certificate, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX};
+use crate::format::key_slot::{self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX};
 use crate::id::{RepositoryId, SlotId};
 use crate::repository::{Repository, layout};
 
@@ -102,22 +102,32 @@ fn read_slot(backend: &dyn Backend, object: &Listed) -> Result<Bytes> {
     backend.read(&object.key)
 }
 
+/// A slot that is to be made.
+pub(super) struct NewSlot<'a> {
+    /// What the user calls it.
+    pub label: &'a str,
+    /// What opens it.
+    pub credential: &'a Credential,
+    /// What it holds; the signing seed is drawn anew.
+    pub secrets: RoleSecrets,
+}
+
 /// Makes the stored form of a new slot.
 pub(super) fn new_slot(
     repository: RepositoryId,
     root_seed: &Secret,
-    label: &str,
-    credential: &Credential,
-    mut secrets: RoleSecrets,
     created: jiff::Timestamp,
+    slot: NewSlot<'_>,
 ) -> Result<(Certificate, Bytes)> {
+    let NewSlot { label, credential, mut secrets } = slot;
     if label.is_empty() || label.len() > LABEL_LEN_MAX {
         return Err(Error::Invalid(format!("A key label has 1 to {LABEL_LEN_MAX} bytes")));
     }
     secrets.signing_seed = new_secret();
     let signer = sign::signer_key(&secrets.signing_seed);
     let slot = SlotId::from_bytes(random());
-    let certificate = Certificate::issue(repository, root_seed, slot, label, secrets.role, created, signer);
+    let certificate =
+        Certificate::issue(repository, root_seed, Grant { slot, label, role: secrets.role, created, signer });
     let bytes = key_slot::seal(repository, credential, &Argon2Cost::default(), &secrets, &certificate)
         .map_err(|error| Error::Invalid(error.to_string()))?;
     Ok((certificate, Bytes::from(bytes)))
@@ -141,7 +151,8 @@ impl Repository {
             root_seed: if role == Role::Maintainer { Some(root_seed.clone()) } else { None },
             root_key: self.config().root_key,
         };
-        let (certificate, bytes) = new_slot(self.id(), root_seed, label, credential, secrets, self.clock().now())?;
+        let (certificate, bytes) =
+            new_slot(self.id(), root_seed, self.clock().now(), NewSlot { label, credential, secrets })?;
         self.backend().create(&layout::key_slot(&certificate.slot), bytes)?;
         Ok(certificate)
     }

@@ -31,7 +31,7 @@ use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::Outcome;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::{Index, IndexHome};
-use crate::repository::keys::Access;
+use crate::repository::keys::{Access, NewSlot};
 use crate::repository::memory_plan::MemoryPlan;
 use crate::repository::snapshots::Remembered;
 
@@ -106,7 +106,8 @@ impl Repository {
                 root_seed: Some(root_seed.clone()),
                 root_key: sign::signer_key(&root_seed),
             };
-            let (certificate, bytes) = keys::new_slot(repository, &root_seed, label, credential, secrets, created)?;
+            let (certificate, bytes) =
+                keys::new_slot(repository, &root_seed, created, NewSlot { label, credential, secrets })?;
             backend.create(&layout::key_slot(&certificate.slot), bytes)?;
         }
         let config = RepositoryConfig {
