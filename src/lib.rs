@@ -15,6 +15,7 @@
 //! | 6 trees | [`trees`]: the entries of a component |
 //! | 7 catalogue | [`catalogue`]: what a snapshot knows of MLflow |
 //! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] |
+//! | 9 procedures | [`procedures`]: operations in a row, with a plan that somebody agrees to |
 //! | 10 edges | [`config`] |
 
 pub mod backend;
@@ -47,6 +48,7 @@ pub mod list;
 pub mod mlflow;
 pub mod monitor;
 pub mod parallel;
+pub mod procedures;
 pub mod prune;
 pub mod repair;
 pub mod repository;

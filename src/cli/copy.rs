@@ -3,10 +3,10 @@
 use clap::Parser;
 use serde_json::{Value, json};
 
-use mlvault::copy::{self, Choice, Plan, Summary};
+use mlvault::copy::{Choice, Plan, Summary};
 use mlvault::error::Result;
 use mlvault::id::SessionId;
-use mlvault::repository::memory_plan;
+use mlvault::procedures::copy_snapshots::{CopiedSnapshots, RepositoryPair};
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
@@ -48,24 +48,17 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let memory_limit = memory_plan::limit_of_each(context.memory_limit()?, 2)?;
-    let source = context.open_repository(memory_limit)?;
-    let target = args.to.open(context, memory_limit)?;
-    copy::check(&source, &target)?;
-    let (list, notes) = (source.list_snapshots()?, source.list_notes()?);
+    let pair = RepositoryPair::open(
+        context.memory_limit()?,
+        |memory_limit| context.open_repository(memory_limit),
+        |memory_limit| args.to.open(context, memory_limit),
+    )?;
     let choice = Choice { names: args.snapshots, deployment: args.deployment, tags: args.tags };
-    let chosen = choice.among(&list.snapshots, &notes)?;
-    let there = target.list_snapshots()?;
-    let plan = copy::plan(chosen, source.id(), target.id(), &there);
-    let summary = match args.dry_run {
-        true => Summary::default(),
-        false => copy::run(&source, &target, &plan.missing, &context.monitor(), context.cancel())?,
-    };
-    let unreadable = list.damaged.iter().chain(&notes.damaged).chain(&there.damaged);
-    for error in unreadable.clone() {
+    let CopiedSnapshots { plan, summary, unreadable } = pair.copy(&choice, args.dry_run, &context.hears())?;
+    for error in &unreadable {
         context.monitor().problem("snapshots", &error.to_string());
     }
-    let is_whole = summary.failed.is_empty() && unreadable.count() == 0;
+    let is_whole = summary.failed.is_empty() && unreadable.is_empty();
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, document(&plan, args.dry_run, &summary), lines(&plan, args.dry_run, &summary)))
 }

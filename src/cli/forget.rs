@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
+use mlvault::procedures::forget_and_prune::{self, ForgetAndPruneOptions, ForgottenAndPruned};
 use mlvault::retention::decide::Decision;
 use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, Plan, What};
@@ -139,17 +140,18 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let plan = retention::plan(&repository, &what, max_forget)?;
     let mut text = Text::from(plan_rows(&plan));
-    let forgotten = match dry_run {
-        true => 0,
-        false => match retention::execute(&repository, &plan, force, &context.hears()) {
-            Err(refused @ Error::Refused(_)) => {
-                context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
-                return Ok(Outcome::failed(refused, Value::Null, text));
-            }
-            done => done?,
-        },
+    let options = ForgetAndPruneOptions { force, prune: prunes.then(mlvault::prune::Options::default) };
+    let done = match dry_run {
+        true => Ok(ForgottenAndPruned::default()),
+        false => forget_and_prune::run(&repository, &plan, &options, &context.hears()),
     };
-    let pruned = if prunes { Some(prune::with_defaults(context, &repository)?) } else { None };
+    let ForgottenAndPruned { forgotten, pruned } = match done {
+        Err(refused @ Error::Refused(_)) => {
+            context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
+            return Ok(Outcome::failed(refused, Value::Null, text));
+        }
+        done => done?,
+    };
     text.extend(result_lines(&plan, dry_run, forgotten));
     text.extend(pruned.iter().flat_map(|report| prune::text(report, false)));
     let document = json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan, "prune": pruned });

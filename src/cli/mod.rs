@@ -7,6 +7,7 @@
 mod backup;
 mod cat;
 mod check;
+mod confirm;
 mod context;
 mod copy;
 mod deployment;

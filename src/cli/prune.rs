@@ -1,6 +1,5 @@
 //! `mlvault prune`
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -9,7 +8,6 @@ use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::prune::{self, Limits, Options, Plan, Report, Sum};
-use mlvault::repository::Repository;
 use mlvault::units::{self, count, format_bytes, parse_bytes};
 
 use crate::cli::context::Context;
@@ -83,11 +81,6 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     };
     let report = prune::run(&repository, &options, &context.hears())?;
     Ok(Outcome::new(code(&report), json!({ "dry_run": args.dry_run, "report": report }), text(&report, args.dry_run)))
-}
-
-/// Prunes as the command does when it is told nothing, for those that have just forgotten something.
-pub fn with_defaults(context: &Context, repository: &Arc<Repository>) -> Result<Report> {
-    prune::run(repository, &Options::default(), &context.hears())
 }
 
 /// Returns the exit code that goes with a report.

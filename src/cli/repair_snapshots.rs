@@ -5,14 +5,14 @@ use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::id::SessionId;
-use mlvault::repair::snapshots::{self, Hurt, Plan, Repaired};
+use mlvault::procedures::repair_snapshots::{self, RepairSnapshotsOptions, RepairedSnapshots};
+use mlvault::repair::snapshots::{Hurt, Plan, Repaired};
 use mlvault::units::count;
 
 use crate::cli::context::Context;
-use crate::cli::exit;
+use crate::cli::{confirm, exit};
 use crate::cli::outcome::Outcome;
 use crate::cli::repair_packs::{line_of, loss_lines};
-use crate::cli::restore_deployment::confirm;
 
 /// Write damaged snapshots again without what they have lost
 ///
@@ -44,15 +44,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let plan = snapshots::plan(&repository, &args.snapshots, context.monitor().as_ref(), context.cancel())?;
-    let is_idle = plan.to_repair().count() == 0 && (!args.forget || plan.hurt.is_empty());
-    let repaired = if args.dry_run || is_idle {
-        Vec::new()
-    } else {
-        context.finish();
-        confirm(context, args.yes, &lines(&plan, args.forget))?;
-        snapshots::run(&repository, &plan, args.forget, &context.monitor(), context.cancel())?
-    };
+    let options = RepairSnapshotsOptions { names: args.snapshots.clone(), forget: args.forget };
+    let ask = |plan: &Plan| confirm::ask(context, &lines(plan, args.forget));
+    let consent = confirm::consent(args.dry_run, args.yes, &ask);
+    let RepairedSnapshots { plan, repaired } = repair_snapshots::run(&repository, &options, &consent, &context.hears())?;
     let code = if plan.hurt.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
     let document = json!({ "dry_run": args.dry_run, "plan": plan, "repaired": repaired });
     Ok(Outcome::new(code, document, result_lines(args.dry_run, &plan, &repaired)))

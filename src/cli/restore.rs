@@ -11,8 +11,10 @@ use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket};
-use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary, deployment};
+use mlvault::restore::deployment::{self, DeploymentPart, DeploymentRestore};
+use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary};
 use mlvault::s3::BucketLocation;
+use mlvault::source::deployment::Deployment;
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::{count, format_bytes};
 
@@ -95,36 +97,52 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         }
         Some(target) if target == Path::new("-") => to_stdout(context, &args),
         Some(target) => as_files(context, target.clone(), args),
-        None if args.rest.via_rest => through_server(context, &args),
-        None if args.deployment.is_meant() => into_deployment(context, &args),
+        None if args.rest.via_rest || args.deployment.is_meant() => into_deployment(context, &args),
         None => Err(Error::Invalid(
             "No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned(),
         )),
     }
 }
 
-/// Restores into MLflow's own storage.
-fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
-    let target = args.deployment.resolve(context)?;
-    let name = args.deployment.deployment.as_deref();
-    let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, name)?;
-    let from = (&repository, &snapshot);
-    match args.wanted.wanted() {
-        None => restore_deployment::whole(context, &args.into, &target, from, args.dry_run),
-        Some(wanted) => restore_deployment::part(context, &args.into, &target, from, &wanted, args.dry_run),
-    }
+/// A restore into MLflow.
+pub struct Request<'a> {
+    /// The program around it.
+    pub context: &'a Context,
+    /// Where it goes.
+    pub target: &'a Deployment,
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// Where it comes from.
+    pub restore: &'a DeploymentRestore<'a>,
+    /// What of it; everything without.
+    pub wanted: Option<DeploymentPart>,
+    /// Whether only the plan is wanted.
+    pub dry_run: bool,
+    /// Whether the user agreed beforehand.
+    pub yes: bool,
 }
 
-/// Brings it back through the REST API of a server.
-fn through_server(context: &Context, args: &Args) -> Result<Outcome> {
+/// Restores into MLflow's own storage, or through the REST API of a server.
+fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     let target = args.deployment.resolve(context)?;
-    let name = args.deployment.deployment.as_deref();
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, name)?;
-    let wanted = args.wanted.wanted();
-    let from = (&repository, &snapshot);
-    restore_rest::run(context, (&args.rest, args.into.yes), &target, from, wanted.as_ref(), args.dry_run)
+    let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
+    let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
+    let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
+    let request = Request {
+        context,
+        target: &target,
+        snapshot: &snapshot,
+        restore: &restore,
+        wanted: args.wanted.wanted(),
+        dry_run: args.dry_run,
+        yes: args.into.yes,
+    };
+    match (server, &request.wanted) {
+        (Some(server), _) => restore_rest::run(&request, server),
+        (None, None) => restore_deployment::whole(&request, &args.into),
+        (None, Some(wanted)) => restore_deployment::part(&request, &args.into, wanted),
+    }
 }
 
 /// Returns the path in the snapshot that is meant, by components, paths or both.

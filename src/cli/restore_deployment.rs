@@ -1,26 +1,21 @@
 //! `mlvault restore` into MLflow's own storage: a whole deployment, or one experiment, run or model of it.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::Arc;
-
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
-use mlvault::repository::Repository;
+use mlvault::procedures::restore_deployment::{self, RestoredPart, RestorePartOptions, RestoredWhole};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
-    self, DeploymentPart, DeploymentRestore, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored,
-    MergeOptions, MergeSummary,
+    DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, MergeSummary,
 };
-use mlvault::source::deployment::Deployment;
 use mlvault::units::{count, format_bytes};
 
-use crate::cli::context::Context;
-use crate::cli::exit;
 use crate::cli::outcome::Outcome;
+use crate::cli::restore::Request;
 use crate::cli::selection::split_root;
+use crate::cli::{confirm, exit};
 
 /// How to restore into MLflow's storage.
 #[derive(Args)]
@@ -63,28 +58,21 @@ impl DeploymentRestoreArgs {
 }
 
 /// Restores a whole deployment, or some components of it.
-pub fn whole(
-    context: &Context,
-    args: &DeploymentRestoreArgs,
-    target: &Deployment,
-    (repository, snapshot): (&Arc<Repository>, &Snapshot),
-    dry_run: bool,
-) -> Result<Outcome> {
-    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
+pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outcome> {
+    let Request { context, snapshot, .. } = request;
     let options = DeploymentRestoreOptions {
         map_roots: args.map_roots()?,
         components: args.components.clone(),
         resume: args.resume,
         mlflow_version: args.mlflow_version.clone(),
     };
-    let plan = restore.plan(target, &options)?;
-    context.finish();
-    if dry_run {
+    let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, &plan_lines(snapshot, plan));
+    let consent = confirm::consent(request.dry_run, request.yes, &ask);
+    let RestoredWhole { plan, done } = restore_deployment::whole(request.restore, request.target, &options, &consent)?;
+    let Some(done) = done else {
         let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan });
         return Ok(Outcome::complete(document, dry_run_lines(plan_lines(snapshot, &plan))));
-    }
-    confirm(context, args.yes, &plan_lines(snapshot, &plan))?;
-    let done = restore.execute(&plan, &options)?;
+    };
     let code = if done.artifacts.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
     let document = json!({ "snapshot": snapshot.id, "plan": plan, "summary": done });
     Ok(Outcome::new(code, document, done_lines(snapshot, &done)))
@@ -109,34 +97,21 @@ fn done_lines(snapshot: &Snapshot, done: &DeploymentRestored) -> Vec<String> {
 }
 
 /// Merges one experiment, run or model into a deployment in use.
-pub fn part(
-    context: &Context,
-    args: &DeploymentRestoreArgs,
-    target: &Deployment,
-    (repository, snapshot): (&Arc<Repository>, &Snapshot),
-    wanted: &DeploymentPart,
-    dry_run: bool,
-) -> Result<Outcome> {
-    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
+pub fn part(request: &Request<'_>, args: &DeploymentRestoreArgs, wanted: &DeploymentPart) -> Result<Outcome> {
+    let Request { context, snapshot, .. } = request;
     let on_conflict = match args.on_conflict {
         OnConflictArg::Refuse => OnConflict::Refuse,
         OnConflictArg::Keep => OnConflict::Keep,
         OnConflictArg::Replace => OnConflict::Replace,
     };
-    // Only who is asked has to see first what would be done: looking reads the whole dump.
-    let looks_first = dry_run || !args.yes;
-    let options = MergeOptions { on_conflict, map_roots: args.map_roots()?, dry_run: looks_first };
-    let mut summary = deployment::merge(&restore, target, wanted, &options)?;
-    context.finish();
-    let is_refused = on_conflict == OnConflict::Refuse && summary.conflicts() > 0;
-    if looks_first && !dry_run && !is_refused {
-        confirm(context, args.yes, &merge_lines(snapshot, &summary))?;
-        summary = deployment::merge(&restore, target, wanted, &MergeOptions { dry_run: false, ..options })?;
-    }
+    let options = RestorePartOptions { on_conflict, map_roots: args.map_roots()? };
+    let ask = |summary: &MergeSummary| confirm::ask(context, &merge_lines(snapshot, summary));
+    let consent = confirm::consent(request.dry_run, request.yes, &ask);
+    let RestoredPart { summary, is_refused } =
+        restore_deployment::part(request.restore, request.target, wanted, &options, &consent)?;
     let document = json!({ "snapshot": snapshot.id, "summary": summary });
     let lines = merge_lines(snapshot, &summary);
-    // Rows may have come in between looking and doing.
-    if on_conflict == OnConflict::Refuse && summary.conflicts() > 0 {
+    if is_refused {
         let conflicts = count(summary.conflicts(), "row");
         let error = Error::Refused(format!(
             "The target already has {conflicts} with the same key and other values, so nothing was changed; \
@@ -194,29 +169,4 @@ fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
         ));
     }
     lines
-}
-
-/// Shows what will be done, and asks whether it is meant.
-pub fn confirm(context: &Context, yes: bool, lines: &[String]) -> Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if context.json() || !io::stdin().is_terminal() {
-        return Err(Error::Invalid(
-            "This needs confirmation, and there is no terminal to ask on: add --yes".to_owned(),
-        ));
-    }
-    let fault = |source| Error::target("write", "the terminal", source);
-    let mut out = io::stderr().lock();
-    for line in lines {
-        writeln!(out, "{line}").map_err(fault)?;
-    }
-    write!(out, "Continue? (yes/no): ").and_then(|()| out.flush()).map_err(fault)?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(fault)?;
-    if answer.trim() == "yes" {
-        Ok(())
-    } else {
-        Err(Error::Refused("Nothing was changed: the answer was not yes".to_owned()))
-    }
 }

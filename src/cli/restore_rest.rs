@@ -2,24 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use mlvault::error::{Error, Result};
-use mlvault::repository::Repository;
+use mlvault::procedures::restore_deployment::{self, RestoredThroughServer};
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::restore::deployment::{DeploymentPart, DeploymentRestore, RestPlan, RestRestore};
+use mlvault::restore::deployment::RestPlan;
 use mlvault::source::deployment::Deployment;
 use mlvault::tracking::TrackingClient;
 use mlvault::tracking::import::{IdMap, ImportReport};
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
-use crate::cli::exit;
 use crate::cli::outcome::Outcome;
-use crate::cli::restore_deployment::{confirm, dry_run_lines};
+use crate::cli::restore::Request;
+use crate::cli::restore_deployment::dry_run_lines;
+use crate::cli::{confirm, exit};
 
 /// How to restore through a server.
 #[derive(Args)]
@@ -34,34 +34,40 @@ pub struct RestArgs {
     id_map: Option<PathBuf>,
 }
 
-/// Brings a deployment, or one experiment, run or model, back through a server.
-pub fn run(
-    context: &Context,
-    (args, yes): (&RestArgs, bool),
-    target: &Deployment,
-    (repository, snapshot): (&Arc<Repository>, &Snapshot),
-    wanted: Option<&DeploymentPart>,
-    dry_run: bool,
-) -> Result<Outcome> {
-    let options = target.tracking.as_ref().ok_or_else(|| {
-        Error::Invalid(
-            "No tracking server was given: set --tracking-uri to its address, as in https://mlflow.example.com"
-                .to_owned(),
-        )
-    })?;
-    let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
-    client.check_access()?;
-    let id_map = args.id_map.as_deref().map(IdMapFile::create).transpose()?;
-    let restore = DeploymentRestore::new(repository, snapshot, &context.hears())?;
-    let prepared = RestRestore::prepare(&restore, wanted, target)?;
-    context.finish();
-    if dry_run {
-        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": prepared.plan() });
-        let lines = plan_lines(snapshot, prepared.plan(), client.uri());
-        return Ok(Outcome::complete(document, dry_run_lines(lines)));
+/// A server to restore through, and where its new ids go.
+pub struct Server {
+    client: TrackingClient,
+    id_map: Option<IdMapFile>,
+}
+
+impl RestArgs {
+    /// Connects to the server. Fails now if it refuses us, or if the file for the new ids could not be written later.
+    pub fn connect(&self, context: &Context, target: &Deployment) -> Result<Server> {
+        let options = target.tracking.as_ref().ok_or_else(|| {
+            Error::Invalid(
+                "No tracking server was given: set --tracking-uri to its address, as in https://mlflow.example.com"
+                    .to_owned(),
+            )
+        })?;
+        let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
+        client.check_access()?;
+        Ok(Server { client, id_map: self.id_map.as_deref().map(IdMapFile::create).transpose()? })
     }
-    confirm(context, yes, &plan_lines(snapshot, prepared.plan(), client.uri()))?;
-    let report = prepared.execute(&client)?;
+}
+
+/// Restores a deployment, or one experiment, run or model, through a server.
+pub fn run(request: &Request<'_>, server: Server) -> Result<Outcome> {
+    let Request { context, snapshot, .. } = request;
+    let Server { client, id_map } = server;
+    let ask = |plan: &RestPlan| confirm::ask(context, &plan_lines(snapshot, plan, client.uri()));
+    let consent = confirm::consent(request.dry_run, request.yes, &ask);
+    let wanted = request.wanted.as_ref();
+    let RestoredThroughServer { plan, report } =
+        restore_deployment::through_server(request.restore, request.target, wanted, &client, &consent)?;
+    let Some(report) = report else {
+        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan });
+        return Ok(Outcome::complete(document, dry_run_lines(plan_lines(snapshot, &plan, client.uri()))));
+    };
     if let Some(file) = id_map {
         file.finish(&report.ids)?;
     }

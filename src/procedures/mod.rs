@@ -1,0 +1,13 @@
+//! Procedures: what people do in several steps, with the decisions that stand between the steps.
+//!
+//! What must stay true:
+//! - A procedure makes its plan first, and writes nothing before somebody agreed to exactly this plan ([`Consent`]).
+//! - It neither prints nor asks. Who runs it says how; so a program, a schedule and a test can run the same procedure.
+
+pub mod consent;
+pub mod copy_snapshots;
+pub mod forget_and_prune;
+pub mod repair_snapshots;
+pub mod restore_deployment;
+
+pub use consent::{Confirm, Consent};

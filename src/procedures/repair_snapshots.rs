@@ -1,0 +1,44 @@
+//! Finds out what snapshots have lost, and writes those that somebody agreed to anew without it.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::hears::Hears;
+use crate::procedures::consent::Consent;
+use crate::repair::snapshots::{self, Plan, Repaired};
+use crate::repository::Repository;
+
+/// How to repair snapshots.
+#[derive(Debug, Clone, Default)]
+pub struct RepairSnapshotsOptions {
+    /// Snapshots, as users name them; if there are none, all.
+    pub names: Vec<String>,
+    /// Forget the originals.
+    pub forget: bool,
+}
+
+/// What was found and done.
+#[derive(Debug)]
+pub struct RepairedSnapshots {
+    /// What is lost.
+    pub plan: Plan,
+    /// What was written anew.
+    pub repaired: Vec<Repaired>,
+}
+
+/// Repairs snapshots. Nobody is asked where there is nothing to do.
+pub fn run(
+    repository: &Arc<Repository>,
+    options: &RepairSnapshotsOptions,
+    consent: &Consent<'_, Plan>,
+    hears: &Hears,
+) -> Result<RepairedSnapshots> {
+    let plan = snapshots::plan(repository, &options.names, hears.monitor.as_ref(), &hears.cancel)?;
+    // A snapshot that was repaired before is left, unless its original is still to be forgotten.
+    let is_idle = plan.to_repair().count() == 0 && (!options.forget || plan.hurt.is_empty());
+    let repaired = match !is_idle && consent.allows(&plan)? {
+        true => snapshots::run(repository, &plan, options.forget, &hears.monitor, &hears.cancel)?,
+        false => Vec::new(),
+    };
+    Ok(RepairedSnapshots { plan, repaired })
+}
