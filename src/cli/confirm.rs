@@ -22,7 +22,9 @@ pub fn consent<P>(dry_run: bool, yes: bool, ask: &dyn Confirm<P>) -> Consent<'_,
 pub fn ask(context: &Context, plan: &[String]) -> Result<()> {
     context.finish();
     if context.json() || !io::stdin().is_terminal() {
-        return Err(Error::Invalid("This needs confirmation, and there is no terminal to ask on: add --yes".to_owned()));
+        return Err(Error::Invalid(
+            "This needs confirmation, and there is no terminal to ask on: add --yes".to_owned(),
+        ));
     }
     let fault = |source| Error::target("write", "the terminal", source);
     let mut out = io::stderr().lock();

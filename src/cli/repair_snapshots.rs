@@ -10,9 +10,9 @@ use mlvault::repair::snapshots::{Hurt, Plan, Repaired};
 use mlvault::units::count;
 
 use crate::cli::context::Context;
-use crate::cli::{confirm, exit};
 use crate::cli::outcome::Outcome;
 use crate::cli::repair_packs::{line_of, loss_lines};
+use crate::cli::{confirm, exit};
 
 /// Write damaged snapshots again without what they have lost
 ///
@@ -47,7 +47,8 @@ pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
     let options = RepairSnapshotsOptions { names: args.snapshots.clone(), forget: args.forget };
     let ask = |plan: &Plan| confirm::ask(context, &lines(plan, args.forget));
     let consent = confirm::consent(args.dry_run, args.yes, &ask);
-    let RepairedSnapshots { plan, repaired } = repair_snapshots::run(&repository, &options, &consent, &context.hears())?;
+    let RepairedSnapshots { plan, repaired } =
+        repair_snapshots::run(&repository, &options, &consent, &context.hears())?;
     let code = if plan.hurt.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
     let document = json!({ "dry_run": args.dry_run, "plan": plan, "repaired": repaired });
     Ok(Outcome::new(code, document, result_lines(args.dry_run, &plan, &repaired)))

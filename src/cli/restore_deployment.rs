@@ -5,7 +5,7 @@ use serde_json::json;
 
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
-use mlvault::procedures::restore_deployment::{self, RestoredPart, RestorePartOptions, RestoredWhole};
+use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
     DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, MergeSummary,

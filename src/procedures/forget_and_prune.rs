@@ -30,7 +30,12 @@ pub struct ForgottenAndPruned {
 
 /// Carries a plan out. Fails with [`crate::error::Error::Refused`], and changes nothing, if it has objections and is not
 /// forced.
-pub fn run(repository: &Arc<Repository>, plan: &Plan, options: &ForgetAndPruneOptions, hears: &Hears) -> Result<ForgottenAndPruned> {
+pub fn run(
+    repository: &Arc<Repository>,
+    plan: &Plan,
+    options: &ForgetAndPruneOptions,
+    hears: &Hears,
+) -> Result<ForgottenAndPruned> {
     let forgotten = retention::execute(repository, plan, options.force, hears)?;
     let prune = |options| prune::run(repository, options, hears);
     let pruned = options.prune.as_ref().map(prune).transpose()?;
