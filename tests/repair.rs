@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::cancel::Cancel;
 use mlvault::check::{ProblemKind, ReadData};
 use mlvault::error::{Error, Result};
 use mlvault::format::BlobKind;
@@ -15,7 +14,6 @@ use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::monitor::Silent;
 use mlvault::repair::index::{self, Options, Report};
 use tempfile::TempDir;
 

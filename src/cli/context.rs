@@ -128,11 +128,6 @@ impl Context {
         &self.cancel
     }
 
-    /// Returns who follows what a command does.
-    pub fn hears(&self) -> Hears {
-        Hears::new(self.monitor(), self.cancel.clone())
-    }
-
     /// Ends progress output, before a result is printed.
     pub fn finish(&self) {
         self.progress.finish();

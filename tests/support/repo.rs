@@ -27,7 +27,7 @@ use mlvault::error::{Error, Fault, Result};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::hears::Hears;
 use mlvault::id::{ParseIdError, SessionId};
-use mlvault::monitor::{Counter, Monitor, Silent};
+use mlvault::monitor::{Counter, Monitor};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
 use mlvault::restore::{self, Overwrite, RestoreOptions};
