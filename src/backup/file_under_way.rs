@@ -1,7 +1,8 @@
 //! A file on its way through the stages of a backup: its place in the order, its chunks, and what went wrong with it.
 //!
 //! What must stay true:
-//! - Every [`Place`] yields exactly one [`Done`], whatever becomes of what stands there: the tree writer waits for each.
+//! - Every [`PlaceInOrder`] yields exactly one [`Done`], whatever becomes of what stands there: the tree writer waits for
+//!   each.
 //! - A file has an entry only if every chunk of the last attempt to read it is stored, and they are as long as what was
 //!   read.
 
@@ -20,7 +21,7 @@ use crate::source::{Interruption, Item, ItemKind};
 use crate::sync::lock;
 
 /// Something that went wrong with one item.
-pub struct Problem {
+pub struct ItemProblem {
     /// Its path in the tree.
     pub path: Vec<u8>,
     /// Where the source has it.
@@ -36,26 +37,26 @@ pub struct Done {
     /// What goes into the tree.
     pub entry: Option<Entry>,
     /// What went wrong. Beside an entry, what is to be said of it.
-    pub problem: Option<Problem>,
+    pub problem: Option<ItemProblem>,
     /// Limits how many are under way; given back when the tree writer is done with this.
     _ticket: Permit,
 }
 
 /// A place in the order of entries, to be filled once.
-pub struct Place {
+pub struct PlaceInOrder {
     sequence: u64,
     ticket: Permit,
     done: Sender<Done>,
 }
 
-impl Place {
+impl PlaceInOrder {
     /// Reserves a place. `done` leads to the tree writer.
     pub fn new(sequence: u64, ticket: Permit, done: Sender<Done>) -> Self {
         Self { sequence, ticket, done }
     }
 
     /// Sends on what belongs here.
-    pub fn fill(self, entry: Option<Entry>, problem: Option<Problem>) {
+    pub fn fill(self, entry: Option<Entry>, problem: Option<ItemProblem>) {
         let done = Done { sequence: self.sequence, entry, problem, _ticket: self.ticket };
         // Nobody listens any more only when the backup has failed already.
         let _ = self.done.send(done);
@@ -82,8 +83,8 @@ pub struct FileUnderWay {
     hard_link: Option<Vec<u8>>,
     slots: Slots,
     read: Mutex<Option<ReadFile>>,
-    problem: Mutex<Option<Problem>>,
-    place: Option<Place>,
+    problem: Mutex<Option<ItemProblem>>,
+    place: Option<PlaceInOrder>,
 }
 
 impl Drop for FileUnderWay {
@@ -108,7 +109,7 @@ impl Drop for FileUnderWay {
 
 impl FileUnderWay {
     /// Sends a file on its way. Its chunks are of the kind given.
-    pub fn new(item: Item, kind: BlobKind, hard_link: Option<Vec<u8>>, place: Place) -> Self {
+    pub fn new(item: Item, kind: BlobKind, hard_link: Option<Vec<u8>>, place: PlaceInOrder) -> Self {
         Self {
             item,
             kind,
@@ -139,7 +140,7 @@ impl FileUnderWay {
     pub fn has_problem(&self, message: &str) {
         let path = self.item.path.clone();
         let location = self.item.location.to_string_lossy().into_owned();
-        *lock(&self.problem) = Some(Problem { path, location, message: message.to_owned() });
+        *lock(&self.problem) = Some(ItemProblem { path, location, message: message.to_owned() });
     }
 }
 

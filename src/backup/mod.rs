@@ -203,7 +203,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
 }
 
 /// What a backup stored.
-struct Stored {
+struct StoredSource {
     components: Vec<Component>,
     statistics: Statistics,
     deployment: Option<Box<DeploymentRecord>>,
@@ -250,7 +250,7 @@ fn open_source(what: &BackupSource, repository: &Repository) -> Result<Box<dyn S
     }
 }
 
-fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &Compare<'_>) -> Result<Stored> {
+fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &Compare<'_>) -> Result<StoredSource> {
     let (tree, statistics) = match &options.what {
         BackupSource::Paths { .. } | BackupSource::Bucket { .. } => {
             let source = open_source(&options.what, job.repository)?;
@@ -263,11 +263,11 @@ fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &
         BackupSource::Deployment(deployment) => {
             let deployment::StoredDeployment { components, statistics, record } =
                 deployment::store(job, deployment, options, compare)?;
-            return Ok(Stored { components, statistics, deployment: Some(Box::new(record)) });
+            return Ok(StoredSource { components, statistics, deployment: Some(Box::new(record)) });
         }
     };
     let completeness = completeness(job.problems.count());
-    Ok(Stored { components: vec![component(FILES, &tree, completeness)], statistics, deployment: None })
+    Ok(StoredSource { components: vec![component(FILES, &tree, completeness)], statistics, deployment: None })
 }
 
 fn completeness(problems: u64) -> Completeness {
@@ -304,7 +304,7 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
     let parent = if options.force { None } else { parent_of(&list, &source) };
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let reader = ChunkReader::new(Arc::clone(repository));
-    let mut stored = Stored { components: Vec::new(), statistics: Statistics::default(), deployment: None };
+    let mut stored = StoredSource { components: Vec::new(), statistics: Statistics::default(), deployment: None };
     let mut survey = |name: &str, source: &dyn Source| {
         let tree = parent.and_then(|parent| open_parent(&reader, parent, name, hears));
         let compared = ParentTree::new(tree, &reader, hears.monitor.as_ref(), options.ignore_inode, false);
@@ -390,7 +390,7 @@ struct About<'a> {
 }
 
 impl About<'_> {
-    fn record(self, stored: Stored, problems: &Problems) -> SnapshotRecord {
+    fn record(self, stored: StoredSource, problems: &Problems) -> SnapshotRecord {
         let (problems, problem_count) = problems.take();
         SnapshotRecord {
             started: self.started,

@@ -17,7 +17,7 @@ pub const PARENT: &str = "the parent snapshot";
 
 /// How a file compares with what the parent has under its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Comparison {
+pub enum SinceParent {
     /// It did not have it.
     New,
     /// It had another one, or there is doubt.
@@ -54,13 +54,13 @@ impl<'a> ParentTree<'a> {
     }
 
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
-    pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<Comparison> {
-        let Some(entry) = self.tree.find(&item.path) else { return Ok(Comparison::New) };
-        let EntryKind::File(content) = &entry.kind else { return Ok(Comparison::Changed) };
+    pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<SinceParent> {
+        let Some(entry) = self.tree.find(&item.path) else { return Ok(SinceParent::New) };
+        let EntryKind::File(content) = &entry.kind else { return Ok(SinceParent::Changed) };
         if !self.looks_same(item, &entry, content) || !self.is_reliable(&entry, content, holds)? {
-            return Ok(Comparison::Changed);
+            return Ok(SinceParent::Changed);
         }
-        Ok(Comparison::Unchanged(content.clone(), entry.attributes.clone()))
+        Ok(SinceParent::Unchanged(content.clone(), entry.attributes.clone()))
     }
 
     fn looks_same(&self, item: &Item, entry: &Entry, content: &FileContent) -> bool {

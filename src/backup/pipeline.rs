@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::Problems;
-use crate::backup::file_under_way::{ChunkJob, Done, FileUnderWay, Place, Problem, ReadError, ReadFile};
-use crate::backup::parent::{Comparison, ParentTree};
+use crate::backup::file_under_way::{ChunkJob, Done, FileUnderWay, ItemProblem, PlaceInOrder, ReadError, ReadFile};
+use crate::backup::parent::{ParentTree, SinceParent};
 use crate::backup::review::{Replacement, Review};
 use crate::backup::survey::find_totals;
 use crate::backup::tally::Tally;
@@ -169,7 +169,7 @@ impl<'a> Walker<'a> {
         match found {
             Found::Item(item) => self.dispatch(item),
             Found::Unreadable { item: path, path: location, message } => {
-                self.place().fill(None, Some(Problem { path, location, message }));
+                self.place().fill(None, Some(ItemProblem { path, location, message }));
                 Ok(())
             }
             Found::Skipped { path, message } => {
@@ -181,8 +181,8 @@ impl<'a> Walker<'a> {
     }
 
     /// Takes the next place in the order. Waits while too many entries are under way.
-    fn place(&mut self) -> Place {
-        let place = Place::new(self.next, self.stages.tickets.take(1), self.done.clone());
+    fn place(&mut self) -> PlaceInOrder {
+        let place = PlaceInOrder::new(self.next, self.stages.tickets.take(1), self.done.clone());
         self.next += 1;
         place
     }
@@ -198,15 +198,15 @@ impl<'a> Walker<'a> {
                 let comparison = self.parent.compare(&item, &|kind, chunk| job.chunks.holds(kind, chunk))?;
                 tally.count(&comparison);
                 match comparison {
-                    Comparison::Unchanged(mut content, known) => {
+                    SinceParent::Unchanged(mut content, known) => {
                         job.hears.monitor.count(Counter::Bytes, *size);
                         job.hears.monitor.count(Counter::BytesDeduplicated, *size);
                         content.hard_link = hard_link;
                         attributes = known;
                         EntryKind::File(content)
                     }
-                    Comparison::New => return self.send("new", item, hard_link),
-                    Comparison::Changed => return self.send("changed", item, hard_link),
+                    SinceParent::New => return self.send("new", item, hard_link),
+                    SinceParent::Changed => return self.send("changed", item, hard_link),
                 }
             }
         };
@@ -401,7 +401,7 @@ impl Stages<'_> {
         }
     }
 
-    fn report_change(&self, problem: &Problem, review: &dyn Review) {
+    fn report_change(&self, problem: &ItemProblem, review: &dyn Review) {
         if review.may_change(&problem.path) {
             self.job.hears.monitor.note(&format!("{}: {}", problem.location, problem.message));
         } else {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backup::Problems;
-use crate::backup::parent::{Comparison, ParentTree};
+use crate::backup::parent::{ParentTree, SinceParent};
 use crate::backup::tally::Tally;
 use crate::error::Result;
 use crate::format::snapshot::Statistics;
@@ -35,7 +35,7 @@ pub fn survey(
                     bytes += size;
                     let comparison = parent.compare(&item, &|_, _| Ok(true))?;
                     tally.count(&comparison);
-                    if !matches!(comparison, Comparison::Unchanged(..)) {
+                    if !matches!(comparison, SinceParent::Unchanged(..)) {
                         tally.count_read(size);
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::backup::parent::Comparison;
+use crate::backup::parent::SinceParent;
 use crate::format::snapshot::Statistics;
 
 /// The counts. Threads add to them in any order; they are read once all have ended.
@@ -16,11 +16,11 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a file.
-    pub fn count(&self, comparison: &Comparison) {
+    pub fn count(&self, comparison: &SinceParent) {
         let counter = match comparison {
-            Comparison::New => &self.new,
-            Comparison::Changed => &self.changed,
-            Comparison::Unchanged(..) => &self.unchanged,
+            SinceParent::New => &self.new,
+            SinceParent::Changed => &self.changed,
+            SinceParent::Unchanged(..) => &self.unchanged,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

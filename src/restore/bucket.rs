@@ -96,7 +96,7 @@ pub fn run(
 }
 
 /// An object to restore.
-struct Object {
+struct PlannedObject {
     entry: Entry,
     content: FileContent,
     key: String,
@@ -114,7 +114,7 @@ enum ObjectDecision {
 /// Small objects that are restored together.
 #[derive(Default)]
 struct ObjectBatch {
-    objects: Vec<Object>,
+    objects: Vec<PlannedObject>,
     bytes: u64,
 }
 
@@ -207,7 +207,7 @@ impl<'a> BucketRestore<'a> {
     }
 
     /// Tells which object an entry becomes, or names why it becomes none.
-    fn object(&self, entry: Entry, existing: &mut ExistingObjects) -> Result<Option<Object>> {
+    fn object(&self, entry: Entry, existing: &mut ExistingObjects) -> Result<Option<PlannedObject>> {
         let EntryKind::File(content) = &entry.kind else {
             self.report(&entry.path, "it is not restored: a bucket has no symlinks");
             return Ok(None);
@@ -227,13 +227,13 @@ impl<'a> BucketRestore<'a> {
             self.report(&entry.path, &format!("it is restored without its {}", unusable.join(" and ")));
         }
         let (content, existing) = (content.clone(), existing.at(&key)?);
-        Ok(Some(Object { entry, content, key, headers, existing }))
+        Ok(Some(PlannedObject { entry, content, key, headers, existing }))
     }
 
     /// Restores small objects: looks which are there, fetches the chunks of the others together, and writes them.
     fn restore_batch(&self, batch: ObjectBatch) -> Result<()> {
         let decided = parallel::map(&batch.objects, REQUESTS_MAX, |object| self.settle(object, self.decide(object)));
-        let mut to_write: Vec<(Object, Vec<WantedChunk>)> = Vec::new();
+        let mut to_write: Vec<(PlannedObject, Vec<WantedChunk>)> = Vec::new();
         for (object, decision) in batch.objects.into_iter().zip(decided) {
             if decision? != Some(ObjectDecision::Write) {
                 continue;
@@ -249,7 +249,7 @@ impl<'a> BucketRestore<'a> {
         }
         let wanted: Vec<WantedChunk> = to_write.iter().flat_map(|(_, wanted)| wanted.iter().cloned()).collect();
         let mut fetched = self.fetcher.fetch(&wanted)?.into_iter();
-        let contents: Vec<(Object, Result<Bytes>)> = to_write
+        let contents: Vec<(PlannedObject, Result<Bytes>)> = to_write
             .into_iter()
             .map(|(object, wanted)| {
                 let content = fetched.by_ref().take(wanted.len()).collect::<Vec<_>>();
@@ -263,7 +263,7 @@ impl<'a> BucketRestore<'a> {
         written.into_iter().try_for_each(|written| written.map(drop))
     }
 
-    fn put_small(&self, object: &Object, content: &Bytes) -> Result<()> {
+    fn put_small(&self, object: &PlannedObject, content: &Bytes) -> Result<()> {
         self.hears.check()?;
         // Before the request: an object is visible as soon as it is written, and there is no taking it back.
         self.verify(object, Digest::from_bytes(*blake3::hash(content).as_bytes()), content.len() as u64)?;
@@ -271,7 +271,7 @@ impl<'a> BucketRestore<'a> {
         self.written(object, written)
     }
 
-    fn restore_large(&self, object: &Object) -> Result<()> {
+    fn restore_large(&self, object: &PlannedObject) -> Result<()> {
         let restored = self.decide(object).and_then(|decision| match decision {
             ObjectDecision::Done => Ok(()),
             ObjectDecision::Write => self.put_large(object),
@@ -280,7 +280,7 @@ impl<'a> BucketRestore<'a> {
     }
 
     /// Writes a large object part by part. If anything goes wrong the upload is given up, and nothing is visible.
-    fn put_large(&self, object: &Object) -> Result<()> {
+    fn put_large(&self, object: &PlannedObject) -> Result<()> {
         let path: Arc<str> = object.entry.path_text().into();
         let ahead_bytes = self.batch_bytes_max;
         let writer = self.target.begin(&object.key, object.content.size, &object.headers, ahead_bytes)?;
@@ -298,7 +298,7 @@ impl<'a> BucketRestore<'a> {
         self.written(object, written)
     }
 
-    fn verify(&self, object: &Object, digest: Digest, len: u64) -> Result<()> {
+    fn verify(&self, object: &PlannedObject, digest: Digest, len: u64) -> Result<()> {
         if (digest, len) == (object.content.digest, object.content.size) {
             return Ok(());
         }
@@ -307,7 +307,7 @@ impl<'a> BucketRestore<'a> {
     }
 
     /// Decides by what is there, and counts.
-    fn decide(&self, object: &Object) -> Result<ObjectDecision> {
+    fn decide(&self, object: &PlannedObject) -> Result<ObjectDecision> {
         self.hears.check()?;
         if let Some(existing) = &object.existing {
             if existing.size == object.content.size && self.is_there(object)? {
@@ -325,14 +325,14 @@ impl<'a> BucketRestore<'a> {
         Ok(ObjectDecision::Write)
     }
 
-    fn is_there(&self, object: &Object) -> Result<bool> {
+    fn is_there(&self, object: &PlannedObject) -> Result<bool> {
         let _permit = self.compare_budget.take(object.content.size.min(PART_BYTES));
         self.target.holds(&object.key, object.content.size, &object.content.digest)
     }
 
     /// Judges the answer to a write. A refusal is a success if the object that is there is the right one: it may be this
     /// very write that was repeated underway.
-    fn written(&self, object: &Object, written: Result<()>) -> Result<()> {
+    fn written(&self, object: &PlannedObject, written: Result<()>) -> Result<()> {
         match written {
             Err(error) if matches!(error.fault(), Some(Fault::AlreadyExists | Fault::NotFound)) => {
                 if !self.is_there(object)? {
@@ -347,14 +347,14 @@ impl<'a> BucketRestore<'a> {
         Ok(())
     }
 
-    fn count_written(&self, object: &Object) {
+    fn count_written(&self, object: &PlannedObject) {
         add(&self.tally.files_written, 1);
         add(&self.tally.bytes_written, object.content.size);
         self.hears.monitor.count(Counter::Entries, 1);
         self.hears.monitor.count(Counter::Bytes, object.content.size);
     }
 
-    fn count_unchanged(&self, object: &Object) {
+    fn count_unchanged(&self, object: &PlannedObject) {
         add(&self.tally.files_unchanged, 1);
         add(&self.tally.bytes_unchanged, object.content.size);
         self.hears.monitor.count(Counter::Entries, 1);
@@ -363,7 +363,7 @@ impl<'a> BucketRestore<'a> {
     }
 
     /// Reports what concerns one object, and passes on what ends the restore.
-    fn settle<T>(&self, object: &Object, result: Result<T>) -> Result<Option<T>> {
+    fn settle<T>(&self, object: &PlannedObject, result: Result<T>) -> Result<Option<T>> {
         match result {
             Err(error) if ends_all(&error) => Err(error),
             Err(error) => {

@@ -17,20 +17,20 @@ use crate::source::{Content, Found, Item, ItemKind, Source};
 
 /// Paths given by the user.
 pub struct DirectorySource {
-    roots: Vec<Root>,
+    roots: Vec<NamedPath>,
     excludes: Globs,
 }
 
 /// A path given by the user, and where it goes in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Root {
+struct NamedPath {
     /// Path in the tree without a trailing `/`; empty for `.`.
     tree_path: Vec<u8>,
     location: PathBuf,
     is_directory: bool,
 }
 
-impl Root {
+impl NamedPath {
     fn sort_key(&self) -> Vec<u8> {
         tree_key(&self.tree_path, self.is_directory)
     }
@@ -42,7 +42,7 @@ impl DirectorySource {
     /// Fails if a path cannot be looked at: a misspelt path must not look like an empty backup.
     pub fn new(paths: &[PathBuf], excludes: &[String]) -> Result<Self> {
         let mut roots = paths.iter().map(|path| root(path)).collect::<Result<Vec<_>>>()?;
-        roots.sort_by_key(Root::sort_key);
+        roots.sort_by_key(NamedPath::sort_key);
         roots.dedup();
         let all = roots.clone();
         for (at, outer) in all.iter().enumerate() {
@@ -56,14 +56,14 @@ impl DirectorySource {
     pub fn content_of(directory: &Path) -> Result<Self> {
         let fault = |source| Error::source("look at", directory.to_owned(), source);
         let location = std::path::absolute(directory).map_err(fault)?;
-        let roots = vec![Root { tree_path: Vec::new(), location, is_directory: true }];
+        let roots = vec![NamedPath { tree_path: Vec::new(), location, is_directory: true }];
         Ok(Self { roots, excludes: Globs::default() })
     }
 }
 
 impl Source for DirectorySource {
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(Walk { source: self, roots: self.roots.iter(), pending: Vec::new() })
+        Box::new(DirectoryWalk { source: self, roots: self.roots.iter(), pending: Vec::new() })
     }
 
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
@@ -117,21 +117,21 @@ impl Content for OpenFile {
 }
 
 /// The walk: a stack of directories' names still to be visited, deepest last.
-struct Walk<'a> {
+struct DirectoryWalk<'a> {
     source: &'a DirectorySource,
-    roots: std::slice::Iter<'a, Root>,
-    pending: Vec<Pending>,
+    roots: std::slice::Iter<'a, NamedPath>,
+    pending: Vec<PendingPath>,
 }
 
 /// Something to visit.
-struct Pending {
+struct PendingPath {
     tree_path: Vec<u8>,
     location: PathBuf,
     /// A path that the user named: followed if it is a symlink.
     named: bool,
 }
 
-impl Iterator for Walk<'_> {
+impl Iterator for DirectoryWalk<'_> {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {
@@ -148,13 +148,13 @@ impl Iterator for Walk<'_> {
     }
 }
 
-impl Walk<'_> {
-    fn enter_root(&mut self, root: &Root) {
+impl DirectoryWalk<'_> {
+    fn enter_root(&mut self, root: &NamedPath) {
         let (tree_path, location) = (root.tree_path.clone(), root.location.clone());
-        self.pending.push(Pending { tree_path, location, named: true });
+        self.pending.push(PendingPath { tree_path, location, named: true });
     }
 
-    fn visit(&mut self, next: Pending) -> Option<Found> {
+    fn visit(&mut self, next: PendingPath) -> Option<Found> {
         if !next.tree_path.is_empty() && self.source.excludes.matches(&next.tree_path) {
             return None;
         }
@@ -182,7 +182,7 @@ impl Walk<'_> {
         Some(Found::Item(Item { path: next.tree_path, metadata: metadata(&found), kind, location: next.location }))
     }
 
-    fn visit_directory(&mut self, next: Pending, found: &fs::Metadata) -> Option<Found> {
+    fn visit_directory(&mut self, next: PendingPath, found: &fs::Metadata) -> Option<Found> {
         match self.enter_directory(&next) {
             Err(error) => Some(unreadable(&next, &error)),
             Ok(()) if next.tree_path.is_empty() => None,
@@ -196,7 +196,7 @@ impl Walk<'_> {
     }
 
     /// Queues a directory's content so that the smallest path is popped first.
-    fn enter_directory(&mut self, directory: &Pending) -> io::Result<()> {
+    fn enter_directory(&mut self, directory: &PendingPath) -> io::Result<()> {
         let mut children = Vec::new();
         for child in fs::read_dir(&directory.location)? {
             let child = child?;
@@ -206,7 +206,7 @@ impl Walk<'_> {
             }
             tree_path.extend_from_slice(child.file_name().as_bytes());
             let is_directory = child.file_type()?.is_dir();
-            let pending = Pending { tree_path, location: child.path(), named: false };
+            let pending = PendingPath { tree_path, location: child.path(), named: false };
             children.push((is_directory, pending));
         }
         // By the key that the tree has, with its `/`: `a/` comes after `a-b`, and parent and cross-check go by that order.
@@ -216,7 +216,7 @@ impl Walk<'_> {
     }
 }
 
-fn unreadable(pending: &Pending, error: &io::Error) -> Found {
+fn unreadable(pending: &PendingPath, error: &io::Error) -> Found {
     let message = match error.kind() {
         io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
         _ => format!("it cannot be read: {error}"),
@@ -246,12 +246,12 @@ fn tree_key(tree_path: &[u8], is_directory: bool) -> Vec<u8> {
     key
 }
 
-fn contains(outer: &Root, inner: &Root) -> bool {
+fn contains(outer: &NamedPath, inner: &NamedPath) -> bool {
     outer.is_directory && outer != inner && inner.tree_path.starts_with(&outer.sort_key())
 }
 
 /// Two paths may share a place in the tree only if they are, or contain, the same thing.
-fn refuse_collision(outer: &Root, inner: &Root) -> Result<()> {
+fn refuse_collision(outer: &NamedPath, inner: &NamedPath) -> Result<()> {
     let overlap = outer.tree_path == inner.tree_path || contains(outer, inner);
     if overlap && !inner.location.starts_with(&outer.location) {
         return Err(Error::Invalid(format!(
@@ -263,7 +263,7 @@ fn refuse_collision(outer: &Root, inner: &Root) -> Result<()> {
 }
 
 /// Tells where a path goes in the tree: `a/./b` as it is, absolute ones without the `/`, those with `..` made absolute.
-fn root(path: &Path) -> Result<Root> {
+fn root(path: &Path) -> Result<NamedPath> {
     let fault = |source| Error::source("look at", path.to_owned(), source);
     let is_directory = fs::metadata(path).map_err(fault)?.is_dir();
     let resolved = if path.components().any(|part| part == Component::ParentDir) {
@@ -279,7 +279,7 @@ fn root(path: &Path) -> Result<Root> {
         })
         .collect();
     let location = std::path::absolute(&resolved).map_err(fault)?;
-    Ok(Root { tree_path: parts.join(&b'/'), location, is_directory })
+    Ok(NamedPath { tree_path: parts.join(&b'/'), location, is_directory })
 }
 
 #[cfg(test)]
@@ -353,12 +353,12 @@ mod tests {
 
     #[test]
     fn paths_that_would_hide_each_other_are_refused() {
-        let relative = Root { tree_path: b"data".to_vec(), location: "/home/data".into(), is_directory: true };
-        let absolute = Root { tree_path: b"data/x".to_vec(), location: "/data/x".into(), is_directory: false };
-        let inside = Root { location: "/home/data/x".into(), ..absolute.clone() };
+        let relative = NamedPath { tree_path: b"data".to_vec(), location: "/home/data".into(), is_directory: true };
+        let absolute = NamedPath { tree_path: b"data/x".to_vec(), location: "/data/x".into(), is_directory: false };
+        let inside = NamedPath { location: "/home/data/x".into(), ..absolute.clone() };
         assert!(refuse_collision(&relative, &absolute).is_err());
         assert!(refuse_collision(&relative, &inside).is_ok());
-        let here = Root { tree_path: vec![], location: "/home".into(), is_directory: true };
+        let here = NamedPath { tree_path: vec![], location: "/home".into(), is_directory: true };
         assert!(refuse_collision(&here, &absolute).is_err());
     }
 

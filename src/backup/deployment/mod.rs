@@ -385,19 +385,19 @@ fn count_tables(records: &mut [DatabaseRecord], tables: &[StoredTable]) {
 }
 
 /// A dump as a stream of the pipeline. Its database stays open, at its instant, until the dump has ended.
-struct Dump<'a> {
+struct DatabaseDump<'a> {
     stream: Box<dyn DumpStream>,
     database: OpenDatabase,
     tables: &'a Mutex<Vec<StoredTable>>,
 }
 
-impl Read for Dump<'_> {
+impl Read for DatabaseDump<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.stream.read(buffer)
     }
 }
 
-impl Stream for Dump<'_> {
+impl Stream for DatabaseDump<'_> {
     fn finish(self: Box<Self>) -> Result<()> {
         let store = self.database.store;
         let found = self.stream.finish()?;
@@ -410,7 +410,7 @@ impl Stream for Dump<'_> {
 fn dump_opener<'a>(mut database: OpenDatabase, tables: &'a Mutex<Vec<StoredTable>>) -> Opener<'a> {
     Box::new(move || {
         let stream = database.reader.dump()?;
-        Ok(Box::new(Dump { stream, database, tables }))
+        Ok(Box::new(DatabaseDump { stream, database, tables }))
     })
 }
 

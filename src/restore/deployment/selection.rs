@@ -77,7 +77,7 @@ pub fn files_of<'s>(part: &DeploymentPart, selected: &'s Selected) -> Vec<(&'s R
 }
 
 #[derive(serde::Deserialize)]
-struct Input {
+struct InputRow {
     input_id: String,
     source_type: String,
     source_id: String,
@@ -258,7 +258,7 @@ impl Selected {
     /// The data sets and models that runs took in or gave out.
     fn inputs(&mut self, browser: &Browser<'_>) -> Result<()> {
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "inputs", cancel, &mut |input: Input| {
+        for_each(reader, snapshot, "inputs", cancel, &mut |input: InputRow| {
             let ends = [self.has(Owner::Run, &input.destination_id), self.has(Owner::Run, &input.source_id)];
             let Some(need) = ends.into_iter().flatten().next() else { return Ok(()) };
             self.put(Owner::Input, &input.input_id, need);
