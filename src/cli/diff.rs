@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use mlvault::diff::mlflow::{How, MlflowChange, Subject};
 use mlvault::diff::{self, Change, ChangeKind, DiffOptions, DiffSummary, Restored};
 use mlvault::error::Result;
-use mlvault::hears::Hears;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::units::format_bytes;
 
@@ -59,7 +58,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let old = repository.find_snapshot(&args.old)?;
     let options = DiffOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
-    let hears = Hears::new(context.monitor(), context.cancel().clone());
+    let hears = context.hears();
     let (mut listing, summary);
     let mut mlflow = None;
     match (&args.new, &args.dir) {
