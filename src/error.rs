@@ -244,6 +244,16 @@ impl Error {
         }
     }
 
+    /// Returns what is wrong without naming the object, for reports that have named it already.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Damaged { reason, .. } => reason.clone(),
+            Self::Backend { fault: Fault::NotFound, .. } => "it is missing".to_owned(),
+            Self::Backend { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// Returns whether this tells of damage to stored objects, as opposed to a backend that cannot be reached.
     ///
     /// An object that is shorter than what was asked of it makes the backend answer badly.

@@ -16,6 +16,7 @@ use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
+use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::monitor::{Monitor, Silent};
 use mlvault::repository::{Repository, layout};
@@ -77,7 +78,7 @@ fn copy_all(source: &Vault, target: &Vault) -> Result<Summary> {
 fn copy_between(source: &Arc<Repository>, target: &Arc<Repository>, monitor: Arc<dyn Monitor>) -> Result<Summary> {
     let chosen = Choice::default().among(&source.list_snapshots()?.snapshots, &source.list_notes()?)?;
     let plan = copy::plan(chosen, source.id(), target.id(), &target.list_snapshots()?);
-    copy::run(source, target, &plan.missing, &monitor, &Cancel::default())
+    copy::run(source, target, &plan.missing, &Hears::new(monitor, Cancel::default()))
 }
 
 /// Returns how many snapshots a copy of all would have to copy.
@@ -120,9 +121,8 @@ fn what_the_target_has_is_neither_read_nor_stored_again() {
     let (scene, (target, _)) = (Scene::new(), Vault::in_memory());
     let source = scene.vault.open().unwrap();
     let snapshots = source.list_snapshots().unwrap().snapshots;
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
     let run = |at: usize, target: &Vault| {
-        copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &monitor, &Cancel::default()).unwrap()
+        copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &Hears::nobody()).unwrap()
     };
     let (first, second) = (run(0, &target), run(1, &target));
     assert_eq!(first.bytes_read, snapshots[0].record.components[0].bytes);
@@ -235,9 +235,8 @@ fn chunks_in_tombstoned_packs_of_the_target_are_stored_again() {
     let (scene, (target, memory)) = (Scene::new(), Vault::in_memory());
     let (source, repository) = (scene.vault.open().unwrap(), target.open().unwrap());
     let snapshots = source.list_snapshots().unwrap().snapshots;
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
     let run = |at: usize| {
-        copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &monitor, &Cancel::default()).unwrap()
+        copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &Hears::nobody()).unwrap()
     };
     let first = run(0).copied[0].copy;
     let marked: Vec<(BlobKind, String)> = BlobKind::ALL

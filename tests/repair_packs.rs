@@ -10,13 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::cancel::Cancel;
 use mlvault::check::{ProblemKind, ReadData};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
-use mlvault::monitor::{Monitor, Silent};
 use mlvault::prune;
 use mlvault::repair::packs::{self, Options, Report};
 use mlvault::repository::Repository;
@@ -93,8 +91,7 @@ fn repair(vault: &Vault, options: &Options) -> Result<Report> {
 }
 
 fn repair_open(repository: &Arc<Repository>, options: &Options) -> Result<Report> {
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    packs::run(repository, options, &monitor, &Cancel::default())
+    packs::run(repository, options, &Hears::nobody())
 }
 
 fn prune(vault: &Vault) -> prune::Report {

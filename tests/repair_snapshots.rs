@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::Verdict;
 use mlvault::format::key_slot::Role;
+use mlvault::hears::Hears;
 use mlvault::id::SessionId;
-use mlvault::monitor::{Monitor, Silent};
 use mlvault::repair::snapshots::{self, Plan, Repaired};
 use mlvault::repository::snapshots::Snapshot;
 use tempfile::TempDir;
@@ -70,13 +69,12 @@ fn flip(memory: &MemoryBackend, key: &str, hundredths: usize) {
 }
 
 fn plan(vault: &Vault) -> Result<Plan> {
-    snapshots::plan(&vault.open()?, &[], &Silent, &Cancel::default())
+    snapshots::plan(&vault.open()?, &[], &Hears::nobody())
 }
 
 fn repair(vault: &Vault, forget: bool) -> Result<(Plan, Vec<Repaired>)> {
     let plan = plan(vault)?;
-    let monitor: Arc<dyn Monitor> = Arc::new(Silent);
-    let repaired = snapshots::run(&vault.open()?, &plan, forget, &monitor, &Cancel::default())?;
+    let repaired = snapshots::run(&vault.open()?, &plan, forget, &Hears::nobody())?;
     Ok((plan, repaired))
 }
 
@@ -191,7 +189,7 @@ fn only_a_maintainer_repairs_snapshots() {
         let (vault, _) = Vault::in_memory();
         let (_, credential) = key_file();
         vault.open().unwrap().add_key("other", role, &credential).unwrap();
-        let refused = snapshots::plan(&vault.open_with(&credential).unwrap(), &[], &Silent, &Cancel::default());
+        let refused = snapshots::plan(&vault.open_with(&credential).unwrap(), &[], &Hears::nobody());
         assert!(matches!(refused, Err(Error::Role { .. })), "{role:?}");
     }
 }

@@ -49,6 +49,7 @@ mod repair_snapshots;
 mod restore_rest;
 mod roles;
 mod s3_journey;
+mod session_endings;
 mod simulator;
 mod support;
 mod tidy;

@@ -203,6 +203,12 @@ pub enum ReadError {
     Fatal(Error),
 }
 
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
 impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
         match error.downcast::<Interruption>() {

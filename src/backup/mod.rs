@@ -22,7 +22,8 @@ pub use crate::backup::deployment::PRE_UPGRADE;
 use crate::backup::parent::{PARENT, ParentTree};
 use crate::backup::review::NoReview;
 use crate::chunks::reader::ChunkReader;
-use crate::chunks::writer::{ChunkWriter, Written};
+use crate::chunks::writer::Written;
+use crate::chunks::writing_session::WritingSession;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::DeploymentRecord;
@@ -33,7 +34,7 @@ use crate::hears::Hears;
 use crate::id::SessionId;
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::session::{PROGRAM, Session, host_name};
+use crate::repository::session::{PROGRAM, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::s3::{BucketLocation, S3Options};
 use crate::source::Source;
@@ -171,35 +172,37 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     let begun = std::time::Instant::now();
     // Announced before snapshots are listed and the index is read: so a prune either left tombstones that this session
     // sees, or sees this session and waits for it.
-    let session = Arc::new(Session::begin(repository, "backup")?);
+    let session = WritingSession::begin(repository, "backup", hears)?;
     let list = repository.list_snapshots()?;
     note_damage(&list, hears);
     let source_record = source_record(&options.what)?;
     let parent = parent_of(&list, &source_record);
     let problems = Problems::new(Arc::clone(&hears.monitor));
-    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(&hears.monitor));
-    let job = pipeline::Job { repository, chunks: &chunks, problems: &problems, hears, kind: BlobKind::Data };
+    let chunks = session.writer();
+    let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
     let compare = Compare {
         parent,
         reads_all: options.force,
         ignore_inode: options.ignore_inode,
-        check_chunks: !session.tombstoned.is_empty(),
+        check_chunks: session.must_look_up(),
     };
     let stored = store_components(&job, options, &compare);
-    let finished = chunks.finish();
     report_index_damage(repository, hears);
-    // Even an interrupted run has its packs indexed now, so that the next one finds them.
+    let started = session.started();
+    // If this ends here, or is interrupted, what was uploaded is indexed and the session closed: the next run finds the
+    // chunks, and no prune waits.
     let mut stored = stored?;
-    count_written(&mut stored.statistics, finished?);
+    let (session, written) = session.finish()?;
+    count_written(&mut stored.statistics, written);
     stored.statistics.duration_ms = begun.elapsed().as_millis() as u64;
     // The last moment to stop: what the commit below makes visible stays.
     hears.check()?;
-    let about = About { repository, started: session.started, options, source: source_record, parent, list: &list };
+    let about = About { repository, started, options, source: source_record, parent, list: &list };
     let record = about.record(stored, &problems);
     // Last, when every pack and segment that it leads to is in the backend: who sees the snapshot can restore it. Refused
     // if a prune has voided the session meanwhile, because then packs may be gone.
-    session.commit(repository, record.clone())?;
-    Ok(BackupSummary { snapshot: Some(session.id), record })
+    let snapshot = session.commit(record.clone())?;
+    Ok(BackupSummary { snapshot: Some(snapshot), record })
 }
 
 /// What a backup stored.

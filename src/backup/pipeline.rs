@@ -25,14 +25,15 @@ use crate::backup::review::{Replacement, Review};
 use crate::backup::survey::find_totals;
 use crate::backup::tally::Tally;
 use crate::budget::Budget;
-use crate::chunks::cut::{self, Window};
-use crate::chunks::writer::{ChunkWriter, Fate};
+use crate::chunks::content::Intake;
+use crate::chunks::cut::Window;
+use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::attributes::Attributes;
 use crate::format::snapshot::Statistics;
-use crate::format::tree::{ChunkRef, Entry, EntryKind, FileTime};
+use crate::format::tree::{Entry, EntryKind, FileTime};
 use crate::hears::Hears;
 use crate::monitor::Counter;
 use crate::repository::Repository;
@@ -101,7 +102,7 @@ fn run_stages(
     review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
     job.hears.monitor.phase("backup", None, None);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = job.repository.thread_plan().computing;
     let stages = Stages {
         job,
         source,
@@ -293,21 +294,17 @@ impl<'a> Reader<'a> {
         let metadata = content.metadata();
         let racy = is_racy(&metadata.ctime, repository.clock().now());
         let small = content.size().is_some_and(|size| size <= SMALL_FILE_BYTES);
-        let mut take_chunk = |number, plain: &[u8]| {
-            stages.job.hears.check()?;
+        let facts = stages.intake().cut::<ReadError>(window, &mut content, |number, plain| {
             stages.tally.count_read(plain.len() as u64);
             if small {
-                return stages.store_chunk(encoder, (file, attempt), number, plain);
+                return Ok(stages.store_chunk(encoder, (file, attempt), number, plain)?);
             }
             let _permit = stages.chunk_budget.take(plain.len() as u64);
             let job = ChunkJob { file: Arc::clone(file), attempt, number, plain: plain.to_vec(), _permit };
             if stages.failure.is_set() {
-                return Err(Error::Interrupted);
+                return Err(Error::Interrupted.into());
             }
-            chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()))
-        };
-        let facts = cut::read_chunks(repository.chunker(), window, &mut content, |number, plain| {
-            take_chunk(number, plain).map_err(ReadError::Fatal)
+            chunks.send(job).map_err(|_| Error::Internal("the sealing threads are gone".to_owned()).into())
         })?;
         let attributes = content.attributes();
         if let Some(change) = content.finish()? {
@@ -337,13 +334,13 @@ impl Stages<'_> {
         number: usize,
         plain: &[u8],
     ) -> Result<()> {
-        let (id, fate) = self.job.chunks.write(encoder, self.job.kind, plain)?;
-        file.put_chunk(attempt, number, ChunkRef { id, len: plain.len() as u32 });
-        self.job.hears.monitor.count(Counter::Bytes, plain.len() as u64);
-        if fate == Fate::Known {
-            self.job.hears.monitor.count(Counter::BytesDeduplicated, plain.len() as u64);
-        }
+        let (chunk, _) = self.intake().store(encoder, plain)?;
+        file.put_chunk(attempt, number, chunk);
         Ok(())
+    }
+
+    fn intake(&self) -> Intake<'_> {
+        Intake::new(self.job.chunks, self.job.kind, self.job.hears)
     }
 
     /// Puts entries in order and writes the tree.

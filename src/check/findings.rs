@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::Serialize;
 
-use crate::error::{Error, Fault};
 use crate::id::{ChunkId, PackId, SessionId};
 use crate::monitor::Monitor;
 use crate::sync::{self, lock};
@@ -397,15 +396,5 @@ fn add_note(report: &mut Report, message: &str) {
     report.note_count += 1;
     if report.notes.len() < NOTES_MAX {
         report.notes.push(message.to_owned());
-    }
-}
-
-/// Returns an error's reason alone, for a report that names the object itself.
-pub fn reason_of(error: &Error) -> String {
-    match error {
-        Error::Damaged { reason, .. } => reason.clone(),
-        Error::Backend { fault: Fault::NotFound, .. } => "it is missing".to_owned(),
-        Error::Backend { source, .. } => source.to_string(),
-        other => other.to_string(),
     }
 }

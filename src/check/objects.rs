@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::backend::Listed;
 use crate::check::Check;
-use crate::check::findings::{ProblemKind, reason_of};
+use crate::check::findings::{ProblemKind};
 use crate::error::{Error, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
@@ -38,7 +38,7 @@ impl Check<'_> {
             match slot.certificate {
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {
-                    self.findings.problem(ProblemKind::KeySlot, &layout::key_slot(&slot.slot), &reason_of(&error));
+                    self.findings.problem(ProblemKind::KeySlot, &layout::key_slot(&slot.slot), &error.reason());
                 }
                 Err(error) => return Err(error),
             }
@@ -53,7 +53,7 @@ impl Check<'_> {
                 Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
                 _ => layout::SNAPSHOTS,
             };
-            self.findings.problem(ProblemKind::Snapshot, object, &reason_of(error));
+            self.findings.problem(ProblemKind::Snapshot, object, &error.reason());
         }
         let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(snapshot_of).collect();
         for (id, seen_by) in self.repository.vanished(&list)? {
@@ -95,7 +95,7 @@ impl Check<'_> {
                 Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
                 _ => layout::NOTES,
             };
-            self.findings.problem(ProblemKind::Note, object, &reason_of(error));
+            self.findings.problem(ProblemKind::Note, object, &error.reason());
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Check<'_> {
                 match repository.backend().read(&listed.key).and_then(open) {
                     Err(error) if error.fault() == Some(crate::error::Fault::NotFound) => Ok(()),
                     Err(error) if error.is_damage() => {
-                        self.findings.problem(problem, &listed.key, &reason_of(&error));
+                        self.findings.problem(problem, &listed.key, &error.reason());
                         Ok(())
                     }
                     result => result,

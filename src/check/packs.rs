@@ -9,11 +9,11 @@ use std::sync::MutexGuard;
 use bytes::Bytes;
 
 use crate::backend::Listed;
-use crate::budget::Budget;
-use crate::check::findings::{Coverage, Loss, ProblemKind, reason_of};
+use crate::check::findings::{Coverage, Loss, ProblemKind};
 use crate::check::subset::Selection;
 use crate::check::{Aged, Check, ReadData};
 use crate::chunks::pack_reader;
+use crate::chunks::verify::{self, PackFault, PackFindings, PackVerifier};
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Role;
@@ -22,7 +22,7 @@ use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::index_sync::{self, Place};
+use crate::repository::index_sync;
 use crate::repository::layout::{self, Object};
 use crate::sync::lock;
 use crate::units::{MIB, format_bytes};
@@ -35,8 +35,6 @@ const BATCH_CHUNKS_MAX: usize = 256 << 10;
 const BATCH_PACKS_MAX: usize = 1024;
 /// Unknown objects that are named one by one.
 const UNKNOWN_NAMED_MAX: usize = 20;
-/// Chunks of a pack that is being read: its own bytes, one sealed chunk and two open ones.
-const CHUNK_COPIES: u64 = 3;
 
 /// A pack to look at.
 struct Job {
@@ -45,10 +43,10 @@ struct Job {
 }
 
 /// What is stored, and what of it is to be read.
-struct Packs {
+struct Packs<'a> {
     stored: HashMap<PackId, (BlobKind, u64)>,
     selection: Selection,
-    budget: Budget,
+    verifier: PackVerifier<'a>,
 }
 
 impl Check<'_> {
@@ -64,14 +62,14 @@ impl Check<'_> {
         let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
         self.hears.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
         self.begin_read_report(stored.len());
-        let packs = Packs { stored, selection, budget: Budget::new(self.repository.memory_plan().chunk_bytes) };
+        let packs = Packs { stored, selection, verifier: PackVerifier::new(&self.reader) };
         let looked = self.look_at_all(&segments, &packs);
         // Also what a check verified that was stopped need not be read again.
         self.remember(&packs);
         looked
     }
 
-    fn look_at_all(&self, segments: &[Vec<Listed>; 2], packs: &Packs) -> Result<()> {
+    fn look_at_all(&self, segments: &[Vec<Listed>; 2], packs: &Packs<'_>) -> Result<()> {
         let mut seen = HashSet::new();
         for (kind, segments) in BlobKind::ALL.into_iter().zip(segments) {
             self.check_segments(kind, segments, packs, &mut seen)?;
@@ -97,7 +95,7 @@ impl Check<'_> {
         lock(&self.packs_seen)
     }
 
-    fn remember(&self, packs: &Packs) {
+    fn remember(&self, packs: &Packs<'_>) {
         if self.options.read_data == ReadData::Nothing {
             return;
         }
@@ -110,7 +108,7 @@ impl Check<'_> {
         }
     }
 
-    fn coverage(&self, packs: &Packs, aged: Aged) -> Coverage {
+    fn coverage(&self, packs: &Packs<'_>, aged: Aged) -> Coverage {
         let mut coverage = Coverage { age_seconds_max: aged.age_seconds_max, ..Coverage::default() };
         for (id, (_, bytes)) in &packs.stored {
             coverage.bytes_total += bytes;
@@ -188,7 +186,7 @@ impl Check<'_> {
         &self,
         kind: BlobKind,
         segments: &[Listed],
-        packs: &Packs,
+        packs: &Packs<'_>,
         seen: &mut HashSet<PackId>,
     ) -> Result<()> {
         let mut jobs = Vec::new();
@@ -223,7 +221,7 @@ impl Check<'_> {
             }
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
             Err(error) if error.is_damage() => {
-                self.findings.problem(ProblemKind::Segment, &listed.key, &reason_of(&error));
+                self.findings.problem(ProblemKind::Segment, &listed.key, &error.reason());
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -231,19 +229,18 @@ impl Check<'_> {
     }
 
     /// Looks at the packs collected so far, if there are enough of them or no more will come.
-    fn check_jobs(&self, jobs: &mut Vec<Job>, packs: &Packs, are_last: bool) -> Result<()> {
+    fn check_jobs(&self, jobs: &mut Vec<Job>, packs: &Packs<'_>, are_last: bool) -> Result<()> {
         let chunks: usize = jobs.iter().map(|job| job.pack.chunks.len()).sum();
         if !are_last && jobs.len() < BATCH_PACKS_MAX && chunks < BATCH_CHUNKS_MAX {
             return Ok(());
         }
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = cores.max(self.repository.backend().concurrency());
+        let threads = self.repository.thread_plan().fetching;
         let checked = parallel::map(jobs, threads, |job| self.guarded(|| self.check_pack(job, packs)));
         jobs.clear();
         checked.into_iter().collect()
     }
 
-    fn check_pack(&self, job: &Job, packs: &Packs) -> Result<()> {
+    fn check_pack(&self, job: &Job, packs: &Packs<'_>) -> Result<()> {
         let Job { kind, pack } = job;
         let key = layout::pack(*kind, &pack.id);
         self.hears.monitor.count(Counter::Entries, 1);
@@ -252,12 +249,12 @@ impl Check<'_> {
             return Ok(());
         };
         let fault = if *size != pack.len {
-            Some(format!("it has {size} bytes, the index says {}", pack.len))
+            Some(PackFault::Length { found: *size, indexed: pack.len })
         } else if packs.selection.contains(&pack.id) {
             None
         } else {
             let directory = pack_reader::read_directory(self.repository, *kind, &pack.id, pack.len);
-            match self.directory_fault(job, directory)? {
+            match verify::directory_fault(pack, directory)? {
                 None => return Ok(()),
                 fault => fault,
             }
@@ -277,55 +274,34 @@ impl Check<'_> {
             self.missing(id, key);
         } else if error.is_damage() {
             self.memory.forget(&id);
-            self.findings.bad_pack(id, key, &reason_of(&error), Loss::All);
+            self.findings.bad_pack(id, key, &error.reason(), Loss::All);
         } else {
             return Err(error);
         }
         Ok(())
     }
 
-    /// Returns what is wrong with what a pack says of itself.
-    fn directory_fault(&self, job: &Job, directory: Result<IndexedPack>) -> Result<Option<String>> {
-        match directory {
-            Ok(found) if found.session != job.pack.session => {
-                Ok(Some("it is of another session than the index says".to_owned()))
-            }
-            Ok(found) if found.chunks != job.pack.chunks => Ok(Some("it lists other chunks than the index".to_owned())),
-            Ok(_) => Ok(None),
-            Err(error) if error.is_damage() => Ok(Some(reason_of(&error))),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Reads a pack whole and adds it to the bad ones if anything is wrong; `fault` is what is known already.
-    fn read_pack(&self, job: &Job, fault: Option<String>, packs: &Packs) -> Result<()> {
-        let key = layout::pack(job.kind, &job.pack.id);
-        let size = packs.stored.get(&job.pack.id).map_or(job.pack.len, |(_, size)| *size);
-        let _permit = packs.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
-        let bytes = match self.repository.backend().read(&key) {
-            Err(error) => return self.unreadable(job.pack.id, &key, error),
-            Ok(bytes) => bytes,
+    fn read_pack(&self, job: &Job, fault: Option<PackFault>, packs: &Packs<'_>) -> Result<()> {
+        let Job { kind, pack } = job;
+        let key = layout::pack(*kind, &pack.id);
+        let size = packs.stored.get(&pack.id).map_or(pack.len, |(_, size)| *size);
+        let (read, mut findings) = match packs.verifier.read(*kind, pack, size) {
+            Err(error) => return self.unreadable(pack.id, &key, error),
+            Ok(found) => found,
         };
-        self.count_read_pack(bytes.len() as u64);
-        let right_name = blake3::hash(&bytes).as_bytes() == job.pack.id.as_bytes();
-        let fault = match fault {
-            None if !right_name => Some("its bytes do not hash to its name".to_owned()),
-            None => {
-                self.directory_fault(job, pack_reader::directory_of(self.repository, job.kind, &job.pack.id, &bytes))?
-            }
-            fault => fault,
+        self.count_read_pack(read);
+        // What the bytes tell weighs more than what was known before they were read.
+        findings.fault = match findings.fault {
+            Some(found) if found.is_of_bytes() => Some(found),
+            found => fault.or(found),
         };
-        let (loss, told) = self.lost_chunks(job, &bytes, right_name)?;
-        match join(fault, told) {
-            Some(reason) => {
-                self.memory.forget(&job.pack.id);
-                self.findings.bad_pack(job.pack.id, &key, &reason, loss);
-            }
-            None => {
-                let opened = job.kind == BlobKind::Meta || self.repository.access().data.is_some();
-                self.memory.verified(job.pack.id, opened);
-            }
-        }
+        let Some(reason) = findings.reason() else {
+            self.memory.verified(pack.id, findings.opened);
+            return Ok(());
+        };
+        self.memory.forget(&pack.id);
+        self.findings.bad_pack(pack.id, &key, &reason, loss_of(pack, findings));
         Ok(())
     }
 
@@ -340,33 +316,8 @@ impl Check<'_> {
         }
     }
 
-    /// Opens every chunk that the index says is in a pack. Returns those that do not open, and words for them.
-    fn lost_chunks(&self, job: &Job, bytes: &Bytes, right_name: bool) -> Result<(Loss, Option<String>)> {
-        if job.kind == BlobKind::Data && self.repository.access().data.is_none() {
-            let loss = if right_name { Loss::Chunks(HashSet::new()) } else { Loss::All };
-            return Ok((loss, None));
-        }
-        let pack = &job.pack;
-        let mut lost = HashSet::new();
-        let mut first = None;
-        for place in Place::all_in(job.kind, pack) {
-            match self.reader.open_in(&place, bytes) {
-                Ok(_) => {}
-                Err(error) if error.is_damage() => {
-                    lost.insert(place.header.id);
-                    first.get_or_insert_with(|| reason_of(&error));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let told = first.map(|first| format!("{} of its {} chunks are lost ({first})", lost.len(), pack.chunks.len()));
-        let all = !lost.is_empty()
-            && lost.len() == pack.chunks.iter().map(|chunk| chunk.id).collect::<HashSet<ChunkId>>().len();
-        Ok((if all { Loss::All } else { Loss::Chunks(lost) }, told))
-    }
-
     /// Packs that no segment names are no damage; those that are to be read must still be what their names say.
-    fn check_unreferenced(&self, packs: &Packs, seen: &HashSet<PackId>) -> Result<()> {
+    fn check_unreferenced(&self, packs: &Packs<'_>, seen: &HashSet<PackId>) -> Result<()> {
         let mut unreferenced: Vec<_> = packs.stored.iter().filter(|(id, _)| !seen.contains(id)).collect();
         unreferenced.sort();
         let bytes: u64 = unreferenced.iter().map(|(_, (_, size))| size).sum();
@@ -389,7 +340,7 @@ impl Check<'_> {
         read.into_iter().collect()
     }
 
-    fn read_unreferenced(&self, kind: BlobKind, id: PackId, size: u64, packs: &Packs) -> Result<()> {
+    fn read_unreferenced(&self, kind: BlobKind, id: PackId, size: u64, packs: &Packs<'_>) -> Result<()> {
         self.hears.monitor.count(Counter::Entries, 1);
         match pack_reader::read_directory(self.repository, kind, &id, size) {
             Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
@@ -409,9 +360,13 @@ fn batch_len(segments: &[Listed]) -> usize {
     segments.iter().take_while(fits).count().max(1)
 }
 
-fn join(fault: Option<String>, told: Option<String>) -> Option<String> {
-    match (fault, told) {
-        (Some(fault), Some(told)) => Some(format!("{fault}; {told}")),
-        (fault, told) => fault.or(told),
+/// Returns what a bad pack costs. Chunks that were not opened are lost if the bytes are not what the pack's name says.
+fn loss_of(pack: &IndexedPack, findings: PackFindings) -> Loss {
+    let bytes_are_wrong = findings.fault.as_ref().is_some_and(PackFault::is_of_bytes);
+    if !findings.opened {
+        return if bytes_are_wrong { Loss::All } else { Loss::Chunks(HashSet::new()) };
     }
+    let different = pack.chunks.iter().map(|chunk| chunk.id).collect::<HashSet<ChunkId>>().len();
+    let all = !findings.unreadable.is_empty() && findings.unreadable.len() == different;
+    if all { Loss::All } else { Loss::Chunks(findings.unreadable) }
 }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use crate::check::Check;
-use crate::check::findings::{Hurt, Loss, ProblemKind, Subject, reason_of};
+use crate::check::findings::{Hurt, Loss, ProblemKind, Subject};
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::Component;
@@ -341,7 +341,7 @@ impl Walk<'_> {
                 let (pack, key) = (place.pack.id, layout::pack(BlobKind::Meta, &place.pack.id));
                 match error.fault() {
                     Some(Fault::NotFound) => self.check.findings.missing_pack(pack, &key),
-                    _ => self.check.findings.bad_pack(pack, &key, &reason_of(&error), Loss::Chunks([*id].into())),
+                    _ => self.check.findings.bad_pack(pack, &key, &error.reason(), Loss::Chunks([*id].into())),
                 }
             }
         }

@@ -26,7 +26,7 @@ use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
 use crate::repository::{Repository, index_sync, layout};
-use crate::sync::lock;
+use crate::sync::{FirstFailure, lock};
 use crate::units::MIB;
 
 /// Open data packs among which chunks are dealt out.
@@ -79,7 +79,7 @@ struct Shared {
     uploads: Mutex<Option<Sender<(BlobKind, PackBuilder)>>>,
     claimed: Mutex<HashSet<ChunkId>>,
     unindexed: Mutex<PerKind<Unindexed>>,
-    failure: Mutex<Option<Error>>,
+    failure: FirstFailure,
     chunks: AtomicU64,
     plain_bytes: AtomicU64,
     stored_bytes: AtomicU64,
@@ -129,7 +129,7 @@ impl ChunkWriter {
             uploads: Mutex::new(Some(sender)),
             claimed: Mutex::default(),
             unindexed: Mutex::default(),
-            failure: Mutex::default(),
+            failure: FirstFailure::default(),
             chunks: AtomicU64::new(0),
             plain_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
@@ -151,12 +151,12 @@ impl ChunkWriter {
     /// Stores a chunk unless the repository has it. Returns once the chunk is in an open pack.
     pub fn write(&self, encoder: &mut Encoder, kind: BlobKind, plain: &[u8]) -> Result<(ChunkId, Fate)> {
         let shared = &self.shared;
-        shared.check()?;
+        shared.failure.check()?;
         let id = shared.repository.keys().chunk_id(kind as u8, plain);
         if !shared.claim(kind, &id)? {
             return Ok((id, Fate::Known));
         }
-        shared.store(encoder, kind, id, plain).inspect_err(|error| shared.fail(error))?;
+        shared.store(encoder, kind, id, plain).inspect_err(|error| shared.failure.set(error.clone()))?;
         Ok((id, Fate::New))
     }
 
@@ -166,21 +166,35 @@ impl ChunkWriter {
     }
 
     /// Writes what is still open: packs, then segments. After this everything stored is in the backend and indexed.
-    pub fn finish(self) -> Result<Written> {
+    pub fn finish(mut self) -> Result<Written> {
+        self.flush()?;
+        Ok(self.shared.written())
+    }
+
+    /// Packs are in the backend before a segment names them: the upload threads end first.
+    fn flush(&mut self) -> Result<()> {
         let flushed = self.shared.flush_open_packs();
         lock(&self.shared.uploads).take();
-        for uploader in self.uploaders {
+        for uploader in self.uploaders.drain(..) {
             uploader.join().map_err(|_| Error::Internal("an upload thread panicked".to_owned()))?;
         }
-        self.shared.check()?;
+        self.shared.failure.check()?;
         flushed?;
-        BlobKind::ALL.into_iter().try_for_each(|kind| self.shared.write_segment(kind))?;
-        Ok(self.shared.written())
+        BlobKind::ALL.into_iter().try_for_each(|kind| self.shared.write_segment(kind))
     }
 
     /// Returns what was done so far.
     pub fn written(&self) -> Written {
         self.shared.written()
+    }
+}
+
+impl Drop for ChunkWriter {
+    fn drop(&mut self) {
+        if !self.uploaders.is_empty() {
+            // Whoever drops a writer has failed already; what was uploaded is indexed all the same where that can be.
+            let _ = self.flush();
+        }
     }
 }
 
@@ -273,10 +287,10 @@ impl Shared {
     /// Body of an upload thread. After a failure it drains its channel, so that nobody waits for it for ever.
     fn upload_all(&self, packs: &Receiver<(BlobKind, PackBuilder)>) {
         for (kind, pack) in packs {
-            if self.check().is_ok()
+            if !self.failure.is_set()
                 && let Err(error) = self.upload(kind, pack)
             {
-                self.fail(&error);
+                self.failure.set(error);
             }
         }
     }
@@ -331,13 +345,5 @@ impl Shared {
             plain_bytes: self.plain_bytes.load(Ordering::Relaxed),
             stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
         }
-    }
-
-    fn check(&self) -> Result<()> {
-        lock(&self.failure).as_ref().map_or(Ok(()), |error| Err(error.clone()))
-    }
-
-    fn fail(&self, error: &Error) {
-        lock(&self.failure).get_or_insert_with(|| error.clone());
     }
 }

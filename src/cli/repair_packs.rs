@@ -71,7 +71,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let from = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
     let dry_run = args.dry_run;
     let options = Options { packs, dry_run, from, source: args.source };
-    let report = packs::run(&repository, &options, &context.monitor(), context.cancel())?;
+    let report = packs::run(&repository, &options, &context.hears())?;
     let code = if report.lost_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, json!({ "dry_run": dry_run, "report": report }), lines(dry_run, &report)))
 }

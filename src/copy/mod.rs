@@ -15,15 +15,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
-use crate::chunks::writer::{ChunkWriter, Written};
+use crate::chunks::writer::Written;
+use crate::chunks::writing_session::WritingSession;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{CopiedFrom, SnapshotRecord, SourceRecord};
+use crate::hears::Hears;
 use crate::id::{RepositoryId, SessionId};
-use crate::monitor::Monitor;
 use crate::repository::notes::Notes;
-use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
 use crate::repository::{Repository, layout};
 
@@ -137,20 +136,19 @@ pub fn run(
     source: &Arc<Repository>,
     target: &Arc<Repository>,
     missing: &[Snapshot],
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Summary> {
     check(source, target)?;
     let components = || missing.iter().flat_map(|snapshot| &snapshot.record.components);
     let (entries, bytes) = components()
         .fold((0, 0), |(entries, bytes): (u64, u64), component| (entries + component.entries, bytes + component.bytes));
-    monitor.phase("copy", Some(entries), Some(bytes));
+    hears.monitor.phase("copy", Some(entries), Some(bytes));
     let there = if missing.is_empty() { Vec::new() } else { target.list_snapshots()?.snapshots };
     let reader = ChunkReader::new(Arc::clone(source));
-    let mut copy = Copy { source, target, monitor, cancel, reader, there, summary: Summary::default() };
+    let mut copy = Copy { source, target, hears, reader, there, summary: Summary::default() };
     missing.iter().try_for_each(|snapshot| copy.snapshot(snapshot))?;
     for error in source.index().take_damage().into_iter().chain(target.index().take_damage()) {
-        monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
+        hears.monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
     }
     Ok(copy.summary)
 }
@@ -159,8 +157,7 @@ pub fn run(
 struct Copy<'a> {
     source: &'a Arc<Repository>,
     target: &'a Arc<Repository>,
-    monitor: &'a Arc<dyn Monitor>,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     reader: ChunkReader,
     /// Snapshots of the target, as last read.
     there: Vec<Snapshot>,
@@ -172,7 +169,7 @@ impl Copy<'_> {
         match self.in_a_session(snapshot) {
             // A second time is no coincidence: then the operator should know.
             Err(Error::Busy(reason)) => {
-                self.monitor.note(&format!("{reason}; the copy of {} is begun anew", snapshot.id.short()));
+                self.hears.monitor.note(&format!("{reason}; the copy of {} is begun anew", snapshot.id.short()));
                 self.in_a_session(snapshot)
             }
             result => result,
@@ -180,38 +177,25 @@ impl Copy<'_> {
     }
 
     fn in_a_session(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.cancel.check()?;
-        let session = Arc::new(Session::begin(self.target, "copy")?);
-        let committed = self.store_and_commit(&session, snapshot);
-        if !matches!(committed, Ok(true)) {
-            // Only a maintainer's key can; otherwise the session stays open until a prune ends it.
-            let _ = session.close(self.target, "the copy failed");
-        }
-        committed.map(drop)
-    }
-
-    /// Returns whether the copy was committed.
-    fn store_and_commit(&mut self, session: &Arc<Session>, snapshot: &Snapshot) -> Result<bool> {
+        self.hears.check()?;
+        let session = WritingSession::begin(self.target, "copy", self.hears)?;
         self.forget_what_is_gone()?;
         // A prune of the source may have moved chunks since.
         self.source.index().expire();
-        let writer = ChunkWriter::new(Arc::clone(self.target), Arc::clone(session), Arc::clone(self.monitor));
-        let stored = self.store(session, &writer, snapshot);
-        // Even an interrupted copy has its packs indexed now, so that the next one finds them.
-        let written = writer.finish();
-        let stored = stored?;
-        self.count_written(written?, stored.bytes_read);
+        let stored = self.store(&session, snapshot)?;
+        let (session, written) = session.finish()?;
+        self.count_written(written, stored.bytes_read);
         if stored.problems > 0 {
             self.summary.failed.push(Failed { snapshot: snapshot.id, problems: stored.problems });
-            return Ok(false);
+            return session.close("what is to be copied is damaged");
         }
-        self.cancel.check()?;
-        session.commit(self.target, stored.record.clone())?;
-        self.monitor.detail(&|| format!("copied {} to {}", snapshot.id.short(), session.id.short()));
-        self.summary.copied.push(Copied { snapshot: snapshot.id, copy: session.id });
+        self.hears.check()?;
+        let copy = session.commit(stored.record.clone())?;
+        self.hears.monitor.detail(&|| format!("copied {} to {}", snapshot.id.short(), copy.short()));
+        self.summary.copied.push(Copied { snapshot: snapshot.id, copy });
         let signer = self.target.access().certificate.clone();
-        self.there.push(Snapshot { id: session.id, record: stored.record, signer });
-        Ok(true)
+        self.there.push(Snapshot { id: copy, record: stored.record, signer });
+        Ok(())
     }
 
     /// Takes out of the known snapshots what was forgotten or removed since. They never change, so none is read again.
@@ -225,15 +209,15 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn store(&self, session: &Session, writer: &ChunkWriter, snapshot: &Snapshot) -> Result<Stored> {
+    fn store(&self, session: &WritingSession, snapshot: &Snapshot) -> Result<Stored> {
         let parent_reader = ChunkReader::new(Arc::clone(self.target));
         let parent = self.parent_of(snapshot);
         let mut record = snapshot.record.clone();
         let (mut bytes_read, mut problems) = (0, 0);
         for component in &mut record.components {
-            let known = parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, self.monitor));
-            let mut copy = TreeCopy::new(&self.reader, writer, known, self.monitor.as_ref(), self.cancel);
-            copy.must_look_up = !session.tombstoned.is_empty();
+            let known = parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, &self.hears.monitor));
+            let mut copy = TreeCopy::new(&self.reader, session.writer(), known, self.hears);
+            copy.must_look_up = session.must_look_up();
             if let Some(root) = copy.component(snapshot, component)? {
                 component.root = root;
             }

@@ -8,18 +8,17 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::cancel::Cancel;
-use crate::chunks::cut::{self, Window};
+use crate::chunks::content::{self, ContentError, Intake, Tools};
 use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
-use crate::compress::Encoder;
 use crate::copy::parent::Parent;
 use crate::error::{Error, Result};
 use crate::format::snapshot::Component;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent};
+use crate::hears::Hears;
 use crate::id::ChunkId;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::snapshots::Snapshot;
 use crate::sync::lock;
@@ -47,18 +46,10 @@ pub struct TreeCopy<'a> {
     known: Option<Parent<'a>>,
     /// Whether there are tombstones in the target, so that no chunk may be relied on unasked.
     pub must_look_up: bool,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     tools: Mutex<Vec<Tools>>,
     bytes_read: AtomicU64,
     problems: AtomicU64,
-}
-
-/// What a thread needs to cut and store; kept from file to file.
-#[derive(Default)]
-struct Tools {
-    window: Window,
-    encoder: Encoder,
 }
 
 /// The chunks of a small file, or why it cannot be read.
@@ -102,34 +93,16 @@ fn is_small(entry: &Entry) -> bool {
     entry.file().is_some_and(|file| file.size <= SMALL_FILE_BYTES && !file.indirect)
 }
 
-/// Whose fault it is that a file cannot be copied.
-enum Failure {
-    /// The source's.
-    Reading(Error),
-    /// The target's, or nobody's.
-    Other(Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        match error.downcast::<Error>() {
-            Ok(error) => Self::Reading(error),
-            Err(error) => Self::Other(Error::Internal(error.to_string())),
-        }
-    }
-}
-
 impl<'a> TreeCopy<'a> {
     /// Prepares a copy; `known` has what the target has of the component already.
     pub fn new(
         from: &'a ChunkReader,
         to: &'a ChunkWriter,
         known: Option<Parent<'a>>,
-        monitor: &'a dyn Monitor,
-        cancel: &'a Cancel,
+        hears: &'a Hears,
     ) -> Self {
         let (tools, bytes_read, problems) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
-        Self { from, to, known, must_look_up: false, monitor, cancel, tools, bytes_read, problems }
+        Self { from, to, known, must_look_up: false, hears, tools, bytes_read, problems }
     }
 
     /// Returns how many bytes of files were read.
@@ -152,7 +125,7 @@ impl<'a> TreeCopy<'a> {
         let mut tree = TreeWriter::new(self.to);
         let mut batch = Batch::default();
         for entry in entries {
-            self.cancel.check()?;
+            self.hears.check()?;
             match entry {
                 Ok(entry) => batch.push(self.step(entry)?),
                 Err(error) => self.problem(&name, error)?,
@@ -179,7 +152,7 @@ impl<'a> TreeCopy<'a> {
             return Err(error);
         }
         self.problems.fetch_add(1, Ordering::Relaxed);
-        self.monitor.problem(subject, &error.to_string());
+        self.hears.monitor.problem(subject, &error.to_string());
         Ok(())
     }
 
@@ -193,8 +166,8 @@ impl<'a> TreeCopy<'a> {
         if self.must_look_up && !is_held(known.reader, &path, &there, &holds)? {
             return Ok(Step::Read(entry));
         }
-        self.monitor.count(Counter::Bytes, content.size);
-        self.monitor.count(Counter::BytesDeduplicated, content.size);
+        self.hears.monitor.count(Counter::Bytes, content.size);
+        self.hears.monitor.count(Counter::BytesDeduplicated, content.size);
         (content.chunks, content.indirect) = (there.chunks, there.indirect);
         Ok(Step::Keep(entry))
     }
@@ -220,7 +193,7 @@ impl<'a> TreeCopy<'a> {
 
     /// Bounded by memory, which larger files need.
     fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = self.from.repository().thread_plan().computing;
         let memory = self.from.repository().memory_plan().chunk_bytes.saturating_sub(BATCH_BYTES);
         ((memory / LARGE_FILE_MEMORY) as usize).clamp(1, cores)
     }
@@ -243,7 +216,7 @@ impl<'a> TreeCopy<'a> {
                 Some(chunks.len())
             })
             .collect();
-        let mut fetched = ChunkFetcher::new(self.from, BATCH_BYTES, self.cancel).fetch(&wanted)?.into_iter();
+        let mut fetched = ChunkFetcher::new(self.from, BATCH_BYTES, &self.hears.cancel).fetch(&wanted)?.into_iter();
         let contents = counts.into_iter().map(|count| {
             // All are taken, also those behind one that failed.
             let of_file: Vec<Result<Vec<u8>>> = fetched.by_ref().take(count?).collect();
@@ -256,47 +229,41 @@ impl<'a> TreeCopy<'a> {
     fn copy_file(&self, entry: &Entry, content: Option<SmallContent>) -> Result<Option<Vec<ChunkRef>>> {
         let stored = match content {
             Some(Ok(chunks)) => self.store(entry, &mut chunks.concat().as_slice()),
-            Some(Err(error)) => Err(Failure::Reading(error)),
-            None => match FileReader::open(self.from, entry, self.cancel) {
+            Some(Err(error)) => Err(unread(error)),
+            None => match FileReader::open(self.from, entry, &self.hears.cancel) {
                 Ok(mut reader) => self.store(entry, &mut reader),
-                Err(error) => Err(Failure::Reading(error)),
+                Err(error) => Err(unread(error)),
             },
         };
         match stored {
             Ok(chunks) => Ok(Some(chunks)),
-            Err(Failure::Reading(error)) => self.problem(&entry.path_text(), error).map(|()| None),
-            Err(Failure::Other(error)) => Err(error),
+            // The target's fault, or nobody's.
+            Err(ContentError::Storing(error)) => Err(error),
+            Err(ContentError::Reading(error)) => {
+                let path = entry.path_text();
+                self.problem(&path, content::reading_error(error, path.clone())).map(|()| None)
+            }
         }
     }
 
     /// Cuts and stores a content, and compares its digest.
-    fn store(&self, entry: &Entry, content: &mut dyn Read) -> Result<Vec<ChunkRef>, Failure> {
+    fn store(&self, entry: &Entry, content: &mut dyn Read) -> Result<Vec<ChunkRef>, ContentError> {
         let EntryKind::File(file) = &entry.kind else { return Ok(Vec::new()) };
         let mut tools = lock(&self.tools).pop().unwrap_or_default();
-        let Tools { window, encoder } = &mut tools;
-        let mut chunks = Vec::new();
-        let mut take_chunk = |plain: &[u8]| {
-            self.cancel.check()?;
-            let (id, _) = self.to.write(encoder, file.kind, plain)?;
-            chunks.push(ChunkRef { id, len: plain.len() as u32 });
-            self.bytes_read.fetch_add(plain.len() as u64, Ordering::Relaxed);
-            self.monitor.count(Counter::Bytes, plain.len() as u64);
-            Ok(())
-        };
-        let chunker = self.to.repository().chunker();
-        let facts = cut::read_chunks(chunker, window, content, |_, plain| take_chunk(plain).map_err(Failure::Other));
+        let taken = Intake::new(self.to, file.kind, self.hears).take_all(&mut tools, content);
         lock(&self.tools).push(tools);
-        let facts = facts?;
-        if (facts.size, facts.digest) == (file.size, file.digest) {
-            return Ok(chunks);
+        let taken = taken?;
+        self.bytes_read.fetch_add(taken.facts.size, Ordering::Relaxed);
+        if taken.is(file) {
+            return Ok(taken.chunks);
         }
         let object = format!("the file {:?}", entry.path_text());
-        Err(Failure::Reading(Error::damaged(object, "its content has another digest")))
+        Err(unread(Error::damaged(object, "its content has another digest")))
     }
 
     /// Appends an entry to the tree, with the chunks that its content has now, if it was read.
     fn append(&self, step: Step, chunks: Option<Vec<ChunkRef>>, tree: &mut TreeWriter<'_>) -> Result<()> {
-        self.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Entries, 1);
         // Without all entries the tree is not finished.
         if self.problems() > 0 {
             return Ok(());
@@ -313,4 +280,9 @@ impl<'a> TreeCopy<'a> {
         };
         tree.push(&entry)
     }
+}
+
+/// Packs an error of the source into what reading fails with.
+fn unread(error: Error) -> ContentError {
+    ContentError::Reading(io::Error::other(error))
 }

@@ -47,7 +47,7 @@ impl RepositoryPair {
         let plan = copy::plan(chosen, self.source.id(), self.target.id(), &there);
         let summary = match dry_run {
             true => Summary::default(),
-            false => copy::run(&self.source, &self.target, &plan.missing, &hears.monitor, &hears.cancel)?,
+            false => copy::run(&self.source, &self.target, &plan.missing, hears)?,
         };
         let unreadable = list.damaged.into_iter().chain(notes.damaged).chain(there.damaged).collect();
         Ok(CopiedSnapshots { plan, summary, unreadable })

@@ -33,11 +33,11 @@ pub fn run(
     consent: &Consent<'_, Plan>,
     hears: &Hears,
 ) -> Result<RepairedSnapshots> {
-    let plan = snapshots::plan(repository, &options.names, hears.monitor.as_ref(), &hears.cancel)?;
+    let plan = snapshots::plan(repository, &options.names, hears)?;
     // A snapshot that was repaired before is left, unless its original is still to be forgotten.
     let is_idle = plan.to_repair().count() == 0 && (!options.forget || plan.hurt.is_empty());
     let repaired = match !is_idle && consent.allows(&plan)? {
-        true => snapshots::run(repository, &plan, options.forget, &hears.monitor, &hears.cancel)?,
+        true => snapshots::run(repository, &plan, options.forget, hears)?,
         false => Vec::new(),
     };
     Ok(RepairedSnapshots { plan, repaired })

@@ -140,8 +140,7 @@ impl Prune<'_> {
         let (delete, repack) =
             (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
         let limits = &self.options.limits;
-        let moved =
-            repack::run(self.repository, &repack, &delete, &needed, limits, &self.hears.monitor, &self.hears.cancel)?;
+        let moved = repack::run(self.repository, &repack, &delete, &needed, limits, self.hears)?;
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;

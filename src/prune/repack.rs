@@ -8,21 +8,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cancel::Cancel;
+use crate::chunks::fetch::{self, StoredRange, Taker};
 use crate::chunks::pack_reader;
 use crate::chunks::read_plan::{self, Destination, Want};
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::{ChunkWriter, Fate};
+use crate::chunks::writing_session::WritingSession;
 use crate::compress::Encoder;
 use crate::error::Result;
+use crate::format::BlobKind;
+use crate::hears::Hears;
 use crate::id::PackId;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::prune::needed::Needed;
 use crate::prune::plan::{Limits, PackUse};
 use crate::prune::view::key_of;
 use crate::repository::Repository;
 use crate::repository::index_sync::Place;
-use crate::repository::session::Session;
 
 /// What was moved.
 #[derive(Debug, Default)]
@@ -47,37 +49,27 @@ pub fn run(
     doomed: &[PackUse],
     needed: &Needed,
     limits: &Limits,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Moved> {
     if packs.is_empty() {
         return Ok(Moved::default());
     }
     let begun = Instant::now();
-    let mut session = Session::begin(repository, "prune")?;
-    session.disregard(packs.iter().chain(doomed).map(|pack| pack.id));
-    let session = Arc::new(session);
-    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::clone(monitor));
+    let disregarded = packs.iter().chain(doomed).map(|pack| pack.id);
+    let session = WritingSession::begin_without(repository, "prune", disregarded, hears)?;
     let mut mover = Mover {
         reader: ChunkReader::new(Arc::clone(repository)),
         encoder: Encoder::default(),
-        writer: &writer,
+        writer: session.writer(),
         needed,
-        monitor: monitor.as_ref(),
-        cancel,
+        hears,
     };
-    monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
-    let moved = mover.all(packs, || limits.duration_max.is_some_and(|max| begun.elapsed() > max));
-    let finished = writer.finish();
-    let mut moved = match (moved, finished) {
-        (Ok(moved), Ok(written)) => Moved { bytes_written: written.stored_bytes, ..moved },
-        (Err(error), _) | (_, Err(error)) => {
-            // Without an answer the session stays open until another prune ends it.
-            let _ = session.close(repository, "the prune failed");
-            return Err(error);
-        }
-    };
-    session.close(repository, "repacked")?;
+    hears.monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
+    let moved = mover.all(packs, || limits.duration_max.is_some_and(|max| begun.elapsed() > max))?;
+    let (session, written) = session.finish()?;
+    // It ends before anything is marked: what was moved counts only if no other prune voided this session.
+    session.close("repacked")?;
+    let mut moved = Moved { bytes_written: written.stored_bytes, ..moved };
     moved.packs.sort();
     Ok(moved)
 }
@@ -87,8 +79,7 @@ struct Mover<'a> {
     encoder: Encoder,
     writer: &'a ChunkWriter,
     needed: &'a Needed,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
 }
 
 impl Mover<'_> {
@@ -96,10 +87,10 @@ impl Mover<'_> {
         let mut moved = Moved::default();
         for pack in packs {
             if is_late() {
-                self.monitor.note("Time is up: the packs that are left are moved by the next prune");
+                self.hears.monitor.note("Time is up: the packs that are left are moved by the next prune");
                 break;
             }
-            self.cancel.check()?;
+            self.hears.check()?;
             match self.pack(pack) {
                 Ok(chunks) => {
                     moved.chunks += chunks;
@@ -107,12 +98,12 @@ impl Mover<'_> {
                 }
                 Err(error) if error.is_damage() => {
                     moved.unreadable += 1;
-                    self.monitor.problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));
+                    self.hears.monitor.problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));
                 }
                 Err(error) => return Err(error),
             }
-            self.monitor.count(Counter::Entries, 1);
-            self.monitor.count(Counter::Bytes, pack.len);
+            self.hears.monitor.count(Counter::Entries, 1);
+            self.hears.monitor.count(Counter::Bytes, pack.len);
         }
         Ok(moved)
     }
@@ -132,30 +123,37 @@ impl Mover<'_> {
                 wants.push(Want { place, to: Destination { file: 0, offset: 0 } });
             }
         }
-        let mut written = 0;
+        let mut taker = Rewrite { kind: pack.kind, encoder: &mut self.encoder, writer: self.writer, written: 0 };
         for span in read_plan::spans(wants) {
-            let (start, bytes) = match &whole {
-                Some(bytes) => (0, bytes.clone()),
-                None => self.reader.read_span(&span.pack, span.range.clone())?,
+            let stored = match &whole {
+                Some(bytes) => StoredRange { start: 0, bytes: bytes.clone() },
+                None => {
+                    let (start, bytes) = self.reader.read_span(&span.pack, span.range.clone())?;
+                    StoredRange { start, bytes }
+                }
             };
-            for Want { place, .. } in &span.wants {
-                let at = (place.offset - start) as usize;
-                let plain = self.open(place, &bytes[at..at + place.header.stored_len as usize])?;
-                let (_, fate) = self.writer.write(&mut self.encoder, pack.kind, &plain)?;
-                written += u64::from(fate == Fate::New);
-            }
+            fetch::open_span(&self.reader, &span, Some(&stored), &mut taker)?;
         }
-        Ok(written)
+        Ok(taker.written)
+    }
+}
+
+/// Stores anew what is read. A chunk that cannot be had keeps its pack where it is.
+struct Rewrite<'a> {
+    kind: BlobKind,
+    encoder: &'a mut Encoder,
+    writer: &'a ChunkWriter,
+    written: u64,
+}
+
+impl Taker for Rewrite<'_> {
+    fn needed_by(&self, _: &Destination) -> String {
+        "a pack that is moved".to_owned()
     }
 
-    /// Opens a chunk, or reads it from another pack if this one's is damaged.
-    fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
-        match self.reader.open(place, stored) {
-            Err(error) if error.is_damage() => {
-                let kind = place.pack.kind;
-                self.reader.read(kind, &place.header.id, &|| "a pack that is moved".to_owned()).map_err(|_| error)
-            }
-            result => result,
-        }
+    fn take(&mut self, _: &[Destination], content: Result<Vec<u8>>) -> Result<()> {
+        let (_, fate) = self.writer.write(self.encoder, self.kind, &content?)?;
+        self.written += u64::from(fate == Fate::New);
+        Ok(())
     }
 }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::catalogue::reader;
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, FileContent};
+use crate::hears::Hears;
 use crate::id::SessionId;
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, Run};
 use crate::mlflow::schema::ReferenceKind;
@@ -96,7 +96,7 @@ pub fn find(
     reader: &ChunkReader,
     snapshots: &[Snapshot],
     lost: &BTreeSet<Chunk>,
-    cancel: &Cancel,
+    hears: &Hears,
     hurt: &mut dyn FnMut(&str, &Entry, &[Chunk]),
 ) -> Result<Losses> {
     let mut losses = Losses::default();
@@ -110,7 +110,7 @@ pub fn find(
             .collect();
         let roots: Vec<_> = trees.iter().map(|(_, component)| component.root).collect();
         for merged in TreeMerge::open(reader, name, &roots, b"", Shared::Read) {
-            cancel.check()?;
+            hears.check()?;
             match merged? {
                 Merged::Unreadable(of, error) => {
                     of.iter().for_each(|tree| losses.add(Lost::branch(trees[*tree].0, name, &error)));
@@ -128,7 +128,7 @@ pub fn find(
     }
     for (id, (named, _)) in &mut losses.of {
         if let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.id == *id) {
-            name_owners(reader, snapshot, named, cancel)?;
+            name_owners(reader, snapshot, named, hears)?;
         }
     }
     Ok(losses)
@@ -166,18 +166,18 @@ fn is_lost(reader: &ChunkReader, file: &FileContent, chunk: &Chunk, lost: &BTree
 }
 
 /// Writes to losses of a deployment's snapshot whose they are.
-fn name_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], cancel: &Cancel) -> Result<()> {
+fn name_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], hears: &Hears) -> Result<()> {
     if snapshot.record.deployment.is_none() {
         return Ok(());
     }
-    match find_owners(reader, snapshot, losses, cancel) {
+    match find_owners(reader, snapshot, losses, hears) {
         Err(error) if !error.is_damage() => Err(error),
         _ => Ok(()),
     }
 }
 
 /// References are read before runs, and runs before experiments, of which only those that matter are kept.
-fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], cancel: &Cancel) -> Result<()> {
+fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], hears: &Hears) -> Result<()> {
     let mut by_place: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
     for (number, lost) in losses.iter().enumerate() {
         if let Some(path) = &lost.path {
@@ -185,7 +185,7 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], c
         }
     }
     let mut runs: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    reader::for_each(reader, snapshot, REFERENCES, cancel, &mut |reference: Reference| {
+    reader::for_each(reader, snapshot, REFERENCES, &hears.cancel, &mut |reference: Reference| {
         let (Some(component), Some(path)) = (&reference.component, &reference.path) else { return Ok(()) };
         let below = by_place
             .range((component.clone(), path.clone())..)
@@ -200,13 +200,13 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], c
         Ok(())
     })?;
     let mut experiments: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    reader::for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
+    reader::for_each(reader, snapshot, "runs", &hears.cancel, &mut |run: Run| {
         if let Some(numbers) = runs.get(&run.run_id) {
             experiments.entry(run.experiment_id).or_default().extend(numbers);
         }
         Ok(())
     })?;
-    reader::for_each(reader, snapshot, "experiments", cancel, &mut |experiment: Experiment| {
+    reader::for_each(reader, snapshot, "experiments", &hears.cancel, &mut |experiment: Experiment| {
         let text = format!("experiment {:?}", experiment.name);
         for number in experiments.get(&experiment.experiment_id).into_iter().flatten() {
             losses[*number].of.push(text.clone());

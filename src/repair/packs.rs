@@ -13,18 +13,19 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::{ChunkWriter, Fate};
+use crate::chunks::writing_session::WritingSession;
 use crate::compress::Encoder;
 use crate::error::Result;
+use crate::hears::Hears;
 use crate::id::PackId;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repair::losses::{self, Losses, Lost};
 use crate::repair::replace::{Replacer, Wanted};
 use crate::repair::survey::{self, Chunk, DamagedPack, Survey};
 use crate::repository::index_sync::Place;
-use crate::repository::session::{self, Session};
+use crate::repository::session;
 use crate::repository::{Repository, layout};
 
 /// How to repair.
@@ -95,18 +96,17 @@ pub struct Report {
 pub fn run(
     repository: &Arc<Repository>,
     options: &Options,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Report> {
     repository.access().require_maintainer("repair packs")?;
-    let survey = survey::take(repository, &options.packs, monitor.as_ref(), cancel)?;
+    let survey = survey::take(repository, &options.packs, hears)?;
     let mut report = Report {
         packs_read: survey.packs,
         bytes_read: survey.bytes,
         damaged: survey.damaged.iter().map(Damaged::from).collect(),
         ..Report::default()
     };
-    let repair = Repair { repository, options, monitor, cancel };
+    let repair = Repair { repository, options, hears };
     let (losses, wanted) = repair.look_at_snapshots(&survey.lost)?;
     let is_needed = !survey.damaged.is_empty() || losses.count() > 0;
     let (losses, lost) = match options.dry_run || !is_needed {
@@ -122,18 +122,17 @@ pub fn run(
 struct Repair<'a> {
     repository: &'a Arc<Repository>,
     options: &'a Options,
-    monitor: &'a Arc<dyn Monitor>,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
 }
 
 impl Repair<'_> {
     /// Finds out what lost chunks cost, and which files lack what.
     fn look_at_snapshots(&self, lost: &BTreeSet<Chunk>) -> Result<(Losses, Wanted)> {
-        self.monitor.phase("look at snapshots", None, None);
+        self.hears.monitor.phase("look at snapshots", None, None);
         let reader = ChunkReader::new(Arc::clone(self.repository));
-        let snapshots = survey::snapshots(self.repository, self.monitor.as_ref())?;
+        let snapshots = survey::snapshots(self.repository, self.hears)?;
         let mut wanted = Wanted::new(lost.clone());
-        let losses = losses::find(&reader, &snapshots, lost, self.cancel, &mut |component, entry, lacking| {
+        let losses = losses::find(&reader, &snapshots, lost, self.hears, &mut |component, entry, lacking| {
             wanted.add(component, entry, lacking);
         })?;
         Ok((losses, wanted))
@@ -142,19 +141,11 @@ impl Repair<'_> {
     /// Marks the damaged packs, then stores what can be had of them. Returns what is lost in the end.
     fn mend(&self, survey: &Survey, wanted: Wanted, report: &mut Report) -> Result<(Losses, BTreeSet<Chunk>)> {
         report.packs_marked = self.mark(&survey.damaged)?;
-        let session = Arc::new(Session::begin(self.repository, "repair packs")?);
-        let writer = ChunkWriter::new(Arc::clone(self.repository), Arc::clone(&session), Arc::clone(self.monitor));
-        let stored = self.store(&survey.damaged, &writer, wanted, report);
-        let finished = writer.finish();
-        match (stored, finished) {
-            (Ok(()), Ok(written)) => report.bytes_written = written.stored_bytes,
-            (Err(error), _) | (_, Err(error)) => {
-                // Without an answer the session stays open until a prune ends it.
-                let _ = session.close(self.repository, "the repair failed");
-                return Err(error);
-            }
-        }
-        session.close(self.repository, "packs were repaired")?;
+        let session = WritingSession::begin(self.repository, "repair", self.hears)?;
+        self.store(&survey.damaged, session.writer(), wanted, report)?;
+        let (session, written) = session.finish()?;
+        report.bytes_written = written.stored_bytes;
+        session.close("packs were repaired")?;
         let lost = survey::still_lost(self.repository, &survey.lost)?;
         Ok((self.look_at_snapshots(&lost)?.0, lost))
     }
@@ -170,15 +161,15 @@ impl Repair<'_> {
     }
 
     fn store(&self, damaged: &[DamagedPack], writer: &ChunkWriter, wanted: Wanted, report: &mut Report) -> Result<()> {
-        self.monitor.phase("save chunks", Some(damaged.len() as u64), None);
+        self.hears.monitor.phase("save chunks", Some(damaged.len() as u64), None);
         let reader = ChunkReader::new(Arc::clone(self.repository));
         let mut encoder = Encoder::default();
         for pack in damaged {
-            self.cancel.check()?;
+            self.hears.check()?;
             report.chunks_saved += self.save(pack, &reader, writer, &mut encoder)?;
-            self.monitor.count(Counter::Entries, 1);
+            self.hears.monitor.count(Counter::Entries, 1);
         }
-        let mut replacer = Replacer::new(self.repository, writer, wanted, self.monitor.as_ref(), self.cancel);
+        let mut replacer = Replacer::new(writer, wanted, self.hears);
         self.options.from.iter().try_for_each(|other| replacer.take_from(other))?;
         if let Some(directory) = &self.options.source {
             replacer.take_from_directory(directory)?;

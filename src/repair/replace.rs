@@ -6,21 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
-use crate::chunks::cut::{self, Window};
+use crate::chunks::content::{Intake, Tools};
 use crate::chunks::reader::ChunkReader;
-use crate::chunks::writer::{ChunkWriter, Fate};
-use crate::compress::Encoder;
+use crate::chunks::writer::ChunkWriter;
 use crate::error::{Error, Result};
-use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry};
+use crate::hears::Hears;
 use crate::id::Digest;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repair::survey::Chunk;
 use crate::repository::Repository;
 use crate::trees::contents::shown_path;
@@ -66,35 +64,17 @@ impl Wanted {
 
 /// Offers content to a session.
 pub struct Replacer<'a> {
-    repository: &'a Arc<Repository>,
     writer: &'a ChunkWriter,
     wanted: Wanted,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
-    encoder: Encoder,
-    window: Window,
+    hears: &'a Hears,
+    tools: Tools,
     replaced: u64,
 }
 
 impl<'a> Replacer<'a> {
     /// Prepares to store what is wanted.
-    pub fn new(
-        repository: &'a Arc<Repository>,
-        writer: &'a ChunkWriter,
-        wanted: Wanted,
-        monitor: &'a dyn Monitor,
-        cancel: &'a Cancel,
-    ) -> Self {
-        Self {
-            repository,
-            writer,
-            wanted,
-            monitor,
-            cancel,
-            encoder: Encoder::default(),
-            window: Window::default(),
-            replaced: 0,
-        }
+    pub fn new(writer: &'a ChunkWriter, wanted: Wanted, hears: &'a Hears) -> Self {
+        Self { writer, wanted, hears, tools: Tools::default(), replaced: 0 }
     }
 
     /// Returns how many chunks were stored.
@@ -104,7 +84,7 @@ impl<'a> Replacer<'a> {
 
     /// Looks in all snapshots of another repository for files of the same size and digest.
     pub fn take_from(&mut self, other: &Arc<Repository>) -> Result<()> {
-        self.monitor.phase("look in the other repository", None, None);
+        self.hears.monitor.phase("look in the other repository", None, None);
         let reader = ChunkReader::new(Arc::clone(other));
         let snapshots = other.list_snapshots()?.snapshots;
         let components: Vec<_> = snapshots.iter().flat_map(|snapshot| &snapshot.record.components).collect();
@@ -112,8 +92,8 @@ impl<'a> Replacer<'a> {
         for name in names {
             let roots: Vec<_> = components.iter().filter(|it| it.name == name).map(|it| it.root).collect();
             for merged in TreeMerge::open(&reader, name, &roots, b"", Shared::Read) {
-                self.cancel.check()?;
-                self.monitor.count(Counter::Entries, 1);
+                self.hears.check()?;
+                self.hears.monitor.count(Counter::Entries, 1);
                 let Merged::Entries(entries) = merged? else { continue };
                 entries.iter().try_for_each(|(_, entry)| self.take_entry(&reader, entry))?;
             }
@@ -126,8 +106,8 @@ impl<'a> Replacer<'a> {
         let Some(content) = entry.file() else { return Ok(()) };
         let name = (content.size, content.digest);
         let Some(file) = self.wanted.files.remove(&name) else { return Ok(()) };
-        let cancel = self.cancel;
-        let offered = match FileReader::open(reader, entry, cancel) {
+        let hears = self.hears;
+        let offered = match FileReader::open(reader, entry, &hears.cancel) {
             Ok(mut content) => self.offer(&file, &mut content),
             Err(error) => Err(error),
         };
@@ -135,7 +115,7 @@ impl<'a> Replacer<'a> {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error @ (Error::Source { .. } | Error::Damaged { .. } | Error::MissingChunk { .. })) => {
-                self.monitor.note(&format!("{:?} of the other repository is of no use: {error}", entry.path_text()));
+                self.hears.monitor.note(&format!("{:?} of the other repository is of no use: {error}", entry.path_text()));
             }
             Err(error) => return Err(error),
         }
@@ -145,10 +125,10 @@ impl<'a> Replacer<'a> {
 
     /// Looks in a directory for the files under their paths, with and without the name of their component.
     pub fn take_from_directory(&mut self, directory: &Path) -> Result<()> {
-        self.monitor.phase("look in the directory", Some(self.wanted.files.len() as u64), None);
+        self.hears.monitor.phase("look in the directory", Some(self.wanted.files.len() as u64), None);
         for (name, file) in std::mem::take(&mut self.wanted.files) {
-            self.cancel.check()?;
-            self.monitor.count(Counter::Entries, 1);
+            self.hears.check()?;
+            self.hears.monitor.count(Counter::Entries, 1);
             if !self.take_file(directory, name.0, &file)? {
                 self.wanted.files.insert(name, file);
             }
@@ -171,7 +151,7 @@ impl<'a> Replacer<'a> {
             match offered {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
-                Err(error @ Error::Source { .. }) => self.monitor.note(&error.to_string()),
+                Err(error @ Error::Source { .. }) => self.hears.monitor.note(&error.to_string()),
                 Err(error) => return Err(error),
             }
         }
@@ -182,28 +162,17 @@ impl<'a> Replacer<'a> {
     /// file's digest says.
     fn offer(&mut self, file: &WantedFile, content: &mut dyn Read) -> Result<bool> {
         let Some(expected) = file.entry.file() else { return Ok(false) };
-        let mut refs = Vec::new();
-        let (chunker, mut window) = (self.repository.chunker(), std::mem::take(&mut self.window));
-        let cut = cut::read_chunks(chunker, &mut window, content, |_, plain| {
-            self.take_chunk(expected.kind, plain, &mut refs).map_err(io::Error::other)
-        });
-        self.window = window;
-        let is_same = cut.map_err(|error| failed(file, error))?.digest == expected.digest;
+        let (kind, chunks) = (expected.kind, &self.wanted.chunks);
+        let intake = Intake::new(self.writer, kind, self.hears);
+        let taken = intake
+            .take_wanted(&mut self.tools, content, &|id| chunks.contains(&(kind, *id)))
+            .map_err(|error| error.into_error(file.entry.path_text()))?;
+        self.replaced += taken.new;
+        let is_same = taken.is(expected);
         if is_same && file.lacks_list {
-            self.store_list(file, refs)?;
+            self.store_list(file, taken.chunks)?;
         }
         Ok(is_same)
-    }
-
-    fn take_chunk(&mut self, kind: BlobKind, plain: &[u8], refs: &mut Vec<ChunkRef>) -> Result<()> {
-        self.cancel.check()?;
-        let id = self.repository.keys().chunk_id(kind as u8, plain);
-        refs.push(ChunkRef { id, len: plain.len() as u32 });
-        if self.wanted.chunks.contains(&(kind, id)) {
-            let (_, fate) = self.writer.write(&mut self.encoder, kind, plain)?;
-            self.replaced += u64::from(fate == Fate::New);
-        }
-        Ok(())
     }
 
     fn store_list(&mut self, file: &WantedFile, refs: Vec<ChunkRef>) -> Result<()> {
@@ -215,13 +184,6 @@ impl<'a> Replacer<'a> {
         TreeWriter::new(self.writer).make_indirect(&mut entry)?;
         self.replaced += self.writer.written().chunks - before;
         Ok(())
-    }
-}
-
-fn failed(file: &WantedFile, source: io::Error) -> Error {
-    match source.downcast::<Error>() {
-        Ok(error) => error,
-        Err(source) => Error::source("read", file.entry.path_text(), source),
     }
 }
 

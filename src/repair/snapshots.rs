@@ -11,22 +11,22 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
+use crate::chunks::writing_session::WritingSession;
 use crate::compress::Encoder;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::deployment::{DeploymentRecord, Verdict};
 use crate::format::snapshot::{Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord};
 use crate::format::tree::{Entry, EntryKind};
+use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
 use crate::mlflow::catalogue::CATALOGUE;
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::repair::losses::{self, Lost};
 use crate::repair::survey::{self, Chunk};
 use crate::repository::Repository;
-use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, select};
 use crate::trees::contents::entry_at;
 use crate::trees::reader::{TreeReader, for_each_chunk_of};
@@ -84,9 +84,9 @@ pub struct Repaired {
 
 /// Finds out which snapshots have lost something: all packs are read. `names` are snapshots as users call them; without
 /// any, all are looked at. Nothing is written. Needs a maintainer's key.
-pub fn plan(repository: &Arc<Repository>, names: &[String], monitor: &dyn Monitor, cancel: &Cancel) -> Result<Plan> {
+pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Result<Plan> {
     repository.access().require_maintainer("repair snapshots")?;
-    let all = survey::snapshots(repository, monitor)?;
+    let all = survey::snapshots(repository, hears)?;
     let mut chosen = Vec::new();
     for name in names {
         let found = &all[select(&all, name)?];
@@ -94,10 +94,10 @@ pub fn plan(repository: &Arc<Repository>, names: &[String], monitor: &dyn Monito
             chosen.push(found.clone());
         }
     }
-    let survey = survey::take(repository, &[], monitor, cancel)?;
-    monitor.phase("look at snapshots", None, None);
+    let survey = survey::take(repository, &[], hears)?;
+    hears.monitor.phase("look at snapshots", None, None);
     let reader = ChunkReader::new(Arc::clone(repository));
-    let mut losses = losses::find(&reader, &all, &survey.lost, cancel, &mut |_, _, _| {})?;
+    let mut losses = losses::find(&reader, &all, &survey.lost, hears, &mut |_, _, _| {})?;
     let is_hurt: BTreeSet<SessionId> = losses.of.keys().copied().collect();
     let looked_at = if names.is_empty() { &all } else { &chosen };
     let mut hurt = Vec::new();
@@ -120,73 +120,48 @@ pub fn run(
     repository: &Arc<Repository>,
     plan: &Plan,
     forget: bool,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Vec<Repaired>> {
     let mut repaired = Vec::new();
-    monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
+    hears.monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
     for hurt in &plan.hurt {
-        cancel.check()?;
+        hears.check()?;
         if hurt.repaired_as.is_none() {
-            repaired.push(write_anew(repository, plan, hurt, monitor, cancel)?);
+            repaired.push(write_anew(repository, plan, hurt, hears)?);
         }
         if forget {
             repository.forget(&hurt.snapshot, "it was repaired")?;
         }
-        monitor.count(Counter::Entries, 1);
+        hears.monitor.count(Counter::Entries, 1);
     }
     Ok(repaired)
 }
 
-fn write_anew(
-    repository: &Arc<Repository>,
-    plan: &Plan,
-    hurt: &Hurt,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Repaired> {
-    let session = Arc::new(Session::begin(repository, "repair snapshots")?);
-    let result = commit_anew(repository, &session, plan, hurt, monitor, cancel);
-    if result.is_err() {
-        // Without an answer the session stays open until a prune ends it.
-        let _ = session.close(repository, "the repair failed");
-    }
-    result
-}
-
-fn commit_anew(
-    repository: &Arc<Repository>,
-    session: &Arc<Session>,
-    plan: &Plan,
-    hurt: &Hurt,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-) -> Result<Repaired> {
+fn write_anew(repository: &Arc<Repository>, plan: &Plan, hurt: &Hurt, hears: &Hears) -> Result<Repaired> {
+    let session = WritingSession::begin(repository, "repair", hears)?;
     let list = repository.list_snapshots()?.snapshots;
     let original = &list[select(&list, &hurt.snapshot.to_string())?];
-    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(monitor));
     let mut copy = Copy {
         reader: ChunkReader::new(Arc::clone(repository)),
-        writer: &writer,
+        writer: session.writer(),
         encoder: Encoder::default(),
         lost: &plan.lost,
         snapshot: hurt.snapshot,
         losses: Vec::new(),
-        cancel,
+        hears,
     };
-    let components: Result<Vec<_>> = original.record.components.iter().map(|it| copy.component(it)).collect();
+    let components = original.record.components.iter().map(|it| copy.component(it)).collect::<Result<Vec<_>>>()?;
     let losses = std::mem::take(&mut copy.losses);
-    let finished = writer.finish();
-    let components = components?;
-    finished?;
+    let (session, _) = session.finish()?;
     let mut record = original.record.clone();
     record.components = components;
     record.seen = list.iter().map(|snapshot| snapshot.id).collect();
     record.more.insert(REPAIRED_FROM.to_owned(), serde_json::json!(hurt.snapshot));
     confess(&mut record, &losses, &hurt.lost);
     let entries = record.components.iter().map(|component| component.entries).sum();
-    session.commit(repository, record)?;
-    Ok(Repaired { was: hurt.snapshot, is: session.id, entries, lost_count: losses.len() as u64 })
+    // The broken snapshot is forgotten only after this.
+    let is = session.commit(record)?;
+    Ok(Repaired { was: hurt.snapshot, is, entries, lost_count: losses.len() as u64 })
 }
 
 /// Writes into a record what is lost. Whose it was stands in `named`.
@@ -229,7 +204,7 @@ struct Copy<'a> {
     lost: &'a BTreeSet<Chunk>,
     snapshot: SessionId,
     losses: Vec<Lost>,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
 }
 
 impl Copy<'_> {
@@ -241,7 +216,7 @@ impl Copy<'_> {
         match TreeReader::open(&walked, &component.name, &component.root) {
             Ok(entries) => {
                 for entry in entries {
-                    self.cancel.check()?;
+                    self.hears.check()?;
                     match entry {
                         Ok(entry) => self.entry(component, entry, &mut tree)?,
                         Err(error) if error.is_damage() => self.lose_branch(component, &error),

@@ -6,27 +6,22 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::budget::Budget;
-use crate::cancel::Cancel;
-use crate::chunks::pack_reader;
 use crate::chunks::reader::ChunkReader;
-use crate::error::{Error, Fault, Result};
+use crate::chunks::verify::{PackFault, PackVerifier};
+use crate::error::{self, Error, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, Segment};
+use crate::hears::Hears;
 use crate::id::{ChunkId, PackId};
-use crate::monitor::{Counter, Monitor};
+use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::index_sync::{self, Place};
+use crate::repository::index_sync;
 use crate::repository::session::StoredPacks;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout, session};
 
 /// Packs that are looked at before the next segment is read.
 const BATCH_PACKS: usize = 256;
-/// Beside a pack's own bytes, one sealed chunk and two open ones.
-const CHUNK_COPIES: u64 = 3;
 
 /// A chunk and the kind of pack that it is in.
 pub type Chunk = (BlobKind, ChunkId);
@@ -68,16 +63,15 @@ pub struct Survey {
 ///
 /// Fails with [`Error::Refused`] while a segment is damaged, and with [`Error::NotFound`] if no segment names a pack
 /// that was asked for. Needs a key that reads content.
-pub fn take(repository: &Arc<Repository>, only: &[PackId], monitor: &dyn Monitor, cancel: &Cancel) -> Result<Survey> {
+pub fn take(repository: &Arc<Repository>, only: &[PackId], hears: &Hears) -> Result<Survey> {
     repository.access().data_secret()?;
+    let reader = ChunkReader::new(Arc::clone(repository));
     let look = Look {
         repository,
-        reader: ChunkReader::new(Arc::clone(repository)),
-        budget: Budget::new(repository.memory_plan().chunk_bytes),
-        monitor,
-        cancel,
+        verifier: PackVerifier::new(&reader),
+        hears,
     };
-    monitor.phase("read packs", None, None);
+    hears.monitor.phase("read packs", None, None);
     let mut survey = Survey::default();
     let mut seen = HashSet::new();
     for kind in BlobKind::ALL {
@@ -107,18 +101,29 @@ pub fn still_lost(repository: &Arc<Repository>, chunks: &BTreeSet<Chunk>) -> Res
 }
 
 /// Returns the listed snapshots. One whose record cannot be read is named: nothing is known of it.
-pub fn snapshots(repository: &Repository, monitor: &dyn Monitor) -> Result<Vec<Snapshot>> {
+pub fn snapshots(repository: &Repository, hears: &Hears) -> Result<Vec<Snapshot>> {
     let list = repository.list_snapshots()?;
-    list.damaged.iter().for_each(|error| monitor.note(&format!("It cannot be repaired: {error}")));
+    list.damaged.iter().for_each(|error| hears.monitor.note(&format!("It cannot be repaired: {error}")));
     Ok(list.snapshots)
+}
+
+/// What is wrong with a pack.
+struct Fault {
+    reason: String,
+    /// Those of its chunks that cannot be read from it.
+    unreadable: HashSet<ChunkId>,
+}
+
+impl Fault {
+    fn of_all(pack: &IndexedPack, reason: String) -> Self {
+        Self { reason, unreadable: pack.chunks.iter().map(|chunk| chunk.id).collect() }
+    }
 }
 
 struct Look<'a> {
     repository: &'a Arc<Repository>,
-    reader: ChunkReader,
-    budget: Budget,
-    monitor: &'a dyn Monitor,
-    cancel: &'a Cancel,
+    verifier: PackVerifier<'a>,
+    hears: &'a Hears,
 }
 
 impl Look<'_> {
@@ -128,7 +133,7 @@ impl Look<'_> {
         let stored = session::stored_packs(self.repository, kind)?;
         let mut batch = Vec::new();
         for listed in &segments {
-            self.cancel.check()?;
+            self.hears.check()?;
             let Some(segment) = self.segment(kind, &listed.key)? else { continue };
             let wanted = |pack: &IndexedPack| only.is_empty() || only.contains(&pack.id);
             batch.extend(segment.packs.into_iter().filter(|pack| wanted(pack) && seen.insert(pack.id)));
@@ -143,7 +148,7 @@ impl Look<'_> {
     fn segment(&self, kind: BlobKind, key: &str) -> Result<Option<Segment>> {
         let Some(id) = layout::segment_of(kind, key) else { return Ok(None) };
         let bytes = match self.repository.backend().read(key) {
-            Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
+            Err(error) if error.fault() == Some(error::Fault::NotFound) => return Ok(None),
             bytes => bytes?,
         };
         let opened = index_sync::open_segment(self.repository.keys(), self.repository.id(), kind, &id, &bytes);
@@ -154,15 +159,14 @@ impl Look<'_> {
     }
 
     fn batch(&self, kind: BlobKind, packs: Vec<IndexedPack>, stored: &StoredPacks, survey: &mut Survey) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = cores.max(self.repository.backend().concurrency());
+        let threads = self.repository.thread_plan().fetching;
         let examined = parallel::map(&packs, threads, |pack| self.examine(kind, pack, stored));
         for (pack, fault) in packs.into_iter().zip(examined) {
             survey.packs += 1;
             survey.bytes += stored.get(&pack.id).copied().unwrap_or(0);
-            if let Some((reason, unreadable)) = fault? {
+            if let Some(Fault { reason, unreadable }) = fault? {
                 let damaged = DamagedPack { kind, pack, reason, unreadable };
-                self.monitor.problem(&damaged.key(), &damaged.reason);
+                self.hears.monitor.problem(&damaged.key(), &damaged.reason);
                 survey.damaged.push(damaged);
             }
         }
@@ -170,54 +174,32 @@ impl Look<'_> {
     }
 
     /// Returns what is wrong with a pack, and which of its chunks cannot be read from it.
-    fn examine(
-        &self,
-        kind: BlobKind,
-        pack: &IndexedPack,
-        stored: &StoredPacks,
-    ) -> Result<Option<(String, HashSet<ChunkId>)>> {
-        self.cancel.check()?;
-        let all = || pack.chunks.iter().map(|chunk| chunk.id).collect();
-        let Some(size) = stored.get(&pack.id) else { return Ok(Some(("it is missing".to_owned(), all()))) };
-        let _permit = self.budget.take(size + CHUNK_COPIES * self.repository.config().chunk_len_max());
-        let key = layout::pack(kind, &pack.id);
-        let look = || -> Result<Option<(String, HashSet<ChunkId>)>> {
-            match self.repository.backend().read(&key) {
-                Ok(bytes) => self.compare(kind, pack, &bytes),
-                Err(error) if error.is_damage() => Ok(Some((error.to_string(), all()))),
-                Err(error) => Err(error),
-            }
-        };
-        self.monitor.count(Counter::Entries, 1);
-        self.monitor.count(Counter::Bytes, *size);
-        match look()? {
+    fn examine(&self, kind: BlobKind, pack: &IndexedPack, stored: &StoredPacks) -> Result<Option<Fault>> {
+        self.hears.check()?;
+        let Some(size) = stored.get(&pack.id) else { return Ok(Some(Fault::of_all(pack, "it is missing".to_owned()))) };
+        self.hears.monitor.count(Counter::Entries, 1);
+        self.hears.monitor.count(Counter::Bytes, *size);
+        // Twice: what is wrong with one reading only is no reason to mark a pack.
+        match self.look(kind, pack, *size)? {
             None => Ok(None),
-            Some(_) => look(),
+            Some(_) => self.look(kind, pack, *size),
         }
     }
 
-    fn compare(&self, kind: BlobKind, pack: &IndexedPack, bytes: &Bytes) -> Result<Option<(String, HashSet<ChunkId>)>> {
-        let fault = if bytes.len() as u64 != pack.len {
-            Some(format!("it has {} bytes, not {}", bytes.len(), pack.len))
-        } else if !pack_reader::is_named_after(&pack.id, bytes) {
-            Some("its bytes do not hash to its name".to_owned())
-        } else {
-            None
+    fn look(&self, kind: BlobKind, pack: &IndexedPack, size: u64) -> Result<Option<Fault>> {
+        let findings = match self.verifier.read(kind, pack, size) {
+            Ok((_, findings)) => findings,
+            Err(error) if error.is_damage() => return Ok(Some(Fault::of_all(pack, error.to_string()))),
+            Err(error) => return Err(error),
         };
-        let mut unreadable = HashSet::new();
-        for place in Place::all_in(kind, pack) {
-            match self.reader.open_in(&place, bytes) {
-                Ok(_) => {}
-                Err(error) if error.is_damage() => drop(unreadable.insert(place.header.id)),
-                Err(error) => return Err(error),
+        // Where only the index and the pack's directory disagree, the index is to be repaired, not the pack.
+        let bytes_are_wrong = findings.fault.as_ref().is_some_and(PackFault::is_of_bytes);
+        match findings.reason() {
+            Some(reason) if bytes_are_wrong || !findings.unreadable.is_empty() => {
+                Ok(Some(Fault { reason, unreadable: findings.unreadable }))
             }
+            _ => Ok(None),
         }
-        if fault.is_none() && unreadable.is_empty() {
-            return Ok(None);
-        }
-        let fault = fault.unwrap_or_else(|| "what is in it does not open".to_owned());
-        let reason = format!("{fault}; {} of its {} chunks cannot be read", unreadable.len(), pack.chunks.len());
-        Ok(Some((reason, unreadable)))
     }
 
     fn lost_of(&self, damaged: &[DamagedPack]) -> Result<BTreeSet<Chunk>> {

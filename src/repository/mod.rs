@@ -10,6 +10,7 @@ pub mod memory_plan;
 pub mod notes;
 pub mod session;
 pub mod snapshots;
+pub mod thread_plan;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::{Access, NewSlot};
 use crate::repository::memory_plan::MemoryPlan;
 use crate::repository::snapshots::Remembered;
+use crate::repository::thread_plan::ThreadPlan;
 
 /// How a repository is opened.
 #[derive(Clone)]
@@ -235,6 +237,11 @@ impl Repository {
     /// Returns how memory is divided.
     pub fn memory_plan(&self) -> &MemoryPlan {
         &self.memory_plan
+    }
+
+    /// Returns how many threads an operation uses.
+    pub fn thread_plan(&self) -> ThreadPlan {
+        ThreadPlan::new(self.backend.concurrency())
     }
 
     /// Returns the clock in use.

@@ -92,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Ends the session without a snapshot. What it wrote stays in the index. Needs a maintainer's key.
+    /// Ends the session without a snapshot. What it wrote stays in the index.
     ///
     /// Fails with [`Error::Busy`] if it was voided: then nothing that it wrote may be relied on.
     pub fn close(&self, repository: &Repository, reason: &str) -> Result<()> {

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::budget::Budget;
-use crate::chunks::read_plan::{self, Destination, Span, Want};
+use crate::chunks::fetch::{ChunkFetcher, Destined, Taker};
+use crate::chunks::read_plan::Destination;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::{ChunkRef, Entry, FileContent};
@@ -79,16 +79,10 @@ struct OpenOutput {
     verified: AtomicBool,
 }
 
-impl OpenOutput {
-    fn kind(&self) -> BlobKind {
-        self.entry.file().map_or(BlobKind::Data, |file| file.kind)
-    }
-}
-
 impl DirectoryRestore<'_> {
     /// Restores the files of a batch.
     pub(super) fn restore_batch(&self, batch: FileBatch) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = self.reader.repository().thread_plan().computing;
         let decided = parallel::map(&batch.entries, threads, |entry| {
             self.hears.check()?;
             Ok(self.decide(entry))
@@ -99,7 +93,11 @@ impl DirectoryRestore<'_> {
                 Err(error) => self.problem(&entry, &error.to_string()),
                 Ok(FileDecision::Done) => {}
                 Ok(FileDecision::Write { wants, fresh }) => {
-                    wanted.extend(wants.iter().map(|(chunk, offset)| (*chunk, outputs.len() as u32, *offset)));
+                    let (file, kind) = (outputs.len() as u32, entry.file().map_or(BlobKind::Data, |file| file.kind));
+                    wanted.extend(wants.iter().map(|(chunk, offset)| {
+                        let to = Destination { file, offset: *offset };
+                        Destined { kind, chunk: *chunk, to }
+                    }));
                     outputs.push(OpenOutput {
                         entry,
                         fresh,
@@ -114,7 +112,7 @@ impl DirectoryRestore<'_> {
         if self.options.dry_run {
             return Ok(());
         }
-        self.write(&outputs, wanted)
+        self.write(&outputs, &wanted)
     }
 
     /// Looks at what is there. On the way, counts what a dry run reports.
@@ -228,73 +226,14 @@ impl DirectoryRestore<'_> {
         Ok(wants)
     }
 
-    fn write(&self, outputs: &[OpenOutput], wanted: Vec<(ChunkRef, u32, u64)>) -> Result<()> {
+    fn write(&self, outputs: &[OpenOutput], wanted: &[Destined]) -> Result<()> {
         for output in outputs.iter().filter(|output| output.remaining.load(Ordering::Relaxed) == 0) {
             self.complete(output, &AtomicUsize::new(OPEN_FILES_MAX));
         }
-        let mut wants = Vec::with_capacity(wanted.len());
-        let mut missing = Vec::new();
-        for (chunk, file, offset) in wanted {
-            let kind = outputs[file as usize].kind();
-            let places = self.reader.repository().index().locate(kind, &chunk.id)?;
-            match places.into_iter().next() {
-                Some(place) if place.header.plain_len == chunk.len => {
-                    wants.push(Want { place, to: Destination { file, offset } });
-                }
-                _ => missing.push((chunk, file)),
-            }
-        }
-        for (chunk, file) in missing {
-            let output = &outputs[file as usize];
-            let needed_by = output.entry.path_text();
-            self.fail(output, &Error::MissingChunk { chunk: chunk.id, needed_by });
-        }
-        self.fetch(outputs, read_plan::spans(wants))
-    }
-
-    fn fetch(&self, outputs: &[OpenOutput], spans: Vec<Span>) -> Result<()> {
-        let repository = self.reader.repository();
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = cores.max(repository.backend().concurrency());
-        let budget = Budget::new(repository.memory_plan().chunk_bytes);
+        let range_bytes = self.reader.repository().memory_plan().chunk_bytes;
+        let fetcher = ChunkFetcher::new(self.reader, range_bytes, &self.hears.cancel).telling(self.hears.monitor.as_ref());
         let open_files = AtomicUsize::new(0);
-        let results = parallel::map(&spans, threads, |span| {
-            self.hears.check()?;
-            // The span itself, one open chunk of it, and its decoded form.
-            let _permit = budget.take(span.range.end - span.range.start + 3 * repository.config().chunk_len_max());
-            self.fetch_span(outputs, span, &open_files)
-        });
-        results.into_iter().collect()
-    }
-
-    /// Reads a span and writes its chunks. Only a backend that cannot be reached ends the restore.
-    fn fetch_span(&self, outputs: &[OpenOutput], span: &Span, open_files: &AtomicUsize) -> Result<()> {
-        let read = match self.reader.read_span(&span.pack, span.range.clone()) {
-            Ok((start, bytes)) => {
-                self.hears.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
-                Some((start, bytes))
-            }
-            Err(error) if error.is_damage() => None,
-            Err(error) => return Err(error),
-        };
-        for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
-            let place = &wants[0].place;
-            let from_span = read.as_ref().and_then(|(start, bytes)| {
-                let at = (place.offset - start) as usize;
-                self.reader.open(place, &bytes[at..at + place.header.stored_len as usize]).ok()
-            });
-            let plain = match from_span {
-                Some(plain) => Ok(plain),
-                // Perhaps the chunk stands in another pack too.
-                None => self
-                    .reader
-                    .read(place.pack.kind, &place.header.id, &|| outputs[wants[0].to.file as usize].entry.path_text()),
-            };
-            for want in wants {
-                self.write_chunk(&outputs[want.to.file as usize], want.to.offset, &plain, open_files)?;
-            }
-        }
-        Ok(())
+        fetcher.each(wanted, &|| Writer { run: self, outputs, open_files: &open_files }).map(drop)
     }
 
     fn write_chunk(
@@ -397,6 +336,26 @@ impl DirectoryRestore<'_> {
             self.tally.files_written.fetch_sub(1, Ordering::Relaxed);
             self.problem(&output.entry, &error.to_string());
         }
+    }
+}
+
+/// Writes what is fetched into the files that want it. Only a full disk, or a backend that cannot be reached, ends the
+/// restore.
+struct Writer<'a> {
+    run: &'a DirectoryRestore<'a>,
+    outputs: &'a [OpenOutput],
+    open_files: &'a AtomicUsize,
+}
+
+impl Taker for Writer<'_> {
+    fn needed_by(&self, to: &Destination) -> String {
+        self.outputs[to.file as usize].entry.path_text()
+    }
+
+    fn take(&mut self, to: &[Destination], content: Result<Vec<u8>>) -> Result<()> {
+        to.iter().try_for_each(|to| {
+            self.run.write_chunk(&self.outputs[to.file as usize], to.offset, &content, self.open_files)
+        })
     }
 }
 

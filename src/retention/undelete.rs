@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
+use crate::chunks::writing_session::WritingSession;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -15,7 +16,6 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
 use crate::repository::Repository;
-use crate::repository::session::Session;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
 use crate::trees::reachable::{self, Use};
 
@@ -28,13 +28,18 @@ pub fn undelete(repository: &Arc<Repository>, name: &str, hears: &Hears) -> Resu
     repository.access().data_secret()?;
     // Looked at before there is a session, so that a wrong name leaves nothing behind.
     find_in_trash(&repository.list_snapshots()?, name)?;
-    let session = Arc::new(Session::begin(repository, "undelete")?);
-    let result = commit_anew(repository, &session, name, hears);
-    if result.is_err() {
-        // Without an answer the session stays open until a prune ends it.
-        let _ = session.close(repository, "the undelete failed");
-    }
-    result.map(|snapshot| (snapshot, session.id))
+    let session = WritingSession::begin(repository, "undelete", hears)?;
+    // Again, now that the session is announced: what it relies on is not swept any more.
+    let list = repository.list_snapshots()?;
+    let forgotten = find_in_trash(&list, name)?;
+    hears.monitor.phase("undelete", None, None);
+    secure(repository, session.writer(), &forgotten.record, hears)
+        .map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
+    let (session, _) = session.finish()?;
+    let mut record = forgotten.record;
+    record.seen = list.snapshots.iter().map(|snapshot| snapshot.id).collect();
+    record.more.insert(UNDELETED.to_owned(), serde_json::json!(forgotten.id));
+    Ok((forgotten.id, session.commit(record)?))
 }
 
 fn find_in_trash(list: &SnapshotList, name: &str) -> Result<Snapshot> {
@@ -45,22 +50,6 @@ fn find_in_trash(list: &SnapshotList, name: &str) -> Result<Snapshot> {
         )),
         other => other,
     })
-}
-
-fn commit_anew(repository: &Arc<Repository>, session: &Arc<Session>, name: &str, hears: &Hears) -> Result<SessionId> {
-    let list = repository.list_snapshots()?;
-    let forgotten = find_in_trash(&list, name)?;
-    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(session), Arc::clone(&hears.monitor));
-    hears.monitor.phase("undelete", None, None);
-    let secured = secure(repository, &writer, &forgotten.record, hears);
-    let finished = writer.finish();
-    secured.map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
-    finished?;
-    let mut record = forgotten.record;
-    record.seen = list.snapshots.iter().map(|snapshot| snapshot.id).collect();
-    record.more.insert(UNDELETED.to_owned(), serde_json::json!(forgotten.id));
-    session.commit(repository, record)?;
-    Ok(forgotten.id)
 }
 
 /// Makes sure that every chunk of a snapshot can be relied on, storing those anew that cannot.

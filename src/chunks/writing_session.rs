@@ -1,0 +1,121 @@
+//! A session's life: begun, written in, finished, and ended as a snapshot or void. The only way to write to a repository.
+//!
+//! What must stay true:
+//! - A session that was begun ends, however its work ends: one that is dropped is closed, so that no prune waits for it. Only
+//!   a process that is killed, or a backend that is out of reach, leaves one open, until a prune ends it.
+//! - What was uploaded is indexed before the session ends, also after a failure: the next one finds it.
+//! - Once a commit was tried, nothing else is written under the session's name. The answer may have been lost, and where
+//!   creates may overwrite a void marker would destroy the snapshot.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::chunks::writer::{ChunkWriter, Written};
+use crate::error::Result;
+use crate::format::snapshot::SnapshotRecord;
+use crate::hears::Hears;
+use crate::id::{PackId, SessionId};
+use crate::repository::Repository;
+use crate::repository::session::Session;
+
+/// A session that has begun, and what writes in it.
+pub struct WritingSession {
+    // Dropped in this order: what is still open is uploaded and indexed, then the session is closed.
+    writer: ChunkWriter,
+    guard: Guard,
+}
+
+/// A session whose chunks are all in the backend and indexed.
+pub struct FinishedSession {
+    guard: Guard,
+}
+
+/// Closes the session unless it has ended.
+struct Guard {
+    repository: Arc<Repository>,
+    session: Arc<Session>,
+    purpose: &'static str,
+    is_over: bool,
+}
+
+impl WritingSession {
+    /// Begins a session; `purpose` is for people who wonder what runs.
+    ///
+    /// Fails with [`crate::error::Error::Role`] if the key in use may not write.
+    pub fn begin(repository: &Arc<Repository>, purpose: &'static str, hears: &Hears) -> Result<Self> {
+        Self::begin_without(repository, purpose, [], hears)
+    }
+
+    /// Begins a session for which these packs count as absent: what they hold is stored anew.
+    pub fn begin_without(
+        repository: &Arc<Repository>,
+        purpose: &'static str,
+        disregarded: impl IntoIterator<Item = PackId>,
+        hears: &Hears,
+    ) -> Result<Self> {
+        let mut session = Session::begin(repository, purpose)?;
+        session.disregard(disregarded);
+        let session = Arc::new(session);
+        let guard =
+            Guard { repository: Arc::clone(repository), session: Arc::clone(&session), purpose, is_over: false };
+        let writer = ChunkWriter::new(Arc::clone(repository), session, Arc::clone(&hears.monitor));
+        Ok(Self { writer, guard })
+    }
+
+    /// Returns the session's id, which its snapshot will have.
+    pub fn id(&self) -> SessionId {
+        self.guard.session.id
+    }
+
+    /// Returns when it began, by our clock.
+    pub fn started(&self) -> Timestamp {
+        self.guard.session.started
+    }
+
+    /// Returns whether packs are marked, so that no chunk may be relied on unasked.
+    pub fn must_look_up(&self) -> bool {
+        !self.guard.session.tombstoned.is_empty()
+    }
+
+    /// Returns what stores chunks.
+    pub fn writer(&self) -> &ChunkWriter {
+        &self.writer
+    }
+
+    /// Uploads and indexes what is still open.
+    pub fn finish(self) -> Result<(FinishedSession, Written)> {
+        let Self { writer, guard } = self;
+        let written = writer.finish()?;
+        Ok((FinishedSession { guard }, written))
+    }
+}
+
+impl FinishedSession {
+    /// Commits the snapshot under the session's name: after this it is listed, before this it is not.
+    ///
+    /// Fails with [`crate::error::Error::Busy`] if a prune declared the session void meanwhile.
+    pub fn commit(mut self, record: SnapshotRecord) -> Result<SessionId> {
+        self.guard.is_over = true;
+        self.guard.session.commit(&self.guard.repository, record)?;
+        Ok(self.guard.session.id)
+    }
+
+    /// Ends the session without a snapshot. What it wrote stays in the index.
+    ///
+    /// Fails with [`crate::error::Error::Busy`] if it was declared void meanwhile: then nothing that it wrote may be relied
+    /// on.
+    pub fn close(mut self, reason: &str) -> Result<()> {
+        self.guard.is_over = true;
+        self.guard.session.close(&self.guard.repository, reason)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Without an answer the session stays open until a prune ends it.
+            let _ = self.session.close(&self.repository, &format!("the {} failed", self.purpose));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Every way in which a session can end, and that none of them leaves a prune waiting.
+//!
+//! Method: sessions are begun and ended as operations do it; what stands under the session's name afterwards, and how many
+//! sessions a prune that does not wait finds open, is compared with what that ending promises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlvault::backend::Backend;
+use mlvault::backup::{self, BackupOptions, BackupSource};
+use mlvault::cancel::Cancel;
+use mlvault::chunks::writing_session::WritingSession;
+use mlvault::compress::Encoder;
+use mlvault::error::Error;
+use mlvault::format::BlobKind;
+use mlvault::format::key_slot::Role;
+use mlvault::hears::Hears;
+use mlvault::id::{ChunkId, SessionId};
+use mlvault::prune;
+use mlvault::repository::{Repository, layout, session};
+use tempfile::TempDir;
+
+use crate::support::cli::Runner;
+use crate::support::repo::{Vault, fill, key_file};
+
+/// Prunes without waiting, and ends sessions of this age.
+fn prune(vault: &Vault, session_age_max: Duration) -> prune::Report {
+    let options = prune::Options { wait_max: Duration::ZERO, session_age_max, ..prune::Options::default() };
+    prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap()
+}
+
+/// How many sessions a prune that waits for nobody still finds open.
+fn open_sessions(vault: &Vault) -> u64 {
+    prune(vault, Duration::from_secs(3600)).sessions_open
+}
+
+/// Begins a session and stores a chunk in it.
+fn begin(repository: &Arc<Repository>) -> (WritingSession, ChunkId) {
+    let session = WritingSession::begin(repository, "test", &Hears::nobody()).unwrap();
+    let (chunk, _) = session.writer().write(&mut Encoder::default(), BlobKind::Data, b"written in a session").unwrap();
+    (session, chunk)
+}
+
+fn is_indexed(vault: &Vault, chunk: &ChunkId) -> bool {
+    !vault.open().unwrap().index().locate(BlobKind::Data, chunk).unwrap().is_empty()
+}
+
+fn is_void(vault: &Vault, id: SessionId) -> bool {
+    let list = vault.open().unwrap().list_snapshots().unwrap();
+    assert!(list.damaged.is_empty(), "{:?}", list.damaged);
+    list.voids.contains(&id)
+}
+
+#[test]
+fn a_session_that_commits_is_a_snapshot() {
+    let (vault, _) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "one");
+    let first = vault.backup(directory.path()).unwrap();
+    let repository = vault.open().unwrap();
+    let record = repository.find_snapshot(&first.to_string()).unwrap().record;
+    let (session, _) = begin(&repository);
+    let (session, written) = session.finish().unwrap();
+    assert_eq!(written.chunks, 1);
+    let second = session.commit(record).unwrap();
+    let ids: Vec<_> = vault.open().unwrap().list_snapshots().unwrap().snapshots.iter().map(|it| it.id).collect();
+    assert_eq!(ids, [first, second]);
+    assert_eq!(open_sessions(&vault), 0);
+}
+
+#[test]
+fn a_session_that_is_closed_is_void_and_what_it_wrote_is_indexed() {
+    let (vault, _) = Vault::in_memory();
+    let (session, chunk) = begin(&vault.open().unwrap());
+    let id = session.id();
+    session.finish().unwrap().0.close("done").unwrap();
+    assert!(is_void(&vault, id) && is_indexed(&vault, &chunk));
+    assert_eq!(open_sessions(&vault), 0);
+}
+
+#[test]
+fn a_session_that_is_dropped_is_closed_before_and_after_it_is_finished() {
+    for is_finished in [false, true] {
+        let (vault, _) = Vault::in_memory();
+        let (session, chunk) = begin(&vault.open().unwrap());
+        let id = session.id();
+        match is_finished {
+            true => drop(session.finish().unwrap()),
+            false => drop(session),
+        }
+        assert!(is_void(&vault, id) && is_indexed(&vault, &chunk), "finished: {is_finished}");
+        assert_eq!(open_sessions(&vault), 0);
+    }
+}
+
+#[test]
+fn a_writers_key_closes_its_own_session() {
+    let (vault, _) = Vault::in_memory();
+    let (_, credential) = key_file();
+    vault.open().unwrap().add_key("cron", Role::Writer, &credential).unwrap();
+    let (session, _) = begin(&vault.open_with(&credential).unwrap());
+    let id = session.id();
+    drop(session);
+    assert!(is_void(&vault, id));
+    assert_eq!(open_sessions(&vault), 0);
+}
+
+#[test]
+fn a_session_that_was_voided_from_outside_neither_commits_nor_closes() {
+    let (vault, _) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "one");
+    let snapshot = vault.backup(directory.path()).unwrap();
+    let repository = vault.open().unwrap();
+    let record = repository.find_snapshot(&snapshot.to_string()).unwrap().record;
+    for commits in [true, false] {
+        let (session, _) = begin(&repository);
+        let id = session.id();
+        session::void(&vault.open().unwrap(), &id, "too old").unwrap();
+        let finished = session.finish().unwrap().0;
+        let refused = if commits { finished.commit(record.clone()).map(drop) } else { finished.close("done") };
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        assert!(is_void(&vault, id));
+    }
+}
+
+#[test]
+fn a_session_whose_backend_is_gone_stays_open_until_a_prune_ends_it() {
+    let (vault, memory) = Vault::in_memory();
+    let (session, _) = begin(&vault.open().unwrap());
+    let id = session.id();
+    // As if the process had been killed: it is forgotten without being dropped.
+    std::mem::forget(session);
+    assert_eq!(open_sessions(&vault), 1);
+    let report = prune(&vault, Duration::ZERO);
+    assert_eq!((report.sessions_open, report.sessions_voided), (0, 1));
+    assert!(memory.read(&layout::snapshot(&id)).is_ok() && is_void(&vault, id));
+}
+
+#[test]
+fn a_session_that_is_interrupted_is_closed() {
+    let (vault, _) = Vault::in_memory();
+    let directory = TempDir::new().unwrap();
+    fill(directory.path(), "one");
+    let cancel = Cancel::default();
+    cancel.flag().store(true, std::sync::atomic::Ordering::Relaxed);
+    let what = BackupSource::Paths { paths: vec![directory.path().to_owned()], excludes: Vec::new() };
+    let options =
+        BackupOptions { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
+    let interrupted = backup::run(&vault.open().unwrap(), &options, &Hears { cancel, ..Hears::nobody() });
+    assert!(matches!(interrupted, Err(Error::Interrupted)), "{interrupted:?}");
+    assert_eq!(open_sessions(&vault), 0);
+}
+
+#[test]
+fn a_backup_whose_command_fails_keeps_no_prune_waiting() {
+    let runner = Runner::with_repository();
+    runner.backup();
+    let second = runner.backup();
+    runner.run(["backup", "--command", "exit 3", "--name", "x"]).expect(1);
+    runner.run(["forget", &second, "--force"]).expect(0);
+    let pruned = runner.run(["--json", "prune", "--wait", "1s"]).expect(0).json();
+    assert_eq!((&pruned["report"]["sessions_open"], &pruned["report"]["packs_waiting"]), (&0.into(), &0.into()));
+}
