@@ -235,9 +235,7 @@ fn chunks_in_tombstoned_packs_of_the_target_are_stored_again() {
     let (scene, (target, memory)) = (Scene::new(), Vault::in_memory());
     let (source, repository) = (scene.vault.open().unwrap(), target.open().unwrap());
     let snapshots = source.list_snapshots().unwrap().snapshots;
-    let run = |at: usize| {
-        copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &Hears::nobody()).unwrap()
-    };
+    let run = |at: usize| copy::run(&source, &target.open().unwrap(), &snapshots[at..=at], &Hears::nobody()).unwrap();
     let first = run(0).copied[0].copy;
     let marked: Vec<(BlobKind, String)> = BlobKind::ALL
         .into_iter()

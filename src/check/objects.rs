@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::backend::Listed;
 use crate::check::Check;
-use crate::check::findings::{ProblemKind};
+use crate::check::findings::ProblemKind;
 use crate::error::{Error, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;

@@ -76,9 +76,10 @@ impl PackFindings {
 
     /// Returns what is wrong, in words that fit behind the pack's key; nothing if all is well.
     pub fn reason(&self) -> Option<String> {
-        let told = self.first_reason.as_ref().map(|first| {
-            format!("{} of its {} chunks cannot be read ({first})", self.unreadable.len(), self.chunks)
-        });
+        let told = self
+            .first_reason
+            .as_ref()
+            .map(|first| format!("{} of its {} chunks cannot be read ({first})", self.unreadable.len(), self.chunks));
         match (self.fault.as_ref(), told) {
             (Some(fault), Some(told)) => Some(format!("{fault}; {told}")),
             (fault, told) => fault.map(ToString::to_string).or(told),

@@ -132,12 +132,7 @@ pub fn check(source: &Repository, target: &Repository) -> Result<()> {
 }
 
 /// Copies what a plan says is missing. Damage in the source is told as problems, and goes on with the next snapshot.
-pub fn run(
-    source: &Arc<Repository>,
-    target: &Arc<Repository>,
-    missing: &[Snapshot],
-    hears: &Hears,
-) -> Result<Summary> {
+pub fn run(source: &Arc<Repository>, target: &Arc<Repository>, missing: &[Snapshot], hears: &Hears) -> Result<Summary> {
     check(source, target)?;
     let components = || missing.iter().flat_map(|snapshot| &snapshot.record.components);
     let (entries, bytes) = components()
@@ -215,7 +210,8 @@ impl Copy<'_> {
         let mut record = snapshot.record.clone();
         let (mut bytes_read, mut problems) = (0, 0);
         for component in &mut record.components {
-            let known = parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, &self.hears.monitor));
+            let known =
+                parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, &self.hears.monitor));
             let mut copy = TreeCopy::new(&self.reader, session.writer(), known, self.hears);
             copy.must_look_up = session.must_look_up();
             if let Some(root) = copy.component(snapshot, component)? {

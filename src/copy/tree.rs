@@ -95,12 +95,7 @@ fn is_small(entry: &Entry) -> bool {
 
 impl<'a> TreeCopy<'a> {
     /// Prepares a copy; `known` has what the target has of the component already.
-    pub fn new(
-        from: &'a ChunkReader,
-        to: &'a ChunkWriter,
-        known: Option<Parent<'a>>,
-        hears: &'a Hears,
-    ) -> Self {
+    pub fn new(from: &'a ChunkReader, to: &'a ChunkWriter, known: Option<Parent<'a>>, hears: &'a Hears) -> Self {
         let (tools, bytes_read, problems) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
         Self { from, to, known, must_look_up: false, hears, tools, bytes_read, problems }
     }

@@ -216,7 +216,11 @@ pub fn decode(
     let outcome = decode_record(verified.kind, verified.record)?;
     // A void marker too: a session may end itself. It gives away nothing: whatever stands under a session's name keeps that
     // session from committing, signed or not.
-    if verified.certificate.role.writes_snapshots() { Ok((outcome, verified.certificate)) } else { Err(signed::not_allowed(&verified.certificate)) }
+    if verified.certificate.role.writes_snapshots() {
+        Ok((outcome, verified.certificate))
+    } else {
+        Err(signed::not_allowed(&verified.certificate))
+    }
 }
 
 /// Reads a record without verifying who wrote it. Separate so that it can be fuzzed.
@@ -232,10 +236,10 @@ pub fn decode_record(kind: u8, record: &[u8]) -> Result<Outcome, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::key_slot::Role;
     use crate::crypto::keys::new_secret;
     use crate::crypto::sign;
     use crate::format::key_slot::Grant;
+    use crate::format::key_slot::Role;
     use crate::id::SlotId;
 
     #[test]

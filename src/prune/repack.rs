@@ -98,7 +98,9 @@ impl Mover<'_> {
                 }
                 Err(error) if error.is_damage() => {
                     moved.unreadable += 1;
-                    self.hears.monitor.problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));
+                    self.hears
+                        .monitor
+                        .problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));
                 }
                 Err(error) => return Err(error),
             }

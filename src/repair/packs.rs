@@ -93,11 +93,7 @@ pub struct Report {
 /// Repairs packs. Needs a maintainer's key. Reads all packs that it is to look at.
 ///
 /// Fails with [`crate::error::Error::Busy`] if a prune declared the session void: then it is to be run again.
-pub fn run(
-    repository: &Arc<Repository>,
-    options: &Options,
-    hears: &Hears,
-) -> Result<Report> {
+pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
     repository.access().require_maintainer("repair packs")?;
     let survey = survey::take(repository, &options.packs, hears)?;
     let mut report = Report {

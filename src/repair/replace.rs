@@ -115,7 +115,9 @@ impl<'a> Replacer<'a> {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error @ (Error::Source { .. } | Error::Damaged { .. } | Error::MissingChunk { .. })) => {
-                self.hears.monitor.note(&format!("{:?} of the other repository is of no use: {error}", entry.path_text()));
+                self.hears
+                    .monitor
+                    .note(&format!("{:?} of the other repository is of no use: {error}", entry.path_text()));
             }
             Err(error) => return Err(error),
         }

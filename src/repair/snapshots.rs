@@ -116,12 +116,7 @@ fn is_made_from(snapshot: &Snapshot, original: &SessionId) -> bool {
 
 /// Writes the planned snapshots anew, and with `forget` puts the originals into the trash, also those that were repaired
 /// earlier. Each of these steps is atomic; a repair that was stopped can be run again.
-pub fn run(
-    repository: &Arc<Repository>,
-    plan: &Plan,
-    forget: bool,
-    hears: &Hears,
-) -> Result<Vec<Repaired>> {
+pub fn run(repository: &Arc<Repository>, plan: &Plan, forget: bool, hears: &Hears) -> Result<Vec<Repaired>> {
     let mut repaired = Vec::new();
     hears.monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
     for hurt in &plan.hurt {

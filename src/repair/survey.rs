@@ -66,11 +66,7 @@ pub struct Survey {
 pub fn take(repository: &Arc<Repository>, only: &[PackId], hears: &Hears) -> Result<Survey> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
-    let look = Look {
-        repository,
-        verifier: PackVerifier::new(&reader),
-        hears,
-    };
+    let look = Look { repository, verifier: PackVerifier::new(&reader), hears };
     hears.monitor.phase("read packs", None, None);
     let mut survey = Survey::default();
     let mut seen = HashSet::new();
