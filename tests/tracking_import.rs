@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Result};
 use mlvault::hears::Hears;
-use mlvault::monitor::Silent;
 use mlvault::tracking::export::{ExportOptions, export};
 use mlvault::tracking::import::{
     ImportDataset, ImportExperiment, ImportLoggedModel, ImportPoint, ImportRegisteredModel, ImportRun, ImportSource,
@@ -194,17 +192,17 @@ fn a_deployment_moves_to_another_server_and_a_second_import_makes_nothing_twice(
 
     let new = MlflowServer::start_with(&MlflowOptions::default());
     let client = client(&new.uri(), &[]);
-    let interrupted = import(&client, &source, &Silent, &Cancel::default());
+    let interrupted = import(&client, &source, &Hears::nobody());
     assert!(matches!(interrupted, Err(Error::Interrupted)), "the source fails in the middle of the first sweep");
     source.runs_max = usize::MAX;
-    let report = import(&client, &source, &Silent, &Cancel::default()).unwrap();
+    let report = import(&client, &source, &Hears::nobody()).unwrap();
     assert!(report.left_out.is_empty() && report.copies_needed.is_empty(), "{report:?}");
     assert!(report.already_there["runs"] > 0);
     new.verify(&record, &["--new-ids", "--skip", "traces", "--skip", "evaluation_sets"]);
     let version = "demand-forecaster/2";
     assert_eq!(report.ids.versions[version], version, "version 1 was deleted, and the others keep their numbers");
 
-    let again = import(&client, &source, &Silent, &Cancel::default()).unwrap();
+    let again = import(&client, &source, &Hears::nobody()).unwrap();
     assert!(again.created.is_empty() && again.files == 0, "{again:?}");
     assert_eq!(again.ids, report.ids);
 }
@@ -226,7 +224,7 @@ fn what_the_server_has_already_is_left_alone_and_told_of() {
          client.create_experiment('shared', tags={'of': 'new'})\n\
          client.create_registered_model('model', tags={'of': 'new'})",
     );
-    let report = import(&client(&new.uri(), &[]), &source, &Silent, &Cancel::default()).unwrap();
+    let report = import(&client(&new.uri(), &[]), &source, &Hears::nobody()).unwrap();
     let left_out: Vec<&str> = report.left_out.iter().map(|note| note.what.as_str()).collect();
     assert_eq!(left_out, ["experiment \"gone\"", "registered model \"model\""]);
     let changed = |what: &str| report.changed.iter().any(|note| note.what.contains(what));

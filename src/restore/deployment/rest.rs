@@ -124,8 +124,7 @@ impl<'a> RestRestore<'a> {
 
     /// Brings it back. Doing it again goes on where it stopped, and makes nothing twice.
     pub fn execute(&self, client: &TrackingClient) -> Result<ImportReport> {
-        let hears = &self.restore.hears;
-        let mut report = import::import(client, self, hears.monitor.as_ref(), &hears.cancel)?;
+        let mut report = import::import(client, self, &self.restore.hears)?;
         report.left_out.extend(self.plan.left_out.iter().cloned());
         Ok(report)
     }

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 pub use self::report::{CopyNeeded, IdMap, ImportReport, LOSSES, Note};
 use super::client::TrackingClient;
-use crate::cancel::Cancel;
 use crate::error::{Error, Fault, Result};
+use crate::hears::Hears;
 use crate::monitor::Monitor;
 
 /// Tag of imported experiments: the id that it had.
@@ -219,10 +219,10 @@ pub trait ImportSource {
 pub fn import(
     client: &TrackingClient,
     source: &dyn ImportSource,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<ImportReport> {
-    let client = client.with_cancel(cancel);
+    let client = client.with_cancel(&hears.cancel);
+    let monitor = hears.monitor.as_ref();
     client.version()?;
     monitor.phase("import", None, None);
     let report = ImportReport { losses: LOSSES.to_vec(), ..ImportReport::default() };
