@@ -216,11 +216,7 @@ pub trait ImportSource {
 /// Brings back what the source has. The report has the new ids, also when this is not the first import.
 ///
 /// An error ends the import where it is; running it again goes on from there. What the server refuses is in the report.
-pub fn import(
-    client: &TrackingClient,
-    source: &dyn ImportSource,
-    hears: &Hears,
-) -> Result<ImportReport> {
+pub fn import(client: &TrackingClient, source: &dyn ImportSource, hears: &Hears) -> Result<ImportReport> {
     let client = client.with_cancel(&hears.cancel);
     let monitor = hears.monitor.as_ref();
     client.version()?;
