@@ -10,7 +10,7 @@ use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
-use mlvault::copy::{self, Choice, Summary};
+use mlvault::copy::{self, Choice, CopySummary};
 use mlvault::error::{Error, Result};
 use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
@@ -71,11 +71,11 @@ impl Scene {
 }
 
 /// Copies all snapshots that are missing, as a new process would.
-fn copy_all(source: &Vault, target: &Vault) -> Result<Summary> {
+fn copy_all(source: &Vault, target: &Vault) -> Result<CopySummary> {
     copy_between(&source.open()?, &target.open()?, Arc::new(Silent))
 }
 
-fn copy_between(source: &Arc<Repository>, target: &Arc<Repository>, monitor: Arc<dyn Monitor>) -> Result<Summary> {
+fn copy_between(source: &Arc<Repository>, target: &Arc<Repository>, monitor: Arc<dyn Monitor>) -> Result<CopySummary> {
     let chosen = Choice::default().among(&source.list_snapshots()?.snapshots, &source.list_notes()?)?;
     let plan = copy::plan(chosen, source.id(), target.id(), &target.list_snapshots()?);
     copy::run(source, target, &plan.missing, &Hears::new(monitor, Cancel::default()))
@@ -134,7 +134,7 @@ fn what_the_target_has_is_neither_read_nor_stored_again() {
     assert_eq!(missing(&scene.vault, &target), 0);
     let watched = Arc::new(WatchedBackend::new(Arc::clone(&target.backend)));
     let again = copy_all(&scene.vault, &target.through(Arc::clone(&watched) as Arc<dyn Backend>)).unwrap();
-    assert_eq!((again, watched.keys_of("create")), (Summary::default(), Vec::new()));
+    assert_eq!((again, watched.keys_of("create")), (CopySummary::default(), Vec::new()));
     // Nor when it lies in the trash.
     let copy = target.open().unwrap().list_snapshots().unwrap().snapshots[0].id;
     target.open().unwrap().forget(&copy, "a test").unwrap();
@@ -266,7 +266,7 @@ fn roles_decide_on_both_sides_and_the_same_repository_is_refused() {
         vault.open_with(&credential).unwrap()
     };
     let (maintainer, monitor) = (scene.vault.open().unwrap(), || Arc::new(Silent) as Arc<dyn Monitor>);
-    let refused = |result: Result<Summary>| assert!(matches!(result, Err(Error::Role { .. })), "{result:?}");
+    let refused = |result: Result<CopySummary>| assert!(matches!(result, Err(Error::Role { .. })), "{result:?}");
     refused(copy_between(&add(&scene.vault, Role::Writer), &target.open().unwrap(), monitor()));
     refused(copy_between(&maintainer, &add(&target, Role::Reader), monitor()));
     assert!(matches!(copy_between(&maintainer, &maintainer, monitor()), Err(Error::Refused(_))));

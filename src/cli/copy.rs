@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde_json::{Value, json};
 
-use mlvault::copy::{Choice, Plan, Summary};
+use mlvault::copy::{Choice, CopyPlan, CopySummary};
 use mlvault::error::Result;
 use mlvault::id::SessionId;
 use mlvault::procedures::copy_snapshots::{CopiedSnapshots, RepositoryPair};
@@ -63,11 +63,11 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     Ok(Outcome::new(code, document(&plan, args.dry_run, &summary), lines(&plan, args.dry_run, &summary)))
 }
 
-fn missing(plan: &Plan) -> impl Iterator<Item = SessionId> {
+fn missing(plan: &CopyPlan) -> impl Iterator<Item = SessionId> {
     plan.missing.iter().map(|snapshot| snapshot.id)
 }
 
-fn document(plan: &Plan, dry_run: bool, summary: &Summary) -> Value {
+fn document(plan: &CopyPlan, dry_run: bool, summary: &CopySummary) -> Value {
     json!({
         "dry_run": dry_run, "missing": missing(plan).collect::<Vec<_>>(), "present": plan.present,
         "copied": summary.copied, "failed": summary.failed, "bytes_read": summary.bytes_read,
@@ -75,7 +75,7 @@ fn document(plan: &Plan, dry_run: bool, summary: &Summary) -> Value {
     })
 }
 
-fn lines(plan: &Plan, dry_run: bool, summary: &Summary) -> Vec<String> {
+fn lines(plan: &CopyPlan, dry_run: bool, summary: &CopySummary) -> Vec<String> {
     let mut lines = Vec::new();
     if dry_run {
         lines.extend(missing(plan).map(|id| format!("Snapshot {} would be copied", id.short())));

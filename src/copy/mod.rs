@@ -26,7 +26,7 @@ use crate::repository::notes::Notes;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
 use crate::repository::{Repository, layout};
 
-use crate::copy::parent::Parent;
+use crate::copy::parent::EarlierCopy;
 use crate::copy::tree::TreeCopy;
 
 /// Which snapshots to copy.
@@ -59,7 +59,7 @@ impl Choice {
 
 /// What there is to copy.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct CopyPlan {
     /// Snapshots that the target lacks, oldest first.
     pub missing: Vec<Snapshot>,
     /// Snapshots that the target has already, or has in its trash.
@@ -69,12 +69,12 @@ pub struct Plan {
 /// Decides what there is to copy.
 ///
 /// A snapshot is known by where its backup was made into, so copies of copies count, and the way back home too.
-pub fn plan(chosen: Vec<Snapshot>, source: RepositoryId, target: RepositoryId, there: &SnapshotList) -> Plan {
+pub fn plan(chosen: Vec<Snapshot>, source: RepositoryId, target: RepositoryId, there: &SnapshotList) -> CopyPlan {
     let trash = there.trash.iter().map(|trashed| &trashed.snapshot);
     let known: HashSet<_> = there.snapshots.iter().chain(trash).map(|known| origin(known, target)).collect();
     let (present, missing) =
         chosen.into_iter().partition::<Vec<_>, _>(|snapshot| known.contains(&origin(snapshot, source)));
-    Plan { missing, present: present.into_iter().map(|snapshot| snapshot.id).collect() }
+    CopyPlan { missing, present: present.into_iter().map(|snapshot| snapshot.id).collect() }
 }
 
 fn origin(snapshot: &Snapshot, repository: RepositoryId) -> (RepositoryId, SessionId) {
@@ -101,7 +101,7 @@ pub struct Failed {
 
 /// What a copy did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct CopySummary {
     /// Snapshots that were copied.
     pub copied: Vec<Copied>,
     /// Snapshots that could not be.
@@ -132,7 +132,12 @@ pub fn check(source: &Repository, target: &Repository) -> Result<()> {
 }
 
 /// Copies what a plan says is missing. Damage in the source is told as problems, and goes on with the next snapshot.
-pub fn run(source: &Arc<Repository>, target: &Arc<Repository>, missing: &[Snapshot], hears: &Hears) -> Result<Summary> {
+pub fn run(
+    source: &Arc<Repository>,
+    target: &Arc<Repository>,
+    missing: &[Snapshot],
+    hears: &Hears,
+) -> Result<CopySummary> {
     check(source, target)?;
     let components = || missing.iter().flat_map(|snapshot| &snapshot.record.components);
     let (entries, bytes) = components()
@@ -140,7 +145,7 @@ pub fn run(source: &Arc<Repository>, target: &Arc<Repository>, missing: &[Snapsh
     hears.monitor.phase("copy", Some(entries), Some(bytes));
     let there = if missing.is_empty() { Vec::new() } else { target.list_snapshots()?.snapshots };
     let reader = ChunkReader::new(Arc::clone(source));
-    let mut copy = Copy { source, target, hears, reader, there, summary: Summary::default() };
+    let mut copy = Copy { source, target, hears, reader, there, summary: CopySummary::default() };
     missing.iter().try_for_each(|snapshot| copy.snapshot(snapshot))?;
     for error in source.index().take_damage().into_iter().chain(target.index().take_damage()) {
         hears.monitor.note(&format!("A part of the index cannot be read, see `mlvault repair index`: {error}"));
@@ -156,7 +161,7 @@ struct Copy<'a> {
     reader: ChunkReader,
     /// Snapshots of the target, as last read.
     there: Vec<Snapshot>,
-    summary: Summary,
+    summary: CopySummary,
 }
 
 impl Copy<'_> {
@@ -204,14 +209,14 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn store(&self, session: &WritingSession, snapshot: &Snapshot) -> Result<Stored> {
+    fn store(&self, session: &WritingSession, snapshot: &Snapshot) -> Result<StoredCopy> {
         let parent_reader = ChunkReader::new(Arc::clone(self.target));
         let parent = self.parent_of(snapshot);
         let mut record = snapshot.record.clone();
         let (mut bytes_read, mut problems) = (0, 0);
         for component in &mut record.components {
-            let known =
-                parent.and_then(|parent| Parent::open(&parent_reader, parent, &component.name, &self.hears.monitor));
+            let known = parent
+                .and_then(|parent| EarlierCopy::open(&parent_reader, parent, &component.name, &self.hears.monitor));
             let mut copy = TreeCopy::new(&self.reader, session.writer(), known, self.hears);
             copy.must_look_up = session.must_look_up();
             if let Some(root) = copy.component(snapshot, component)? {
@@ -221,7 +226,7 @@ impl Copy<'_> {
             problems += copy.problems();
         }
         self.complete(&mut record, snapshot);
-        Ok(Stored { record, bytes_read, problems })
+        Ok(StoredCopy { record, bytes_read, problems })
     }
 
     /// Returns the snapshot of the same source in the target that is most like this one.
@@ -258,7 +263,7 @@ impl Copy<'_> {
 }
 
 /// What was stored of a snapshot, before it is committed.
-struct Stored {
+struct StoredCopy {
     record: SnapshotRecord,
     bytes_read: u64,
     problems: u64,

@@ -15,13 +15,13 @@ use crate::trees::earlier::{self, EarlierTree};
 const COPY: &str = "the earlier copy";
 
 /// The tree of an earlier snapshot in the target, read alongside that of the source.
-pub struct Parent<'a> {
+pub struct EarlierCopy<'a> {
     tree: EarlierTree<'a>,
     /// Reads the target.
     pub reader: &'a ChunkReader,
 }
 
-impl<'a> Parent<'a> {
+impl<'a> EarlierCopy<'a> {
     /// Opens the component's tree, if there is one that can be read.
     pub fn open(
         reader: &'a ChunkReader,

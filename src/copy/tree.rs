@@ -12,7 +12,7 @@ use crate::chunks::content::{self, ContentError, Intake, Tools};
 use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
-use crate::copy::parent::Parent;
+use crate::copy::parent::EarlierCopy;
 use crate::error::{Error, Result};
 use crate::format::snapshot::Component;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent};
@@ -43,7 +43,7 @@ const LARGE_FILE_MEMORY: u64 = 40 * MIB;
 pub struct TreeCopy<'a> {
     from: &'a ChunkReader,
     to: &'a ChunkWriter,
-    known: Option<Parent<'a>>,
+    known: Option<EarlierCopy<'a>>,
     /// Whether there are tombstones in the target, so that no chunk may be relied on unasked.
     pub must_look_up: bool,
     hears: &'a Hears,
@@ -65,13 +65,13 @@ enum Step {
 
 /// Entries that are worked on together.
 #[derive(Default)]
-struct Batch {
+struct EntryBatch {
     steps: Vec<Step>,
     small_bytes: u64,
     large_files: usize,
 }
 
-impl Batch {
+impl EntryBatch {
     fn push(&mut self, step: Step) {
         if let Step::Read(entry) = &step {
             match is_small(entry) {
@@ -95,7 +95,7 @@ fn is_small(entry: &Entry) -> bool {
 
 impl<'a> TreeCopy<'a> {
     /// Prepares a copy; `known` has what the target has of the component already.
-    pub fn new(from: &'a ChunkReader, to: &'a ChunkWriter, known: Option<Parent<'a>>, hears: &'a Hears) -> Self {
+    pub fn new(from: &'a ChunkReader, to: &'a ChunkWriter, known: Option<EarlierCopy<'a>>, hears: &'a Hears) -> Self {
         let (tools, bytes_read, problems) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
         Self { from, to, known, must_look_up: false, hears, tools, bytes_read, problems }
     }
@@ -118,7 +118,7 @@ impl<'a> TreeCopy<'a> {
             Err(error) => return self.problem(&name, error).map(|()| None),
         };
         let mut tree = TreeWriter::new(self.to);
-        let mut batch = Batch::default();
+        let mut batch = EntryBatch::default();
         for entry in entries {
             self.hears.check()?;
             match entry {
@@ -168,7 +168,7 @@ impl<'a> TreeCopy<'a> {
     }
 
     /// Reads and stores what a batch needs, and appends its entries to the tree.
-    fn work_off(&self, batch: Batch, tree: &mut TreeWriter<'_>) -> Result<()> {
+    fn work_off(&self, batch: EntryBatch, tree: &mut TreeWriter<'_>) -> Result<()> {
         let contents = self.small_contents(&batch)?;
         let jobs: Vec<(&Step, Mutex<Option<SmallContent>>)> =
             batch.steps.iter().zip(contents).map(|(step, content)| (step, Mutex::new(content))).collect();
@@ -194,7 +194,7 @@ impl<'a> TreeCopy<'a> {
     }
 
     /// Fetches the chunks of a batch's small files together. Returns those of each step that has such a file.
-    fn small_contents(&self, batch: &Batch) -> Result<Vec<Option<SmallContent>>> {
+    fn small_contents(&self, batch: &EntryBatch) -> Result<Vec<Option<SmallContent>>> {
         let small = |step: &Step| match step {
             Step::Read(entry) if is_small(entry) => entry.file().cloned().map(|file| (entry.path_text(), file)),
             _ => None,
