@@ -9,10 +9,9 @@ use mlvault::error::Result;
 use mlvault::units::{count, format_bytes, plural};
 
 use crate::cli::context::Context;
-use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
-use crate::cli::prune::{parse_duration, parse_size};
+use crate::cli::{exit, values};
 
 /// Check the repository for damage, and list the files that are affected
 ///
@@ -34,10 +33,10 @@ pub struct Args {
     #[arg(long, value_name = "SUBSET")]
     read_data_subset: Option<Subset>,
     /// Read the packs that no check on this machine has verified within this time, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "read_data_subset")]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, conflicts_with = "read_data_subset")]
     max_age: Option<SignedDuration>,
     /// Read at most this much, beginning with the packs that were verified longest ago
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "max_age")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size, requires = "max_age")]
     budget: Option<u64>,
 }
 

@@ -15,7 +15,7 @@ use mlvault::units::count;
 use crate::cli::context::Context;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
-use crate::cli::{exit, output, prune};
+use crate::cli::{exit, output, prune, values};
 
 /// Forget snapshots, by policy or by name
 ///
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
     /// Refuse to forget more than this share of the snapshots
-    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = parse_percent)]
+    #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = values::share)]
     max_forget: u8,
     /// Forget even more than --max-forget, or the newest complete snapshot if you name it
     #[arg(long)]
@@ -126,11 +126,6 @@ impl From<KeepArgs> for PolicySpec {
             keep_pre_upgrade: args.keep_pre_upgrade,
         }
     }
-}
-
-fn parse_percent(text: &str) -> std::result::Result<u8, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<u8>();
-    number.ok().filter(|percent| *percent <= 100).ok_or_else(|| "it is not a percentage from 0% to 100%".to_owned())
 }
 
 /// Runs the command.

@@ -1,11 +1,11 @@
 //! `mlvault hold`
 
 use clap::{Parser, Subcommand};
-use jiff::civil::Date;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use mlvault::error::{Error, Result};
+use mlvault::error::Result;
+use mlvault::moment::DayOrTime;
 use mlvault::repository::notes::Hold;
 use mlvault::retention;
 use mlvault::units::count;
@@ -37,7 +37,7 @@ enum Command {
         reason: String,
         /// Day (UTC) or time when the hold ends [default: it stays until it is removed]
         #[arg(long, value_name = "TIME")]
-        until: Option<String>,
+        until: Option<DayOrTime>,
     },
     /// End a hold; needs a maintainer key
     Remove {
@@ -53,7 +53,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     match args.command {
         Command::Add { snapshot, reason, until } => {
-            let until = until.as_deref().map(parse_time).transpose()?;
+            let until = until.map(|until| until.end()).transpose()?;
             let (hold, snapshot) = retention::hold(&repository, &snapshot, &reason, until)?;
             let text = format!("Hold {hold} on snapshot {}", snapshot.short());
             Ok(Outcome::complete(json!({ "added": { "id": hold, "snapshot": snapshot } }), text))
@@ -74,17 +74,6 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
             Ok(Outcome::new(code, json!({ "holds": holds }), table(&notes.holds, now)))
         }
     }
-}
-
-/// Reads a time, or a day, whose end is meant.
-fn parse_time(text: &str) -> Result<Timestamp> {
-    let end_of = |day: Date| {
-        day.tomorrow().ok()?.to_datetime(jiff::civil::Time::midnight()).to_zoned_datetime(TimeZone::UTC).ok()
-    };
-    text.parse::<Timestamp>()
-        .ok()
-        .or_else(|| text.parse::<Date>().ok().and_then(end_of).map(|zoned| zoned.timestamp()))
-        .ok_or_else(|| Error::Invalid(format!("{text:?} is neither a day (2027-01-31) nor a time (2027-01-31T12:00Z)")))
 }
 
 fn hold_json(hold: &Hold, now: Timestamp) -> Value {

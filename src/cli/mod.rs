@@ -40,6 +40,7 @@ mod tag;
 mod to;
 mod undelete;
 mod upgrade_done;
+mod values;
 
 use std::process::ExitCode;
 

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use mlvault::error::Result;
 use mlvault::prune::{self, Limits, Options, Plan, Report, Sum};
-use mlvault::units::{self, count, format_bytes, parse_bytes};
+use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
-use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
+use crate::cli::{exit, values};
 
 /// Delete data that no snapshot needs
 ///
@@ -30,38 +30,23 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     /// How much unused data can stay, as a percentage of the used data
-    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_percent)]
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = values::percent)]
     max_unused: f64,
     /// Move at most this much data, such as 10G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
     max_repack: Option<u64>,
     /// Stop moving data after this time, such as 1h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
     max_duration: Option<SignedDuration>,
     /// Keep snapshots that were forgotten within this time, such as 7d
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = values::duration)]
     keep_trash: SignedDuration,
     /// Give up on unfinished sessions that are older than this; they can no longer commit a snapshot
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = values::duration)]
     session_age: SignedDuration,
     /// Wait this long for newer sessions; if they are still running, a later prune deletes what this one marked
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = values::duration)]
     wait: SignedDuration,
-}
-
-fn parse_percent(text: &str) -> std::result::Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
-    number.ok().filter(|percent| (0.0..=1e6).contains(percent)).ok_or_else(|| "it is not a percentage".to_owned())
-}
-
-/// Reads a size.
-pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
-    parse_bytes(text).ok_or_else(|| "it is not a size such as 10G".to_owned())
-}
-
-/// Reads a duration that is not negative.
-pub fn parse_duration(text: &str) -> std::result::Result<SignedDuration, String> {
-    units::parse_duration(text).ok_or_else(|| "it is not a time such as 90s, 10m, 1h or 7d".to_owned())
 }
 
 /// Runs the command.

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::error::{Error, Fault, Result};
@@ -16,6 +15,7 @@ use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
+use crate::moment::DayOrTime;
 use crate::parallel;
 use crate::repository::session::PROGRAM;
 use crate::repository::{Repository, layout};
@@ -220,7 +220,7 @@ impl Repository {
     /// Finds the last snapshot of an MLflow deployment (of this name, if one is given) that began on this day (UTC) or at
     /// this time, or before; without either the last one.
     pub fn find_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Snapshot> {
-        let until = as_of.map(parse_until).transpose()?;
+        let until = as_of.map(|text| text.parse::<DayOrTime>()?.after()).transpose()?;
         let mut list = self.list_snapshots()?;
         if !list.damaged.is_empty() {
             return Err(list.damaged.swap_remove(0));
@@ -265,18 +265,6 @@ fn missing_of(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
     missing
 }
 
-/// Reads a day or a time; returns the first moment that is too late.
-fn parse_until(text: &str) -> Result<Timestamp> {
-    let invalid =
-        || Error::Invalid(format!("{text:?} is neither a day, as 2026-11-21, nor a time, as 2026-11-21T03:00Z"));
-    if let Ok(day) = text.parse::<Date>() {
-        let next = day.tomorrow().map_err(|_| invalid())?;
-        return jiff::tz::TimeZone::UTC.to_timestamp(next.at(0, 0, 0, 0)).map_err(|_| invalid());
-    }
-    let time: Timestamp = text.parse().map_err(|_| invalid())?;
-    time.checked_add(jiff::Span::new().nanoseconds(1)).map_err(|_| invalid())
-}
-
 /// Least digits of an id prefix.
 const ID_PREFIX_LEN_MIN: usize = 4;
 
@@ -291,18 +279,15 @@ pub fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
             Error::NotFound(format!("There is no snapshot {name:?}: the repository has {}", snapshots.len()))
         });
     }
-    if let Ok(day) = name.parse::<Date>()
-        && !is_id(name)
-    {
-        return select_day(snapshots, day);
-    }
-    if let Ok(time) = name.parse::<Timestamp>() {
-        return snapshots
+    // Eight digits are a day too, but more likely the beginning of an id.
+    match name.parse() {
+        Ok(DayOrTime::Day(day)) if !is_id(name) => select_day(snapshots, day),
+        Ok(DayOrTime::Time(time)) => snapshots
             .iter()
             .rposition(|snapshot| snapshot.record.started <= time)
-            .ok_or_else(|| Error::NotFound(format!("There is no snapshot from {name} or earlier")));
+            .ok_or_else(|| Error::NotFound(format!("There is no snapshot from {name} or earlier"))),
+        _ => select_id(snapshots, name),
     }
-    select_id(snapshots, name)
 }
 
 fn latest_offset(name: &str) -> Result<Option<usize>> {
