@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::MetaKeys;
-use mlvault::crypto::seal::{Cipher, Counter};
+use mlvault::crypto::seal::{Cipher, NonceCounter};
 use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::ChunkProfiles;
 use mlvault::format::segment::{IndexedPack, Segment};
@@ -108,7 +108,7 @@ fn compression(criterion: &mut Criterion) {
 }
 
 fn sealing(criterion: &mut Criterion) {
-    let (keys, cipher, counter) = (keys(), Cipher::new(&[8; 32]), Counter::default());
+    let (keys, cipher, counter) = (keys(), Cipher::new(&[8; 32]), NonceCounter::default());
     let mut group = criterion.benchmark_group("seal");
     group.throughput(Throughput::Bytes(CHUNK_LEN as u64));
     let mut message = noise(CHUNK_LEN);
@@ -220,7 +220,7 @@ fn trees(criterion: &mut Criterion) {
 fn packs(criterion: &mut Criterion) {
     let made = segment(0, 128);
     let header = pack::PackHeader { kind: BlobKind::Data, repository: REPOSITORY, session: made.packs[0].session };
-    let (cipher, counter, sealed) = (Cipher::new(&[8; 32]), Counter::default(), noise(CHUNK_LEN));
+    let (cipher, counter, sealed) = (Cipher::new(&[8; 32]), NonceCounter::default(), noise(CHUNK_LEN));
     let chunk = ChunkHeader { stored_len: CHUNK_LEN as u32, ..made.packs[0].chunks[0] };
     let mut group = criterion.benchmark_group("pack");
     group.throughput(Throughput::Bytes((128 * CHUNK_LEN) as u64));

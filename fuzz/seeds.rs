@@ -3,7 +3,7 @@
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::Secret;
 use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
-use mlvault::crypto::seal::{Cipher, Counter};
+use mlvault::crypto::seal::{Cipher, NonceCounter};
 use mlvault::crypto::sign;
 use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
@@ -242,7 +242,7 @@ fn whole_pack() -> Vec<u8> {
         let header = chunk_header(byte);
         builder.push(header, &vec![byte; header.stored_len as usize]);
     }
-    builder.finish(&Cipher::new(&CHUNK_KEY), &Counter::default()).bytes
+    builder.finish(&Cipher::new(&CHUNK_KEY), &NonceCounter::default()).bytes
 }
 
 /// One pack for each session named.
@@ -394,7 +394,7 @@ fn chunk_list(count: u8) -> Vec<u8> {
 
 fn sealed_chunk(plain: &[u8]) -> Vec<u8> {
     let id = targets::meta_keys().chunk_id(BlobKind::Data as u8, plain);
-    let (mut encoder, cipher, counter) = (Encoder::default(), Cipher::new(&CHUNK_KEY), Counter::default());
+    let (mut encoder, cipher, counter) = (Encoder::default(), Cipher::new(&CHUNK_KEY), NonceCounter::default());
     let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
     let sealed = context.seal(&mut encoder, &counter, id, plain);
     let (header, sealed) = sealed.expect("sealing cannot fail");

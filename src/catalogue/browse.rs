@@ -16,6 +16,7 @@ use crate::id::Digest;
 use crate::mlflow::catalogue::{
     Alias, Experiment, ModelVersion, Pair, REFERENCES, Reference, ReferenceState, RegisteredModel, Run,
 };
+use crate::mlflow::names::{DELETED, file};
 use crate::mlflow::schema::ReferenceKind;
 use crate::repository::snapshots::Snapshot;
 
@@ -121,7 +122,7 @@ impl Browser<'_> {
     pub fn models(&self, name: Option<&str>) -> Result<Vec<ModelListing>> {
         let wanted = |candidate: &str| name.is_none_or(|name| name == candidate);
         let mut models: BTreeMap<String, ModelListing> = BTreeMap::new();
-        for model in self.all::<RegisteredModel>("registered_models")?.into_iter().filter(|it| wanted(&it.name)) {
+        for model in self.all::<RegisteredModel>(file::REGISTERED_MODELS)?.into_iter().filter(|it| wanted(&it.name)) {
             let listing = ModelListing { is_prompt: false, tags: BTreeMap::new(), versions: Vec::new(), model };
             if let Some(twin) = models.insert(listing.model.name.clone(), listing) {
                 return Err(Error::Refused(format!(
@@ -130,7 +131,7 @@ impl Browser<'_> {
                 )));
             }
         }
-        for tag in self.all::<Pair>("registered_model_tags")? {
+        for tag in self.all::<Pair>(file::REGISTERED_MODEL_TAGS)? {
             if let Some(model) = tag.name.as_ref().and_then(|name| models.get_mut(name)) {
                 model.is_prompt |= tag.key == PROMPT_TAG;
                 model.tags.insert(tag.key, tag.value);
@@ -164,17 +165,17 @@ impl Browser<'_> {
 
     fn versions(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<VersionListing>> {
         let mut versions: BTreeMap<(String, i64), VersionListing> = BTreeMap::new();
-        for version in self.all::<ModelVersion>("model_versions")?.into_iter().filter(|it| wanted(&it.name)) {
+        for version in self.all::<ModelVersion>(file::MODEL_VERSIONS)?.into_iter().filter(|it| wanted(&it.name)) {
             let key = (version.name.clone(), version.version);
             let (aliases, tags) = Default::default();
             versions.insert(key, VersionListing { version, aliases, tags, files: None });
         }
-        for alias in self.all::<Alias>("aliases")? {
+        for alias in self.all::<Alias>(file::ALIASES)? {
             if let Some(version) = versions.get_mut(&(alias.name, alias.version)) {
                 version.aliases.insert(alias.alias);
             }
         }
-        for tag in self.all::<Pair>("model_version_tags")? {
+        for tag in self.all::<Pair>(file::MODEL_VERSION_TAGS)? {
             let key = (tag.name.unwrap_or_default(), tag.version.unwrap_or_default());
             if let Some(version) = versions.get_mut(&key) {
                 version.tags.insert(tag.key, tag.value);
@@ -203,7 +204,7 @@ impl Browser<'_> {
                 && run.is_none_or(|wanted| wanted == candidate.run_id)
         };
         let mut runs: BTreeMap<String, RunListing> = BTreeMap::new();
-        for_each(self.reader, self.snapshot, "runs", self.cancel, &mut |run: Run| {
+        for_each(self.reader, self.snapshot, file::RUNS, self.cancel, &mut |run: Run| {
             if is_wanted(&run) {
                 let (params, metrics, tags) = Default::default();
                 runs.insert(run.run_id.clone(), RunListing { run, params, metrics, tags, files: None });
@@ -213,13 +214,13 @@ impl Browser<'_> {
         if let Some(run) = run.filter(|_| runs.is_empty()) {
             return Err(self.missing("run", run));
         }
-        self.pairs("params", &mut |run, key, value| {
+        self.pairs(file::PARAMS, &mut |run, key, value| {
             runs.get_mut(run).map(|run| run.params.insert(key, value));
         })?;
-        self.pairs("metrics", &mut |run, key, value| {
+        self.pairs(file::METRICS, &mut |run, key, value| {
             runs.get_mut(run).map(|run| run.metrics.insert(key, value));
         })?;
-        self.pairs("run_tags", &mut |run, key, value| {
+        self.pairs(file::RUN_TAGS, &mut |run, key, value| {
             runs.get_mut(run).map(|run| run.tags.insert(key, value));
         })?;
         self.references(ReferenceKind::Run, &mut |reference| {
@@ -233,21 +234,21 @@ impl Browser<'_> {
     /// Returns all experiments.
     pub fn experiments(&self) -> Result<Vec<ExperimentListing>> {
         let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for_each(self.reader, self.snapshot, "runs", self.cancel, &mut |run: Run| {
+        for_each(self.reader, self.snapshot, file::RUNS, self.cancel, &mut |run: Run| {
             let count = counts.entry(run.experiment_id).or_default();
-            *(if run.lifecycle_stage == "deleted" { &mut count.1 } else { &mut count.0 }) += 1;
+            *(if run.lifecycle_stage == DELETED { &mut count.1 } else { &mut count.0 }) += 1;
             Ok(())
         })?;
         let listing = |experiment: Experiment| {
             let (active_runs, deleted_runs) = counts.get(&experiment.experiment_id).copied().unwrap_or_default();
             ExperimentListing { experiment, active_runs, deleted_runs }
         };
-        Ok(self.all::<Experiment>("experiments")?.into_iter().map(listing).collect())
+        Ok(self.all::<Experiment>(file::EXPERIMENTS)?.into_iter().map(listing).collect())
     }
 
     /// Finds an experiment by its id or name.
     pub fn experiment(&self, name: &str) -> Result<Experiment> {
-        let experiments = self.all::<Experiment>("experiments")?;
+        let experiments = self.all::<Experiment>(file::EXPERIMENTS)?;
         let mut by_name = experiments.iter().filter(|it| it.name == name);
         let found = by_name.next().or_else(|| experiments.iter().find(|it| it.experiment_id == name));
         if by_name.next().is_some() {

@@ -84,7 +84,7 @@ fn look_at_backend(context: &Context) -> Result<BackendLook> {
     Ok(BackendLook { report, promised, disagreement })
 }
 
-fn document(deployment: Option<&deployment::Report>, backend: Option<&Result<BackendLook>>) -> Value {
+fn document(deployment: Option<&deployment::DeploymentReport>, backend: Option<&Result<BackendLook>>) -> Value {
     let look = backend.and_then(|look| look.as_ref().ok());
     let error = backend.and_then(|look| look.as_ref().err()).map(ToString::to_string);
     json!({
@@ -92,11 +92,11 @@ fn document(deployment: Option<&deployment::Report>, backend: Option<&Result<Bac
         "repository_create_only": look.and_then(|look| look.promised),
         "repository_disagreement": look.and_then(|look| look.disagreement),
         "repository_error": error,
-        "deployment": deployment, "deployment_status": deployment.map(deployment::Report::status),
+        "deployment": deployment, "deployment_status": deployment.map(deployment::DeploymentReport::status),
     })
 }
 
-fn text(deployment: Option<&deployment::Report>, backend: Option<&Result<BackendLook>>) -> Text {
+fn text(deployment: Option<&deployment::DeploymentReport>, backend: Option<&Result<BackendLook>>) -> Text {
     let mut text = Text::default();
     if let Some(report) = deployment {
         text.line(format!("Deployment {}", report.deployment));

@@ -1,7 +1,7 @@
 //! AES-256-GCM (NIST SP 800-38D) under counter nonces.
 //!
 //! What must stay true: no (key, counter) pair is ever used for two different messages. Keys are drawn at random for
-//! one session or derived for one object, and a session's counter only moves forward ([`Counter`]).
+//! one session or derived for one object, and a session's counter only moves forward ([`NonceCounter`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -84,9 +84,9 @@ fn nonce(counter: u64) -> Nonce<aes_gcm::aead::consts::U12> {
 
 /// Hands out each number once.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct NonceCounter(AtomicU64);
 
-impl Counter {
+impl NonceCounter {
     /// Returns the next number.
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed)

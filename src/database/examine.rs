@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::statfs;
 
-use super::postgresql::{Session, pg_dump::PgDump, reader};
+use super::postgresql::{ServerConnection, pg_dump::PgDump, reader};
 use super::sqlite::File;
 use super::uri::{DatabaseUri, PostgresqlUri};
 use crate::error::{Error, Result};
@@ -47,10 +47,10 @@ pub fn examine(uri: &DatabaseUri) -> Result<Examination> {
 }
 
 fn examine_server(uri: &PostgresqlUri) -> Result<Examination> {
-    let mut session = Session::open(uri)?;
-    let pg_dump = PgDump::find(uri, session.major()).map(|found| found.version);
-    let rights = reader::may_read_all(&mut session);
-    Ok(Examination::Postgresql { version: session.version().to_owned(), rights, pg_dump })
+    let mut server = ServerConnection::open(uri)?;
+    let pg_dump = PgDump::find(uri, server.major()).map(|found| found.version);
+    let rights = reader::may_read_all(&mut server);
+    Ok(Examination::Postgresql { version: server.version().to_owned(), rights, pg_dump })
 }
 
 fn examine_file(path: &Path) -> Result<Examination> {

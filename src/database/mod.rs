@@ -205,7 +205,7 @@ pub fn open_writer(uri: &DatabaseUri) -> Result<Box<dyn DatabaseWriter>> {
 /// Opens a database to ask what is in it from time to time.
 pub fn open_live(uri: &DatabaseUri) -> Result<Box<dyn LiveDatabase>> {
     Ok(match uri {
-        DatabaseUri::Postgresql(uri) => Box::new(postgresql::Session::open(uri)?),
+        DatabaseUri::Postgresql(uri) => Box::new(postgresql::ServerConnection::open(uri)?),
         DatabaseUri::Sqlite(path) => Box::new(sqlite::File::open(path)?),
     })
 }

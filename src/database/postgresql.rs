@@ -37,26 +37,26 @@ const USER_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname NOT 
 const NEEDED_RIGHT: &str = "the role must be able to read everything, as a member of pg_read_all_data can";
 
 /// A session with a server.
-pub struct Session {
+pub struct ServerConnection {
     client: Client,
     location: String,
     version: String,
     major: u32,
 }
 
-impl Session {
+impl ServerConnection {
     /// Connects.
     pub fn open(uri: &PostgresqlUri) -> Result<Self> {
         let client = connect(uri)?;
-        let mut session = Self { client, location: uri.to_string(), version: String::new(), major: 0 };
-        let number = session.text("read the version of", "SHOW server_version_num")?;
-        session.major = number.parse::<u32>().unwrap_or_default() / 10_000;
-        session.version = session.text("read the version of", "SHOW server_version")?;
-        if session.major < SERVER_MAJOR_MIN {
-            let reason = format!("PostgreSQL {} is too old; {SERVER_MAJOR_MIN} or newer is needed", session.version);
-            return Err(session.error("use", reason));
+        let mut server = Self { client, location: uri.to_string(), version: String::new(), major: 0 };
+        let number = server.text("read the version of", "SHOW server_version_num")?;
+        server.major = number.parse::<u32>().unwrap_or_default() / 10_000;
+        server.version = server.text("read the version of", "SHOW server_version")?;
+        if server.major < SERVER_MAJOR_MIN {
+            let reason = format!("PostgreSQL {} is too old; {SERVER_MAJOR_MIN} or newer is needed", server.version);
+            return Err(server.error("use", reason));
         }
-        Ok(session)
+        Ok(server)
     }
 
     /// Returns the server's version, as it says it.
@@ -139,7 +139,7 @@ impl Session {
     }
 }
 
-impl LiveDatabase for Session {
+impl LiveDatabase for ServerConnection {
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
         self.select(sql, row)
     }

@@ -12,10 +12,12 @@ use super::{Change, ChangeKind, DiffOptions, snapshots};
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
+use crate::format::snapshot::ARTIFACTS;
 use crate::hears::Hears;
 use crate::mlflow::catalogue::{
     Alias, Experiment, LoggedModel, ModelVersion, REFERENCES, Reference, RegisteredModel, Run,
 };
+use crate::mlflow::names::{DELETED, file};
 use crate::mlflow::schema::ReferenceKind;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
@@ -119,16 +121,16 @@ impl SnapshotCatalogue<'_> {
 
     fn experiments(&self) -> Result<Things> {
         let thing = |it: Experiment| {
-            let is_deleted = it.lifecycle_stage == "deleted";
+            let is_deleted = it.lifecycle_stage == DELETED;
             (it.experiment_id, Thing { name: it.name, state: String::new(), is_deleted })
         };
-        Ok(self.all("experiments")?.into_iter().map(thing).collect())
+        Ok(self.all(file::EXPERIMENTS)?.into_iter().map(thing).collect())
     }
 
     fn models(&self) -> Result<Things> {
         let thing =
             |it: RegisteredModel| (it.name, Thing { name: String::new(), state: String::new(), is_deleted: false });
-        Ok(self.all("registered_models")?.into_iter().map(thing).collect())
+        Ok(self.all(file::REGISTERED_MODELS)?.into_iter().map(thing).collect())
     }
 
     fn versions(&self) -> Result<Things> {
@@ -139,7 +141,7 @@ impl SnapshotCatalogue<'_> {
             let state = if is_deleted { String::new() } else { facts.join(" ") };
             (format!("{}/{}", it.name, it.version), Thing { name: String::new(), state, is_deleted })
         };
-        Ok(self.all("model_versions")?.into_iter().map(thing).collect())
+        Ok(self.all(file::MODEL_VERSIONS)?.into_iter().map(thing).collect())
     }
 
     fn aliases(&self) -> Result<Things> {
@@ -147,25 +149,25 @@ impl SnapshotCatalogue<'_> {
             let state = format!("{}/{}", it.name, it.version);
             (format!("{}@{}", it.name, it.alias), Thing { name: String::new(), state, is_deleted: false })
         };
-        Ok(self.all("aliases")?.into_iter().map(thing).collect())
+        Ok(self.all(file::ALIASES)?.into_iter().map(thing).collect())
     }
 
     fn runs(&self) -> Result<Things> {
         let thing = |it: Run| {
-            let is_deleted = it.lifecycle_stage == "deleted";
+            let is_deleted = it.lifecycle_stage == DELETED;
             let (name, state) = (it.name.unwrap_or_default(), it.status.unwrap_or_default());
             (it.run_id, Thing { name, state, is_deleted })
         };
-        Ok(self.all("runs")?.into_iter().map(thing).collect())
+        Ok(self.all(file::RUNS)?.into_iter().map(thing).collect())
     }
 
     fn logged_models(&self) -> Result<Things> {
         let thing = |it: LoggedModel| {
-            let is_deleted = it.lifecycle_stage == "deleted";
+            let is_deleted = it.lifecycle_stage == DELETED;
             let name = it.name.unwrap_or_default();
             (it.model_id, Thing { name, state: it.status.map(|it| it.to_string()).unwrap_or_default(), is_deleted })
         };
-        Ok(self.all("logged_models")?.into_iter().map(thing).collect())
+        Ok(self.all(file::LOGGED_MODELS)?.into_iter().map(thing).collect())
     }
 }
 
@@ -207,13 +209,12 @@ fn overwritten(
     side: &SnapshotCatalogue<'_>,
     changes: &mut Vec<MlflowChange>,
 ) -> Result<()> {
-    let has_artifacts = |snapshot: &Snapshot| {
-        snapshot.record.components.iter().any(|component| component.name.starts_with("artifacts/"))
-    };
+    let has_artifacts =
+        |snapshot: &Snapshot| snapshot.record.components.iter().any(|component| component.name.starts_with(ARTIFACTS));
     if !has_artifacts(old) || !has_artifacts(new) {
         return Ok(());
     }
-    let options = DiffOptions { path: b"artifacts".to_vec(), metadata: false };
+    let options = DiffOptions { path: ARTIFACTS.as_bytes().to_vec(), metadata: false };
     let mut modified = Vec::new();
     let mut visit = |change: Change| {
         if change.kind == ChangeKind::Modified {

@@ -35,7 +35,7 @@ const RETRIES_MAX: u32 = 1;
 /// One of the things that are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Check {
+pub enum DeploymentCheck {
     /// The scratch directory can be written to, and is large enough.
     Scratch,
     /// A database can be reached.
@@ -64,9 +64,9 @@ pub enum Check {
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct DeploymentFinding {
     /// What was looked at.
-    pub check: Check,
+    pub check: DeploymentCheck,
     /// Of what: a database, a root, a key, a server.
     pub subject: String,
     /// How it came out.
@@ -79,21 +79,21 @@ pub struct Finding {
 
 /// What was found out about a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DeploymentReport {
     /// Its name.
     pub deployment: String,
     /// What was found, in the order in which it was looked at.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<DeploymentFinding>,
 }
 
-impl Report {
+impl DeploymentReport {
     /// Returns the worst status of all findings.
     pub fn status(&self) -> Status {
         self.findings.iter().map(|finding| finding.status).max().unwrap_or(Status::Ok)
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for DeploymentCheck {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Scratch => "scratch space",
@@ -112,7 +112,7 @@ impl fmt::Display for Check {
     }
 }
 
-impl Check {
+impl DeploymentCheck {
     /// Returns what it means for the user when this check does not come out well.
     fn consequence(self) -> &'static str {
         match self {
@@ -142,38 +142,38 @@ impl Check {
 }
 
 /// Looks at a deployment from all sides. Fails only if it is interrupted, or no layout can be made of it.
-pub fn examine(deployment: &Deployment, hears: &Hears) -> Result<Report> {
+pub fn examine(deployment: &Deployment, hears: &Hears) -> Result<DeploymentReport> {
     hears.monitor.phase("Looking at the deployment", None, None);
     let layout = deployment.layout()?;
-    let mut look = Look { deployment, layout, hears, findings: Vec::new(), revision: None };
+    let mut look = DeploymentLook { deployment, layout, hears, findings: Vec::new(), revision: None };
     if let Some(scratch) = look.scratch() {
         look.databases_and_artifacts(scratch.path())?;
     }
     look.server();
     hears.check()?;
-    Ok(Report { deployment: deployment.name.clone(), findings: look.findings })
+    Ok(DeploymentReport { deployment: deployment.name.clone(), findings: look.findings })
 }
 
 /// A look under way.
-struct Look<'a> {
+struct DeploymentLook<'a> {
     deployment: &'a Deployment,
     layout: Layout,
     hears: &'a Hears,
-    findings: Vec<Finding>,
+    findings: Vec<DeploymentFinding>,
     /// The revision of the backend's schema.
     revision: Option<String>,
 }
 
-impl Look<'_> {
-    fn find(&mut self, check: Check, subject: impl ToString, status: Status, measured: impl ToString) {
+impl DeploymentLook<'_> {
+    fn find(&mut self, check: DeploymentCheck, subject: impl ToString, status: Status, measured: impl ToString) {
         let measured = Some(measured.to_string()).filter(|text| !text.is_empty());
         let consequence = (status != Status::Ok).then(|| check.consequence());
-        self.findings.push(Finding { check, subject: subject.to_string(), status, measured, consequence });
+        self.findings.push(DeploymentFinding { check, subject: subject.to_string(), status, measured, consequence });
         self.hears.monitor.count(Counter::Entries, 1);
     }
 
     /// Notes an error as a finding. Returns the value if there is one.
-    fn or_find<T>(&mut self, check: Check, subject: impl ToString, result: Result<T>) -> Option<T> {
+    fn or_find<T>(&mut self, check: DeploymentCheck, subject: impl ToString, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.find(check, subject, Status::Failed, error)).ok()
     }
 
@@ -182,18 +182,18 @@ impl Look<'_> {
         let parent = env::temp_dir();
         let made = TempDir::with_prefix("mlvault-")
             .map_err(|source| Error::target("write to the scratch directory", parent.clone(), source));
-        let scratch = self.or_find(Check::Scratch, parent.display(), made)?;
+        let scratch = self.or_find(DeploymentCheck::Scratch, parent.display(), made)?;
         let needed: u64 = self.deployment.databases.iter().map(|(_, uri)| bytes_of_copy(uri)).sum();
         let space = statvfs(scratch.path()).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
         let measured = format!("{} free, {} needed for copies", format_bytes(space), format_bytes(needed));
         let status = if space < needed { Status::Failed } else { Status::Ok };
-        self.find(Check::Scratch, parent.display(), status, measured);
+        self.find(DeploymentCheck::Scratch, parent.display(), status, measured);
         (status == Status::Ok).then_some(scratch)
     }
 
     fn databases_and_artifacts(&mut self, scratch: &Path) -> Result<()> {
         if self.deployment.databases.is_empty() {
-            self.find(Check::Database, "backend", Status::Warning, "none was given");
+            self.find(DeploymentCheck::Database, "backend", Status::Warning, "none was given");
         }
         let mut open = Vec::new();
         for (store, uri) in &self.deployment.databases {
@@ -203,8 +203,8 @@ impl Look<'_> {
         let inventory = if open.len() == self.deployment.databases.len() { self.inventory(&mut open)? } else { None };
         for place in self.layout.components.clone() {
             self.hears.check()?;
-            if let Some(measured) = self.or_find(Check::Place, &place.place, look_at(&place.place)) {
-                self.find(Check::Place, &place.place, Status::Ok, measured);
+            if let Some(measured) = self.or_find(DeploymentCheck::Place, &place.place, look_at(&place.place)) {
+                self.find(DeploymentCheck::Place, &place.place, Status::Ok, measured);
             }
         }
         match inventory {
@@ -217,26 +217,28 @@ impl Look<'_> {
     fn database(&mut self, store: Store, uri: &DatabaseUri, scratch: &Path) -> Option<OpenDatabase> {
         let name = store.name();
         let found = examine::examine(uri);
-        let is_well = match self.or_find(Check::Database, name, found)? {
+        let is_well = match self.or_find(DeploymentCheck::Database, name, found)? {
             Examination::Postgresql { version, rights, pg_dump } => {
-                self.find(Check::Database, name, Status::Ok, format!("PostgreSQL {version} at {uri}"));
-                let pg_dump = self.or_find(Check::DumpProgram, name, pg_dump);
-                let rights = self.or_find(Check::Rights, name, rights);
+                self.find(DeploymentCheck::Database, name, Status::Ok, format!("PostgreSQL {version} at {uri}"));
+                let pg_dump = self.or_find(DeploymentCheck::DumpProgram, name, pg_dump);
+                let rights = self.or_find(DeploymentCheck::Rights, name, rights);
                 if let Some(version) = &pg_dump {
-                    self.find(Check::DumpProgram, name, Status::Ok, format!("version {version}"));
+                    self.find(DeploymentCheck::DumpProgram, name, Status::Ok, format!("version {version}"));
                 }
                 if rights.is_some() {
-                    self.find(Check::Rights, name, Status::Ok, "every table can be read");
+                    self.find(DeploymentCheck::Rights, name, Status::Ok, "every table can be read");
                 }
                 pg_dump.is_some() && rights.is_some()
             }
             Examination::Sqlite { journal_mode, bytes, network_file_system } => {
                 let measured = format!("SQLite at {uri}, {}", format_bytes(bytes));
-                self.find(Check::Database, name, Status::Ok, measured);
+                self.find(DeploymentCheck::Database, name, Status::Ok, measured);
                 let mode = format!("it can be locked; journal mode {journal_mode}");
                 match network_file_system {
-                    None => self.find(Check::File, name, Status::Ok, mode),
-                    Some(kind) => self.find(Check::File, name, Status::Warning, format!("{mode}; it is on {kind}")),
+                    None => self.find(DeploymentCheck::File, name, Status::Ok, mode),
+                    Some(kind) => {
+                        self.find(DeploymentCheck::File, name, Status::Warning, format!("{mode}; it is on {kind}"))
+                    }
                 }
                 true
             }
@@ -245,7 +247,7 @@ impl Look<'_> {
             return None;
         }
         let opened = OpenDatabase::open(store, uri, scratch, &self.hears.cancel);
-        let mut database = self.or_find(Check::Database, name, opened)?;
+        let mut database = self.or_find(DeploymentCheck::Database, name, opened)?;
         self.schema(&mut database);
         Some(database)
     }
@@ -253,17 +255,22 @@ impl Look<'_> {
     fn schema(&mut self, database: &mut OpenDatabase) {
         let name = database.store.name();
         let revisions = database.revisions();
-        let Some(revisions) = self.or_find(Check::Schema, name, revisions) else { return };
+        let Some(revisions) = self.or_find(DeploymentCheck::Schema, name, revisions) else { return };
         let shown = revisions.join(", ");
         if revisions.is_empty() {
             let table = database.store.version_table();
-            return self.find(Check::Schema, name, Status::Failed, format!("it is not MLflow's: it has no {table}"));
+            return self.find(
+                DeploymentCheck::Schema,
+                name,
+                Status::Failed,
+                format!("it is not MLflow's: it has no {table}"),
+            );
         }
         // The revisions of the database of users are a line of their own, of which nothing depends.
         let is_known = database.store == Store::Auth || revisions.iter().all(|revision| schema::is_known(revision));
         let status = if is_known { Status::Ok } else { Status::Warning };
         let measured = if is_known { shown } else { format!("{shown}, which this version of mlvault does not know") };
-        self.find(Check::Schema, name, status, measured);
+        self.find(DeploymentCheck::Schema, name, status, measured);
         if database.store == Store::Backend {
             self.revision = revisions.into_iter().next();
         }
@@ -276,21 +283,21 @@ impl Look<'_> {
         }
         let read = inventory::read(databases, &self.layout.map, None, &self.hears.cancel);
         self.hears.check()?;
-        let Some(inventory) = self.or_find(Check::Roots, "all", read) else { return Ok(None) };
+        let Some(inventory) = self.or_find(DeploymentCheck::Roots, "all", read) else { return Ok(None) };
         for (root, rows) in inventory.unmapped.iter().take(NAMED_MAX) {
             let measured = format!("{rows} rows refer to it, and it is neither mapped nor excluded");
-            self.find(Check::Roots, root, Status::Failed, measured);
+            self.find(DeploymentCheck::Roots, root, Status::Failed, measured);
         }
         match inventory.unmapped.len().saturating_sub(NAMED_MAX) {
             0 if inventory.unmapped.is_empty() => {
                 let measured = format!("{} locations, below roots that are known", inventory.claims.len());
-                self.find(Check::Roots, "all", Status::Ok, measured);
+                self.find(DeploymentCheck::Roots, "all", Status::Ok, measured);
             }
             0 => {}
-            more => self.find(Check::Roots, "others", Status::Failed, format!("{more} more are not known")),
+            more => self.find(DeploymentCheck::Roots, "others", Status::Failed, format!("{more} more are not known")),
         }
         let behind_keys = inventory::rows_behind_keys(databases);
-        for (name, table, rows) in self.or_find(Check::Key, "all", behind_keys).unwrap_or_default() {
+        for (name, table, rows) in self.or_find(DeploymentCheck::Key, "all", behind_keys).unwrap_or_default() {
             self.key(name, table, rows);
         }
         Ok(Some(inventory))
@@ -306,7 +313,7 @@ impl Look<'_> {
             (_, Some(_)) if is_default => (Status::Warning, format!("{rows_need}, and it is MLflow's default")),
             (_, Some(_)) => (Status::Ok, format!("{rows_need}, and it was given")),
         };
-        self.find(Check::Key, name, status, measured);
+        self.find(DeploymentCheck::Key, name, status, measured);
     }
 
     /// Looks for each root whether files that the databases speak of are where it is mapped to.
@@ -326,7 +333,7 @@ impl Look<'_> {
             let place = self.layout.components[root.component].place.clone();
             let sampled = sample(&claims);
             let looked = missing(&place, &sampled);
-            let Some(missing) = self.or_find(Check::Files, &root.uri, looked) else { continue };
+            let Some(missing) = self.or_find(DeploymentCheck::Files, &root.uri, looked) else { continue };
             let must_exist = sampled.iter().any(|claim| claim.must_exist);
             let named: Vec<&str> = missing.iter().take(NAMED_MAX).copied().collect();
             let counted = format!("{} of {} locations have files", sampled.len() - missing.len(), sampled.len());
@@ -340,7 +347,7 @@ impl Look<'_> {
                 _ if !must_exist => (Status::Ok, format!("{counted}; runs need not have any")),
                 _ => (Status::Warning, format!("{counted} at {place}: missing {}", named.join(", "))),
             };
-            self.find(Check::Files, &root.uri, status, measured);
+            self.find(DeploymentCheck::Files, &root.uri, status, measured);
         }
         Ok(())
     }
@@ -351,8 +358,8 @@ impl Look<'_> {
         options.retries = options.retries.min(RETRIES_MAX);
         let subject = options.uri.clone();
         let client = TrackingClient::connect(&options).map(|client| client.with_cancel(&self.hears.cancel));
-        let Some(client) = self.or_find(Check::Server, &subject, client) else { return };
-        if self.or_find(Check::Server, &subject, client.health()).is_none() {
+        let Some(client) = self.or_find(DeploymentCheck::Server, &subject, client) else { return };
+        if self.or_find(DeploymentCheck::Server, &subject, client.health()).is_none() {
             return;
         }
         let (status, measured) = match (client.version(), &self.revision) {
@@ -362,14 +369,14 @@ impl Look<'_> {
             (Err(error), _) if error.fault() == Some(Fault::Denied) => (Status::Ok, "it is well".to_owned()),
             (Err(error), _) => (Status::Failed, error.to_string()),
         };
-        self.find(Check::Server, &subject, status, measured);
-        if self.or_find(Check::Login, &subject, client.check_access()).is_some() {
-            self.find(Check::Login, &subject, Status::Ok, "experiments can be read");
+        self.find(DeploymentCheck::Server, &subject, status, measured);
+        if self.or_find(DeploymentCheck::Login, &subject, client.check_access()).is_some() {
+            self.find(DeploymentCheck::Login, &subject, Status::Ok, "experiments can be read");
         }
     }
 }
 
-fn root_uri(root: &crate::mlflow::roots::Root) -> &str {
+fn root_uri(root: &crate::mlflow::roots::MappedRoot) -> &str {
     &root.uri
 }
 

@@ -11,7 +11,7 @@
 
 use crate::compress::{self, Codec, Encoder};
 use crate::crypto::keys::MetaKeys;
-use crate::crypto::seal::{Cipher, Counter, TAG_LEN};
+use crate::crypto::seal::{Cipher, NonceCounter, TAG_LEN};
 use crate::format::{BlobKind, FORMAT_VERSION};
 use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId};
@@ -73,7 +73,7 @@ impl ChunkContext<'_> {
     pub fn seal(
         &self,
         encoder: &mut Encoder,
-        counter: &Counter,
+        counter: &NonceCounter,
         id: ChunkId,
         plain: &[u8],
     ) -> Result<(ChunkHeader, Vec<u8>), FormatError> {
@@ -145,8 +145,9 @@ mod tests {
         let keys = MetaKeys::new(Zeroizing::new([5; 32]));
         let cipher = Cipher::new(&[8; 32]);
         let id = keys.chunk_id(BlobKind::Data as u8, plain);
-        let (header, bytes) =
-            context(&cipher, BlobKind::Data).seal(&mut Encoder::default(), &Counter::default(), id, plain).unwrap();
+        let (header, bytes) = context(&cipher, BlobKind::Data)
+            .seal(&mut Encoder::default(), &NonceCounter::default(), id, plain)
+            .unwrap();
         (keys, cipher, header, bytes)
     }
 
@@ -183,8 +184,9 @@ mod tests {
     fn garbage_under_a_good_name_is_noticed_though_it_authenticates() {
         let (keys, cipher, _, _) = sealed(b"x");
         let id = keys.chunk_id(BlobKind::Data as u8, b"honest");
-        let (header, bytes) =
-            context(&cipher, BlobKind::Data).seal(&mut Encoder::default(), &Counter::default(), id, b"forged").unwrap();
+        let (header, bytes) = context(&cipher, BlobKind::Data)
+            .seal(&mut Encoder::default(), &NonceCounter::default(), id, b"forged")
+            .unwrap();
         let error = context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap_err();
         assert_eq!(error.to_string(), "its content does not hash to its name");
     }

@@ -21,7 +21,7 @@
 //! Associated data: "directory" or "footer", then the 192 bytes of header.
 
 use crate::compress::Codec;
-use crate::crypto::seal::{Cipher, Counter, TAG_LEN};
+use crate::crypto::seal::{Cipher, NonceCounter, TAG_LEN};
 use crate::format::chunk::{CHUNK_LEN_MAX, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
 use crate::format::{BlobKind, Cursor, FORMAT_VERSION, padme};
@@ -147,7 +147,7 @@ impl PackBuilder {
     }
 
     /// Seals directory and footer.
-    pub fn finish(mut self, cipher: &Cipher, counter: &Counter) -> FinishedPack {
+    pub fn finish(mut self, cipher: &Cipher, counter: &NonceCounter) -> FinishedPack {
         let directory = seal_frame(cipher, counter, &self.header.associated(b"directory"), directory(&self.chunks));
         let offset = self.bytes.len() as u32;
         self.bytes.extend_from_slice(&directory);
@@ -255,7 +255,7 @@ fn directory(chunks: &[ChunkHeader]) -> Vec<u8> {
     plain
 }
 
-fn seal_frame(cipher: &Cipher, counter: &Counter, associated: &[u8], plain: Vec<u8>) -> Vec<u8> {
+fn seal_frame(cipher: &Cipher, counter: &NonceCounter, associated: &[u8], plain: Vec<u8>) -> Vec<u8> {
     let counter = counter.next();
     let mut frame = counter.to_be_bytes().to_vec();
     frame.extend_from_slice(&cipher.seal(counter, associated, plain));
@@ -291,7 +291,7 @@ mod tests {
         let mut builder = PackBuilder::new(header(), 0);
         builder.push(chunk(1, 50), &[0xAA; 50]);
         builder.push(chunk(2, 70), &[0xBB; 70]);
-        let finished = builder.finish(&cipher, &Counter::default());
+        let finished = builder.finish(&cipher, &NonceCounter::default());
         (cipher, finished)
     }
 

@@ -5,7 +5,7 @@
 
 use crate::crypto::keys::{DataPublicKey, MetaKeys, SealedKey, Secret, new_secret};
 use crate::crypto::random;
-use crate::crypto::seal::{Cipher, Counter, NotAuthentic};
+use crate::crypto::seal::{Cipher, NonceCounter, NotAuthentic};
 use crate::format::session_header::SessionHeader;
 use crate::id::{RepositoryId, SessionId};
 
@@ -16,11 +16,11 @@ pub struct SessionKeys {
     /// Seals content.
     pub data: Cipher,
     /// Counts messages under `data`.
-    pub data_counter: Counter,
+    pub data_counter: NonceCounter,
     /// Seals trees, catalogues and pack directories.
     pub meta: Cipher,
     /// Counts messages under `meta`.
-    pub meta_counter: Counter,
+    pub meta_counter: NonceCounter,
 }
 
 impl SessionKeys {
@@ -34,9 +34,9 @@ impl SessionKeys {
         let header = SessionHeader { session, meta_salt, enc, sealed_key: sealed, commitment: commitment(&data_key) };
         Self {
             data: Cipher::new(&data_key),
-            data_counter: Counter::default(),
+            data_counter: NonceCounter::default(),
             meta: keys.session_cipher(&session, &meta_salt),
-            meta_counter: Counter::default(),
+            meta_counter: NonceCounter::default(),
             header,
         }
     }

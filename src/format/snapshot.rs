@@ -18,6 +18,14 @@ use crate::id::{ChunkId, RepositoryId, SessionId, SignerKey};
 
 /// Name of the component that holds plain paths and streams.
 pub const FILES: &str = "files";
+/// What names of artifact components begin with.
+pub const ARTIFACTS: &str = "artifacts/";
+/// Name of the component that holds the dumps of the databases.
+pub const DATABASE: &str = "database";
+/// Name of the component that holds the export through the REST API.
+pub const METADATA: &str = "metadata";
+/// Name of the component that holds the catalogue.
+pub const CATALOGUE: &str = "catalogue";
 /// Most problems that a record names one by one; the rest is only counted.
 pub const PROBLEMS_MAX: usize = 1000;
 

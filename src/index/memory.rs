@@ -7,29 +7,29 @@ use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::segment::Segment;
 use crate::id::{ChunkId, SegmentId};
-use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::sync::lock;
 
 /// An index that grows with the repository.
 #[derive(Debug, Default)]
-pub struct MemoryIndex(Mutex<Content>);
+pub struct MemoryIndex(Mutex<Held>);
 
 #[derive(Debug, Default)]
-struct Content {
+struct Held {
     segments: BTreeMap<SegmentId, (BlobKind, Vec<PackNumber>)>,
     packs: BTreeMap<PackNumber, PackRecord>,
-    chunks: BTreeMap<ChunkId, Vec<Location>>,
+    chunks: BTreeMap<ChunkId, Vec<ChunkLocation>>,
     next: u32,
 }
 
 impl MemoryIndex {
-    fn content(&self) -> MutexGuard<'_, Content> {
+    fn content(&self) -> MutexGuard<'_, Held> {
         lock(&self.0)
     }
 }
 
 impl ChunkIndex for MemoryIndex {
-    fn locate(&self, id: &ChunkId) -> Result<Vec<Location>> {
+    fn locate(&self, id: &ChunkId) -> Result<Vec<ChunkLocation>> {
         Ok(self.content().chunks.get(id).cloned().unwrap_or_default())
     }
 
@@ -55,7 +55,7 @@ impl ChunkIndex for MemoryIndex {
             let record = PackRecord { id: pack.id, kind: segment.kind, len: pack.len, session: pack.session };
             content.packs.insert(number, record);
             for (offset, chunk) in pack.located_chunks() {
-                content.chunks.entry(chunk.id).or_default().push(Location {
+                content.chunks.entry(chunk.id).or_default().push(ChunkLocation {
                     pack: number,
                     offset: offset as u32,
                     plain_len: chunk.plain_len,
@@ -86,7 +86,11 @@ impl ChunkIndex for MemoryIndex {
         Ok(content.packs.iter().filter(|(_, pack)| pack.kind == kind).map(|(number, pack)| (*number, *pack)).collect())
     }
 
-    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
+    fn for_each_chunk(
+        &self,
+        kind: BlobKind,
+        visit: &mut dyn FnMut(ChunkId, ChunkLocation) -> Result<()>,
+    ) -> Result<()> {
         let content = self.content();
         for (id, places) in &content.chunks {
             for place in places.iter().filter(|place| content.packs.get(&place.pack).is_some_and(|p| p.kind == kind)) {

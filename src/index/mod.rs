@@ -22,7 +22,7 @@ pub struct PackNumber(pub u32);
 
 /// Where a chunk stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
+pub struct ChunkLocation {
     /// In which pack.
     pub pack: PackNumber,
     /// At which offset, in bytes.
@@ -37,7 +37,7 @@ pub struct Location {
     pub filter: u8,
 }
 
-impl Location {
+impl ChunkLocation {
     /// Returns what one must know to open the chunk.
     pub fn header(&self, id: ChunkId) -> ChunkHeader {
         let Self { plain_len, stored_len, codec, filter, .. } = *self;
@@ -61,7 +61,7 @@ pub struct PackRecord {
 /// Answers where chunks are. Calls may come from many threads.
 pub trait ChunkIndex: Send + Sync {
     /// Returns every place where a chunk stands.
-    fn locate(&self, id: &ChunkId) -> Result<Vec<Location>>;
+    fn locate(&self, id: &ChunkId) -> Result<Vec<ChunkLocation>>;
 
     /// Returns what is known of a pack, or `None` if its segment is gone.
     fn pack(&self, number: PackNumber) -> Result<Option<PackRecord>>;
@@ -79,5 +79,6 @@ pub trait ChunkIndex: Send + Sync {
     fn packs(&self, kind: BlobKind) -> Result<Vec<(PackNumber, PackRecord)>>;
 
     /// Calls `visit` with every chunk of every pack of a kind, in the order of their ids.
-    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()>;
+    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, ChunkLocation) -> Result<()>)
+    -> Result<()>;
 }

@@ -32,7 +32,7 @@ use crate::format::session_header::SessionHeader;
 use crate::format::{BlobKind, Cursor, PerKind};
 use crate::format_error::FormatError;
 use crate::id::{ChunkId, PackId, RepositoryId, SegmentId};
-use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::sync::lock;
 use crate::units::MIB;
 
@@ -132,7 +132,7 @@ impl RocksIndex {
         let mut batch = WriteBatch::default();
         batch.put(pack_key(number), value);
         for (row, (offset, chunk)) in pack.located_chunks().enumerate() {
-            let location = Location {
+            let location = ChunkLocation {
                 pack: PackNumber(number),
                 offset: offset as u32,
                 plain_len: chunk.plain_len,
@@ -190,7 +190,7 @@ impl RocksIndex {
 }
 
 impl ChunkIndex for RocksIndex {
-    fn locate(&self, id: &ChunkId) -> Result<Vec<Location>> {
+    fn locate(&self, id: &ChunkId) -> Result<Vec<ChunkLocation>> {
         let prefix = [b"c", &id.as_bytes()[..]].concat();
         let mut read = ReadOptions::default();
         read.set_prefix_same_as_start(true);
@@ -266,7 +266,11 @@ impl ChunkIndex for RocksIndex {
         Ok(packs)
     }
 
-    fn for_each_chunk(&self, kind: BlobKind, visit: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
+    fn for_each_chunk(
+        &self,
+        kind: BlobKind,
+        visit: &mut dyn FnMut(ChunkId, ChunkLocation) -> Result<()>,
+    ) -> Result<()> {
         let of_kind: HashSet<PackNumber> = self.packs(kind)?.into_iter().map(|(number, _)| number).collect();
         for row in self.rows(b"c") {
             let (key, value) = row.map_err(|error| self.fault(error))?;
@@ -339,7 +343,7 @@ fn first_u32(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-fn encode_location(segment: u32, location: &Location) -> [u8; 18] {
+fn encode_location(segment: u32, location: &ChunkLocation) -> [u8; 18] {
     let mut value = [0; 18];
     let numbers = [segment, location.offset, location.plain_len, location.stored_len];
     for (bytes, number) in value.chunks_exact_mut(4).zip(numbers) {
@@ -350,14 +354,14 @@ fn encode_location(segment: u32, location: &Location) -> [u8; 18] {
     value
 }
 
-fn decode_location(key: &[u8], value: &[u8]) -> Result<(u32, Location), FormatError> {
+fn decode_location(key: &[u8], value: &[u8]) -> Result<(u32, ChunkLocation), FormatError> {
     let pack = Cursor::new(key.get(33..).unwrap_or_default()).array()?;
     let mut cursor = Cursor::new(value);
     let mut number = || cursor.array().map(u32::from_be_bytes);
     let (segment, offset, plain_len, stored_len) = (number()?, number()?, number()?, number()?);
     let (codec, filter) = (Codec::from_byte(cursor.u8()?)?, cursor.u8()?);
     let pack = PackNumber(u32::from_be_bytes(pack));
-    Ok((segment, Location { pack, offset, plain_len, stored_len, codec, filter }))
+    Ok((segment, ChunkLocation { pack, offset, plain_len, stored_len, codec, filter }))
 }
 
 fn decode_pack_row(value: &[u8]) -> Result<(u32, PackRecord), FormatError> {

@@ -1,7 +1,7 @@
 //! The catalogue: what a snapshot's databases said of experiments, runs and models, as JSON lines.
 //!
 //! It is what makes a snapshot readable for years without PostgreSQL and MLflow: each [`TableSpec`] becomes one file of
-//! the component [`CATALOGUE`], one line a row, sorted by its keys, so that unchanged rows deduplicate.
+//! the component [`crate::format::snapshot::CATALOGUE`], one line a row, sorted by its keys, so that unchanged rows deduplicate.
 //!
 //! What must stay true: a column that this version of MLflow does not have is left out, never invented; a value that is
 //! not of its expected type is kept as the text that it is.
@@ -10,12 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
-use crate::mlflow::schema::{ReferenceKind, STAGE_DELETED, Store};
+use crate::mlflow::names::{DELETED, STAGE_DELETED, file, table};
+use crate::mlflow::schema::{ReferenceKind, Store};
 use crate::mlflow::uri;
 use crate::sql::Value;
 
-/// Name of the component that holds the catalogue.
-pub const CATALOGUE: &str = "catalogue";
 /// File of the component that holds what the references of the databases lead to, as [`Reference`]s.
 pub const REFERENCES: &str = "references";
 /// File of the component that lists artifacts that no row refers to, as [`Orphan`]s.
@@ -25,7 +24,7 @@ pub const TABLES: &str = "tables";
 
 /// What a column's text is in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     /// A string.
     Text,
     /// A number without a fraction.
@@ -42,19 +41,19 @@ pub struct ColumnSpec {
     /// The field of the JSON object.
     pub field: &'static str,
     /// Its type.
-    pub kind: Kind,
+    pub kind: ColumnKind,
 }
 
 const fn text(column: &'static str, field: &'static str) -> ColumnSpec {
-    ColumnSpec { column, field, kind: Kind::Text }
+    ColumnSpec { column, field, kind: ColumnKind::Text }
 }
 
 const fn integer(column: &'static str, field: &'static str) -> ColumnSpec {
-    ColumnSpec { column, field, kind: Kind::Integer }
+    ColumnSpec { column, field, kind: ColumnKind::Integer }
 }
 
 const fn real(column: &'static str, field: &'static str) -> ColumnSpec {
-    ColumnSpec { column, field, kind: Kind::Real }
+    ColumnSpec { column, field, kind: ColumnKind::Real }
 }
 
 /// A file of the catalogue and the table that it is made from.
@@ -87,8 +86,8 @@ pub fn json_line(value: &impl Serialize) -> Result<Vec<u8>> {
 /// All of the catalogue that comes from tables.
 pub const SPECS: [TableSpec; 21] = [
     TableSpec {
-        file: "experiments",
-        table: "experiments",
+        file: file::EXPERIMENTS,
+        table: table::EXPERIMENTS,
         is_registry: false,
         columns: &[
             text("experiment_id", "experiment_id"),
@@ -102,15 +101,15 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["experiment_id"],
     },
     TableSpec {
-        file: "experiment_tags",
-        table: "experiment_tags",
+        file: file::EXPERIMENT_TAGS,
+        table: table::EXPERIMENT_TAGS,
         is_registry: false,
         columns: &[text("experiment_id", "experiment_id"), text("key", "key"), text("value", "value")],
         order: &["experiment_id", "key"],
     },
     TableSpec {
-        file: "runs",
-        table: "runs",
+        file: file::RUNS,
+        table: table::RUNS,
         is_registry: false,
         columns: &[
             text("run_uuid", "run_id"),
@@ -127,15 +126,15 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["run_uuid"],
     },
     TableSpec {
-        file: "params",
-        table: "params",
+        file: file::PARAMS,
+        table: table::PARAMS,
         is_registry: false,
         columns: &[text("run_uuid", "run_id"), text("key", "key"), text("value", "value")],
         order: &["run_uuid", "key"],
     },
     TableSpec {
-        file: "metrics",
-        table: "latest_metrics",
+        file: file::METRICS,
+        table: table::LATEST_METRICS,
         is_registry: false,
         columns: &[
             text("run_uuid", "run_id"),
@@ -148,15 +147,15 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["run_uuid", "key"],
     },
     TableSpec {
-        file: "run_tags",
-        table: "tags",
+        file: file::RUN_TAGS,
+        table: table::TAGS,
         is_registry: false,
         columns: &[text("run_uuid", "run_id"), text("key", "key"), text("value", "value")],
         order: &["run_uuid", "key"],
     },
     TableSpec {
-        file: "datasets",
-        table: "datasets",
+        file: file::DATASETS,
+        table: table::DATASETS,
         is_registry: false,
         columns: &[
             text("dataset_uuid", "dataset_id"),
@@ -169,8 +168,8 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["dataset_uuid"],
     },
     TableSpec {
-        file: "inputs",
-        table: "inputs",
+        file: file::INPUTS,
+        table: table::INPUTS,
         is_registry: false,
         columns: &[
             text("input_uuid", "input_id"),
@@ -183,8 +182,8 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["destination_id", "input_uuid"],
     },
     TableSpec {
-        file: "logged_models",
-        table: "logged_models",
+        file: file::LOGGED_MODELS,
+        table: table::LOGGED_MODELS,
         is_registry: false,
         columns: &[
             text("model_id", "model_id"),
@@ -201,22 +200,22 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["model_id"],
     },
     TableSpec {
-        file: "logged_model_params",
-        table: "logged_model_params",
+        file: file::LOGGED_MODEL_PARAMS,
+        table: table::LOGGED_MODEL_PARAMS,
         is_registry: false,
         columns: &[text("model_id", "model_id"), text("param_key", "key"), text("param_value", "value")],
         order: &["model_id", "param_key"],
     },
     TableSpec {
-        file: "logged_model_tags",
-        table: "logged_model_tags",
+        file: file::LOGGED_MODEL_TAGS,
+        table: table::LOGGED_MODEL_TAGS,
         is_registry: false,
         columns: &[text("model_id", "model_id"), text("tag_key", "key"), text("tag_value", "value")],
         order: &["model_id", "tag_key"],
     },
     TableSpec {
-        file: "logged_model_metrics",
-        table: "logged_model_metrics",
+        file: file::LOGGED_MODEL_METRICS,
+        table: table::LOGGED_MODEL_METRICS,
         is_registry: false,
         columns: &[
             text("model_id", "model_id"),
@@ -229,8 +228,8 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["model_id", "metric_name", "metric_timestamp_ms", "metric_step", "run_id"],
     },
     TableSpec {
-        file: "registered_models",
-        table: "registered_models",
+        file: file::REGISTERED_MODELS,
+        table: table::REGISTERED_MODELS,
         is_registry: true,
         columns: &[
             text("name", "name"),
@@ -242,22 +241,22 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["name"],
     },
     TableSpec {
-        file: "registered_model_tags",
-        table: "registered_model_tags",
+        file: file::REGISTERED_MODEL_TAGS,
+        table: table::REGISTERED_MODEL_TAGS,
         is_registry: true,
         columns: &[text("name", "name"), text("key", "key"), text("value", "value")],
         order: &["name", "key"],
     },
     TableSpec {
-        file: "aliases",
-        table: "registered_model_aliases",
+        file: file::ALIASES,
+        table: table::REGISTERED_MODEL_ALIASES,
         is_registry: true,
         columns: &[text("name", "name"), text("alias", "alias"), integer("version", "version")],
         order: &["name", "alias"],
     },
     TableSpec {
-        file: "model_versions",
-        table: "model_versions",
+        file: file::MODEL_VERSIONS,
+        table: table::MODEL_VERSIONS,
         is_registry: true,
         columns: &[
             text("name", "name"),
@@ -276,15 +275,15 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["name", "version"],
     },
     TableSpec {
-        file: "model_version_tags",
-        table: "model_version_tags",
+        file: file::MODEL_VERSION_TAGS,
+        table: table::MODEL_VERSION_TAGS,
         is_registry: true,
         columns: &[text("name", "name"), integer("version", "version"), text("key", "key"), text("value", "value")],
         order: &["name", "version", "key"],
     },
     TableSpec {
-        file: "traces",
-        table: "trace_info",
+        file: file::TRACES,
+        table: table::TRACE_INFO,
         is_registry: false,
         columns: &[
             text("request_id", "trace_id"),
@@ -296,15 +295,15 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["request_id"],
     },
     TableSpec {
-        file: "trace_tags",
-        table: "trace_tags",
+        file: file::TRACE_TAGS,
+        table: table::TRACE_TAGS,
         is_registry: false,
         columns: &[text("request_id", "trace_id"), text("key", "key"), text("value", "value")],
         order: &["request_id", "key"],
     },
     TableSpec {
-        file: "evaluation_datasets",
-        table: "evaluation_datasets",
+        file: file::EVALUATION_DATASETS,
+        table: table::EVALUATION_DATASETS,
         is_registry: false,
         columns: &[
             text("dataset_id", "dataset_id"),
@@ -316,8 +315,8 @@ pub const SPECS: [TableSpec; 21] = [
         order: &["dataset_id"],
     },
     TableSpec {
-        file: "workspaces",
-        table: "workspaces",
+        file: file::WORKSPACES,
+        table: table::WORKSPACES,
         is_registry: false,
         columns: &[
             text("name", "name"),
@@ -334,16 +333,16 @@ pub fn line(columns: &[&ColumnSpec], row: &[Value]) -> Map<String, Json> {
     fields.filter_map(|(column, value)| Some((column.field.to_owned(), json(column.kind, value)?))).collect()
 }
 
-fn json(kind: Kind, value: &Value) -> Option<Json> {
+fn json(kind: ColumnKind, value: &Value) -> Option<Json> {
     let text = match value {
         Value::Null => return None,
         Value::Text(bytes) | Value::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::Number(text) => text.clone(),
     };
     let number = match kind {
-        Kind::Text => None,
-        Kind::Integer => text.parse::<i64>().ok().map(Json::from),
-        Kind::Real => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Json::from),
+        ColumnKind::Text => None,
+        ColumnKind::Integer => text.parse::<i64>().ok().map(Json::from),
+        ColumnKind::Real => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Json::from),
     };
     Some(number.unwrap_or(Json::String(text)))
 }
@@ -417,7 +416,7 @@ pub struct LoggedModel {
 impl LoggedModel {
     /// Returns whether its files must be there.
     pub fn is_ready(&self) -> bool {
-        self.status == Some(2) && self.lifecycle_stage != "deleted"
+        self.status == Some(2) && self.lifecycle_stage != DELETED
     }
 }
 

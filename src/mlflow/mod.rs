@@ -4,6 +4,7 @@
 //! on any of them; a location that is not understood stays what it is and is reported, never guessed.
 
 pub mod catalogue;
+pub mod names;
 pub mod roots;
 pub mod schema;
 pub mod uri;

@@ -10,7 +10,7 @@ use crate::mlflow::uri;
 
 /// A root of the database and the component that holds what is below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
+pub struct MappedRoot {
     /// The location as the database has it, in its one form.
     pub uri: String,
     /// The component, by its number.
@@ -45,7 +45,7 @@ pub struct RootMap {
 
 impl RootMap {
     /// Puts roots and exclusions together; a root named twice is refused.
-    pub fn new(roots: Vec<Root>, excluded: &[String]) -> Result<Self> {
+    pub fn new(roots: Vec<MappedRoot>, excluded: &[String]) -> Result<Self> {
         let mut mapped = BTreeMap::new();
         for root in roots {
             let location = uri::normalize(&root.uri);
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn map() -> RootMap {
-        let root = |uri: &str, component, path: &str| Root { uri: uri.into(), component, path: path.into() };
+        let root = |uri: &str, component, path: &str| MappedRoot { uri: uri.into(), component, path: path.into() };
         let roots = vec![
             root("mlflow-artifacts:/", 0, "artifacts"),
             root("s3://team-b", 1, ""),
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        let root = Root { uri: "s3://b/".into(), component: 0, path: String::new() };
+        let root = MappedRoot { uri: "s3://b/".into(), component: 0, path: String::new() };
         assert!(RootMap::new(vec![root.clone(), root.clone()], &[]).is_err());
         assert!(RootMap::new(vec![root], &["s3://b".into()]).is_err());
     }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mlflow::names::{STAGE_DELETED, table};
 use crate::sql::text_literal;
 
 /// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
@@ -173,9 +174,6 @@ impl Store {
     }
 }
 
-/// Stage of a model version that was deleted.
-pub const STAGE_DELETED: &str = "Deleted_Internal";
-
 /// What refers to files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -193,14 +191,14 @@ pub enum ReferenceKind {
 /// The columns that hold artifact locations, with the most characters that PostgreSQL lets them hold. No other column is
 /// ever rewritten: sources of data sets, texts of spans and the files of models keep what they say.
 pub const LOCATION_COLUMNS: [(&str, &str, u32); 8] = [
-    ("experiments", "artifact_location", 256),
-    ("runs", "artifact_uri", 200),
-    ("logged_models", "artifact_location", 1000),
-    ("model_versions", "source", 500),
-    ("model_versions", "storage_location", 500),
-    ("trace_tags", "value", 8000),
-    ("workspaces", "default_artifact_root", 500),
-    ("workspaces", "trace_archival_location", 500),
+    (table::EXPERIMENTS, "artifact_location", 256),
+    (table::RUNS, "artifact_uri", 200),
+    (table::LOGGED_MODELS, "artifact_location", 1000),
+    (table::MODEL_VERSIONS, "source", 500),
+    (table::MODEL_VERSIONS, "storage_location", 500),
+    (table::TRACE_TAGS, "value", 8000),
+    (table::WORKSPACES, "default_artifact_root", 500),
+    (table::WORKSPACES, "trace_archival_location", 500),
 ];
 /// The variable with the passphrase that secrets of the gateway are encrypted with.
 pub const KEK_PASSPHRASE: &str = "MLFLOW_CRYPTO_KEK_PASSPHRASE";
@@ -229,21 +227,21 @@ pub fn row_of(kind: ReferenceKind, id: &str) -> Option<RowPlace> {
     let place = |table, stage, condition| RowPlace { is_registry: false, table, stage, condition };
     let literal = text_literal(id);
     Some(match kind {
-        ReferenceKind::Run => place("runs", "lifecycle_stage", format!("run_uuid = {literal}")),
-        ReferenceKind::LoggedModel => place("logged_models", "lifecycle_stage", format!("model_id = {literal}")),
-        ReferenceKind::Trace => place("trace_info", "'active'", format!("request_id = {literal}")),
+        ReferenceKind::Run => place(table::RUNS, "lifecycle_stage", format!("run_uuid = {literal}")),
+        ReferenceKind::LoggedModel => place(table::LOGGED_MODELS, "lifecycle_stage", format!("model_id = {literal}")),
+        ReferenceKind::Trace => place(table::TRACE_INFO, "'active'", format!("request_id = {literal}")),
         ReferenceKind::ModelVersion => {
             let (name, version) = id.rsplit_once('/')?;
             let version: i64 = version.parse().ok()?;
             let condition = format!("name = {} AND version = {version}", text_literal(name));
-            RowPlace { is_registry: true, ..place("model_versions", "current_stage", condition) }
+            RowPlace { is_registry: true, ..place(table::MODEL_VERSIONS, "current_stage", condition) }
         }
     })
 }
 
 /// What a row is found by when one experiment, run or model is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Owner {
+pub enum RowOwner {
     /// An experiment's id.
     Experiment,
     /// A run's id.
@@ -270,7 +268,7 @@ pub struct Table {
     /// Its name.
     pub name: &'static str,
     /// What owns a row.
-    pub owner: Owner,
+    pub owner: RowOwner,
     /// The columns that name the owner.
     pub columns: &'static [&'static str],
 }
@@ -280,43 +278,43 @@ impl Table {
     /// row had.
     pub fn remnant(&self) -> Option<String> {
         let condition = || format!("coalesce(t.current_stage, '') = {}", text_literal(STAGE_DELETED));
-        (self.name == "model_versions").then(condition)
+        (self.name == table::MODEL_VERSIONS).then(condition)
     }
 }
 
-const fn table(name: &'static str, owner: Owner, columns: &'static [&'static str]) -> Table {
+const fn owned(name: &'static str, owner: RowOwner, columns: &'static [&'static str]) -> Table {
     Table { name, owner, columns }
 }
 
 /// The tables from which single experiments, runs and models are restored, in the order of their foreign keys.
 pub const TABLES: [Table; 27] = [
-    table("experiments", Owner::Experiment, &["experiment_id"]),
-    table("experiment_tags", Owner::Experiment, &["experiment_id"]),
-    table("runs", Owner::Run, &["run_uuid"]),
-    table("params", Owner::Run, &["run_uuid"]),
-    table("tags", Owner::Run, &["run_uuid"]),
-    table("metrics", Owner::Run, &["run_uuid"]),
-    table("latest_metrics", Owner::Run, &["run_uuid"]),
-    table("datasets", Owner::Dataset, &["dataset_uuid"]),
-    table("inputs", Owner::Input, &["input_uuid"]),
-    table("input_tags", Owner::Input, &["input_uuid"]),
-    table("logged_models", Owner::LoggedModel, &["model_id"]),
-    table("logged_model_params", Owner::LoggedModel, &["model_id"]),
-    table("logged_model_tags", Owner::LoggedModel, &["model_id"]),
-    table("logged_model_metrics", Owner::LoggedModel, &["model_id"]),
-    table("registered_models", Owner::RegisteredModel, &["name"]),
-    table("registered_model_tags", Owner::RegisteredModel, &["name"]),
-    table("model_versions", Owner::Version, &["name", "version"]),
-    table("model_version_tags", Owner::Version, &["name", "version"]),
-    table("registered_model_aliases", Owner::Version, &["name", "version"]),
-    table("trace_info", Owner::Trace, &["request_id"]),
-    table("trace_tags", Owner::Trace, &["request_id"]),
-    table("trace_request_metadata", Owner::Trace, &["request_id"]),
-    table("trace_metrics", Owner::Trace, &["request_id"]),
-    table("spans", Owner::Trace, &["trace_id"]),
-    table("span_metrics", Owner::Trace, &["trace_id"]),
-    table("assessments", Owner::Trace, &["trace_id"]),
-    table("entity_associations", Owner::Association, &["source_id"]),
+    owned(table::EXPERIMENTS, RowOwner::Experiment, &["experiment_id"]),
+    owned(table::EXPERIMENT_TAGS, RowOwner::Experiment, &["experiment_id"]),
+    owned(table::RUNS, RowOwner::Run, &["run_uuid"]),
+    owned(table::PARAMS, RowOwner::Run, &["run_uuid"]),
+    owned(table::TAGS, RowOwner::Run, &["run_uuid"]),
+    owned(table::METRICS, RowOwner::Run, &["run_uuid"]),
+    owned(table::LATEST_METRICS, RowOwner::Run, &["run_uuid"]),
+    owned(table::DATASETS, RowOwner::Dataset, &["dataset_uuid"]),
+    owned(table::INPUTS, RowOwner::Input, &["input_uuid"]),
+    owned(table::INPUT_TAGS, RowOwner::Input, &["input_uuid"]),
+    owned(table::LOGGED_MODELS, RowOwner::LoggedModel, &["model_id"]),
+    owned(table::LOGGED_MODEL_PARAMS, RowOwner::LoggedModel, &["model_id"]),
+    owned(table::LOGGED_MODEL_TAGS, RowOwner::LoggedModel, &["model_id"]),
+    owned(table::LOGGED_MODEL_METRICS, RowOwner::LoggedModel, &["model_id"]),
+    owned(table::REGISTERED_MODELS, RowOwner::RegisteredModel, &["name"]),
+    owned(table::REGISTERED_MODEL_TAGS, RowOwner::RegisteredModel, &["name"]),
+    owned(table::MODEL_VERSIONS, RowOwner::Version, &["name", "version"]),
+    owned(table::MODEL_VERSION_TAGS, RowOwner::Version, &["name", "version"]),
+    owned(table::REGISTERED_MODEL_ALIASES, RowOwner::Version, &["name", "version"]),
+    owned(table::TRACE_INFO, RowOwner::Trace, &["request_id"]),
+    owned(table::TRACE_TAGS, RowOwner::Trace, &["request_id"]),
+    owned(table::TRACE_REQUEST_METADATA, RowOwner::Trace, &["request_id"]),
+    owned(table::TRACE_METRICS, RowOwner::Trace, &["request_id"]),
+    owned(table::SPANS, RowOwner::Trace, &["trace_id"]),
+    owned(table::SPAN_METRICS, RowOwner::Trace, &["trace_id"]),
+    owned(table::ASSESSMENTS, RowOwner::Trace, &["trace_id"]),
+    owned(table::ENTITY_ASSOCIATIONS, RowOwner::Association, &["source_id"]),
 ];
 
 #[cfg(test)]

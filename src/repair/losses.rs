@@ -14,6 +14,7 @@ use crate::format::tree::{Entry, FileContent};
 use crate::hears::Hears;
 use crate::id::SessionId;
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, Run};
+use crate::mlflow::names::file;
 use crate::mlflow::schema::ReferenceKind;
 use crate::repair::survey::Chunk;
 use crate::repository::snapshots::Snapshot;
@@ -200,13 +201,13 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], h
         Ok(())
     })?;
     let mut experiments: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    reader::for_each(reader, snapshot, "runs", &hears.cancel, &mut |run: Run| {
+    reader::for_each(reader, snapshot, file::RUNS, &hears.cancel, &mut |run: Run| {
         if let Some(numbers) = runs.get(&run.run_id) {
             experiments.entry(run.experiment_id).or_default().extend(numbers);
         }
         Ok(())
     })?;
-    reader::for_each(reader, snapshot, "experiments", &hears.cancel, &mut |experiment: Experiment| {
+    reader::for_each(reader, snapshot, file::EXPERIMENTS, &hears.cancel, &mut |experiment: Experiment| {
         let text = format!("experiment {:?}", experiment.name);
         for number in experiments.get(&experiment.experiment_id).into_iter().flatten() {
             losses[*number].of.push(text.clone());

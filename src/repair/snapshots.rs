@@ -18,11 +18,12 @@ use crate::compress::Encoder;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::deployment::{DeploymentRecord, Verdict};
-use crate::format::snapshot::{Completeness, Component, PROBLEMS_MAX, ProblemRecord, SnapshotRecord};
+use crate::format::snapshot::{
+    CATALOGUE, Completeness, Component, DATABASE, METADATA, PROBLEMS_MAX, ProblemRecord, SnapshotRecord,
+};
 use crate::format::tree::{Entry, EntryKind};
 use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
-use crate::mlflow::catalogue::CATALOGUE;
 use crate::monitor::Counter;
 use crate::repair::losses::{self, Lost};
 use crate::repair::survey::{self, Chunk};
@@ -183,8 +184,8 @@ fn confess_verdicts(deployment: &mut DeploymentRecord, hurt: &BTreeSet<&str>) {
     let verdicts = &mut deployment.verdicts;
     for component in hurt {
         match *component {
-            "database" => verdicts.database = Verdict::NotOk,
-            "metadata" => verdicts.metadata = Verdict::NotOk,
+            DATABASE => verdicts.database = Verdict::NotOk,
+            METADATA => verdicts.metadata = Verdict::NotOk,
             CATALOGUE => verdicts.references = Verdict::NotOk,
             _ => (verdicts.artifacts, verdicts.references) = (Verdict::NotOk, Verdict::NotOk),
         }

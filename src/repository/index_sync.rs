@@ -23,7 +23,7 @@ use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId, SegmentId};
 use crate::index::memory::MemoryIndex;
 use crate::index::rocks::RocksIndex;
-use crate::index::{ChunkIndex, Location, PackNumber, PackRecord};
+use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::parallel;
 use crate::repository::layout;
 use crate::sync::lock;
@@ -297,7 +297,7 @@ impl Index {
         open_segment(&self.keys, self.repository, kind, id, &bytes).map_err(|error| Error::damaged(key, error))
     }
 
-    fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: Location) -> Result<Option<Place>> {
+    fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: ChunkLocation) -> Result<Option<Place>> {
         let known = self.state().records.get(&location.pack).cloned();
         let pack = match known {
             Some(pack) => pack,

@@ -10,18 +10,12 @@ use zeroize::Zeroizing;
 
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
-use crate::mlflow::roots::{Root, RootMap};
+use crate::format::snapshot::ARTIFACTS;
+use crate::mlflow::roots::{MappedRoot, RootMap};
 use crate::mlflow::schema::Store;
 use crate::mlflow::uri;
 use crate::s3::{BucketLocation, S3Options};
 use crate::tracking::TrackingOptions;
-
-/// What names of artifact components begin with.
-pub const ARTIFACTS: &str = "artifacts/";
-/// Name of the component that holds the dumps of the databases.
-pub const DATABASE: &str = "database";
-/// Name of the component that holds the export through the REST API.
-pub const METADATA: &str = "metadata";
 
 /// Where artifacts are.
 #[derive(Debug, Clone)]
@@ -119,7 +113,7 @@ pub struct Layout {
     /// The stores, by name.
     pub components: Vec<ArtifactComponent>,
     /// The roots as they were given, each with the number of its component and its path there.
-    pub roots: Vec<Root>,
+    pub roots: Vec<MappedRoot>,
     /// What locations of the databases lead to.
     pub map: RootMap,
 }
@@ -163,7 +157,7 @@ impl Deployment {
                 .find_map(|(number, component)| Some((number, component.place.path_of(&root.place)?)));
             let (component, path) =
                 found.ok_or_else(|| Error::Internal(format!("the root {} is in no component", root.uri)))?;
-            Ok(Root { uri: uri::normalize(&root.uri), component, path: path.trim_matches('/').to_owned() })
+            Ok(MappedRoot { uri: uri::normalize(&root.uri), component, path: path.trim_matches('/').to_owned() })
         });
         let roots = roots.collect::<Result<Vec<_>>>()?;
         let map = RootMap::new(roots.clone(), &self.excluded)?;

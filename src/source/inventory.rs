@@ -17,8 +17,9 @@ use crate::cancel::Cancel;
 use crate::database::{self, DatabaseReader, DatabaseUri, Engine};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{
-    self, ColumnSpec, Experiment, Kind, LoggedModel, ModelVersion, Pair, Run, SPECS, TableSpec,
+    self, ColumnKind, ColumnSpec, Experiment, LoggedModel, ModelVersion, Pair, Run, SPECS, TableSpec,
 };
+use crate::mlflow::names::{DELETED, file};
 use crate::mlflow::roots::{Resolved, RootMap};
 use crate::mlflow::schema::{KEK_PASSPHRASE, LOCATION_TRACE_TAGS, ReferenceKind, Store, WEBHOOK_KEY};
 use crate::mlflow::uri::{self, VersionSource};
@@ -226,9 +227,9 @@ fn select(engine: Engine, spec: &TableSpec, columns: &[&ColumnSpec]) -> String {
         let column = columns.iter().find(|column| column.column == *name)?;
         let key = format!("\"{name}\"");
         Some(match (column.kind, engine) {
-            (Kind::Integer | Kind::Real, _) => key,
-            (Kind::Text, Engine::Postgresql) => format!("CAST({key} AS text) COLLATE \"C\""),
-            (Kind::Text, Engine::Sqlite) => format!("CAST({key} AS text)"),
+            (ColumnKind::Integer | ColumnKind::Real, _) => key,
+            (ColumnKind::Text, Engine::Postgresql) => format!("CAST({key} AS text) COLLATE \"C\""),
+            (ColumnKind::Text, Engine::Sqlite) => format!("CAST({key} AS text)"),
         })
     });
     let order: Vec<_> = order.collect();
@@ -243,16 +244,16 @@ fn parse<T: DeserializeOwned>(row: &Map<String, Json>) -> Result<T> {
 impl Collector<'_> {
     fn collect(&mut self, spec: &TableSpec, row: &Map<String, Json>) -> Result<()> {
         match spec.file {
-            "experiments" => self.look_at(parse::<Experiment>(row)?.artifact_location.as_deref()),
-            "runs" => self.run(parse(row)?),
-            "logged_models" => self.logged_model(parse(row)?),
-            "model_versions" => {
+            file::EXPERIMENTS => self.look_at(parse::<Experiment>(row)?.artifact_location.as_deref()),
+            file::RUNS => self.run(parse(row)?),
+            file::LOGGED_MODELS => self.logged_model(parse(row)?),
+            file::MODEL_VERSIONS => {
                 let version: ModelVersion = parse(row)?;
                 self.note_runs_of(&version);
                 self.versions.push(version);
             }
-            "trace_tags" => self.trace_tag(&parse(row)?),
-            "workspaces" => {
+            file::TRACE_TAGS => self.trace_tag(&parse(row)?),
+            file::WORKSPACES => {
                 for field in ["default_artifact_root", "trace_archival_location"] {
                     self.look_at(row.get(field).and_then(Json::as_str));
                 }
@@ -291,7 +292,7 @@ impl Collector<'_> {
             wanted.clone_from(&run.artifact_uri);
         }
         let Some(uri) = run.artifact_uri.filter(|uri| !uri.is_empty()) else { return };
-        let is_settled = run.lifecycle_stage != "deleted" && run.status.as_deref() != Some("RUNNING");
+        let is_settled = run.lifecycle_stage != DELETED && run.status.as_deref() != Some("RUNNING");
         self.claim(ReferenceKind::Run, run.run_id, &uri, false, is_settled);
     }
 

@@ -10,7 +10,8 @@ use crate::chunks::writer::ChunkWriter;
 use crate::database::{self, LiveDatabase};
 use crate::error::Result;
 use crate::format::tree::Entry;
-use crate::mlflow::schema::{self, RowPlace, STAGE_DELETED, Store};
+use crate::mlflow::names::{DELETED, STAGE_DELETED};
+use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::monitor::Monitor;
 use crate::source::deployment::Deployment;
 use crate::source::inventory::Claim;
@@ -74,7 +75,7 @@ impl Surroundings for Live<'_> {
             // Purged, and not only marked as deleted: nothing refers to the files any more.
             None => true,
             Some(row) => {
-                matches!(row.first().and_then(Value::as_text), Some(stage) if stage == "deleted" || stage == STAGE_DELETED)
+                matches!(row.first().and_then(Value::as_text), Some(stage) if stage == DELETED || stage == STAGE_DELETED)
             }
         })
     }

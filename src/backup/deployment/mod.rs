@@ -37,12 +37,12 @@ use crate::format::BlobKind;
 use crate::format::deployment::{
     DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
 };
-use crate::format::snapshot::{Completeness, Component, Statistics};
-use crate::mlflow::catalogue::{self, CATALOGUE, Reference, ReferenceState, StoredTable};
+use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, Statistics};
+use crate::mlflow::catalogue::{self, Reference, ReferenceState, StoredTable};
 use crate::mlflow::schema::{ReferenceKind, Store};
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
-use crate::source::deployment::{ArtifactComponent, ArtifactPlace, DATABASE, Deployment, Layout};
+use crate::source::deployment::{ArtifactComponent, ArtifactPlace, Deployment, Layout};
 use crate::source::directory::DirectorySource;
 use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
@@ -304,7 +304,7 @@ impl DeploymentBackup<'_> {
     }
 
     fn root_records(&self) -> Vec<RootRecord> {
-        let record = |root: &crate::mlflow::roots::Root| {
+        let record = |root: &crate::mlflow::roots::MappedRoot| {
             let component = &self.layout.components[root.component];
             RootRecord {
                 uri: root.uri.clone(),

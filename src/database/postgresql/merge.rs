@@ -8,7 +8,7 @@ use postgres::error::SqlState;
 
 use super::super::merge::{MergeStore, Merger};
 use super::super::{Merge, MergeTable};
-use super::{Session, describe_io};
+use super::{ServerConnection, describe_io};
 use crate::error::Result;
 use crate::sql::{Value, copy, quoted, quoted_list, text_literal};
 
@@ -19,21 +19,21 @@ const LOCK_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Begins a merge.
-pub fn begin<'a>(session: &'a mut Session, order: &[MergeTable]) -> Box<dyn Merge + 'a> {
-    Box::new(Merger::new(session, order))
+pub fn begin<'a>(server: &'a mut ServerConnection, order: &[MergeTable]) -> Box<dyn Merge + 'a> {
+    Box::new(Merger::new(server, order))
 }
 
 /// Returns the columns of a table's primary key, in their order there.
-pub fn primary_key(session: &mut Session, target: &str) -> Result<Vec<String>> {
+pub fn primary_key(server: &mut ServerConnection, target: &str) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) \
          WHERE i.indrelid = {}::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int2[], a.attnum)",
         text_literal(target)
     );
-    session.texts("read the keys of", &sql)
+    server.texts("read the keys of", &sql)
 }
 
-impl MergeStore for Session {
+impl MergeStore for ServerConnection {
     fn location(&self) -> String {
         self.location.clone()
     }
@@ -95,7 +95,7 @@ impl MergeStore for Session {
     }
 
     fn query_texts(&mut self, sql: &str) -> Result<Vec<String>> {
-        Session::texts(self, ACTION, sql)
+        ServerConnection::texts(self, ACTION, sql)
     }
 
     /// The locks let others read. The first is waited for, in turn with other writers; the others must be free then, or

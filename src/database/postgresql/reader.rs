@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::uri::PostgresqlUri;
 use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine};
 use super::pg_dump::PgDump;
-use super::{NEEDED_RIGHT, Session, USER_SCHEMAS};
+use super::{NEEDED_RIGHT, ServerConnection, USER_SCHEMAS};
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::sql::Value;
@@ -15,7 +15,7 @@ const EXAMPLES_MAX: usize = 5;
 
 /// A PostgreSQL database at one instant.
 pub struct PostgresqlReader {
-    session: Session,
+    server: ServerConnection,
     uri: PostgresqlUri,
     pg_dump: PgDump,
     snapshot: String,
@@ -29,30 +29,30 @@ pub struct PostgresqlReader {
 impl PostgresqlReader {
     /// Begins the transaction, after looking whether pg_dump is there and the role may read everything.
     pub fn open(uri: &PostgresqlUri, scratch: &Path, cancel: &Cancel) -> Result<Self> {
-        let mut session = Session::open(uri)?;
-        let pg_dump = PgDump::find(uri, session.major)?;
-        let options = needed_options(&mut session)?;
-        session.settle()?;
-        session.run("begin to read", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        let snapshot = session.text("begin to read", "SELECT pg_export_snapshot()")?;
-        may_read_all(&mut session)?;
+        let mut server = ServerConnection::open(uri)?;
+        let pg_dump = PgDump::find(uri, server.major)?;
+        let options = needed_options(&mut server)?;
+        server.settle()?;
+        server.run("begin to read", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let snapshot = server.text("begin to read", "SELECT pg_export_snapshot()")?;
+        may_read_all(&mut server)?;
         let facts = DatabaseFacts {
             engine: Engine::Postgresql,
-            server_version: session.version.clone(),
+            server_version: server.version.clone(),
             dump_version: pg_dump.version.clone(),
             location: uri.to_string(),
         };
         let (uri, scratch, cancel) = (uri.clone(), scratch.to_owned(), cancel.clone());
-        Ok(Self { session, uri, pg_dump, snapshot, options, facts, scratch, cancel })
+        Ok(Self { server, uri, pg_dump, snapshot, options, facts, scratch, cancel })
     }
 }
 
 /// pg_dump sets what decides on the form of values, but for these. They are passed on only where they differ, because
 /// connection poolers refuse options.
-fn needed_options(session: &mut Session) -> Result<String> {
+fn needed_options(server: &mut ServerConnection) -> Result<String> {
     let mut options = String::new();
     for (name, value) in [("bytea_output", "hex"), ("standard_conforming_strings", "on")] {
-        if session.text("read the settings of", &format!("SHOW {name}"))? != value {
+        if server.text("read the settings of", &format!("SHOW {name}"))? != value {
             options.push_str(&format!(" -c {name}={value}"));
         }
     }
@@ -60,20 +60,20 @@ fn needed_options(session: &mut Session) -> Result<String> {
 }
 
 /// Fails unless the role may read every table and sequence.
-pub(in crate::database) fn may_read_all(session: &mut Session) -> Result<()> {
+pub(in crate::database) fn may_read_all(server: &mut ServerConnection) -> Result<()> {
     let sql = format!(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE {USER_SCHEMAS} AND (c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT') \
          OR c.relkind = 'S' AND NOT has_sequence_privilege(c.oid, 'SELECT') \
          OR c.relkind IN ('r', 'p', 'S') AND NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"
     );
-    let unreadable = session.texts("read the tables of", &sql)?;
+    let unreadable = server.texts("read the tables of", &sql)?;
     if unreadable.is_empty() {
         return Ok(());
     }
     let named = unreadable[..unreadable.len().min(EXAMPLES_MAX)].join(", ");
     let reason = format!("{} tables or sequences may not be read ({named}, …); {NEEDED_RIGHT}", unreadable.len());
-    Err(session.error("read", reason))
+    Err(server.error("read", reason))
 }
 
 impl DatabaseReader for PostgresqlReader {
@@ -86,7 +86,7 @@ impl DatabaseReader for PostgresqlReader {
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p') ORDER BY 1"
         );
-        self.session.texts("read the tables of", &sql)
+        self.server.texts("read the tables of", &sql)
     }
 
     fn dump(&mut self) -> Result<Box<dyn DumpStream>> {
@@ -95,6 +95,6 @@ impl DatabaseReader for PostgresqlReader {
     }
 
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
-        self.session.select(sql, row)
+        self.server.select(sql, row)
     }
 }

@@ -13,7 +13,7 @@ use postgres::types::ToSql;
 use super::super::rewrite::{RewriteSql, too_long_reason};
 use super::super::uri::PostgresqlUri;
 use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
-use super::{Session, USER_SCHEMAS, describe, merge};
+use super::{ServerConnection, USER_SCHEMAS, describe, merge};
 use crate::error::{Error, Result};
 use crate::sql::scanner::TableHead;
 use crate::sql::script::{Piece, ScriptReader};
@@ -25,15 +25,15 @@ const COPY_LEN: usize = 256 << 10;
 
 /// A PostgreSQL database to restore into.
 pub struct PostgresqlWriter {
-    session: Session,
+    server: ServerConnection,
 }
 
 impl PostgresqlWriter {
     /// Connects.
     pub fn open(uri: &PostgresqlUri) -> Result<Self> {
-        let mut session = Session::open(uri)?;
-        session.settle()?;
-        Ok(Self { session })
+        let mut server = ServerConnection::open(uri)?;
+        server.settle()?;
+        Ok(Self { server })
     }
 
     fn load_in_transaction(
@@ -43,21 +43,21 @@ impl PostgresqlWriter {
         expected: &[TableRecord],
     ) -> Result<Vec<u64>> {
         if let Some(reason) = load::not_empty(&self.contents()?) {
-            return Err(self.session.error("load into", reason));
+            return Err(self.server.error("load into", reason));
         }
-        let transaction = self.session.text("load into", "SELECT txid_current()")?;
+        let transaction = self.server.text("load into", "SELECT txid_current()")?;
         let heads = self.run_script(dump)?;
-        self.session.run("load into", "RESET ALL")?;
-        self.session.settle()?;
+        self.server.run("load into", "RESET ALL")?;
+        self.server.settle()?;
         let loaded = heads.iter().map(|head| self.record(head)).collect::<Result<Vec<_>>>()?;
         if let Some(reason) = load::difference(expected, &loaded) {
-            return Err(self.session.error("load into", reason));
+            return Err(self.server.error("load into", reason));
         }
         let changed = rewrites.iter().map(|rewrite| self.rewrite(rewrite, &heads)).collect::<Result<Vec<_>>>()?;
-        if self.session.text("load into", "SELECT txid_current()")? != transaction {
-            return Err(self.session.error("load into", "the dump ended the transaction that it was loaded in"));
+        if self.server.text("load into", "SELECT txid_current()")? != transaction {
+            return Err(self.server.error("load into", "the dump ended the transaction that it was loaded in"));
         }
-        self.session.run("commit to", "COMMIT")?;
+        self.server.run("commit to", "COMMIT")?;
         Ok(changed)
     }
 
@@ -79,21 +79,21 @@ impl PostgresqlWriter {
     }
 
     fn statements(&mut self, sql: &str) -> Result<()> {
-        self.session.client.batch_execute(sql).map_err(|error| {
+        self.server.client.batch_execute(sql).map_err(|error| {
             let reason = format!("{}; in: {}", describe(&error), load::beginning(sql));
-            self.session.error("load into", reason)
+            self.server.error("load into", reason)
         })
     }
 
     fn copy_in<R: std::io::BufRead>(&mut self, head: &TableHead, script: &mut ScriptReader<R>) -> Result<()> {
-        let location = self.session.location.clone();
+        let location = self.server.location.clone();
         let first_line = script.line_number() + 1;
         let failed = |reason: String| {
             let reason = format!("{reason}; rows of {} from line {first_line} of the dump", head.target);
             Error::database("load into", &location, reason)
         };
         let sql = format!("COPY {} FROM STDIN", with_columns(head));
-        let mut rows = self.session.client.copy_in(&sql).map_err(|error| failed(describe(&error)))?;
+        let mut rows = self.server.client.copy_in(&sql).map_err(|error| failed(describe(&error)))?;
         let mut lines = Vec::new();
         while let Some(Piece::Row(row)) = script.next_piece()? {
             copy::encode_row(&row, &mut lines);
@@ -111,7 +111,7 @@ impl PostgresqlWriter {
     /// Reads a table back.
     fn record(&mut self, head: &TableHead) -> Result<TableRecord> {
         let mut digest = TableDigest::default();
-        self.session.copy_out(&format!("COPY {} TO STDOUT", with_columns(head)), &mut |line| {
+        self.server.copy_out(&format!("COPY {} TO STDOUT", with_columns(head)), &mut |line| {
             digest.add(line);
             Ok(())
         })?;
@@ -125,15 +125,15 @@ impl PostgresqlWriter {
         }
         let sql = RewriteSql::new(rewrite, &head.target, '$');
         let parameters: Vec<&(dyn ToSql + Sync)> = sql.parameters.iter().map(|text| text as _).collect();
-        let key = merge::primary_key(&mut self.session, &head.target)?;
+        let key = merge::primary_key(&mut self.server, &head.target)?;
         if let Some(query) = sql.too_long(&key) {
-            let rows = self.session.client.query(&query, &parameters).map_err(self.session.fault("rewrite"))?;
+            let rows = self.server.client.query(&query, &parameters).map_err(self.server.fault("rewrite"))?;
             if !rows.is_empty() {
                 let rows: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-                return Err(self.session.error("rewrite", too_long_reason(rewrite, &rows)));
+                return Err(self.server.error("rewrite", too_long_reason(rewrite, &rows)));
             }
         }
-        self.session.client.execute(&sql.update(), &parameters).map_err(self.session.fault("rewrite"))
+        self.server.client.execute(&sql.update(), &parameters).map_err(self.server.fault("rewrite"))
     }
 }
 
@@ -152,31 +152,31 @@ impl DatabaseWriter for PostgresqlWriter {
              WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p', 'f') ORDER BY 1"
         );
         let mut contents = Vec::new();
-        for row in self.session.rows("read the tables of", &sql)? {
+        for row in self.server.rows("read the tables of", &sql)? {
             let [Some(name), Some(target)] = row.as_slice() else { continue };
-            let count = self.session.text("read the tables of", &format!("SELECT count(*) FROM {target}"))?;
+            let count = self.server.text("read the tables of", &format!("SELECT count(*) FROM {target}"))?;
             contents.push((name.clone(), count.parse().unwrap_or_default()));
         }
         Ok(contents)
     }
 
     fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>> {
-        self.session.run("load into", "BEGIN")?;
+        self.server.run("load into", "BEGIN")?;
         let result = self.load_in_transaction(dump, rewrites, expected);
         if result.is_err() {
             // What failed first is the message; a server that is gone has rolled back by itself.
-            let _ = self.session.run("roll back", "ROLLBACK");
-            let _ = self.session.run("roll back", "RESET ALL");
-            let _ = self.session.settle();
+            let _ = self.server.run("roll back", "ROLLBACK");
+            let _ = self.server.run("roll back", "RESET ALL");
+            let _ = self.server.settle();
         }
         result
     }
 
     fn merge(&mut self, order: &[MergeTable]) -> Result<Box<dyn Merge + '_>> {
-        Ok(merge::begin(&mut self.session, order))
+        Ok(merge::begin(&mut self.server, order))
     }
 
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
-        self.session.select(sql, row)
+        self.server.select(sql, row)
     }
 }

@@ -31,15 +31,15 @@ const PARTS_WAITING_MAX: usize = 4;
 /// A SQLite database at one instant.
 pub struct SqliteReader {
     copy: File,
-    path: Copy,
+    path: ScratchCopy,
     facts: DatabaseFacts,
     cancel: Cancel,
 }
 
 /// The file of a copy; removed with what SQLite put beside it.
-struct Copy(PathBuf);
+struct ScratchCopy(PathBuf);
 
-impl Drop for Copy {
+impl Drop for ScratchCopy {
     fn drop(&mut self) {
         for ending in ["", "-journal", "-wal", "-shm"] {
             let mut path = self.0.clone().into_os_string();
@@ -70,12 +70,12 @@ impl SqliteReader {
 }
 
 /// Makes an empty file that only we can read.
-fn create_copy(scratch: &Path) -> Result<Copy> {
+fn create_copy(scratch: &Path) -> Result<ScratchCopy> {
     let mut failure = io::Error::from(io::ErrorKind::AlreadyExists);
     for number in 0..COPIES_MAX {
         let path = scratch.join(format!("database-{number}.sqlite"));
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(_) => return Ok(Copy(path)),
+            Ok(_) => return Ok(ScratchCopy(path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 failure = error;

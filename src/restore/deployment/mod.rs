@@ -27,16 +27,16 @@ use crate::database::rewrite::RewriteCount;
 use crate::database::{self, DatabaseUri, Engine, Rewrite};
 use crate::error::{Error, Result};
 use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
-use crate::format::snapshot::Component;
+use crate::format::snapshot::{Component, DATABASE};
 use crate::hears::Hears;
 use crate::mlflow::catalogue::{Reference, StoredTable, TABLES};
 use crate::mlflow::schema::{self, LOCATION_COLUMNS, LOCATION_TRACE_TAGS, Order, Store};
-use crate::mlflow::uri;
+use crate::mlflow::{names, uri};
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::bucket::{self, BucketRestoreOptions, IntoBucket};
 use crate::restore::{Overwrite, RestoreOptions, RestoreSummary, run_below};
-use crate::source::deployment::{ArtifactPlace, DATABASE, Deployment};
+use crate::source::deployment::{ArtifactPlace, Deployment};
 use crate::sql::TableRecord;
 use crate::sql::script::ScriptReader;
 use crate::target::bucket::BucketTarget;
@@ -440,7 +440,8 @@ fn rewrites(roots: &[(String, String)]) -> Vec<Rewrite> {
         table: (*table).to_owned(),
         column: (*column).to_owned(),
         length_max: Some(*length_max),
-        only: (*table == "trace_tags").then(|| ("key".to_owned(), LOCATION_TRACE_TAGS.map(str::to_owned).to_vec())),
+        only: (*table == names::table::TRACE_TAGS)
+            .then(|| ("key".to_owned(), LOCATION_TRACE_TAGS.map(str::to_owned).to_vec())),
         roots: roots.to_vec(),
     };
     LOCATION_COLUMNS.iter().map(rewrite).collect()

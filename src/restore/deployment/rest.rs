@@ -23,8 +23,10 @@ use super::{DeploymentPart, DeploymentRestore};
 use crate::catalogue::reader::{for_each, read_all};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, ReferenceState, StoredTable, TABLES};
+use crate::mlflow::names;
+use crate::mlflow::names::{DELETED, file};
 use crate::mlflow::roots::Resolved;
-use crate::mlflow::schema::{Owner as Key, ReferenceKind, Store, TABLES as RESTORED_TABLES};
+use crate::mlflow::schema::{ReferenceKind, RowOwner as Key, Store, TABLES as RESTORED_TABLES};
 use crate::restore::{Overwrite, RestoreOptions, run_below};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
 use crate::tracking::TrackingClient;
@@ -153,11 +155,11 @@ impl<'a> RestRestore<'a> {
 
     fn collect_experiments(&mut self) -> Result<()> {
         let mut tags: HashMap<String, Vec<import::Pair>> = HashMap::new();
-        self.each("experiment_tags", &mut |_, tag: OwnedPair| {
+        self.each(file::EXPERIMENT_TAGS, &mut |_, tag: OwnedPair| {
             tags.entry(tag.experiment_id).or_default().push((tag.key, text_of(&tag.value)));
             Ok(())
         })?;
-        self.each("experiments", &mut |this, experiment: Experiment| {
+        self.each(file::EXPERIMENTS, &mut |this, experiment: Experiment| {
             if this.is_wanted(Key::Experiment, &experiment.experiment_id) {
                 this.plan.experiments += 1;
                 this.experiments.push(ImportExperiment {
@@ -165,7 +167,7 @@ impl<'a> RestRestore<'a> {
                     id: experiment.experiment_id,
                     name: experiment.name,
                     artifact_location: None,
-                    is_deleted: experiment.lifecycle_stage == "deleted",
+                    is_deleted: experiment.lifecycle_stage == DELETED,
                 });
             }
             Ok(())
@@ -248,7 +250,7 @@ impl<'a> RestRestore<'a> {
         for StoredTable { store, table } in tables {
             let is_lost = store == Store::Auth || !is_brought_back(&table.name);
             // Every database has the one workspace that is there without workspaces.
-            let expected = u64::from(table.name == "workspaces");
+            let expected = u64::from(table.name == names::table::WORKSPACES);
             if is_lost && table.rows > expected && !VOLATILE_TABLES.contains(&table.name.as_str()) {
                 self.leave_out(format!("{} rows of the table {}", table.rows, table.name), why);
             }

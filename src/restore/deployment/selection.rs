@@ -12,7 +12,8 @@ use crate::chunks::reader::ChunkReader;
 use crate::database::Need;
 use crate::error::Result;
 use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, Run};
-use crate::mlflow::schema::{Owner, ReferenceKind};
+use crate::mlflow::names::file;
+use crate::mlflow::schema::{ReferenceKind, RowOwner};
 use crate::mlflow::uri::{self, VersionSource};
 use crate::repository::snapshots::Snapshot;
 
@@ -37,7 +38,7 @@ pub enum DeploymentPart {
 /// The ids that belong to it.
 #[derive(Debug, Default)]
 pub struct Selected {
-    ids: HashMap<Owner, HashMap<String, Need>>,
+    ids: HashMap<RowOwner, HashMap<String, Need>>,
     versions: HashMap<(String, String), Need>,
     /// The files that go with the rows.
     pub files: Vec<Reference>,
@@ -99,19 +100,19 @@ impl Selected {
         match part {
             DeploymentPart::Experiment(name) => {
                 let experiment = browser.experiment(name)?;
-                selected.put(Owner::Experiment, &experiment.experiment_id, Need::Selected);
+                selected.put(RowOwner::Experiment, &experiment.experiment_id, Need::Selected);
                 selected.content_of_experiment(&browser, &experiment.experiment_id)?;
             }
             DeploymentPart::Run(run) => {
                 browser.runs(None, Some(run), &mut |listing| {
-                    selected.put(Owner::Run, &listing.run.run_id, Need::Selected);
+                    selected.put(RowOwner::Run, &listing.run.run_id, Need::Selected);
                     Ok(())
                 })?;
                 selected.models_of_runs(&browser, Need::Selected)?;
             }
             DeploymentPart::Model(name) => {
                 let models = browser.models(Some(name))?;
-                selected.put(Owner::RegisteredModel, name, Need::Selected);
+                selected.put(RowOwner::RegisteredModel, name, Need::Selected);
                 for version in models.into_iter().flat_map(|model| model.versions) {
                     selected.put_version(&version.version, Need::Selected);
                 }
@@ -119,7 +120,7 @@ impl Selected {
             }
             DeploymentPart::Version { model, version } => {
                 let version = browser.version(model, version.as_deref())?;
-                selected.put(Owner::RegisteredModel, model, Need::Referenced);
+                selected.put(RowOwner::RegisteredModel, model, Need::Referenced);
                 selected.put_version(&version.version, Need::Selected);
                 selected.lineage(&browser)?;
             }
@@ -131,14 +132,14 @@ impl Selected {
     }
 
     /// Returns whether a row whose owner has these key values belongs to it, and how.
-    pub fn need(&self, owner: Owner, keys: &[&str]) -> Option<Need> {
+    pub fn need(&self, owner: RowOwner, keys: &[&str]) -> Option<Need> {
         match (owner, keys) {
-            (Owner::Version, [name, version]) => {
+            (RowOwner::Version, [name, version]) => {
                 self.versions.get(&((*name).to_owned(), (*version).to_owned())).copied()
             }
-            (Owner::Association, [id]) => {
-                let run = self.ids.get(&Owner::Run).and_then(|ids| ids.get(*id));
-                run.or_else(|| self.ids.get(&Owner::Trace).and_then(|ids| ids.get(*id))).copied()
+            (RowOwner::Association, [id]) => {
+                let run = self.ids.get(&RowOwner::Run).and_then(|ids| ids.get(*id));
+                run.or_else(|| self.ids.get(&RowOwner::Trace).and_then(|ids| ids.get(*id))).copied()
             }
             (owner, [id]) => self.ids.get(&owner)?.get(*id).copied(),
             _ => None,
@@ -146,11 +147,11 @@ impl Selected {
     }
 
     /// Returns the ids of one kind that were selected.
-    pub fn ids(&self, owner: Owner) -> BTreeSet<&str> {
+    pub fn ids(&self, owner: RowOwner) -> BTreeSet<&str> {
         self.ids.get(&owner).into_iter().flat_map(HashMap::keys).map(String::as_str).collect()
     }
 
-    fn put(&mut self, owner: Owner, id: &str, need: Need) {
+    fn put(&mut self, owner: RowOwner, id: &str, need: Need) {
         let ids = self.ids.entry(owner).or_default();
         // Once selected, always selected.
         match ids.get(id) {
@@ -163,27 +164,27 @@ impl Selected {
         self.versions.insert((version.name.clone(), version.version.to_string()), need);
     }
 
-    fn has(&self, owner: Owner, id: &str) -> Option<Need> {
+    fn has(&self, owner: RowOwner, id: &str) -> Option<Need> {
         self.ids.get(&owner)?.get(id).copied()
     }
 
     fn content_of_experiment(&mut self, browser: &Browser<'_>, experiment: &str) -> Result<()> {
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
+        for_each(reader, snapshot, file::RUNS, cancel, &mut |run: Run| {
             if run.experiment_id == experiment {
-                self.put(Owner::Run, &run.run_id, Need::Selected);
+                self.put(RowOwner::Run, &run.run_id, Need::Selected);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
             if model.experiment_id == experiment {
-                self.put(Owner::LoggedModel, &model.model_id, Need::Selected);
+                self.put(RowOwner::LoggedModel, &model.model_id, Need::Selected);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, "traces", cancel, &mut |trace: Trace| {
+        for_each(reader, snapshot, file::TRACES, cancel, &mut |trace: Trace| {
             if trace.experiment_id == experiment {
-                self.put(Owner::Trace, &trace.trace_id, Need::Selected);
+                self.put(RowOwner::Trace, &trace.trace_id, Need::Selected);
             }
             Ok(())
         })
@@ -191,9 +192,9 @@ impl Selected {
 
     fn models_of_runs(&mut self, browser: &Browser<'_>, need: Need) -> Result<()> {
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
-            if model.source_run_id.is_some_and(|run| self.has(Owner::Run, &run).is_some()) {
-                self.put(Owner::LoggedModel, &model.model_id, need);
+        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+            if model.source_run_id.is_some_and(|run| self.has(RowOwner::Run, &run).is_some()) {
+                self.put(RowOwner::LoggedModel, &model.model_id, need);
             }
             Ok(())
         })
@@ -201,7 +202,7 @@ impl Selected {
 
     /// The logged models and runs that the selected versions come from.
     fn lineage(&mut self, browser: &Browser<'_>) -> Result<()> {
-        let versions: Vec<ModelVersion> = browser.all("model_versions")?;
+        let versions: Vec<ModelVersion> = browser.all(file::MODEL_VERSIONS)?;
         let mut runs_and_names = HashSet::new();
         for version in &versions {
             let key = (version.name.clone(), version.version.to_string());
@@ -209,12 +210,12 @@ impl Selected {
                 continue;
             }
             if let Some(run) = version.run_id.as_deref().filter(|run| !run.is_empty()) {
-                self.put(Owner::Run, run, Need::Referenced);
+                self.put(RowOwner::Run, run, Need::Referenced);
             }
             let original = original_of(version, &versions);
             for text in [&version.source, &version.storage_location, &original.source].into_iter().flatten() {
                 match uri::version_source(text) {
-                    VersionSource::LoggedModel(model) => self.put(Owner::LoggedModel, model, Need::Selected),
+                    VersionSource::LoggedModel(model) => self.put(RowOwner::LoggedModel, model, Need::Selected),
                     VersionSource::Run { run, path } => {
                         runs_and_names.insert((run.to_owned(), path.to_owned()));
                     }
@@ -223,16 +224,16 @@ impl Selected {
             }
         }
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
+        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
             let by_run = model.source_run_id.clone().zip(model.name.clone());
             let is_source = by_run.is_some_and(|pair| runs_and_names.contains(&pair));
             if is_source {
-                self.put(Owner::LoggedModel, &model.model_id, Need::Selected);
+                self.put(RowOwner::LoggedModel, &model.model_id, Need::Selected);
             }
-            if self.has(Owner::LoggedModel, &model.model_id).is_some()
+            if self.has(RowOwner::LoggedModel, &model.model_id).is_some()
                 && let Some(run) = &model.source_run_id
             {
-                self.put(Owner::Run, run, Need::Referenced);
+                self.put(RowOwner::Run, run, Need::Referenced);
             }
             Ok(())
         })
@@ -241,15 +242,15 @@ impl Selected {
     /// The experiments that runs, models and traces belong to.
     fn experiments_of(&mut self, browser: &Browser<'_>) -> Result<()> {
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "runs", cancel, &mut |run: Run| {
-            if self.has(Owner::Run, &run.run_id).is_some() {
-                self.put(Owner::Experiment, &run.experiment_id, Need::Referenced);
+        for_each(reader, snapshot, file::RUNS, cancel, &mut |run: Run| {
+            if self.has(RowOwner::Run, &run.run_id).is_some() {
+                self.put(RowOwner::Experiment, &run.experiment_id, Need::Referenced);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, "logged_models", cancel, &mut |model: LoggedModel| {
-            if self.has(Owner::LoggedModel, &model.model_id).is_some() {
-                self.put(Owner::Experiment, &model.experiment_id, Need::Referenced);
+        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+            if self.has(RowOwner::LoggedModel, &model.model_id).is_some() {
+                self.put(RowOwner::Experiment, &model.experiment_id, Need::Referenced);
             }
             Ok(())
         })
@@ -258,12 +259,12 @@ impl Selected {
     /// The data sets and models that runs took in or gave out.
     fn inputs(&mut self, browser: &Browser<'_>) -> Result<()> {
         let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, "inputs", cancel, &mut |input: InputRow| {
-            let ends = [self.has(Owner::Run, &input.destination_id), self.has(Owner::Run, &input.source_id)];
+        for_each(reader, snapshot, file::INPUTS, cancel, &mut |input: InputRow| {
+            let ends = [self.has(RowOwner::Run, &input.destination_id), self.has(RowOwner::Run, &input.source_id)];
             let Some(need) = ends.into_iter().flatten().next() else { return Ok(()) };
-            self.put(Owner::Input, &input.input_id, need);
+            self.put(RowOwner::Input, &input.input_id, need);
             if input.source_type == "DATASET" {
-                self.put(Owner::Dataset, &input.source_id, Need::Referenced);
+                self.put(RowOwner::Dataset, &input.source_id, Need::Referenced);
             }
             Ok(())
         })
@@ -275,13 +276,13 @@ impl Selected {
         {
             browser.references(kind, &mut |reference| {
                 let need = match kind {
-                    ReferenceKind::Run => self.has(Owner::Run, &reference.id),
-                    ReferenceKind::LoggedModel => self.has(Owner::LoggedModel, &reference.id),
-                    ReferenceKind::Trace => self.has(Owner::Trace, &reference.id),
+                    ReferenceKind::Run => self.has(RowOwner::Run, &reference.id),
+                    ReferenceKind::LoggedModel => self.has(RowOwner::LoggedModel, &reference.id),
+                    ReferenceKind::Trace => self.has(RowOwner::Trace, &reference.id),
                     ReferenceKind::ModelVersion => reference
                         .id
                         .rsplit_once('/')
-                        .and_then(|(name, version)| self.need(Owner::Version, &[name, version])),
+                        .and_then(|(name, version)| self.need(RowOwner::Version, &[name, version])),
                 };
                 if need.is_some() && reference.files > 0 {
                     files.push(reference.clone());

@@ -13,6 +13,7 @@ use super::{
     SOURCE_RUN, WHOLE, borrowed, tag_list, tag_of,
 };
 use crate::error::{Fault, Result};
+use crate::mlflow::names::DELETED;
 use crate::tracking::client::encode;
 use crate::tracking::json;
 use crate::tracking::list::List;
@@ -56,7 +57,7 @@ impl Import<'_> {
         let new = json::text(&found, "experiment_id").to_owned();
         if tag_of(json::items(&found, "tags"), SOURCE_EXPERIMENT) == Some(id) {
             self.report.already_there("experiments");
-        } else if json::text(&found, "lifecycle_stage") == "deleted" {
+        } else if json::text(&found, "lifecycle_stage") == DELETED {
             self.report.left_out(format!("experiment {name:?}"), "the server has a deleted one of that name");
             return Ok(None);
         } else {
@@ -122,7 +123,7 @@ impl Import<'_> {
                         Found {
                             id: json::text(info, "run_id").to_owned(),
                             is_whole: tag_of(tags, WHOLE).is_some(),
-                            is_deleted: json::text(info, "lifecycle_stage") == "deleted",
+                            is_deleted: json::text(info, "lifecycle_stage") == DELETED,
                             artifact_uri: json::text(info, "artifact_uri").to_owned(),
                         },
                     );

@@ -6,7 +6,8 @@ use super::{RestRestore, text_of};
 use crate::catalogue::browse::Browser;
 use crate::error::Result;
 use crate::mlflow::catalogue::{Alias, ModelVersion, Pair, RegisteredModel};
-use crate::mlflow::schema::Owner as Key;
+use crate::mlflow::names::file;
+use crate::mlflow::schema::RowOwner as Key;
 use crate::mlflow::uri::{self, VersionSource};
 use crate::restore::deployment::DeploymentRestore;
 use crate::tracking::import::{self, ImportRegisteredModel, ImportVersion};
@@ -18,7 +19,7 @@ impl RestRestore<'_> {
     pub(super) fn collect_registry(&mut self) -> Result<()> {
         let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
         let browser = Browser { reader, snapshot, cancel: &hears.cancel };
-        let all: Vec<ModelVersion> = browser.all("model_versions")?;
+        let all: Vec<ModelVersion> = browser.all(file::MODEL_VERSIONS)?;
         let by_key: HashMap<(&str, String), &ModelVersion> =
             all.iter().map(|version| ((version.name.as_str(), version.version.to_string()), version)).collect();
         let mut versions: BTreeMap<&str, Vec<ImportVersion>> = BTreeMap::new();
@@ -31,17 +32,17 @@ impl RestRestore<'_> {
             }
         }
         let mut model_tags: HashMap<String, Vec<import::Pair>> = HashMap::new();
-        for tag in browser.all::<Pair>("registered_model_tags")? {
+        for tag in browser.all::<Pair>(file::REGISTERED_MODEL_TAGS)? {
             model_tags.entry(tag.name.unwrap_or_default()).or_default().push((tag.key, text_of(&tag.value)));
         }
         let mut aliases: HashMap<String, Vec<(String, u32)>> = HashMap::new();
-        for alias in browser.all::<Alias>("aliases")? {
+        for alias in browser.all::<Alias>(file::ALIASES)? {
             if self.is_version_wanted(&alias.name, alias.version) {
                 aliases.entry(alias.name).or_default().push((alias.alias, number(alias.version)));
             }
         }
         let mut models = Vec::new();
-        for model in browser.all::<RegisteredModel>("registered_models")? {
+        for model in browser.all::<RegisteredModel>(file::REGISTERED_MODELS)? {
             if self.is_wanted(Key::RegisteredModel, &model.name) {
                 let name = &model.name;
                 models.push(ImportRegisteredModel {
@@ -79,7 +80,7 @@ fn number(version: i64) -> u32 {
 }
 fn version_tags(browser: &Browser<'_>) -> Result<HashMap<(String, i64), Vec<import::Pair>>> {
     let mut tags: HashMap<(String, i64), Vec<import::Pair>> = HashMap::new();
-    for tag in browser.all::<Pair>("model_version_tags")? {
+    for tag in browser.all::<Pair>(file::MODEL_VERSION_TAGS)? {
         let key = (tag.name.unwrap_or_default(), tag.version.unwrap_or_default());
         tags.entry(key).or_default().push((tag.key, text_of(&tag.value)));
     }

@@ -9,7 +9,8 @@ use serde_json::Value as Json;
 use super::{RestRestore, text_of};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::{LoggedModel, Pair, Run};
-use crate::mlflow::schema::{Owner as Key, Store};
+use crate::mlflow::names::{DELETED, file, table};
+use crate::mlflow::schema::{RowOwner as Key, Store};
 use crate::sql::script::{Piece, ScriptReader};
 use crate::sql::{Dialect, Value};
 use crate::tracking::import::{ImportDataset, ImportLoggedModel, ImportPoint, ImportRun};
@@ -74,15 +75,15 @@ pub(super) struct OwnedPair {
 
 impl RestRestore<'_> {
     pub(super) fn collect_runs(&mut self) -> Result<()> {
-        self.each("runs", &mut |this, run: Run| {
+        self.each(file::RUNS, &mut |this, run: Run| {
             if this.is_wanted(Key::Run, &run.run_id) {
                 this.plan.runs += 1;
                 this.spool.put(&runs_of(&run.experiment_id), &run)?;
             }
             Ok(())
         })?;
-        self.each("params", &mut |this, pair: Pair| this.put_pair(pair, RunRow::Param))?;
-        self.each("run_tags", &mut |this, pair: Pair| this.put_pair(pair, RunRow::Tag))
+        self.each(file::PARAMS, &mut |this, pair: Pair| this.put_pair(pair, RunRow::Param))?;
+        self.each(file::RUN_TAGS, &mut |this, pair: Pair| this.put_pair(pair, RunRow::Tag))
     }
 
     fn put_pair(&mut self, pair: Pair, row: fn(String, String) -> RunRow) -> Result<()> {
@@ -97,7 +98,7 @@ impl RestRestore<'_> {
     /// The data sets that runs used, and the models that they made.
     pub(super) fn collect_inputs(&mut self) -> Result<()> {
         let mut models_taken = 0;
-        self.each("inputs", &mut |this, input: Input| match (
+        self.each(file::INPUTS, &mut |this, input: Input| match (
             input.source_type.as_str(),
             input.destination_type.as_str(),
         ) {
@@ -122,11 +123,11 @@ impl RestRestore<'_> {
 
     pub(super) fn collect_logged_models(&mut self) -> Result<()> {
         let mut deleted = 0;
-        self.each("logged_models", &mut |this, model: LoggedModel| {
+        self.each(file::LOGGED_MODELS, &mut |this, model: LoggedModel| {
             if !this.is_wanted(Key::LoggedModel, &model.model_id) {
                 return Ok(());
             }
-            if model.lifecycle_stage == "deleted" {
+            if model.lifecycle_stage == DELETED {
                 deleted += 1;
                 return Ok(());
             }
@@ -136,13 +137,13 @@ impl RestRestore<'_> {
         if deleted > 0 {
             self.leave_out(format!("{deleted} deleted logged models"), "they could only come back as if not deleted");
         }
-        self.each("logged_model_params", &mut |this, pair: OwnedPair| {
+        self.each(file::LOGGED_MODEL_PARAMS, &mut |this, pair: OwnedPair| {
             this.spool.put(&model_of(&pair.model_id), &ModelRow::Param(pair.key, text_of(&pair.value)))
         })?;
-        self.each("logged_model_tags", &mut |this, pair: OwnedPair| {
+        self.each(file::LOGGED_MODEL_TAGS, &mut |this, pair: OwnedPair| {
             this.spool.put(&model_of(&pair.model_id), &ModelRow::Tag(pair.key, text_of(&pair.value)))
         })?;
-        self.each("logged_model_metrics", &mut |this, point: OwnedPair| match point.run_id {
+        self.each(file::LOGGED_MODEL_METRICS, &mut |this, point: OwnedPair| match point.run_id {
             Some(run) if this.is_wanted(Key::Run, &run) => {
                 let row = RunRow::PointOf(point.key, point.timestamp, point.step, point.model_id);
                 this.spool.put(&run_of(&run), &row)
@@ -180,7 +181,7 @@ impl RestRestore<'_> {
 
     fn collect_row(&mut self, table: &str, fields: &Fields<'_>) -> Result<()> {
         match table {
-            "metrics" => {
+            table::METRICS => {
                 let run = fields.text("run_uuid");
                 if !self.is_wanted(Key::Run, &run) {
                     return Ok(());
@@ -191,7 +192,7 @@ impl RestRestore<'_> {
                 let row = RunRow::Point(fields.text("key"), value, fields.number("timestamp"), fields.number("step"));
                 self.spool.put(&run_of(&run), &row)
             }
-            "datasets" => {
+            table::DATASETS => {
                 let dataset = Dataset {
                     name: fields.text("name"),
                     digest: fields.text("digest"),
@@ -202,7 +203,7 @@ impl RestRestore<'_> {
                 };
                 self.spool.put(&dataset_of(&fields.text("dataset_uuid")), &dataset)
             }
-            "input_tags" => {
+            table::INPUT_TAGS => {
                 self.spool.put(&input_of(&fields.text("input_uuid")), &(fields.text("name"), fields.text("value")))
             }
             _ => Ok(()),
@@ -216,7 +217,7 @@ impl RestRestore<'_> {
             status: run.status.unwrap_or_default(),
             start_time: run.start_time.unwrap_or_default(),
             end_time: run.end_time,
-            is_deleted: run.lifecycle_stage == "deleted",
+            is_deleted: run.lifecycle_stage == DELETED,
             artifact_uri: run.artifact_uri.unwrap_or_default(),
             ..ImportRun::default()
         };
