@@ -97,14 +97,14 @@ pub struct Finding {
 
 /// What a probe found out about a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// The backend's location.
     pub location: String,
     /// One finding for each check that was made, in the order in which they were made.
     pub findings: Vec<Finding>,
 }
 
-impl Report {
+impl DoctorReport {
     /// Returns the worst status of all findings.
     pub fn status(&self) -> Status {
         self.findings.iter().map(|finding| finding.status).max().unwrap_or(Status::Ok)
@@ -181,7 +181,7 @@ impl Check {
 ///
 /// Fails only if no random name can be drawn, or on request; what is wrong with the backend is in the report. Where not even a small
 /// object can be written and read, the other checks are left out.
-pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<Report> {
+pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<DoctorReport> {
     type Look = fn(&Probe<'_>, &dyn Clock) -> Result<Finding>;
     const LOOKS: [(Check, Look); 9] = [
         (Check::WriteAndRead, |probe, _| probe.write_and_read()),
@@ -209,7 +209,7 @@ pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<
     }
     findings.push(probe.clean_up());
     hears.monitor.count(Counter::Entries, 1);
-    Ok(Report { location: backend.location(), findings })
+    Ok(DoctorReport { location: backend.location(), findings })
 }
 
 /// Returns whether the backend refuses to create a key that is taken, with the object that is there left as it was.
@@ -487,7 +487,7 @@ mod tests {
     #[test]
     fn a_report_is_as_bad_as_its_worst_finding() {
         let findings = vec![Check::Listing.ok(None), Check::Clock.warning("late"), Check::Latency.ok(None)];
-        let report = Report { location: "memory:".to_owned(), findings };
+        let report = DoctorReport { location: "memory:".to_owned(), findings };
         assert_eq!(report.status(), Status::Warning);
         assert_eq!(report.finding(Check::Clock).map(|finding| finding.status), Some(Status::Warning));
         assert_eq!(report.finding(Check::Removal), None);

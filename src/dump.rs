@@ -43,7 +43,7 @@ const TAR_NAME_LEN_MAX: usize = 100;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct DumpSummary {
     /// Files, directories and symlinks.
     pub entries: u64,
     /// Bytes of files.
@@ -59,7 +59,7 @@ pub fn file(
     path: &[u8],
     out: &mut dyn Write,
     hears: &Hears,
-) -> Result<Summary> {
+) -> Result<DumpSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(path);
@@ -67,15 +67,15 @@ pub fn file(
     hears.monitor.phase("cat", Some(1), Some(entry.size()));
     let feed = |feeder: &mut Feeder<'_>| feeder.entry(entry, None);
     let write = |pieces: &mut Pieces| {
-        let Some(Piece::Entry(entry, _)) = pieces.next()? else { return Ok(Summary::default()) };
-        let EntryKind::File(content) = &entry.kind else { return Ok(Summary::default()) };
+        let Some(Piece::Entry(entry, _)) = pieces.next()? else { return Ok(DumpSummary::default()) };
+        let EntryKind::File(content) = &entry.kind else { return Ok(DumpSummary::default()) };
         let mut body = Body::new(pieces, &entry, content);
         while let Some(block) = body.next_block()? {
             hears.monitor.count(Counter::Bytes, block.len() as u64);
             out.write_all(&block).map_err(output_fault)?;
         }
         out.flush().map_err(output_fault)?;
-        Ok(Summary { entries: 1, bytes: content.size })
+        Ok(DumpSummary { entries: 1, bytes: content.size })
     };
     run(&reader, feed, write, &hears.cancel)
 }
@@ -141,7 +141,7 @@ pub fn archive(
     path: &[u8],
     out: &mut dyn Write,
     hears: &Hears,
-) -> Result<Summary> {
+) -> Result<DumpSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = contents::normal_path(path);
@@ -154,7 +154,8 @@ pub fn archive(
         if found { Ok(()) } else { Err(contents::no_such_path(snapshot, path)) }
     };
     let write = |pieces: &mut Pieces| {
-        let mut archive = Archive { builder: Builder::new(Gate { out, is_open: true }), summary: Summary::default() };
+        let mut archive =
+            Archive { builder: Builder::new(Gate { out, is_open: true }), summary: DumpSummary::default() };
         let written = archive.write_all(pieces, hears.monitor.as_ref());
         if written.is_err() {
             // The builder would write the archive's end when it is dropped.
@@ -384,7 +385,7 @@ impl Write for Gate<'_> {
 /// straightens link targets.
 struct Archive<'a> {
     builder: Builder<Gate<'a>>,
-    summary: Summary,
+    summary: DumpSummary,
 }
 
 impl Archive<'_> {

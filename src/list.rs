@@ -17,7 +17,7 @@ use crate::trees::reader::TreeReader;
 
 /// What to list.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ListOptions {
     /// A file, or a directory whose content is listed; empty for everything.
     pub path: Vec<u8>,
     /// Whether to list what is below subdirectories too.
@@ -30,7 +30,7 @@ pub struct Options {
 pub fn run(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
-    options: &Options,
+    options: &ListOptions,
     visit: &mut dyn FnMut(&[u8], &Entry) -> Result<()>,
     hears: &Hears,
 ) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mlvault::check::{Aged, ReadData, ReadReport, Report};
+use mlvault::check::{Aged, CheckReport, ReadData, ReadReport};
 use mlvault::format::key_slot::Role;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,7 +32,7 @@ fn memory_file(vault: &LocalVault) -> PathBuf {
     vault.vault.cache.as_ref().unwrap().join(format!("{}.verified", repository.id()))
 }
 
-fn read(report: &Report) -> ReadReport {
+fn read(report: &CheckReport) -> ReadReport {
     report.read.unwrap()
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::check::{ProblemKind, ReadData, Report};
+use mlvault::check::{CheckReport, ProblemKind, ReadData};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::Role;
 use mlvault::format::note::Says;
@@ -95,7 +95,7 @@ impl Scene {
     }
 
     /// Restores the first snapshot, and fails unless just what the check named is lost and the rest is right.
-    fn assert_first_loses_just(&self, report: &Report, what: &str) {
+    fn assert_first_loses_just(&self, report: &CheckReport, what: &str) {
         let (id, directory, expected) = &self.first;
         let named = lost_paths(report, *id);
         let (restored, problems) = self.vault.restore(*id, directory.path()).unwrap();
@@ -124,12 +124,12 @@ fn apply(memory: &MemoryBackend, damage: Damage, victim: &str, other: &str) {
 }
 
 /// Returns the single files that a report says a snapshot has lost.
-fn lost_paths(report: &Report, snapshot: SessionId) -> BTreeSet<String> {
+fn lost_paths(report: &CheckReport, snapshot: SessionId) -> BTreeSet<String> {
     let hurts = report.problems.iter().flat_map(|problem| &problem.hurts);
     hurts.filter(|hurt| hurt.snapshot == snapshot).map(|hurt| hurt.path.clone()).collect()
 }
 
-fn named<'a>(report: &'a Report, key: &str) -> Vec<&'a str> {
+fn named<'a>(report: &'a CheckReport, key: &str) -> Vec<&'a str> {
     report.problems.iter().filter(|problem| problem.object == key).map(|problem| problem.reason.as_str()).collect()
 }
 

@@ -8,7 +8,7 @@ use mlvault::backend::local::LocalBackend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::backend::{Backend, Listed};
 use mlvault::clock::{Clock, SystemClock};
-use mlvault::doctor::{Check, Report, Status, honours_create_only, probe};
+use mlvault::doctor::{Check, DoctorReport, Status, honours_create_only, probe};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
 use tempfile::TempDir;
@@ -93,11 +93,11 @@ impl Backend for Vicious {
     }
 }
 
-fn report(backend: &dyn Backend) -> Report {
+fn report(backend: &dyn Backend) -> DoctorReport {
     probe(backend, &SystemClock, &Hears::nobody()).unwrap()
 }
 
-fn complaints(report: &Report) -> Vec<(Check, Status)> {
+fn complaints(report: &DoctorReport) -> Vec<(Check, Status)> {
     let is_complaint = |status: &Status| *status != Status::Ok;
     report
         .findings

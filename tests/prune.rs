@@ -21,32 +21,32 @@ use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::prune::{self, Limits, Options, Report};
+use mlvault::prune::{self, PruneLimits, PruneOptions, PruneReport};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::session::Session;
 use mlvault::repository::{OpenOptions, Repository, layout};
-use mlvault::retention::{self, What};
+use mlvault::retention::{self, ForgetChoice};
 use tempfile::TempDir;
 
 use crate::support::repo::{self, Vault, WatchedBackend, fill, id_of, key_file, noise, tree};
 
 /// A prune that moves everything that is not wholly used, and waits for nobody.
-fn thorough() -> Options {
-    let limits = Limits { unused_percent_max: 0.0, ..Limits::default() };
-    Options { limits, wait_max: Duration::ZERO, ..Options::default() }
+fn thorough() -> PruneOptions {
+    let limits = PruneLimits { unused_percent_max: 0.0, ..PruneLimits::default() };
+    PruneOptions { limits, wait_max: Duration::ZERO, ..PruneOptions::default() }
 }
 
-fn prune_with(vault: &Vault, options: &Options) -> Result<Report> {
+fn prune_with(vault: &Vault, options: &PruneOptions) -> Result<PruneReport> {
     prune::run(&vault.open()?, options, &Hears::nobody())
 }
 
-fn prune(vault: &Vault) -> Report {
+fn prune(vault: &Vault) -> PruneReport {
     prune_with(vault, &thorough()).unwrap()
 }
 
 fn forget(vault: &Vault, ids: &[SessionId]) {
     let repository = vault.open().unwrap();
-    let what = What::Snapshots(ids.iter().map(ToString::to_string).collect());
+    let what = ForgetChoice::Snapshots(ids.iter().map(ToString::to_string).collect());
     let plan = retention::plan(&repository, &what, 100).unwrap();
     assert_eq!(retention::execute(&repository, &plan, true, &Hears::nobody()).unwrap(), ids.len() as u64);
 }
@@ -93,7 +93,7 @@ fn assert_tidy(vault: &Vault) {
         there.sort_by_key(|key| id_of::<PackId>(key).unwrap());
         assert_eq!(named, there, "{kind:?}");
     }
-    let report = prune_with(vault, &Options { dry_run: true, ..thorough() }).unwrap();
+    let report = prune_with(vault, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
     assert_eq!((report.plan.deleted.packs, report.plan.left.packs), (0, 0), "{report:?}");
     vault.assert_clean();
 }
@@ -102,7 +102,7 @@ fn assert_tidy(vault: &Vault) {
 fn a_prune_of_what_is_needed_changes_nothing() {
     let (vault, _, directory, all) = two_snapshots();
     let packs = vault.keys_under("packs/");
-    let report = prune_with(&vault, &Options { limits: Limits::default(), ..thorough() }).unwrap();
+    let report = prune_with(&vault, &PruneOptions { limits: PruneLimits::default(), ..thorough() }).unwrap();
     assert_eq!((report.packs_deleted, report.chunks_moved, report.snapshots_removed), (0, 0, 0));
     assert_eq!(vault.keys_under("packs/"), packs);
     assert_tidy(&vault);
@@ -152,7 +152,7 @@ fn a_forgotten_snapshot_comes_back_until_it_was_pruned() {
     assert_eq!(snapshots(&vault), [back, second]);
     vault.assert_restores(back, directory.path(), &expected);
     forget(&vault, &[back]);
-    let keep = Options { keep_trash: SignedDuration::from_hours(1), ..thorough() };
+    let keep = PruneOptions { keep_trash: SignedDuration::from_hours(1), ..thorough() };
     assert_eq!(prune_with(&vault, &keep).unwrap().snapshots_removed, 0);
     let again = undelete(&vault.open().unwrap(), &back).unwrap();
     vault.assert_restores(again, directory.path(), &expected);
@@ -167,7 +167,7 @@ fn a_hold_keeps_what_it_is_on_from_forget_and_prune() {
     let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
     let repository = vault.open().unwrap();
     let (hold, _) = retention::hold(&repository, &first.to_string(), "audit", None).unwrap();
-    let what = What::Snapshots(vec![first.to_string()]);
+    let what = ForgetChoice::Snapshots(vec![first.to_string()]);
     assert!(matches!(retention::plan(&repository, &what, 100), Err(Error::Refused(_))));
     // As if the hold and the forgetting had crossed.
     repository.forget(&first, "a race").unwrap();
@@ -221,7 +221,7 @@ fn a_session_that_runs_is_waited_for_and_an_old_one_is_ended() {
     assert!(waiting.sessions_open == 1 && waiting.packs_waiting > 0 && waiting.packs_deleted == 0, "{waiting:?}");
     assert!(!vault.keys_under("tombstones/").is_empty());
     vault.assert_clean();
-    let ending = prune_with(&vault, &Options { session_age_max: Duration::ZERO, ..thorough() }).unwrap();
+    let ending = prune_with(&vault, &PruneOptions { session_age_max: Duration::ZERO, ..thorough() }).unwrap();
     assert!(ending.sessions_voided == 1 && ending.packs_deleted > 0, "{ending:?}");
     assert!(matches!(open.close(&vault.open().unwrap(), "late"), Err(Error::Busy(_))));
     assert_tidy(&vault);
@@ -238,7 +238,7 @@ impl Clock for Ahead {
 }
 
 /// Prunes some days from now.
-fn prune_after(vault: &Vault, days: i64) -> Report {
+fn prune_after(vault: &Vault, days: i64) -> PruneReport {
     let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * days)));
     let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock };
     let repository = Repository::open(Arc::clone(&vault.backend), &vault.credential, &options).unwrap();
@@ -400,7 +400,7 @@ fn a_prune_that_is_stopped_at_any_write_is_finished_by_the_next() {
         let stopped = prune_with(&vault.through(Arc::new(stopping)), &thorough());
         vault.assert_restores(second, directory.path(), &expected);
         vault.assert_clean();
-        let ending = Options { session_age_max: Duration::ZERO, ..thorough() };
+        let ending = PruneOptions { session_age_max: Duration::ZERO, ..thorough() };
         prune_with(&vault, &ending).unwrap();
         prune_with(&vault, &ending).unwrap();
         assert_tidy(&vault);

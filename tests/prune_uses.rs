@@ -10,7 +10,7 @@ use mlvault::format::tree::{self, ChunkRef, Entry, EntryKind, FileContent, Metad
 use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest, SessionId};
 use mlvault::monitor::Silent;
-use mlvault::prune::{self, Limits, Options};
+use mlvault::prune::{self, PruneLimits, PruneOptions};
 use mlvault::repository::Repository;
 use mlvault::repository::session::Session;
 use mlvault::trees::earlier::is_held;
@@ -63,8 +63,8 @@ fn a_node_that_an_older_snapshot_holds_as_content_keeps_what_it_refers_to() {
     let record = repository.find_snapshot(&snapshot.to_string()).unwrap().record;
     commit_node_as_content(&repository, &record);
 
-    let limits = Limits { unused_percent_max: 0.0, ..Limits::default() };
-    let options = Options { limits, wait_max: std::time::Duration::ZERO, ..Options::default() };
+    let limits = PruneLimits { unused_percent_max: 0.0, ..PruneLimits::default() };
+    let options = PruneOptions { limits, wait_max: std::time::Duration::ZERO, ..PruneOptions::default() };
     prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap();
     vault.assert_clean();
     vault.assert_restores(snapshot, directory.path(), &tree(directory.path()));

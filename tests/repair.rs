@@ -14,7 +14,7 @@ use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::repair::index::{self, Options, Report};
+use mlvault::repair::index::{self, RepairIndexOptions, RepairIndexReport};
 use tempfile::TempDir;
 
 use crate::support::repo::{
@@ -40,7 +40,7 @@ impl Scene {
         Self { vault, memory, snapshots: snapshots.into() }
     }
 
-    fn repair(&self) -> Report {
+    fn repair(&self) -> RepairIndexReport {
         repair(&self.vault, false).unwrap()
     }
 
@@ -59,8 +59,8 @@ impl Scene {
     }
 }
 
-fn repair(vault: &Vault, dry_run: bool) -> Result<Report> {
-    index::run(vault.open()?.as_ref(), &Options { dry_run }, &Hears::nobody())
+fn repair(vault: &Vault, dry_run: bool) -> Result<RepairIndexReport> {
+    index::run(vault.open()?.as_ref(), &RepairIndexOptions { dry_run }, &Hears::nobody())
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn without_any_segment_the_packs_alone_make_the_index() {
     }
     let repository = scene.vault.open().unwrap();
     assert!(!check_with(&repository, ReadData::Nothing).is_clean());
-    let report = index::run(&repository, &Options { dry_run: false }, &Hears::nobody()).unwrap();
+    let report = index::run(&repository, &RepairIndexOptions { dry_run: false }, &Hears::nobody()).unwrap();
     assert_eq!((report.packs_added, report.segments_written), (packs, 2), "{report:?}");
     // The handle that was open has what the repair found.
     assert!(check_with(&repository, ReadData::Nothing).is_clean());
@@ -124,7 +124,7 @@ fn a_pack_that_is_gone_or_cut_is_named_no_more_and_a_backup_that_reads_everythin
         assert_eq!(objects, [&victim]);
         let after = scene.vault.check(ReadData::Nothing);
         assert!(after.problems.iter().all(|problem| problem.kind == ProblemKind::MissingChunks), "{after:#?}");
-        let lost = |report: &mlvault::check::Report| report.hurt_snapshots.clone();
+        let lost = |report: &mlvault::check::CheckReport| report.hurt_snapshots.clone();
         assert!(!lost(&after).is_empty() && (truncate || lost(&after) == lost(&before)), "{after:#?}");
 
         let repository = scene.vault.open().unwrap();
@@ -179,7 +179,7 @@ fn any_role_can_repair_the_index() {
             scene.memory.remove(&segment).unwrap();
         }
         let repository = scene.vault.open_with(&credential).unwrap();
-        index::run(&repository, &Options { dry_run: false }, &Hears::nobody()).unwrap();
+        index::run(&repository, &RepairIndexOptions { dry_run: false }, &Hears::nobody()).unwrap();
         scene.assert_whole();
     }
 }

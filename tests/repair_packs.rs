@@ -94,8 +94,8 @@ fn repair_open(repository: &Arc<Repository>, options: &Options) -> Result<Report
     packs::run(repository, options, &Hears::nobody())
 }
 
-fn prune(vault: &Vault) -> prune::Report {
-    let options = prune::Options { wait_max: Duration::ZERO, ..prune::Options::default() };
+fn prune(vault: &Vault) -> prune::PruneReport {
+    let options = prune::PruneOptions { wait_max: Duration::ZERO, ..prune::PruneOptions::default() };
     prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap()
 }
 

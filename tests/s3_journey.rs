@@ -40,7 +40,7 @@ fn journey(program: Program, create_only: bool) {
 
     vault.keys_under("index/").iter().for_each(|key| backend.remove(key).unwrap());
     assert!(!vault.check(ReadData::Nothing).is_clean());
-    let options = repair::index::Options { dry_run: false };
+    let options = repair::index::RepairIndexOptions { dry_run: false };
     let repository = vault.open().unwrap();
     repair::index::run(&repository, &options, &mlvault::hears::Hears::nobody()).unwrap();
     vault.assert_clean();

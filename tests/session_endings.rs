@@ -24,8 +24,8 @@ use crate::support::cli::Runner;
 use crate::support::repo::{Vault, fill, key_file};
 
 /// Prunes without waiting, and ends sessions of this age.
-fn prune(vault: &Vault, session_age_max: Duration) -> prune::Report {
-    let options = prune::Options { wait_max: Duration::ZERO, session_age_max, ..prune::Options::default() };
+fn prune(vault: &Vault, session_age_max: Duration) -> prune::PruneReport {
+    let options = prune::PruneOptions { wait_max: Duration::ZERO, session_age_max, ..prune::PruneOptions::default() };
     prune::run(&vault.open().unwrap(), &options, &Hears::nobody()).unwrap()
 }
 

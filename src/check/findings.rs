@@ -144,7 +144,7 @@ pub struct Coverage {
 
 /// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     /// Damage, at most a thousand problems.
     pub problems: Vec<Problem>,
     /// How many problems there are.
@@ -161,7 +161,7 @@ pub struct Report {
     pub read: Option<ReadReport>,
 }
 
-impl Report {
+impl CheckReport {
     /// Returns whether no damage was found.
     pub fn is_clean(&self) -> bool {
         self.problem_count == 0
@@ -197,7 +197,7 @@ pub struct Findings<'a> {
 
 #[derive(Default)]
 struct State {
-    report: Report,
+    report: CheckReport,
     hurt_snapshots: BTreeMap<SessionId, u64>,
     subjects: HashMap<Subject, Standing>,
 }
@@ -339,7 +339,7 @@ impl<'a> Findings<'a> {
 
     /// Returns everything, in an order that does not depend on threads. What is lost in snapshots that are no longer
     /// listed is not counted.
-    pub fn into_report(self, is_listed: &dyn Fn(&SessionId) -> bool) -> Report {
+    pub fn into_report(self, is_listed: &dyn Fn(&SessionId) -> bool) -> CheckReport {
         let State { mut report, hurt_snapshots, subjects } = sync::into_inner(self.state);
         let mut gone = 0;
         for standing in subjects.into_values() {
@@ -382,7 +382,7 @@ impl<'a> Findings<'a> {
 }
 
 /// Returns the problem's place in the report, if there was one left.
-fn add_problem(report: &mut Report, kind: ProblemKind, object: &str, reason: &str) -> Option<usize> {
+fn add_problem(report: &mut CheckReport, kind: ProblemKind, object: &str, reason: &str) -> Option<usize> {
     let problems = &mut report.problems;
     report.problem_count += 1;
     (problems.len() < PROBLEMS_MAX).then(|| {
@@ -392,7 +392,7 @@ fn add_problem(report: &mut Report, kind: ProblemKind, object: &str, reason: &st
     })
 }
 
-fn add_note(report: &mut Report, message: &str) {
+fn add_note(report: &mut CheckReport, message: &str) {
     report.note_count += 1;
     if report.notes.len() < NOTES_MAX {
         report.notes.push(message.to_owned());

@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub use crate::check::findings::{Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport, Report};
+pub use crate::check::findings::{CheckReport, Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport};
 pub use crate::check::subset::Subset;
 
 use crate::check::findings::Findings;
@@ -59,7 +59,7 @@ pub struct Aged {
 
 /// How to check.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+pub struct CheckOptions {
     /// Which packs are read whole.
     pub read_data: ReadData,
 }
@@ -68,7 +68,7 @@ pub struct Options {
 struct Check<'a> {
     repository: &'a Arc<Repository>,
     reader: ChunkReader,
-    options: &'a Options,
+    options: &'a CheckOptions,
     hears: &'a Hears,
     findings: Findings<'a>,
     memory: Memory,
@@ -78,7 +78,7 @@ struct Check<'a> {
 }
 
 /// Runs a check. Fails only where the backend does, or the index cache, or on request.
-pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
+pub fn run(repository: &Arc<Repository>, options: &CheckOptions, hears: &Hears) -> Result<CheckReport> {
     let findings = Findings::new(hears.monitor.as_ref());
     let memory = recall(repository, options, &findings);
     let check = Check {
@@ -101,7 +101,7 @@ pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Re
 }
 
 /// Reads what earlier checks verified, if packs are to be read at all.
-fn recall(repository: &Repository, options: &Options, findings: &Findings<'_>) -> Memory {
+fn recall(repository: &Repository, options: &CheckOptions, findings: &Findings<'_>) -> Memory {
     if options.read_data == ReadData::Nothing {
         return Memory::default();
     }

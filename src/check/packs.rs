@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::backend::Listed;
 use crate::check::findings::{Coverage, Loss, ProblemKind};
-use crate::check::subset::Selection;
+use crate::check::subset::PackSelection;
 use crate::check::{Aged, Check, ReadData};
 use crate::chunks::pack_reader;
 use crate::chunks::verify::{self, PackFault, PackFindings, PackVerifier};
@@ -45,7 +45,7 @@ struct Job {
 /// What is stored, and what of it is to be read.
 struct Packs<'a> {
     stored: HashMap<PackId, (BlobKind, u64)>,
-    selection: Selection,
+    selection: PackSelection,
     verifier: PackVerifier<'a>,
 }
 
@@ -57,7 +57,7 @@ impl Check<'_> {
             [backend.list(&layout::segments(BlobKind::Data))?, backend.list(&layout::segments(BlobKind::Meta))?];
         let stored = self.stored_packs(&backend.list("")?);
         let sizes = stored.iter().map(|(id, (_, size))| (*id, *size));
-        let selection = Selection::choose(self.options.read_data, sizes, &self.memory);
+        let selection = PackSelection::choose(self.options.read_data, sizes, &self.memory);
         let selected = stored.iter().filter(|(id, _)| selection.contains(id));
         let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
         self.hears.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));

@@ -56,7 +56,7 @@ impl Subset {
 
 /// The packs that are read.
 #[derive(Debug)]
-pub enum Selection {
+pub enum PackSelection {
     /// None.
     Nothing,
     /// All.
@@ -72,7 +72,7 @@ pub enum Selection {
     Drawn(HashSet<PackId>),
 }
 
-impl Selection {
+impl PackSelection {
     /// Chooses among packs, given with their sizes.
     pub fn choose(read: ReadData, packs: impl Iterator<Item = (PackId, u64)>, memory: &Memory) -> Self {
         match read {
@@ -140,7 +140,7 @@ mod tests {
 
     fn chosen(subset: &str) -> Vec<PackId> {
         let read = ReadData::Subset(subset.parse().unwrap());
-        let selection = Selection::choose(read, packs().into_iter(), &Memory::default());
+        let selection = PackSelection::choose(read, packs().into_iter(), &Memory::default());
         packs().into_iter().map(|(id, _)| id).filter(|id| selection.contains(id)).collect()
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let memory = Memory::of(10_000, true, known);
         let chosen = |age_seconds_max, budget_bytes| {
             let read = ReadData::Aged(Aged { age_seconds_max, budget_bytes });
-            let selection = Selection::choose(read, packs().into_iter(), &memory);
+            let selection = PackSelection::choose(read, packs().into_iter(), &memory);
             (0..ids.len()).filter(|number| selection.contains(&ids[*number])).collect::<Vec<_>>()
         };
         assert_eq!(chosen(1960, None), [0, 197, 198, 199]);

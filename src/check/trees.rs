@@ -35,7 +35,7 @@ struct Tree<'a> {
 
 /// How a node is referred to: all that the checks of the node depend on.
 #[derive(Clone, Copy)]
-struct Reference<'a> {
+struct NodeReference<'a> {
     node: ChunkId,
     /// `None` for the root, which nobody says the first path of.
     first_path: Option<&'a [u8]>,
@@ -47,7 +47,7 @@ struct Reference<'a> {
     bound: Option<&'a [u8]>,
 }
 
-impl Reference<'_> {
+impl NodeReference<'_> {
     fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.node.as_bytes());
@@ -89,7 +89,7 @@ impl Check<'_> {
         let walk = Walk { check: self, clean: Clean::default() };
         for snapshot in snapshots {
             for component in &snapshot.record.components {
-                let root = Reference {
+                let root = NodeReference {
                     node: component.root,
                     first_path: None,
                     entries: component.entries,
@@ -112,7 +112,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Returns whether everything from this node down is sound.
-    fn visit(&self, tree: &Tree<'_>, reference: Reference<'_>, threads: usize) -> Result<bool> {
+    fn visit(&self, tree: &Tree<'_>, reference: NodeReference<'_>, threads: usize) -> Result<bool> {
         self.check.hears.check()?;
         let digest = reference.digest();
         if self.clean.contains(&digest) {
@@ -139,16 +139,16 @@ impl Walk<'_> {
     fn visit_children(
         &self,
         tree: &Tree<'_>,
-        reference: &Reference<'_>,
+        reference: &NodeReference<'_>,
         level: u8,
         children: &[Child],
         threads: usize,
     ) -> Result<bool> {
         let bounds = children.iter().skip(1).map(|next| Some(next.first_path.as_slice())).chain([reference.bound]);
-        let references: Vec<Reference<'_>> = children
+        let references: Vec<NodeReference<'_>> = children
             .iter()
             .zip(bounds)
-            .map(|(child, bound)| Reference {
+            .map(|(child, bound)| NodeReference {
                 node: child.node,
                 first_path: Some(&child.first_path),
                 entries: child.entries,
@@ -161,7 +161,7 @@ impl Walk<'_> {
         visited.into_iter().try_fold(true, |all, clean| Ok(all & clean?))
     }
 
-    fn visit_entries(&self, tree: &Tree<'_>, reference: &Reference<'_>, entries: &[Entry]) -> Result<bool> {
+    fn visit_entries(&self, tree: &Tree<'_>, reference: &NodeReference<'_>, entries: &[Entry]) -> Result<bool> {
         let mut clean = true;
         for entry in entries {
             if let Some(file) = entry.file() {
@@ -188,7 +188,7 @@ impl Walk<'_> {
     fn read_node(
         &self,
         tree: &Tree<'_>,
-        reference: &Reference<'_>,
+        reference: &NodeReference<'_>,
         subjects: &mut HashSet<Subject>,
     ) -> Result<Option<Node>> {
         let Some(bytes) = self.read_meta(&reference.node, subjects)? else { return Ok(None) };
@@ -210,7 +210,7 @@ impl Walk<'_> {
     }
 
     /// Wrong totals mislead a person and nothing else: what is below is still looked at, and not lost.
-    fn check_totals(&self, tree: &Tree<'_>, reference: &Reference<'_>, node: &Node) -> bool {
+    fn check_totals(&self, tree: &Tree<'_>, reference: &NodeReference<'_>, node: &Node) -> bool {
         let found = match node {
             Node::Leaf(entries) => {
                 (entries.len() as u64, entries.iter().fold(0, |sum: u64, entry| sum.saturating_add(entry.size())))
@@ -230,7 +230,7 @@ impl Walk<'_> {
         false
     }
 
-    fn hurt(&self, tree: &Tree<'_>, reference: &Reference<'_>, subjects: &HashSet<Subject>) {
+    fn hurt(&self, tree: &Tree<'_>, reference: &NodeReference<'_>, subjects: &HashSet<Subject>) {
         self.check.findings.hurt(
             subjects,
             &Hurt {
@@ -246,7 +246,7 @@ impl Walk<'_> {
     /// Looks up every chunk of a file; `subjects` takes whose fault it is if one cannot be had.
     fn check_file(
         &self,
-        reference: &Reference<'_>,
+        reference: &NodeReference<'_>,
         entry: &Entry,
         file: &FileContent,
         subjects: &mut HashSet<Subject>,
@@ -351,7 +351,7 @@ impl Walk<'_> {
 }
 
 /// Returns what is wrong with a node where it stands: a restore would stop there.
-fn fault_of(node: &Node, reference: &Reference<'_>) -> Option<&'static str> {
+fn fault_of(node: &Node, reference: &NodeReference<'_>) -> Option<&'static str> {
     let (level, first, last) = match node {
         Node::Leaf(entries) => (0, entries.first().map(|entry| &entry.path), entries.last().map(|entry| &entry.path)),
         Node::Inner { level, children } => {

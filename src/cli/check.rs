@@ -4,7 +4,7 @@ use clap::Parser;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use mlvault::check::{self, Aged, Coverage, Options, Problem, ProblemKind, ReadData, Report, Subset};
+use mlvault::check::{self, Aged, CheckOptions, CheckReport, Coverage, Problem, ProblemKind, ReadData, Subset};
 use mlvault::error::Result;
 use mlvault::units::{count, format_bytes, plural};
 
@@ -56,14 +56,14 @@ impl Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let options = Options { read_data: args.read_data() };
+    let options = CheckOptions { read_data: args.read_data() };
     let repository = context.repository()?;
     let report = check::run(&repository, &options, &context.hears())?;
     let code = if report.is_clean() { exit::COMPLETE } else { exit::FAILED };
     Ok(Outcome::new(code, json!({ "clean": report.is_clean(), "report": report }), text(&report)))
 }
 
-fn text(report: &Report) -> Text {
+fn text(report: &CheckReport) -> Text {
     let counts = &report.counts;
     let mut text = Text::from(format!(
         "Checked {}, {}, {}, {}, {}, {}",
@@ -118,7 +118,7 @@ fn problem_lines(problem: &Problem) -> Vec<String> {
     lines
 }
 
-fn verdict_lines(report: &Report) -> Vec<String> {
+fn verdict_lines(report: &CheckReport) -> Vec<String> {
     if report.is_clean() {
         return vec!["No damage found".to_owned()];
     }
@@ -137,7 +137,7 @@ fn verdict_lines(report: &Report) -> Vec<String> {
 }
 
 /// Returns what to do, in this order: each step makes the next one's loss smaller, and none deletes anything.
-fn advice(report: &Report) -> Vec<&'static str> {
+fn advice(report: &CheckReport) -> Vec<&'static str> {
     let any = |kinds: &[ProblemKind]| report.problems.iter().any(|problem| kinds.contains(&problem.kind));
     let is_index_wrong =
         any(&[ProblemKind::Segment]) || report.counts.unreferenced_packs > 0 && any(&[ProblemKind::MissingChunks]);

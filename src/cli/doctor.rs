@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
-use mlvault::doctor::{self, Check, Finding, Report, Status, deployment};
+use mlvault::doctor::{self, Check, DoctorReport, Finding, Status, deployment};
 use mlvault::error::{Error, Result};
 
 use crate::cli::context::Context;
@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 /// What was found of the repository's backend.
 struct BackendLook {
-    report: Report,
+    report: DoctorReport,
     promised: Option<bool>,
     disagreement: Option<&'static str>,
 }
@@ -132,7 +132,7 @@ fn promised_create_only(context: &Context) -> Option<Result<bool>> {
     }
 }
 
-fn disagreement(report: &Report, promised: bool) -> Option<&'static str> {
+fn disagreement(report: &DoctorReport, promised: bool) -> Option<&'static str> {
     let honoured = [Check::CreateOnly, Check::ConcurrentCreates]
         .into_iter()
         .all(|check| report.finding(check).is_some_and(|finding| finding.status == Status::Ok));

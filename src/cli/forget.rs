@@ -9,7 +9,7 @@ use mlvault::format::snapshot::SourceRecord;
 use mlvault::procedures::forget_and_prune::{self, ForgetAndPruneOptions, ForgottenAndPruned};
 use mlvault::retention::decide::Decision;
 use mlvault::retention::policy::PolicySpec;
-use mlvault::retention::{self, Plan, What};
+use mlvault::retention::{self, ForgetChoice, ForgetPlan};
 use mlvault::units::count;
 
 use crate::cli::context::Context;
@@ -135,7 +135,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let plan = retention::plan(&repository, &what, max_forget)?;
     let mut text = Text::from(plan_rows(&plan));
-    let options = ForgetAndPruneOptions { force, prune: prunes.then(mlvault::prune::Options::default) };
+    let options = ForgetAndPruneOptions { force, prune: prunes.then(mlvault::prune::PruneOptions::default) };
     let done = match dry_run {
         true => Ok(ForgottenAndPruned::default()),
         false => forget_and_prune::run(&repository, &plan, &options, &context.hears()),
@@ -153,9 +153,9 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     Ok(Outcome::new(pruned.as_ref().map_or(exit::COMPLETE, prune::code), document, text))
 }
 
-fn what(context: &Context, args: Args) -> Result<What> {
+fn what(context: &Context, args: Args) -> Result<ForgetChoice> {
     if !args.snapshots.is_empty() {
-        return Ok(What::Snapshots(args.snapshots));
+        return Ok(ForgetChoice::Snapshots(args.snapshots));
     }
     let zone = TimeZone::get(&args.time_zone)
         .map_err(|error| Error::Invalid(format!("{:?} is not a known time zone: {error}", args.time_zone)))?;
@@ -169,7 +169,7 @@ fn what(context: &Context, args: Args) -> Result<What> {
         None => (given, "of the command line".to_owned()),
     };
     let group = args.deployment.map(|name| SourceRecord::Deployment { name }.group()).or(args.group);
-    Ok(What::Policy { policy: spec.policy()?, name, zone, group })
+    Ok(ForgetChoice::Policy { policy: spec.policy()?, name, zone, group })
 }
 
 /// Returns the name of a deployment's policy.
@@ -177,7 +177,7 @@ fn retention_of(context: &Context, deployment: &str) -> Option<String> {
     context.file().deployment.get(deployment).and_then(|section| section.retention.clone())
 }
 
-fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
+fn plan_rows(plan: &ForgetPlan) -> Vec<Vec<String>> {
     let mut rows = vec![["", "ID", "TIME", "STATE", "TAGS", "REASON", "SOURCE"].map(str::to_owned).to_vec()];
     rows.extend(plan.decisions.iter().map(row));
     rows
@@ -195,7 +195,7 @@ fn row(decision: &Decision) -> Vec<String> {
     ]
 }
 
-fn result_lines(plan: &Plan, dry_run: bool, forgotten: u64) -> Vec<String> {
+fn result_lines(plan: &ForgetPlan, dry_run: bool, forgotten: u64) -> Vec<String> {
     let all = count(plan.decisions.len(), "snapshot");
     if !dry_run {
         return vec![format!("{forgotten} of {all} forgotten; `mlvault prune` frees what only they need")];

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use mlvault::error::Result;
 use mlvault::format::tree::Entry;
-use mlvault::list::{self, Options};
+use mlvault::list::{self, ListOptions};
 
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
@@ -45,7 +45,8 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = repository.find_snapshot(&args.snapshot)?;
-    let options = Options { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
+    let options =
+        ListOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
     let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id }), "entries")?;
     let mut show = |path: &[u8], entry: &Entry| {
         listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use mlvault::error::Result;
-use mlvault::prune::{self, Limits, Options, Plan, Report, Sum};
+use mlvault::prune::{self, PackSum, PruneLimits, PruneOptions, PrunePlan, PruneReport};
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
@@ -52,9 +52,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let options = Options {
+    let options = PruneOptions {
         dry_run: args.dry_run,
-        limits: Limits {
+        limits: PruneLimits {
             unused_percent_max: args.max_unused,
             repack_bytes_max: args.max_repack.unwrap_or(u64::MAX),
             duration_max: args.max_duration.map(|duration| duration.unsigned_abs()),
@@ -69,12 +69,12 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 }
 
 /// Returns the exit code that goes with a report.
-pub fn code(report: &Report) -> exit::Code {
+pub fn code(report: &PruneReport) -> exit::Code {
     if report.is_complete() { exit::COMPLETE } else { exit::INCOMPLETE }
 }
 
 /// Returns a report for people.
-pub fn text(report: &Report, dry_run: bool) -> Text {
+pub fn text(report: &PruneReport, dry_run: bool) -> Text {
     let mut text = Text::from(plan_rows(&report.plan));
     text.line(format!(
         "{} in packs now, about {} afterwards, of which {} unused; {} to be moved",
@@ -91,8 +91,8 @@ pub fn text(report: &Report, dry_run: bool) -> Text {
 /// Age of a tombstone before its packs go, where the backend ignores create-only writes.
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
-    let row = |what: &str, sum: &Sum| vec![what.to_owned(), sum.packs.to_string(), format_bytes(sum.bytes)];
+fn plan_rows(plan: &PrunePlan) -> Vec<Vec<String>> {
+    let row = |what: &str, sum: &PackSum| vec![what.to_owned(), sum.packs.to_string(), format_bytes(sum.bytes)];
     vec![
         ["", "PACKS", "BYTES"].map(str::to_owned).to_vec(),
         row("keep", &plan.kept),
@@ -102,7 +102,7 @@ fn plan_rows(plan: &Plan) -> Vec<Vec<String>> {
     ]
 }
 
-fn result_line(report: &Report) -> String {
+fn result_line(report: &PruneReport) -> String {
     format!(
         "{} deleted ({}), {} moved ({}), {} replaced by {}, {} removed",
         count(report.packs_deleted, "pack"),
@@ -115,7 +115,7 @@ fn result_line(report: &Report) -> String {
     )
 }
 
-fn warnings(report: &Report) -> Vec<String> {
+fn warnings(report: &PruneReport) -> Vec<String> {
     let mut lines = Vec::new();
     if report.by_grace {
         lines.push(format!(

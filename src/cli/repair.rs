@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 
 use mlvault::error::Result;
-use mlvault::repair::index::{self, Options, Report};
+use mlvault::repair::index::{self, RepairIndexOptions, RepairIndexReport};
 use mlvault::units::count;
 
 use crate::cli::context::Context;
@@ -55,13 +55,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 fn repair_index(context: &Context, args: &IndexArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let options = Options { dry_run: args.dry_run };
+    let options = RepairIndexOptions { dry_run: args.dry_run };
     let report = index::run(&repository, &options, &context.hears())?;
     let code = if report.unrepaired_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, json!({ "dry_run": args.dry_run, "report": report }), lines(args.dry_run, &report)))
 }
 
-fn lines(dry_run: bool, report: &Report) -> Vec<String> {
+fn lines(dry_run: bool, report: &RepairIndexReport) -> Vec<String> {
     let lead = if dry_run { "Dry run: index segments" } else { "Index segments" };
     let first = format!(
         "{lead}: {} kept, {} written, {} removed; {} added",

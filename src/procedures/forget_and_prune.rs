@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::hears::Hears;
 use crate::prune;
 use crate::repository::Repository;
-use crate::retention::{self, Plan};
+use crate::retention::{self, ForgetPlan};
 
 /// How to forget and prune.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +16,7 @@ pub struct ForgetAndPruneOptions {
     /// Forget even if the plan has objections.
     pub force: bool,
     /// How to prune afterwards; not at all without.
-    pub prune: Option<prune::Options>,
+    pub prune: Option<prune::PruneOptions>,
 }
 
 /// What was done.
@@ -25,14 +25,14 @@ pub struct ForgottenAndPruned {
     /// Snapshots that were forgotten.
     pub forgotten: u64,
     /// What the prune did, if there was one.
-    pub pruned: Option<prune::Report>,
+    pub pruned: Option<prune::PruneReport>,
 }
 
 /// Carries a plan out. Fails with [`crate::error::Error::Refused`], and changes nothing, if it has objections and is not
 /// forced.
 pub fn run(
     repository: &Arc<Repository>,
-    plan: &Plan,
+    plan: &ForgetPlan,
     options: &ForgetAndPruneOptions,
     hears: &Hears,
 ) -> Result<ForgottenAndPruned> {

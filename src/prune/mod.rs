@@ -27,18 +27,18 @@ use crate::format::{BlobKind, PerKind};
 use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::prune::needed::Needed;
-pub use crate::prune::plan::{Limits, Plan, Sum};
+pub use crate::prune::plan::{PackSum, PruneLimits, PrunePlan};
 use crate::prune::view::View;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout, session};
 
 /// How to prune.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PruneOptions {
     /// Only tell what would be done.
     pub dry_run: bool,
     /// How far to go.
-    pub limits: Limits,
+    pub limits: PruneLimits,
     /// Age up to which forgotten snapshots stay in the trash, with what they need.
     pub keep_trash: SignedDuration,
     /// Age beyond which a session that has not ended is declared void.
@@ -49,12 +49,12 @@ pub struct Options {
     pub grace: Duration,
 }
 
-impl Default for Options {
+impl Default for PruneOptions {
     fn default() -> Self {
         const HOUR: Duration = Duration::from_secs(3600);
         Self {
             dry_run: false,
-            limits: Limits::default(),
+            limits: PruneLimits::default(),
             keep_trash: SignedDuration::ZERO,
             session_age_max: 24 * HOUR,
             wait_max: Duration::from_secs(600),
@@ -65,9 +65,9 @@ impl Default for Options {
 
 /// What a prune did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct PruneReport {
     /// What was to be done.
-    pub plan: Plan,
+    pub plan: PrunePlan,
     /// Chunks that were moved.
     pub chunks_moved: u64,
     /// Bytes that were written for that.
@@ -98,7 +98,7 @@ pub struct Report {
     pub by_grace: bool,
 }
 
-impl Report {
+impl PruneReport {
     /// Returns whether all that was planned was done.
     pub fn is_complete(&self) -> bool {
         self.packs_waiting == 0 && self.packs_unreadable == 0
@@ -108,17 +108,17 @@ impl Report {
 /// A prune under way.
 struct Prune<'a> {
     repository: &'a Arc<Repository>,
-    options: &'a Options,
+    options: &'a PruneOptions,
     hears: &'a Hears,
-    report: Report,
+    report: PruneReport,
     /// Snapshots in the trash that were not counted when the needed chunks were last collected.
     unneeded_trash: Vec<SessionId>,
 }
 
 /// Prunes. Needs a maintainer's key.
-pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
+pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) -> Result<PruneReport> {
     repository.access().require_maintainer("prune")?;
-    let report = Report { by_grace: !repository.config().create_only, ..Report::default() };
+    let report = PruneReport { by_grace: !repository.config().create_only, ..PruneReport::default() };
     let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new() };
     prune.run()?;
     Ok(prune.report)

@@ -18,7 +18,7 @@ const SMALL_PACKS_MAX: usize = 8;
 
 /// How far a prune goes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
+pub struct PruneLimits {
     /// Unused bytes that may stay, in percent of the used ones.
     pub unused_percent_max: f64,
     /// Most bytes of packs that are moved.
@@ -27,7 +27,7 @@ pub struct Limits {
     pub duration_max: Option<Duration>,
 }
 
-impl Default for Limits {
+impl Default for PruneLimits {
     fn default() -> Self {
         Self { unused_percent_max: 5.0, repack_bytes_max: u64::MAX, duration_max: None }
     }
@@ -70,14 +70,14 @@ pub enum Standing {
 
 /// Packs and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Sum {
+pub struct PackSum {
     /// How many packs.
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
 }
 
-impl Sum {
+impl PackSum {
     fn add(&mut self, pack: &PackUse) {
         self.packs += 1;
         self.bytes += pack.len;
@@ -86,15 +86,15 @@ impl Sum {
 
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Plan {
+pub struct PrunePlan {
     /// Packs that stay as they are.
-    pub kept: Sum,
+    pub kept: PackSum,
     /// Packs that nothing needs.
-    pub deleted: Sum,
+    pub deleted: PackSum,
     /// Packs whose needed chunks are to be moved before they are deleted.
-    pub repacked: Sum,
+    pub repacked: PackSum,
     /// Packs that no segment names and that are left, because a session that is open may still name them.
-    pub left: Sum,
+    pub left: PackSum,
     /// Stored bytes of chunks that are to be moved.
     pub moved_bytes: u64,
     /// Bytes of all packs now.
@@ -113,8 +113,8 @@ pub struct Plan {
 
 /// Makes a plan. `full_pack_bytes` is the size of new packs of each kind; `sessions_open` says whether packs that no
 /// segment names may be on their way into the index.
-pub fn plan(packs: &[PackUse], limits: &Limits, full_pack_bytes: PerKind<u64>, sessions_open: bool) -> Plan {
-    let mut plan = Plan { bytes_before: packs.iter().map(|pack| pack.len).sum(), ..Plan::default() };
+pub fn plan(packs: &[PackUse], limits: &PruneLimits, full_pack_bytes: PerKind<u64>, sessions_open: bool) -> PrunePlan {
+    let mut plan = PrunePlan { bytes_before: packs.iter().map(|pack| pack.len).sum(), ..PrunePlan::default() };
     let (mut delete, mut repack, mut candidates) = (Vec::new(), Vec::new(), Vec::new());
     for pack in packs {
         match pack.standing {
@@ -184,7 +184,7 @@ mod tests {
     fn the_emptiest_packs_are_moved_until_little_enough_is_unused() {
         let packs = [pack(1, 990), pack(2, 100), pack(3, 500), pack(4, 0), pack(5, 900)];
         let of = |percent| {
-            let limits = Limits { unused_percent_max: percent, ..Limits::default() };
+            let limits = PruneLimits { unused_percent_max: percent, ..PruneLimits::default() };
             let plan = plan(&packs, &limits, FULL, false);
             (numbers(&plan.delete), numbers(&plan.repack))
         };
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn no_more_is_moved_than_allowed() {
         let packs = [pack(1, 100), pack(2, 200), pack(3, 300)];
-        let limits = Limits { repack_bytes_max: 2100, ..Limits::default() };
+        let limits = PruneLimits { repack_bytes_max: 2100, ..PruneLimits::default() };
         assert_eq!(numbers(&plan(&packs, &limits, FULL, false).repack), [1, 2]);
     }
 
@@ -205,8 +205,8 @@ mod tests {
         let small = |count: u8| {
             (1..=count).map(|number| PackUse { len: 60, content: 50, ..pack(number, 50) }).collect::<Vec<_>>()
         };
-        assert!(plan(&small(8), &Limits::default(), FULL, false).repack.is_empty());
-        assert_eq!(plan(&small(9), &Limits::default(), FULL, false).repack.len(), 9);
+        assert!(plan(&small(8), &PruneLimits::default(), FULL, false).repack.is_empty());
+        assert_eq!(plan(&small(9), &PruneLimits::default(), FULL, false).repack.len(), 9);
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
             PackUse { standing: Standing::Tombstoned, ..pack(2, 0) },
             PackUse { standing: Standing::Unnamed, ..pack(3, 0) },
         ];
-        let limits = Limits { repack_bytes_max: 0, ..Limits::default() };
+        let limits = PruneLimits { repack_bytes_max: 0, ..PruneLimits::default() };
         let open = plan(&packs, &limits, FULL, true);
         assert_eq!((numbers(&open.delete), numbers(&open.repack), open.left.packs), (vec![2], vec![1], 1));
         assert_eq!(numbers(&plan(&packs, &limits, FULL, false).delete), [2, 3]);
@@ -236,7 +236,7 @@ mod tests {
                 used: if standing == 2 { 0 } else { used },
                 standing: [Standing::Live, Standing::Tombstoned, Standing::Unnamed][usize::from(standing)],
             }).collect();
-            let limits = Limits { unused_percent_max: percent, repack_bytes_max: budget, duration_max: None };
+            let limits = PruneLimits { unused_percent_max: percent, repack_bytes_max: budget, duration_max: None };
             let plan = plan(&packs, &limits, FULL, open);
             let sums = [plan.kept, plan.deleted, plan.repacked, plan.left];
             prop_assert_eq!(sums.iter().map(|sum| sum.packs).sum::<u64>(), packs.len() as u64);

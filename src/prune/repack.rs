@@ -21,7 +21,7 @@ use crate::hears::Hears;
 use crate::id::PackId;
 use crate::monitor::Counter;
 use crate::prune::needed::Needed;
-use crate::prune::plan::{Limits, PackUse};
+use crate::prune::plan::{PackUse, PruneLimits};
 use crate::prune::view::key_of;
 use crate::repository::Repository;
 use crate::repository::index_sync::Place;
@@ -48,7 +48,7 @@ pub fn run(
     packs: &[PackUse],
     doomed: &[PackUse],
     needed: &Needed,
-    limits: &Limits,
+    limits: &PruneLimits,
     hears: &Hears,
 ) -> Result<Moved> {
     if packs.is_empty() {

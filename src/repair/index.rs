@@ -37,7 +37,7 @@ const FAULTS_MAX: usize = 1000;
 
 /// How to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct RepairIndexOptions {
     /// Only tell what would be done.
     pub dry_run: bool,
 }
@@ -53,7 +53,7 @@ pub struct Unrepaired {
 
 /// What a repair did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct RepairIndexReport {
     /// Segments that are right as they are.
     pub segments_kept: u64,
     /// Segments removed, because they are damaged or name packs that are gone.
@@ -69,7 +69,7 @@ pub struct Report {
     pub unrepaired_count: u64,
 }
 
-impl Report {
+impl RepairIndexReport {
     /// Returns whether the index is as it was.
     pub fn is_unchanged(&self) -> bool {
         self.segments_removed == 0 && self.segments_written == 0
@@ -85,8 +85,8 @@ impl Report {
 }
 
 /// Repairs both halves of the index.
-pub fn run(repository: &Repository, options: &Options, hears: &Hears) -> Result<Report> {
-    let mut report = Report::default();
+pub fn run(repository: &Repository, options: &RepairIndexOptions, hears: &Hears) -> Result<RepairIndexReport> {
+    let mut report = RepairIndexReport::default();
     for kind in BlobKind::ALL {
         hears.monitor.phase("repair index", None, None);
         let mut repair = Repair::begin(repository, kind, options.dry_run, &mut report, hears)?;
@@ -117,7 +117,7 @@ struct Repair<'a> {
     kind: BlobKind,
     dry_run: bool,
     hears: &'a Hears,
-    report: &'a mut Report,
+    report: &'a mut RepairIndexReport,
     segments: Vec<Listed>,
     /// Packs that are there, with their lengths.
     stored: HashMap<PackId, u64>,
@@ -133,7 +133,7 @@ impl<'a> Repair<'a> {
         repository: &'a Repository,
         kind: BlobKind,
         dry_run: bool,
-        report: &'a mut Report,
+        report: &'a mut RepairIndexReport,
         hears: &'a Hears,
     ) -> Result<Self> {
         let backend = repository.backend();

@@ -32,7 +32,7 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// What decides.
 #[derive(Debug, Clone)]
-pub enum What {
+pub enum ForgetChoice {
     /// A policy, for all snapshots or those of one group.
     Policy {
         /// The rules.
@@ -50,7 +50,7 @@ pub enum What {
 
 /// What is to be done.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub struct ForgetPlan {
     /// One for each snapshot looked at, by group, then time.
     pub decisions: Vec<Decision>,
     /// Why this must be forced, if it must.
@@ -60,7 +60,7 @@ pub struct Plan {
     reason: String,
 }
 
-impl Plan {
+impl ForgetPlan {
     /// Returns what is to be forgotten.
     pub fn forgotten(&self) -> impl Iterator<Item = &Decision> {
         self.decisions.iter().filter(|decision| !decision.keep)
@@ -68,13 +68,13 @@ impl Plan {
 }
 
 /// Makes a plan. `share_max` is the share of the snapshots looked at that may go unforced, in percent.
-pub fn plan(repository: &Repository, what: &What, share_max: u8) -> Result<Plan> {
+pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Result<ForgetPlan> {
     let now = trusted_time(repository)?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
     refuse_damage(&list, &notes)?;
     let candidates: Vec<Candidate> = list.snapshots.iter().map(|snapshot| candidate(snapshot, &notes, now)).collect();
     match what {
-        What::Policy { policy, name, zone, group } => {
+        ForgetChoice::Policy { policy, name, zone, group } => {
             let in_group = |candidate: &Candidate| group.as_ref().is_none_or(|group| *group == candidate.group);
             let candidates: Vec<Candidate> = candidates.into_iter().filter(in_group).collect();
             if let (Some(group), true) = (group, candidates.is_empty()) {
@@ -82,16 +82,16 @@ pub fn plan(repository: &Repository, what: &What, share_max: u8) -> Result<Plan>
             }
             let decisions = decide(&candidates, policy, now, zone);
             let objections = objection_to_share(&decisions, share_max).into_iter().collect();
-            Ok(Plan { decisions, objections, reason: format!("policy {name}: {policy}") })
+            Ok(ForgetPlan { decisions, objections, reason: format!("policy {name}: {policy}") })
         }
-        What::Snapshots(names) => plan_named(&list, &candidates, names, now),
+        ForgetChoice::Snapshots(names) => plan_named(&list, &candidates, names, now),
     }
 }
 
 /// Carries a plan out. Returns how many snapshots were forgotten.
 ///
 /// Fails with [`Error::Refused`] for a plan with objections that is not forced.
-pub fn execute(repository: &Repository, plan: &Plan, force: bool, hears: &Hears) -> Result<u64> {
+pub fn execute(repository: &Repository, plan: &ForgetPlan, force: bool, hears: &Hears) -> Result<u64> {
     if let (Some(objection), false) = (plan.objections.first(), force) {
         return Err(Error::Refused(objection.clone()));
     }
@@ -246,7 +246,7 @@ fn newest_of_each_group(candidates: &[Candidate], now: Timestamp) -> BTreeSet<Se
 }
 
 /// Names are looked up in one listing, so that `latest` means the same for all of them.
-fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], now: Timestamp) -> Result<Plan> {
+fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], now: Timestamp) -> Result<ForgetPlan> {
     let chosen: BTreeSet<SessionId> = names
         .iter()
         .map(|name| select(&list.snapshots, name).map(|at| list.snapshots[at].id))
@@ -271,5 +271,5 @@ fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], n
             reasons: vec!["named".to_owned()],
         });
     }
-    Ok(Plan { decisions, objections, reason: "named by its id".to_owned() })
+    Ok(ForgetPlan { decisions, objections, reason: "named by its id".to_owned() })
 }

@@ -28,7 +28,7 @@ use mlvault::clock::SystemClock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
-use mlvault::prune::{self, Limits};
+use mlvault::prune::{self, PruneLimits};
 use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::snapshots::Snapshot;
@@ -96,7 +96,7 @@ enum Job {
     /// The snapshot of this number, counted from the oldest, if there is one.
     Forget(usize),
     Undelete,
-    Prune(prune::Options),
+    Prune(prune::PruneOptions),
     RepairIndex,
     Restore(usize),
     Check,
@@ -115,13 +115,13 @@ impl Job {
         }
     }
 
-    fn options(dice: &mut Dice) -> prune::Options {
-        prune::Options {
-            limits: Limits { unused_percent_max: [0.0, 0.0, 5.0, 100.0][dice.below(4)], ..Limits::default() },
+    fn options(dice: &mut Dice) -> prune::PruneOptions {
+        prune::PruneOptions {
+            limits: PruneLimits { unused_percent_max: [0.0, 0.0, 5.0, 100.0][dice.below(4)], ..PruneLimits::default() },
             session_age_max: Duration::from_secs([0, 60, 86_400][dice.below(3)]),
             wait_max: Duration::from_secs([0, 30][dice.below(2)]),
             keep_trash: SignedDuration::from_hours([0, 0, 24][dice.below(3)]),
-            ..prune::Options::default()
+            ..prune::PruneOptions::default()
         }
     }
 
@@ -140,7 +140,7 @@ impl Job {
             },
             Self::Prune(options) => prune::run(repository, options, &hears).map(drop),
             Self::RepairIndex => {
-                let options = repair::index::Options { dry_run: false };
+                let options = repair::index::RepairIndexOptions { dry_run: false };
                 repair::index::run(repository, &options, &hears).map(drop)
             }
             Self::Restore(number) => match repository.list_snapshots()?.snapshots.get(*number) {
@@ -148,7 +148,7 @@ impl Job {
                 None => Ok(()),
             },
             Self::Check => {
-                let options = check::Options { read_data: ReadData::All };
+                let options = check::CheckOptions { read_data: ReadData::All };
                 let report = check::run(repository, &options, &hears)?;
                 match is_calm && !report.is_clean() {
                     true => Err(Error::Internal(format!("FALSE ALARM: {:#?}", report.problems))),
@@ -269,12 +269,12 @@ impl History {
     /// Prunes when nobody else runs any more, and fails unless only what is needed is left.
     fn assert_tidy_in_the_end(&mut self, restores: bool) {
         self.world.advance(3 * DAY_MILLISECONDS);
-        let limits = Limits { unused_percent_max: 0.0, ..Limits::default() };
-        let options = prune::Options {
+        let limits = PruneLimits { unused_percent_max: 0.0, ..PruneLimits::default() };
+        let options = prune::PruneOptions {
             limits,
             session_age_max: Duration::ZERO,
             wait_max: Duration::ZERO,
-            ..prune::Options::default()
+            ..prune::PruneOptions::default()
         };
         // The first ends sessions, the second removes what they left, and the third what that left marked.
         let process = Process::new(0, Arc::clone(&self.world), 2 * 90_000_000, Mutation::new(Break::Nothing, true));
@@ -288,7 +288,7 @@ impl History {
         for prefix in [layout::SESSIONS, layout::TOMBSTONES] {
             assert_eq!(self.world.store.list(prefix).unwrap(), [], "seed {}", self.seed);
         }
-        let dry = prune::Options { dry_run: true, ..options };
+        let dry = prune::PruneOptions { dry_run: true, ..options };
         let plan = prune::run(&repository, &dry, &Hears::nobody()).unwrap().plan;
         let left = (plan.deleted.packs, plan.left.packs, plan.unused_bytes_after + plan.moved_bytes);
         assert_eq!(left, (0, 0, 0), "seed {}: {plan:?}", self.seed);

@@ -19,7 +19,7 @@ use mlvault::backend::memory::MemoryBackend;
 use mlvault::backend::{Backend, Listed};
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::cancel::Cancel;
-use mlvault::check::{self, ReadData, Report};
+use mlvault::check::{self, CheckReport, ReadData};
 use mlvault::clock::SystemClock;
 use mlvault::crypto::keys::{Secret, new_secret};
 use mlvault::crypto::passphrase::{Credential, encode_key_file};
@@ -86,7 +86,7 @@ impl Vault {
     }
 
     /// Checks the repository as a new process would.
-    pub fn check(&self, read_data: ReadData) -> Report {
+    pub fn check(&self, read_data: ReadData) -> CheckReport {
         check_with(&self.open().unwrap(), read_data)
     }
 
@@ -164,8 +164,8 @@ pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<Bac
 }
 
 /// Checks an open repository.
-pub fn check_with(repository: &Arc<Repository>, read_data: ReadData) -> Report {
-    check::run(repository, &check::Options { read_data }, &Hears::nobody()).unwrap()
+pub fn check_with(repository: &Arc<Repository>, read_data: ReadData) -> CheckReport {
+    check::run(repository, &check::CheckOptions { read_data }, &Hears::nobody()).unwrap()
 }
 
 /// Returns a new key file's key.
