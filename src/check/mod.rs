@@ -91,11 +91,14 @@ pub fn run(repository: &Arc<Repository>, options: &CheckOptions, hears: &Hears) 
         packs_seen: Mutex::default(),
         stopped: AtomicBool::new(false),
     };
+    // Against the order of writing: what a snapshot that was seen needs was written before, so it is listed below.
     let snapshots = check.check_objects()?;
     check.check_packs()?;
+    // After packs, whose losses are known by now: one pass tells which files they cost.
     check.check_trees(&snapshots)?;
     // The segments that the index skipped have been reported by name.
     repository.index().take_damage();
+    // Last: a snapshot that was forgotten while it was looked at may have lost what it needs to a prune.
     let listed = check.still_listed()?;
     Ok(check.findings.into_report(&|id| listed.as_ref().is_none_or(|listed| listed.contains(id))))
 }

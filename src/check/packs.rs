@@ -53,6 +53,7 @@ impl Check<'_> {
     /// Looks at every segment and every pack.
     pub(super) fn check_packs(&self) -> Result<()> {
         let backend = self.repository.backend();
+        // Segments before packs: a pack is written before it is named, so one that is named and not there is missing.
         let segments =
             [backend.list(&layout::segments(BlobKind::Data))?, backend.list(&layout::segments(BlobKind::Meta))?];
         let stored = self.stored_packs(&backend.list("")?);

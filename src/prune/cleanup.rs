@@ -25,6 +25,7 @@ impl Prune<'_> {
     }
 
     fn remove_ended_sessions(&mut self) -> Result<()> {
+        // An announcement goes only after its outcome was seen: a prune must find every session that may still commit.
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
         let sessions = listed.iter().filter_map(|object| layout::session_of(&object.key));
@@ -37,6 +38,7 @@ impl Prune<'_> {
     }
 
     fn remove_empty_tombstones(&mut self) -> Result<()> {
+        // Listed before packs: a pack of a tombstone that is written meanwhile is not taken for one that is gone.
         let tombstones = session::tombstones(self.repository)?;
         if tombstones.is_empty() {
             return Ok(());
@@ -46,6 +48,7 @@ impl Prune<'_> {
             there.extend(session::stored_packs(self.repository, kind)?.into_keys());
         }
         for (key, packs) in tombstones {
+            // With one pack there, its prune may be about to delete it by what it saw long ago (step 7).
             if !packs.iter().any(|pack| there.contains(pack)) {
                 self.repository.backend().remove(&key)?;
             }
@@ -56,6 +59,7 @@ impl Prune<'_> {
     /// Removes snapshots that were forgotten and that the last sweep did not count, and notes on what is gone.
     pub(super) fn empty_trash(&mut self) -> Result<()> {
         let removed = std::mem::take(&mut self.unneeded_trash);
+        // The records in `forgotten/` stay: a delayed write of a snapshot must not list it again.
         self.remove_all(removed.iter().map(layout::snapshot))?;
         self.report.snapshots_removed += removed.len() as u64;
         let list = self.repository.list_snapshots()?;

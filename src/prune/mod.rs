@@ -144,6 +144,7 @@ impl Prune<'_> {
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;
+        // Moving was a session, and it has ended: were it open, the sweep would wait for itself (step 4).
         let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();
         mark.extend(moved.packs);
         match self.report.by_grace {
@@ -156,6 +157,7 @@ impl Prune<'_> {
     /// Adds what listed, held and freshly forgotten snapshots need. What is damaged might need anything.
     fn add_needed(&mut self, needed: &mut Needed) -> Result<()> {
         let (list, notes) = (self.repository.list_snapshots()?, self.repository.list_notes()?);
+        // A snapshot that cannot be read may need any chunk, and a note that cannot be read may hold any snapshot.
         if let Some(error) = list.damaged.first().or(notes.damaged.first()) {
             return Err(Error::Refused(format!("Nothing is pruned while something cannot be read. {error}")));
         }
@@ -194,13 +196,17 @@ impl Prune<'_> {
         if mark.is_empty() {
             return self.keep_index_tidy();
         }
+        // Before sessions are listed: one that begins after this sees the tombstone and relies on none of its packs, and
+        // one that began before is in the listing. Before tombstones are listed too: of two prunes one sees the other.
         let tombstone = session::bury(self.repository, &mark)?;
+        // Whoever may rely on a marked pack has committed, and is counted below, or was voided and cannot commit.
         self.report.sessions_open = self.end_sessions()?;
         if self.report.sessions_open > 0 {
             self.report.packs_waiting = mark.len() as u64;
             return Ok(());
         }
         self.sweep(&mark, needed, &tombstone)?;
+        // Only after a sweep that did not count them: as long as what they need is there, an undelete may want them.
         self.empty_trash()
     }
 
@@ -210,7 +216,9 @@ impl Prune<'_> {
         let now = self.repository.clock().now().as_millisecond().max(0) as u64;
         let tombstones = session::tombstones(self.repository)?;
         for (key, packs) in &tombstones {
+            // One tombstone a pack: a second one would let its time begin anew with every prune.
             mark.retain(|pack| !packs.contains(pack));
+            // A name that tells no time counts as marked just now: too late is safe, and too early is not.
             let marked_at = layout::tombstone_of(key).map_or(now, |id| id.unix_milliseconds());
             if now.saturating_sub(marked_at) > self.options.grace.as_millis() as u64 {
                 self.sweep(packs, needed, key)?;

@@ -49,6 +49,7 @@ pub fn rewrite(repository: &Repository, kind: BlobKind, drop: &HashSet<PackId>, 
             replaced.push(id);
         }
     }
+    // Written before the old ones go: what stays is named at every moment, and after a stop twice rather than never.
     writer.flush()?;
     let keys: Vec<String> = replaced.iter().map(|id| layout::segment(kind, id)).collect();
     repository.backend().remove_all(&keys)?;

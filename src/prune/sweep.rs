@@ -43,6 +43,7 @@ impl Prune<'_> {
 
     /// Returns the sessions that are announced and have not ended.
     pub(super) fn open_sessions(&self) -> Result<Vec<SessionId>> {
+        // Announcements before outcomes: a session that ends in between has ended, and none that runs is overlooked.
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
         let is_open = |id: &SessionId| !ended.contains(id);
@@ -56,6 +57,7 @@ impl Prune<'_> {
             self.hears
                 .monitor
                 .note(&format!("The session {} has run for too long and is declared void", session.short()));
+            // Create-only under the name of its snapshot: either it has committed, or it never can (step 3).
             session::void(self.repository, session, "a prune waited for it in vain")?;
             self.report.sessions_voided += 1;
         }
@@ -71,7 +73,10 @@ impl Prune<'_> {
     /// Deletes those of the packs that nothing needs, then the tombstone that names them all.
     pub(super) fn sweep(&mut self, mark: &[PackId], needed: &mut Needed, tombstone: &str) -> Result<()> {
         self.hears.monitor.phase("sweep", None, None);
+        // Snapshots after all sessions have ended: what was committed beside the prune is counted.
         self.add_needed(needed)?;
+        // Then tombstones, the index and packs, in this order: the chunk that a needed one is left to is in a pack that is
+        // named, is there, and that no other prune has marked.
         let view = View::take(self.repository)?;
         let rescued = view.uses(self.repository, needed)?.rescued;
         // What is in a pack that no segment names is not known. It can go if all that is needed stands elsewhere.
@@ -85,11 +90,13 @@ impl Prune<'_> {
             .filter_map(|pack| view.find(pack).map(|(kind, len)| (*pack, kind, len)))
             .collect();
         self.report.packs_rescued += mark.iter().filter(|pack| !is_needless(pack)).count() as u64;
+        // Segments first: while a pack is named it must be there, so that nobody is led to what is gone.
         for kind in BlobKind::ALL {
             let dead = kill.iter().filter(|(_, of, _)| *of == kind).map(|(pack, ..)| *pack);
             self.rewrite_segments(kind, dead.chain(view.gone(kind).copied()).collect())?;
         }
         self.delete(&kill)?;
+        // The tombstone last: as long as a marked pack is there, sessions must see that it may go at any moment.
         self.repository.backend().remove(tombstone)
     }
 

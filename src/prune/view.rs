@@ -45,6 +45,8 @@ pub struct Uses {
 impl View {
     /// Looks.
     pub fn take(repository: &Repository) -> Result<Self> {
+        // First, after this prune's own is written: of two prunes that would each keep a chunk for the other one to drop, at
+        // least one sees the other's mark.
         let tombstoned = session::tombstoned_packs(repository)?;
         let index = repository.index();
         let named = |kind| -> Result<HashSet<PackId>> {
@@ -55,6 +57,7 @@ impl View {
         if let Some(error) = index.take_damage().into_iter().next() {
             return Err(Error::Refused(format!("Nothing is pruned while the index is damaged. {error}")));
         }
+        // After the index: names may outlive their packs, and only a pack that is there provides a chunk.
         let there = PerKind::try_new(|kind| session::stored_packs(repository, kind))?;
         Ok(Self { tombstoned, named, there })
     }

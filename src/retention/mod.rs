@@ -100,6 +100,7 @@ pub fn execute(repository: &Repository, plan: &ForgetPlan, force: bool, hears: &
     let mut forgotten = 0;
     for decision in plan.forgotten() {
         hears.check()?;
+        // One write each, oldest first: a stop here leaves the rest listed, and a second run goes on with it.
         // Someone may have put a hold on it since the plan was made.
         if notes.hold_on(&decision.id, now).is_none() {
             repository.forget(&decision.id, &plan.reason)?;

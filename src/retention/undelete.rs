@@ -39,6 +39,7 @@ pub fn undelete(repository: &Arc<Repository>, name: &str, hears: &Hears) -> Resu
     let mut record = forgotten.record;
     record.seen = list.snapshots.iter().map(|snapshot| snapshot.id).collect();
     record.more.insert(UNDELETED.to_owned(), serde_json::json!(forgotten.id));
+    // Under a name of its own: the old one stays forgotten for ever, so that no delayed write brings it back.
     Ok((forgotten.id, session.commit(record)?))
 }
 
@@ -63,6 +64,7 @@ fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotR
         if kind == BlobKind::Meta && !seen.insert((role, *id)) {
             return Ok(false);
         }
+        // What is only in packs that are marked or gone is stored anew: the sweep may be under way.
         if !writer.holds(kind, id)? {
             let plain = reader.read(kind, id, &|| "the forgotten snapshot".to_owned())?;
             writer.write(&mut encoder, kind, &plain)?;
