@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::copy::{self, Choice, Plan, Summary};
+use crate::copy::{self, Choice, CopyPlan, CopySummary};
 use crate::error::{Error, Result};
 use crate::hears::Hears;
 use crate::repository::{Repository, memory_plan};
@@ -19,9 +19,9 @@ pub struct RepositoryPair {
 #[derive(Debug)]
 pub struct CopiedSnapshots {
     /// What the target lacked.
-    pub plan: Plan,
+    pub plan: CopyPlan,
     /// What was copied; nothing in a dry run.
-    pub summary: Summary,
+    pub summary: CopySummary,
     /// Snapshots and notes that could not be read, of either repository.
     pub unreadable: Vec<Error>,
 }
@@ -46,7 +46,7 @@ impl RepositoryPair {
         let there = self.target.list_snapshots()?;
         let plan = copy::plan(chosen, self.source.id(), self.target.id(), &there);
         let summary = match dry_run {
-            true => Summary::default(),
+            true => CopySummary::default(),
             false => copy::run(&self.source, &self.target, &plan.missing, hears)?,
         };
         let unreadable = list.damaged.into_iter().chain(notes.damaged).chain(there.damaged).collect();
