@@ -143,7 +143,8 @@ fn options_on_the_pages_for_users_exist() {
 #[test]
 fn commands_on_the_pages_have_the_options_that_they_are_given() {
     let helps: BTreeMap<_, _> = help::all().into_iter().map(|help| (help.name.clone(), help)).collect();
-    let mut offences = Vec::new();
+    let examples = helps.values().flat_map(|help| help.group("Examples").unwrap_or_default().lines());
+    let mut offences: Vec<_> = examples.filter_map(|example| fault_of(&helps, example.trim())).collect();
     for page in pages() {
         let lines: Vec<_> = page.text.lines().map(str::to_owned).collect();
         for block in page.blocks() {

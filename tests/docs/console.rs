@@ -53,7 +53,9 @@ pub fn run(page: &Page) -> (Vec<String>, Vec<String>) {
                 printed.join("\n"),
                 lines[range.clone()].join("\n")
             ));
-            lines.splice(range, printed);
+            let kept = |line: String| like(&lines[range.clone()], &line).cloned().unwrap_or(line);
+            let fresh: Vec<_> = printed.into_iter().map(kept).collect();
+            lines.splice(range, fresh);
         }
     }
     offences.reverse();
@@ -162,6 +164,11 @@ fn is_same(page: &[String], printed: &[String]) -> bool {
             printed.split_first().is_some_and(|(found, behind)| is_first(found) && is_same(rest, behind))
         }
     }
+}
+
+/// Returns the line of a page that says the same as what was printed, perhaps in short.
+fn like<'a>(page: &'a [String], printed: &str) -> Option<&'a String> {
+    page.iter().find(|line| line.trim() != "…" && is_like(&masked(line), &masked(printed)))
 }
 
 /// Returns whether a line is like a pattern in which `…` stands for anything.

@@ -73,12 +73,15 @@ impl Help {
 
     /// Returns the long options, with the variable of each that has one, and their other names.
     pub fn options(&self) -> BTreeMap<String, Option<String>> {
-        let of_options = |head: &str| !matches!(head, "Usage" | "Commands" | "Arguments");
-        let groups: Vec<_> = self.groups.iter().filter(|(head, _)| of_options(head)).map(|(_, text)| text).collect();
-        let others =
-            groups.iter().flat_map(|text| text.split("alias: ").skip(1)).filter_map(|rest| rest.split(']').next());
-        let others = others.map(|name| (name.to_owned(), None));
-        groups.iter().flat_map(|text| options(text)).chain(others).collect()
+        let is_of_options = |head: &str| !matches!(head, "Usage" | "Commands" | "Arguments" | "Examples");
+        let mut found = BTreeMap::new();
+        for (_, text) in self.groups.iter().filter(|(head, _)| is_of_options(head)) {
+            found.extend(options(text));
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let others = words.split("[alias: ").skip(1).filter_map(|rest| rest.split(']').next());
+            found.extend(others.map(|name| (name.to_owned(), None)));
+        }
+        found
     }
 
     /// Returns the short options.
