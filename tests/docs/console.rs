@@ -166,9 +166,10 @@ fn is_same(page: &[String], printed: &[String]) -> bool {
     }
 }
 
-/// Returns the line of a page that says the same as what was printed, perhaps in short.
+/// Returns the line of a page that says in short what was printed.
 fn like<'a>(page: &'a [String], printed: &str) -> Option<&'a String> {
-    page.iter().find(|line| line.trim() != "…" && is_like(&masked(line), &masked(printed)))
+    let is_short = |line: &&String| line.contains('…') && line.trim() != "…";
+    page.iter().filter(is_short).find(|line| is_like(&masked(line), &masked(printed)))
 }
 
 /// Returns whether a line is like a pattern in which `…` stands for anything.
