@@ -12,11 +12,20 @@ export CARGO_TARGET_DIR MLVAULT_TEST_TOOLS MLVAULT_PEERS
 
 MLVAULT := $(CARGO_TARGET_DIR)/release/mlvault
 BENCH_ARGS ?=
+PREFIX ?= /usr/local
+DIST := $(CARGO_TARGET_DIR)/dist/mlvault
 
-.PHONY: help demo test bench bench-deployment bench-retention bench-stages fmt lint
+.PHONY: help install demo test bench bench-deployment bench-retention bench-stages fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local), its debug information beside it
+	@scripts/setup.sh build
+	cargo build --profile dist --bin mlvault
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/debug/mlvault'
+	objcopy --only-keep-debug '$(DIST)' '$(DESTDIR)$(PREFIX)/lib/debug/mlvault/mlvault.debug'
+	objcopy --strip-all --add-gnu-debuglink='$(DESTDIR)$(PREFIX)/lib/debug/mlvault/mlvault.debug' '$(DIST)' '$(DESTDIR)$(PREFIX)/bin/mlvault'
 
 demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
 	@scripts/setup.sh demo
