@@ -100,6 +100,19 @@ pub struct BackupOptions {
     pub upgrade_to: Option<String>,
 }
 
+impl BackupOptions {
+    /// Backs up a source in the ordinary way: what looks unchanged is taken over, and nothing is tagged.
+    pub fn new(what: BackupSource) -> Self {
+        Self { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None }
+    }
+
+    /// Backs up files and directories.
+    pub fn of_paths(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        let paths = paths.into_iter().map(Into::into).collect();
+        Self::new(BackupSource::Paths { paths, excludes: Vec::new() })
+    }
+}
+
 /// How a backup went.
 #[derive(Debug, Clone)]
 pub struct BackupSummary {

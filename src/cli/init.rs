@@ -7,7 +7,6 @@ use mlvault::backend::location;
 use mlvault::clock::SystemClock;
 use mlvault::doctor;
 use mlvault::error::Result;
-use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::repository::{CreateOptions, Created, Repository};
 
 use crate::cli::context::Context;
@@ -36,9 +35,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let create_only = doctor::honours_create_only(backend.as_ref())?;
     let options = CreateOptions {
         label: args.label,
-        chunk_profiles: ChunkProfiles::default(),
-        pack_bytes: RepositoryConfig::PACK_BYTES,
         create_only,
+        ..CreateOptions::default()
     };
     let created = Repository::create(backend.as_ref(), &credential, &options, &SystemClock)?;
     let document = json!({

@@ -6,7 +6,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
 
-use crate::crypto::keys::Secret;
+use crate::crypto::keys::{Secret, new_secret};
 use crate::format_error::FormatError;
 
 /// Shortest passphrase that `init` and `key add` accept, in bytes.
@@ -56,6 +56,11 @@ pub enum Credential {
 }
 
 impl Credential {
+    /// Draws a new key file. Who loses it and every other key loses the repository: see [`encode_key_file`].
+    pub fn new_key_file() -> Self {
+        Self::KeyFile(new_secret())
+    }
+
     /// Returns the key-encryption key of a slot.
     pub fn slot_key(&self, salt: &[u8; 16], cost: &Argon2Cost) -> Result<Secret, FormatError> {
         match self {

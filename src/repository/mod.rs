@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use crate::backend::Backend;
 use crate::chunker::Chunker;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::crypto::keys::{MetaKeys, new_data_key_pair, new_secret};
 use crate::crypto::passphrase::{Credential, encode_key_file};
 use crate::crypto::{random, sign};
@@ -33,7 +33,7 @@ use crate::format::snapshot::Outcome;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::{Access, NewSlot};
-use crate::repository::memory_plan::MemoryPlan;
+use crate::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MemoryPlan};
 use crate::repository::snapshots::Remembered;
 use crate::repository::thread_plan::ThreadPlan;
 
@@ -46,6 +46,13 @@ pub struct OpenOptions {
     pub memory_limit: u64,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+}
+
+impl Default for OpenOptions {
+    /// A temporary index cache, the default memory limit, the system's clock.
+    fn default() -> Self {
+        Self { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock) }
+    }
 }
 
 /// An open repository.
@@ -72,6 +79,18 @@ pub struct CreateOptions {
     pub pack_bytes: u32,
     /// Whether a probe found create-only writes honoured.
     pub create_only: bool,
+}
+
+impl Default for CreateOptions {
+    /// The sizes that suit MLflow deployments, on a backend that honours create-only writes.
+    fn default() -> Self {
+        Self {
+            label: "maintainer".to_owned(),
+            chunk_profiles: ChunkProfiles::default(),
+            pack_bytes: RepositoryConfig::PACK_BYTES,
+            create_only: true,
+        }
+    }
 }
 
 /// What `init` made.

@@ -62,6 +62,15 @@ pub struct RestoreOptions {
     pub dry_run: bool,
 }
 
+impl RestoreOptions {
+    /// Restores all of a snapshot into a directory. What is there is compared, and rewritten where it differs; nothing is
+    /// removed.
+    pub fn into_directory(target: impl Into<PathBuf>) -> Self {
+        let target = target.into();
+        Self { target, path: None, overwrite: Overwrite::Always, delete: false, ownership: false, dry_run: false }
+    }
+}
+
 /// What a restore did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RestoreSummary {
