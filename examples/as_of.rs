@@ -17,7 +17,7 @@ fn main() -> Result<()> {
         return Err(Error::Invalid("usage: MLVAULT_KEY=<key file> as_of <repository> <day> <path>".to_owned()));
     };
     let credential = CredentialSource::KeyFile(PathBuf::from(key)).read()?;
-    let backend = Arc::new(LocalBackend::open(repository.as_ref())?);
+    let backend = Arc::new(LocalBackend::open(repository)?);
     let repository = Repository::open(backend, &credential, &OpenOptions::default())?;
     let snapshot = repository.find_snapshot(day)?;
     eprintln!("from snapshot {} of {}, signed by {:?}", snapshot.id, snapshot.record.started, snapshot.signer.label);

@@ -16,7 +16,7 @@ use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::retention::policy::PolicySpec;
-use mlvault::retention::{self, What};
+use mlvault::retention::{self, ForgetChoice};
 use mlvault::{BackupOptions, CreateOptions, Fault, Hears, LocalBackend, OpenOptions, Repository, Result, backup};
 
 /// Prints phases and problems, and counts what was done.
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 /// Returns how many problems there were.
 fn run(location: &PathBuf, directory: &PathBuf, key: PathBuf) -> Result<u64> {
     let credential = CredentialSource::KeyFile(key).read()?;
-    let backend: Arc<dyn Backend> = Arc::new(LocalBackend::create(location)?);
+    let backend: Arc<dyn Backend> = Arc::new(LocalBackend::create_root(location)?);
     let repository = match Repository::open(Arc::clone(&backend), &credential, &OpenOptions::default()) {
         Err(mlvault::Error::NoRepository { .. }) => {
             Repository::create(backend.as_ref(), &credential, &CreateOptions::default(), &SystemClock)?;
@@ -78,7 +78,7 @@ fn run(location: &PathBuf, directory: &PathBuf, key: PathBuf) -> Result<u64> {
     println!("{} bytes read, {} stored", log.0.get(Counter::Bytes), done.record.statistics.bytes_stored);
 
     let policy = PolicySpec { keep_daily: Some(30), keep_monthly: Some(12), ..PolicySpec::default() }.policy()?;
-    let what = What::Policy { policy, name: "nightly".to_owned(), zone: jiff::tz::TimeZone::UTC, group: None };
+    let what = ForgetChoice::Policy { policy, name: "nightly".to_owned(), zone: jiff::tz::TimeZone::UTC, group: None };
     // At most half of the snapshots may go at once: a wrong clock or policy makes somebody look.
     let plan = retention::plan(&repository, &what, 50)?;
     let forgotten = retention::execute(&repository, &plan, false, &hears)?;
