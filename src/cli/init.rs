@@ -33,11 +33,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let backend = location::create(&context.location()?, &context.backend_options()?)?;
     Repository::refuse_used_place(backend.as_ref())?;
     let create_only = doctor::honours_create_only(backend.as_ref())?;
-    let options = CreateOptions {
-        label: args.label,
-        create_only,
-        ..CreateOptions::default()
-    };
+    let options = CreateOptions { label: args.label, create_only, ..CreateOptions::default() };
     let created = Repository::create(backend.as_ref(), &credential, &options, &SystemClock)?;
     let document = json!({
         "repository": created.repository,
