@@ -32,6 +32,7 @@ mod repair_packs;
 mod repair_snapshots;
 mod restore;
 mod restore_deployment;
+mod restore_request;
 mod restore_rest;
 mod selection;
 mod snapshots;

@@ -9,7 +9,6 @@ use serde_json::Value;
 use mlvault::error::Error;
 
 use crate::cli::exit::{self, Code};
-use crate::cli::output;
 
 /// How a command ended, and what it has to say.
 #[derive(Debug)]
@@ -94,8 +93,20 @@ impl From<String> for Text {
 /// A table.
 impl From<Vec<Vec<String>>> for Text {
     fn from(rows: Vec<Vec<String>>) -> Self {
-        Self(output::align(&rows))
+        Self(align(&rows))
     }
+}
+
+/// Returns rows as lines in columns. Numbers are for the caller to align.
+fn align(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

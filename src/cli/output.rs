@@ -108,18 +108,6 @@ fn fault(source: io::Error) -> Error {
     Error::target("write", "standard output", source)
 }
 
-/// Returns rows as lines in columns. Numbers are for the caller to align.
-pub fn align(rows: &[Vec<String>]) -> Vec<String> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
-}
-
 /// Formats a time for people, to the second, in UTC.
 pub fn format_time(time: &jiff::Timestamp) -> String {
     time.strftime("%F %T UTC").to_string()

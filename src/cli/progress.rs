@@ -111,6 +111,7 @@ impl Shown {
         let seconds = begun.elapsed().as_secs_f64();
         let rate = bytes as f64 / seconds.max(0.001);
         let remaining = (total > bytes && rate > 0.0).then(|| (total - bytes) as f64 / rate);
+        let standing = Standing { entries, bytes, total, known, rate, remaining };
         match &self.style {
             Style::Silent => {}
             Style::Json => eprintln!(
@@ -122,11 +123,11 @@ impl Shown {
                     "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": remaining,
                 })
             ),
-            Style::Log => eprintln!("{}", line(phase, entries, bytes, total, known, rate, remaining)),
+            Style::Log => eprintln!("{}", standing.line(phase)),
             Style::Bar(bar) => {
                 bar.set_length(total.max(bytes).max(1));
                 bar.set_position(bytes);
-                bar.set_message(line(phase, entries, bytes, total, known, rate, remaining));
+                bar.set_message(standing.line(phase));
             }
         }
     }
@@ -208,16 +209,33 @@ fn new_bar() -> ProgressBar {
     bar
 }
 
-fn line(phase: &str, entries: u64, bytes: u64, total: u64, known: u64, rate: f64, remaining: Option<f64>) -> String {
-    let mut text = format!("{phase}: {entries} entries, {}", format_bytes(bytes));
-    if total > 0 {
-        text.push_str(&format!(" of {}", format_bytes(total)));
+/// How far a phase has come.
+struct Standing {
+    entries: u64,
+    bytes: u64,
+    /// Bytes that the phase has to handle; zero where that is not known.
+    total: u64,
+    /// Bytes that were there already.
+    known: u64,
+    /// Bytes a second.
+    rate: f64,
+    /// Seconds, where the total is known.
+    remaining: Option<f64>,
+}
+
+impl Standing {
+    fn line(&self, phase: &str) -> String {
+        let mut text = format!("{phase}: {} entries, {}", self.entries, format_bytes(self.bytes));
+        if self.total > 0 {
+            text.push_str(&format!(" of {}", format_bytes(self.total)));
+        }
+        let rate = format_bytes(self.rate as u64);
+        text.push_str(&format!(", {rate}/s, {} already there", format_bytes(self.known)));
+        if let Some(seconds) = self.remaining {
+            text.push_str(&format!(", {} left", format_duration(seconds)));
+        }
+        text
     }
-    text.push_str(&format!(", {}/s, {} already there", format_bytes(rate as u64), format_bytes(known)));
-    if let Some(seconds) = remaining {
-        text.push_str(&format!(", {} left", format_duration(seconds)));
-    }
-    text
 }
 
 /// Formats seconds as `45 s`, `12 min`, `3 h 20 min`.

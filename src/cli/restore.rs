@@ -11,10 +11,9 @@ use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket};
-use mlvault::restore::deployment::{self, DeploymentPart, DeploymentRestore};
+use mlvault::restore::deployment::{self, DeploymentRestore};
 use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary};
 use mlvault::s3::BucketLocation;
-use mlvault::source::deployment::Deployment;
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::{count, format_bytes};
 
@@ -22,6 +21,7 @@ use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
+use crate::cli::restore_request::Request;
 use crate::cli::restore_rest::{self, RestArgs};
 use crate::cli::selection::{SnapshotArgs, WantedArgs};
 use crate::cli::{cat, dump as dump_command, exit};
@@ -102,24 +102,6 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
             "No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned(),
         )),
     }
-}
-
-/// A restore into MLflow.
-pub struct Request<'a> {
-    /// The program around it.
-    pub context: &'a Context,
-    /// Where it goes.
-    pub target: &'a Deployment,
-    /// The snapshot.
-    pub snapshot: &'a Snapshot,
-    /// Where it comes from.
-    pub restore: &'a DeploymentRestore<'a>,
-    /// What of it; everything without.
-    pub wanted: Option<DeploymentPart>,
-    /// Whether only the plan is wanted.
-    pub dry_run: bool,
-    /// Whether the user agreed beforehand.
-    pub yes: bool,
 }
 
 /// Restores into MLflow's own storage, or through the REST API of a server.

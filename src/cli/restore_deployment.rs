@@ -13,7 +13,7 @@ use mlvault::restore::deployment::{
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::outcome::Outcome;
-use crate::cli::restore::Request;
+use crate::cli::restore_request::Request;
 use crate::cli::selection::split_root;
 use crate::cli::{confirm, exit};
 

@@ -17,7 +17,7 @@ use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
-use crate::cli::restore::Request;
+use crate::cli::restore_request::Request;
 use crate::cli::restore_deployment::dry_run_lines;
 use crate::cli::{confirm, exit};
 

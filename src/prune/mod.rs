@@ -27,6 +27,7 @@ use crate::format::{BlobKind, PerKind};
 use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::prune::needed::Needed;
+use crate::prune::repack::Repack;
 pub use crate::prune::plan::{PackSum, PruneLimits, PrunePlan};
 use crate::prune::view::View;
 use crate::repository::snapshots::Snapshot;
@@ -139,8 +140,9 @@ impl Prune<'_> {
         }
         let (delete, repack) =
             (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
-        let limits = &self.options.limits;
-        let moved = repack::run(self.repository, &repack, &delete, &needed, limits, self.hears)?;
+        let duration_max = self.options.limits.duration_max;
+        let what = Repack { packs: &repack, doomed: &delete, needed: &needed, duration_max };
+        let moved = repack::run(self.repository, &what, self.hears)?;
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;

@@ -6,7 +6,7 @@
 //! else a span at a time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::chunks::fetch::{self, StoredRange, Taker};
 use crate::chunks::pack_reader;
@@ -21,7 +21,7 @@ use crate::hears::Hears;
 use crate::id::PackId;
 use crate::monitor::Counter;
 use crate::prune::needed::Needed;
-use crate::prune::plan::{PackUse, PruneLimits};
+use crate::prune::plan::PackUse;
 use crate::prune::view::key_of;
 use crate::repository::Repository;
 use crate::repository::index_sync::Place;
@@ -39,18 +39,23 @@ pub struct Moved {
     pub bytes_written: u64,
 }
 
-/// Moves what is needed out of packs, in their order, as far as time allows. `doomed` packs are to go too: what they
-/// hold does not count as stored.
+/// What is to be moved.
+pub struct Repack<'a> {
+    /// Packs whose needed chunks are moved, in this order.
+    pub packs: &'a [PackUse],
+    /// Packs that are to go too: what they hold does not count as stored.
+    pub doomed: &'a [PackUse],
+    /// Chunks that are needed.
+    pub needed: &'a Needed,
+    /// How long to go on.
+    pub duration_max: Option<Duration>,
+}
+
+/// Moves what is needed out of packs, as far as time allows.
 ///
 /// Fails with [`crate::error::Error::Busy`] if another prune voided the session: then nothing counts as moved.
-pub fn run(
-    repository: &Arc<Repository>,
-    packs: &[PackUse],
-    doomed: &[PackUse],
-    needed: &Needed,
-    limits: &PruneLimits,
-    hears: &Hears,
-) -> Result<Moved> {
+pub fn run(repository: &Arc<Repository>, repack: &Repack<'_>, hears: &Hears) -> Result<Moved> {
+    let Repack { packs, doomed, needed, duration_max } = *repack;
     if packs.is_empty() {
         return Ok(Moved::default());
     }
@@ -65,7 +70,7 @@ pub fn run(
         hears,
     };
     hears.monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
-    let moved = mover.all(packs, || limits.duration_max.is_some_and(|max| begun.elapsed() > max))?;
+    let moved = mover.all(packs, || duration_max.is_some_and(|max| begun.elapsed() > max))?;
     let (session, written) = session.finish()?;
     // It ends before anything is marked: what was moved counts only if no other prune voided this session.
     session.close("repacked")?;

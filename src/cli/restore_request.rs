@@ -1,0 +1,25 @@
+//! What every restore into MLflow is asked: the same for one into its storage and one through the REST API of a server.
+
+use mlvault::repository::snapshots::Snapshot;
+use mlvault::restore::deployment::{DeploymentPart, DeploymentRestore};
+use mlvault::source::deployment::Deployment;
+
+use crate::cli::context::Context;
+
+/// A restore into MLflow.
+pub struct Request<'a> {
+    /// The program around it.
+    pub context: &'a Context,
+    /// Where it goes.
+    pub target: &'a Deployment,
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// Where it comes from.
+    pub restore: &'a DeploymentRestore<'a>,
+    /// What of it; everything without.
+    pub wanted: Option<DeploymentPart>,
+    /// Whether only the plan is wanted.
+    pub dry_run: bool,
+    /// Whether the user agreed beforehand.
+    pub yes: bool,
+}
