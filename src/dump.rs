@@ -6,7 +6,7 @@
 //! What must stay true:
 //! - Every chunk is verified against its id, every file against the digest of its whole content. A file whose content
 //!   cannot be had is an error: the output ends there, and an archive lacks its end, so that it cannot pass for whole.
-//! - Memory is bounded by [`WINDOW_BYTES_MAX`] and [`WINDOW_ITEMS_MAX`] for each of [`WINDOWS`], and by the memory plan.
+//! - Memory is bounded by `WINDOW_BYTES_MAX` and `WINDOW_ITEMS_MAX` for each of `WINDOWS`, and by the memory plan.
 //! - No path leads out of the directory that an archive is unpacked in.
 
 use std::io::{self, Read, Write};

@@ -2,7 +2,7 @@
 //!
 //! What must stay true: memory does not grow with the repository. Numbers of the repository come from its index in one
 //! pass, in the order of chunk ids. Those of a snapshot need the set of its chunks: it is made in as many passes over
-//! the snapshot's trees as [`IDS_MAX`] asks for, each for a part of all ids.
+//! the snapshot's trees as `IDS_MAX` asks for, each for a part of all ids.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

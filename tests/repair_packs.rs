@@ -383,7 +383,7 @@ fn the_program_tells_what_is_damaged_and_what_it_did() {
     assert!(said.contains(&victim) && said.contains("Dry run") && said.contains(&id.short().to_string()), "{said}");
     let (code, said) = local.run(&["repair", "packs", &victim]);
     assert_eq!(code, 3, "{said}");
-    assert!(said.contains("1 packs marked") && said.contains("INCOMPLETE"), "{said}");
+    assert!(said.contains("1 pack marked") && said.contains("INCOMPLETE"), "{said}");
     let (code, said) = local.run(&["repair", "packs", "--source", "/"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("1 replaced") && said.contains("mlvault prune"), "{said}");

@@ -55,7 +55,7 @@ pub struct Problem {
     pub object: String,
     /// What is wrong with it.
     pub reason: String,
-    /// What cannot be restored because of it, at most [`HURTS_MAX`].
+    /// What cannot be restored because of it, at most `HURTS_MAX`.
     pub hurts: Vec<Hurt>,
     /// How many entries of how many snapshots cannot be restored because of it.
     pub hurt_count: u64,

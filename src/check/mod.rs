@@ -8,7 +8,7 @@
 //! - A prune beside a check never looks like damage either: a pack that is missing is suspected only, and what is not
 //!   found is looked up again in an index that is read anew; snapshots that are forgotten meanwhile do not count.
 //! - Damage goes into the report and the check goes on; a backend that cannot be reached ends it.
-//! - Memory: one segment batch, one pack per thread within the memory plan, [`trees::NODES_REMEMBERED_MAX`] tree nodes.
+//! - Memory: one segment batch, one pack per thread within the memory plan, `trees::NODES_REMEMBERED_MAX` tree nodes.
 //!
 //! Not damage, because it is what an interrupted backup leaves: packs that no segment names, sessions without an
 //! outcome. A session's announcement that is missing is not looked for: once the session has ended nobody needs it.

@@ -63,6 +63,9 @@ pub fn reading_error(error: io::Error, path: impl Into<PathBuf>) -> Error {
     }
 }
 
+/// What becomes of one chunk of content.
+type TakeChunk<'t> = dyn FnMut(&mut Encoder, &[u8]) -> Result<(ChunkRef, Fate)> + 't;
+
 /// Content that was read to its end.
 #[derive(Debug)]
 pub struct StoredContent {
@@ -145,7 +148,7 @@ impl<'a> Intake<'a> {
         &self,
         tools: &mut Tools,
         content: &mut dyn Read,
-        take: &mut dyn FnMut(&mut Encoder, &[u8]) -> Result<(ChunkRef, Fate)>,
+        take: &mut TakeChunk<'_>,
     ) -> Result<StoredContent, ContentError> {
         let Tools { window, encoder } = tools;
         let (mut chunks, mut new) = (Vec::new(), 0);

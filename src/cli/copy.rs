@@ -85,7 +85,7 @@ fn lines(plan: &CopyPlan, dry_run: bool, summary: &CopySummary) -> Vec<String> {
     }
     for failed in &summary.failed {
         let problems = count(failed.problems, "problem");
-        lines.push(format!("Snapshot {} NOT copied: {problems}", failed.snapshot.short()));
+        lines.push(format!("Snapshot {} is not copied: {problems}", failed.snapshot.short()));
     }
     lines.push(format!(
         "{} already there; read {}, stored {}",

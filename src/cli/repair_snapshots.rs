@@ -86,7 +86,7 @@ fn result_lines(dry_run: bool, plan: &Plan, repaired: &[Repaired]) -> Vec<String
     }
     for Repaired { was, is, entries, lost_count } in repaired {
         let (entries, losses) = (count(*entries, "entry"), count(*lost_count, "lost item"));
-        lines.push(format!("Snapshot {} repaired as {}: {entries}, without {losses}", was.short(), is.short()));
+        lines.push(format!("Snapshot {} is now {}: {entries}, without {losses}", was.short(), is.short()));
     }
     if dry_run {
         lines.push("Dry run: nothing was written".to_owned());

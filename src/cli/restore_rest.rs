@@ -17,8 +17,8 @@ use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
-use crate::cli::restore_request::Request;
 use crate::cli::restore_deployment::dry_run_lines;
+use crate::cli::restore_request::Request;
 use crate::cli::{confirm, exit};
 
 /// How to restore through a server.

@@ -173,7 +173,7 @@ impl<'a> TreeCopy<'a> {
         let jobs: Vec<(&Step, Mutex<Option<SmallContent>>)> =
             batch.steps.iter().zip(contents).map(|(step, content)| (step, Mutex::new(content))).collect();
         let chunks = parallel::map(&jobs, self.threads(), |(step, content)| {
-            let content = lock(&content).take();
+            let content = lock(content).take();
             match step {
                 Step::Keep(_) => Ok(None),
                 Step::Read(entry) => self.copy_file(entry, content),

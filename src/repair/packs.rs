@@ -84,7 +84,7 @@ pub struct Report {
     pub bytes_written: u64,
     /// Chunks of the damaged packs that can be had from nowhere; perhaps nothing needs them.
     pub chunks_lost: u64,
-    /// What listed snapshots lack, at most [`losses::LOSSES_NAMED_MAX`] for each.
+    /// What listed snapshots lack, at most `losses::LOSSES_NAMED_MAX` for each.
     pub lost: Vec<Lost>,
     /// How much that is.
     pub lost_count: u64,

@@ -41,7 +41,7 @@ const REPAIRED_FROM: &str = "repaired_from";
 pub struct Hurt {
     /// Its id.
     pub snapshot: SessionId,
-    /// What it lost, at most [`losses::LOSSES_NAMED_MAX`].
+    /// What it lost, at most `losses::LOSSES_NAMED_MAX`.
     pub lost: Vec<Lost>,
     /// How much that is.
     pub lost_count: u64,

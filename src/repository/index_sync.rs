@@ -4,7 +4,7 @@
 //! - Each half (data, meta) is brought level when it is first needed, additions and removals both; a run that meets
 //!   only unchanged data never loads the data half.
 //! - A cache that is damaged, foreign or in use by another process is replaced, without a word to the user.
-//! - A damaged segment is remembered ([`Index::damage`]) and skipped: what it said counts as absent.
+//! - A damaged segment is remembered (`Index::damage`) and skipped: what it said counts as absent.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

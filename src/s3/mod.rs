@@ -9,8 +9,8 @@
 //! Nothing that is public here is `async`: calls block, and must not come from within an async runtime, because they wait
 //! on this module's own.
 //!
-//! The files know each other in one direction: [`read`], [`mod@write`], [`listing`] and [`upload`] are what is done with a
-//! [`bucket`], which knows the [`connection`]; what both need ([`options`], [`patience`], [`fault`], [`headers`]) knows
+//! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
+//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `fault`, `headers`) knows
 //! neither.
 
 mod body;

@@ -84,7 +84,7 @@ impl Source for StreamSource<'_> {
             .streams
             .iter()
             .find(|(name, _)| name.as_bytes() == item.path)
-            .and_then(|(_, opener)| lock(&opener).take())
+            .and_then(|(_, opener)| lock(opener).take())
             .ok_or_else(|| io::Error::other("a stream can be read only once"))?;
         let stream = opener().map_err(|error| self.fail(error))?;
         Ok(Box::new(OpenStream { stream: Some(stream), source: self }))

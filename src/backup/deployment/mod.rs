@@ -402,7 +402,7 @@ impl Stream for DatabaseDump<'_> {
         let store = self.database.store;
         let found = self.stream.finish()?;
         let named = found.into_iter().map(|table: TableRecord| StoredTable { store, table });
-        lock(&self.tables).extend(named);
+        lock(self.tables).extend(named);
         Ok(())
     }
 }
