@@ -15,7 +15,7 @@ use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, CopiedFrom, Outcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
+    self, Completeness, Component, CopiedFrom, SessionOutcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
     Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;
@@ -279,7 +279,7 @@ fn tombstone(count: u8) -> Tombstone {
     Tombstone { packs: (0..count).map(|byte| PackId::from_bytes([byte; 32])).collect() }
 }
 
-fn record() -> Outcome {
+fn record() -> SessionOutcome {
     let component = Component {
         name: "files".to_owned(),
         root: ChunkId::from_bytes([8; 32]),
@@ -287,7 +287,7 @@ fn record() -> Outcome {
         bytes: 1 << 40,
         completeness: Completeness::Incomplete,
     };
-    Outcome::Snapshot(Box::new(SnapshotRecord {
+    SessionOutcome::Snapshot(Box::new(SnapshotRecord {
         started: jiff::Timestamp::UNIX_EPOCH,
         finished: jiff::Timestamp::UNIX_EPOCH,
         host: "pod".to_owned(),
@@ -314,20 +314,20 @@ fn copied_from() -> CopiedFrom {
     CopiedFrom { before: Some(Box::new(first.clone())), ..first }
 }
 
-fn void() -> Outcome {
-    Outcome::Void(VoidRecord { at: jiff::Timestamp::UNIX_EPOCH, reason: "too old".to_owned() })
+fn void() -> SessionOutcome {
+    SessionOutcome::Void(VoidRecord { at: jiff::Timestamp::UNIX_EPOCH, reason: "too old".to_owned() })
 }
 
-fn body(outcome: &Outcome) -> Vec<u8> {
+fn body(outcome: &SessionOutcome) -> Vec<u8> {
     let (certificate, seed) = (targets::certificate(), targets::signing_seed());
     snapshot::encode(REPOSITORY, SESSION, outcome, &Signer { certificate: &certificate, seed: &seed })
 }
 
 /// The record as its body ends, behind the byte that tells its kind.
-fn tagged(kind: u8, outcome: &Outcome) -> Vec<u8> {
+fn tagged(kind: u8, outcome: &SessionOutcome) -> Vec<u8> {
     let record = match outcome {
-        Outcome::Snapshot(record) => serde_json::to_vec(record),
-        Outcome::Void(record) => serde_json::to_vec(record),
+        SessionOutcome::Snapshot(record) => serde_json::to_vec(record),
+        SessionOutcome::Void(record) => serde_json::to_vec(record),
     };
     [vec![kind], record.expect("a record is always representable as JSON")].concat()
 }

@@ -32,7 +32,7 @@ use mlvault::format::segment::Segment;
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
 use mlvault::format::session_keys::SessionKeys;
-use mlvault::format::snapshot::{self, Outcome, Signer, SnapshotRecord, SourceRecord};
+use mlvault::format::snapshot::{self, SessionOutcome, Signer, SnapshotRecord, SourceRecord};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
@@ -328,7 +328,7 @@ fn signed_snapshot(data: &[u8]) {
 fn snapshot_record(data: &[u8]) {
     let Some((kind, record)) = data.split_first() else { return };
     let Ok(outcome) = snapshot::decode_record(*kind, record) else { return };
-    if let Outcome::Snapshot(record) = &outcome
+    if let SessionOutcome::Snapshot(record) = &outcome
         && record.more.values().any(has_float)
     {
         return; // Floats may change in their last digit; nothing that mlvault writes is one.

@@ -47,7 +47,7 @@ const LATENCY_MAX: Duration = Duration::from_millis(1000);
 /// One of the things that a probe looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Check {
+pub enum DoctorCheck {
     /// An object can be written, and read back at once, unaltered.
     WriteAndRead,
     /// A key that is taken stays as it is.
@@ -86,7 +86,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What was looked at.
-    pub check: Check,
+    pub check: DoctorCheck,
     /// How it came out.
     pub status: Status,
     /// What was seen or measured, in words.
@@ -111,12 +111,12 @@ impl DoctorReport {
     }
 
     /// Returns the finding of one check, if it was made.
-    pub fn finding(&self, check: Check) -> Option<&Finding> {
+    pub fn finding(&self, check: DoctorCheck) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.check == check)
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for DoctorCheck {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::WriteAndRead => "write and read",
@@ -133,7 +133,7 @@ impl fmt::Display for Check {
     }
 }
 
-impl Check {
+impl DoctorCheck {
     /// Returns what it means for the user when this check does not come out well.
     fn consequence(self) -> &'static str {
         match self {
@@ -183,16 +183,16 @@ impl Check {
 /// object can be written and read, the other checks are left out.
 pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<DoctorReport> {
     type Look = fn(&Probe<'_>, &dyn Clock) -> Result<Finding>;
-    const LOOKS: [(Check, Look); 9] = [
-        (Check::WriteAndRead, |probe, _| probe.write_and_read()),
-        (Check::CreateOnly, |probe, _| probe.create_only()),
-        (Check::ConcurrentCreates, |probe, _| probe.concurrent_creates()),
-        (Check::RangeReads, |probe, _| probe.range_reads()),
-        (Check::Listing, |probe, _| probe.listing()),
-        (Check::Removal, |probe, _| probe.removal()),
-        (Check::Clock, |probe, clock| probe.clock(clock)),
-        (Check::Latency, |probe, _| probe.latency()),
-        (Check::Throughput, |probe, _| probe.throughput()),
+    const LOOKS: [(DoctorCheck, Look); 9] = [
+        (DoctorCheck::WriteAndRead, |probe, _| probe.write_and_read()),
+        (DoctorCheck::CreateOnly, |probe, _| probe.create_only()),
+        (DoctorCheck::ConcurrentCreates, |probe, _| probe.concurrent_creates()),
+        (DoctorCheck::RangeReads, |probe, _| probe.range_reads()),
+        (DoctorCheck::Listing, |probe, _| probe.listing()),
+        (DoctorCheck::Removal, |probe, _| probe.removal()),
+        (DoctorCheck::Clock, |probe, clock| probe.clock(clock)),
+        (DoctorCheck::Latency, |probe, _| probe.latency()),
+        (DoctorCheck::Throughput, |probe, _| probe.throughput()),
     ];
     let probe = Probe::new(backend)?;
     hears.monitor.phase("Probing the backend", Some(LOOKS.len() as u64 + 1), None);
@@ -200,7 +200,7 @@ pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<
     for (check, look) in LOOKS {
         hears.check()?;
         let finding = look(&probe, clock).unwrap_or_else(|error| check.failed(error.to_string()));
-        let is_hopeless = check == Check::WriteAndRead && finding.status == Status::Failed;
+        let is_hopeless = check == DoctorCheck::WriteAndRead && finding.status == Status::Failed;
         findings.push(finding);
         hears.monitor.count(Counter::Entries, 1);
         if is_hopeless {
@@ -252,7 +252,7 @@ impl<'a> Probe<'a> {
     }
 
     fn write_and_read(&self) -> Result<Finding> {
-        let check = Check::WriteAndRead;
+        let check = DoctorCheck::WriteAndRead;
         let bytes = random_bytes(SMALL_BYTES as usize)?;
         self.create("first", bytes.clone())?;
         self.create("empty", Bytes::new())?;
@@ -271,7 +271,7 @@ impl<'a> Probe<'a> {
     }
 
     fn create_only_on(&self, name: &str) -> Result<Finding> {
-        let check = Check::CreateOnly;
+        let check = DoctorCheck::CreateOnly;
         self.create(name, &b"first"[..])?;
         let second = self.create(name, &b"second"[..]);
         let is_unharmed = self.read(name)? == b"first"[..];
@@ -287,7 +287,7 @@ impl<'a> Probe<'a> {
     /// Lets several threads create one key, unless create-only is ignored: then all of them would succeed, and some
     /// servers list such an object twice, or for ever (`rclone serve s3` 1.75).
     fn concurrent_creates(&self) -> Result<Finding> {
-        let check = Check::ConcurrentCreates;
+        let check = DoctorCheck::ConcurrentCreates;
         if self.create_only_on("create-only-again")?.status != Status::Ok {
             return Ok(check.failed("not tried, because a second write of a key is not refused"));
         }
@@ -314,7 +314,7 @@ impl<'a> Probe<'a> {
     }
 
     fn range_reads(&self) -> Result<Finding> {
-        let check = Check::RangeReads;
+        let check = DoctorCheck::RangeReads;
         let bytes = random_bytes(RANGED_BYTES as usize)?;
         self.create("ranges", bytes.clone())?;
         let key = self.key("ranges");
@@ -333,7 +333,7 @@ impl<'a> Probe<'a> {
     }
 
     fn listing(&self) -> Result<Finding> {
-        let check = Check::Listing;
+        let check = DoctorCheck::Listing;
         let mut expected = Vec::new();
         // Written in an order that is not the one of the keys, in directories whose names begin alike.
         for number in (0..LISTED_OBJECTS).map(|number| number * 29 % LISTED_OBJECTS) {
@@ -354,7 +354,7 @@ impl<'a> Probe<'a> {
     }
 
     fn removal(&self) -> Result<Finding> {
-        let check = Check::Removal;
+        let check = DoctorCheck::Removal;
         self.create("removed", &b"short-lived"[..])?;
         let key = self.key("removed");
         match self.backend.remove(&key) {
@@ -375,7 +375,7 @@ impl<'a> Probe<'a> {
     }
 
     fn clock(&self, clock: &dyn Clock) -> Result<Finding> {
-        let check = Check::Clock;
+        let check = DoctorCheck::Clock;
         let Some(theirs) = self.backend.server_time()? else {
             return Ok(check.ok("the backend has no clock of its own".to_owned()));
         };
@@ -390,7 +390,7 @@ impl<'a> Probe<'a> {
     }
 
     fn latency(&self) -> Result<Finding> {
-        let check = Check::Latency;
+        let check = DoctorCheck::Latency;
         let mut writes = Vec::new();
         let mut reads = Vec::new();
         for number in 0..LATENCY_SAMPLES {
@@ -405,7 +405,7 @@ impl<'a> Probe<'a> {
     }
 
     fn throughput(&self) -> Result<Finding> {
-        let check = Check::Throughput;
+        let check = DoctorCheck::Throughput;
         let bytes = Bytes::from(random_bytes(LARGE_BYTES as usize)?);
         let ((), write) = timed(|| self.create("large", bytes.clone()))?;
         let (stored, read) = timed(|| self.read("large"))?;
@@ -417,7 +417,7 @@ impl<'a> Probe<'a> {
 
     /// Removes all that was created, and what else is listed below the prefix.
     fn clean_up(&self) -> Finding {
-        let check = Check::CleanUp;
+        let check = DoctorCheck::CleanUp;
         let first_error = self.remove_created().err();
         let left = self.backend.list(&self.prefix).unwrap_or_default();
         for object in &left {
@@ -486,16 +486,16 @@ mod tests {
 
     #[test]
     fn a_report_is_as_bad_as_its_worst_finding() {
-        let findings = vec![Check::Listing.ok(None), Check::Clock.warning("late"), Check::Latency.ok(None)];
+        let findings = vec![DoctorCheck::Listing.ok(None), DoctorCheck::Clock.warning("late"), DoctorCheck::Latency.ok(None)];
         let report = DoctorReport { location: "memory:".to_owned(), findings };
         assert_eq!(report.status(), Status::Warning);
-        assert_eq!(report.finding(Check::Clock).map(|finding| finding.status), Some(Status::Warning));
-        assert_eq!(report.finding(Check::Removal), None);
+        assert_eq!(report.finding(DoctorCheck::Clock).map(|finding| finding.status), Some(Status::Warning));
+        assert_eq!(report.finding(DoctorCheck::Removal), None);
     }
 
     #[test]
     fn a_report_has_stable_names_for_machines() {
-        let finding = Check::CreateOnly.failed("replaced");
+        let finding = DoctorCheck::CreateOnly.failed("replaced");
         let json = serde_json::to_value(&finding).unwrap();
         assert_eq!(json["check"], "create-only");
         assert_eq!(json["status"], "failed");

@@ -32,7 +32,7 @@ pub struct Query {
 
 /// One path that was found.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct FoundEntry {
     /// The path that users know it by.
     pub path: Vec<u8>,
     /// Its versions, in the order of the snapshots.
@@ -56,7 +56,7 @@ pub fn run(
     repository: &Arc<Repository>,
     snapshots: &[Snapshot],
     query: &Query,
-    visit: &mut dyn FnMut(Found) -> Result<()>,
+    visit: &mut dyn FnMut(FoundEntry) -> Result<()>,
     hears: &Hears,
 ) -> Result<u64> {
     let reader = ChunkReader::new(Arc::clone(repository));
@@ -80,7 +80,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn component(&self, component: &str, visit: &mut dyn FnMut(Found) -> Result<()>) -> Result<u64> {
+    fn component(&self, component: &str, visit: &mut dyn FnMut(FoundEntry) -> Result<()>) -> Result<u64> {
         let Some(path) = contents::path_in(component, contents::normal_path(&self.query.path)) else { return Ok(0) };
         let (numbers, roots) = self.roots(component);
         let mut unreadable = 0;
@@ -117,7 +117,7 @@ impl Search<'_> {
         selected: &[u8],
         numbers: &[usize],
         entries: Vec<(Trees, Entry)>,
-    ) -> Option<Found> {
+    ) -> Option<FoundEntry> {
         let (_, first) = entries.first()?;
         let path = shown_path(component, &first.path);
         if !is_selected(&first.path, selected) || !self.matcher.matches_path(&path) {
@@ -125,7 +125,7 @@ impl Search<'_> {
         }
         let mut versions = versions(numbers, entries);
         versions.retain(|version| self.matcher.matches_digest(&version.entry));
-        (!versions.is_empty()).then_some(Found { path, versions })
+        (!versions.is_empty()).then_some(FoundEntry { path, versions })
     }
 
     fn report(&self, numbers: &[usize], trees: &Trees, error: &Error) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::error::{Error, Result};
 use mlvault::format::object::{self, ObjectKind};
-use mlvault::format::snapshot::{self, Outcome, Signer, VoidRecord};
+use mlvault::format::snapshot::{self, SessionOutcome, Signer, VoidRecord};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::id::{PackId, SessionId};
 use mlvault::repository::{Repository, layout};
@@ -107,7 +107,7 @@ fn programs_that_share_a_cache_directory_back_up_at_once() {
 
 /// Writes the marker that makes a session void, as a prune would.
 fn plant_void_marker(backend: &dyn Backend, repository: &Repository, session: &SessionId) {
-    let outcome = Outcome::Void(VoidRecord { at: jiff::Timestamp::now(), reason: "the test is a prune".to_owned() });
+    let outcome = SessionOutcome::Void(VoidRecord { at: jiff::Timestamp::now(), reason: "the test is a prune".to_owned() });
     let access = repository.access();
     let signer = Signer { certificate: &access.certificate, seed: &access.signing_seed };
     let body = snapshot::encode(repository.id(), *session, &outcome, &signer);

@@ -8,7 +8,7 @@ use mlvault::backend::local::LocalBackend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::backend::{Backend, Listed};
 use mlvault::clock::{Clock, SystemClock};
-use mlvault::doctor::{Check, DoctorReport, Status, honours_create_only, probe};
+use mlvault::doctor::{DoctorCheck, DoctorReport, Status, honours_create_only, probe};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
 use tempfile::TempDir;
@@ -97,7 +97,7 @@ fn report(backend: &dyn Backend) -> DoctorReport {
     probe(backend, &SystemClock, &Hears::nobody()).unwrap()
 }
 
-fn complaints(report: &DoctorReport) -> Vec<(Check, Status)> {
+fn complaints(report: &DoctorReport) -> Vec<(DoctorCheck, Status)> {
     let is_complaint = |status: &Status| *status != Status::Ok;
     report
         .findings
@@ -135,20 +135,20 @@ fn rclone_is_found_to_ignore_create_only() {
     let server = S3Server::start(Program::Rclone);
     let backend = server.backend("vault");
     let report = report(&backend);
-    let expected = [(Check::CreateOnly, Status::Failed), (Check::ConcurrentCreates, Status::Failed)];
+    let expected = [(DoctorCheck::CreateOnly, Status::Failed), (DoctorCheck::ConcurrentCreates, Status::Failed)];
     assert_eq!(complaints(&report), expected, "{report:#?}");
-    let consequence = report.finding(Check::CreateOnly).unwrap().consequence.as_deref().unwrap();
+    let consequence = report.finding(DoctorCheck::CreateOnly).unwrap().consequence.as_deref().unwrap();
     assert!(consequence.contains("do not run prune beside backups"), "{consequence}");
     assert_eq!(backend.list("").unwrap(), []);
 }
 
 #[test]
 fn each_vice_is_found_and_only_that() {
-    use Check::{
+    use DoctorCheck::{
         CleanUp, Clock, ConcurrentCreates, CreateOnly, Listing, RangeReads, Removal, Throughput, WriteAndRead,
     };
     use Status::{Failed, Warning};
-    let cases: [(Vice, &[(Check, Status)]); 11] = [
+    let cases: [(Vice, &[(DoctorCheck, Status)]); 11] = [
         (Vice::Overwrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LosesSecondWriteQuietly, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LetsAllRivalsWin, &[(ConcurrentCreates, Failed)]),

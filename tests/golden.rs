@@ -27,7 +27,7 @@ use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::format::key_slot::Role;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::session::SessionRecord;
-use mlvault::format::snapshot::{self, FILES, Outcome, Signer, SourceRecord};
+use mlvault::format::snapshot::{self, FILES, SessionOutcome, Signer, SourceRecord};
 use mlvault::format::{BlobKind, FORMAT_VERSION};
 use mlvault::id::{ChunkId, SessionId};
 use mlvault::repository::{CreateOptions, Repository, layout};
@@ -318,7 +318,7 @@ fn remove_traces(repository: &Repository, root: &Path) {
         let mut record = snapshot.record;
         "golden".clone_into(&mut record.host);
         record.source = SourceRecord::Paths { paths: vec!["/golden".to_owned()] };
-        let body = snapshot::encode(id, snapshot.id, &Outcome::Snapshot(Box::new(record)), &signer);
+        let body = snapshot::encode(id, snapshot.id, &SessionOutcome::Snapshot(Box::new(record)), &signer);
         replace(&layout::snapshot(&snapshot.id), ObjectKind::Snapshot, &snapshot.id.to_string(), &body);
     }
 }

@@ -16,7 +16,7 @@ use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::prune;
-use mlvault::repair::packs::{self, Options, Report};
+use mlvault::repair::packs::{self, RepairPacksOptions, RepairPacksReport};
 use mlvault::repository::Repository;
 use tempfile::TempDir;
 
@@ -64,8 +64,8 @@ impl Scene {
         self.vault.keys().into_iter().map(|key| (key.clone(), self.memory.read(&key).unwrap())).collect()
     }
 
-    fn repair(&self) -> Report {
-        repair(&self.vault, &Options::default()).unwrap()
+    fn repair(&self) -> RepairPacksReport {
+        repair(&self.vault, &RepairPacksOptions::default()).unwrap()
     }
 
     fn assert_restores(&self, which: usize) {
@@ -86,11 +86,11 @@ fn flip(memory: &MemoryBackend, key: &str, hundredths: usize) {
     memory.overwrite(key, bytes);
 }
 
-fn repair(vault: &Vault, options: &Options) -> Result<Report> {
+fn repair(vault: &Vault, options: &RepairPacksOptions) -> Result<RepairPacksReport> {
     repair_open(&vault.open()?, options)
 }
 
-fn repair_open(repository: &Arc<Repository>, options: &Options) -> Result<Report> {
+fn repair_open(repository: &Arc<Repository>, options: &RepairPacksOptions) -> Result<RepairPacksReport> {
     packs::run(repository, options, &Hears::nobody())
 }
 
@@ -100,7 +100,7 @@ fn prune(vault: &Vault) -> prune::PruneReport {
 }
 
 /// The paths that a report says a snapshot lost.
-fn lost_paths(report: &Report, snapshot: SessionId) -> Vec<String> {
+fn lost_paths(report: &RepairPacksReport, snapshot: SessionId) -> Vec<String> {
     report.lost.iter().filter(|lost| lost.snapshot == snapshot).filter_map(|lost| lost.path.clone()).collect()
 }
 
@@ -124,7 +124,7 @@ fn a_flipped_bit_costs_a_chunk_and_the_next_backup_heals_it() {
             let before = scene.objects();
             scene.flip(&victim, hundredths);
             let checked = scene.vault.check(ReadData::All);
-            let dry = repair(&scene.vault, &Options { dry_run: true, ..Options::default() }).unwrap();
+            let dry = repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap();
             let report = scene.repair();
             assert_eq!(report.damaged.len(), 1, "{what}");
             assert_eq!((&report.damaged, &report.lost), (&dry.damaged, &dry.lost), "{what}");
@@ -220,7 +220,7 @@ fn lost_chunks_come_back_from_a_repository_with_other_keys() {
     for hundredths in [20, 50, 80] {
         scene.flip(&scene.victim("packs/data/"), hundredths);
     }
-    let options = Options { from: vec![other.open().unwrap()], ..Options::default() };
+    let options = RepairPacksOptions { from: vec![other.open().unwrap()], ..RepairPacksOptions::default() };
     let report = repair(&scene.vault, &options).unwrap();
     assert!(report.damaged[0].unreadable > 1, "{report:?}");
     assert_eq!((report.chunks_replaced, report.lost_count), (report.damaged[0].unreadable, 0), "{report:?}");
@@ -239,7 +239,7 @@ fn lost_chunks_come_back_from_the_source_unless_it_has_changed() {
         if has_changed {
             fs::write(&weights, noise("changed", 150_000)).unwrap();
         }
-        let options = Options { source: Some("/".into()), ..Options::default() };
+        let options = RepairPacksOptions { source: Some("/".into()), ..RepairPacksOptions::default() };
         let report = repair(&scene.vault, &options).unwrap();
         assert!(report.chunks_replaced > 0, "{report:?}");
         let expected =
@@ -261,9 +261,9 @@ fn a_lost_list_of_chunks_is_made_again_from_the_file() {
     let id = vault.backup(directory.path()).unwrap();
     let victim = vault.keys_under("packs/meta/")[0].clone();
     flip(&memory, &victim, 30);
-    let dry = repair(&vault, &Options { dry_run: true, ..Options::default() }).unwrap();
+    let dry = repair(&vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap();
     assert_eq!(dry.lost[0].reason, "its list of chunks is lost");
-    let report = repair(&vault, &Options { source: Some("/".into()), ..Options::default() }).unwrap();
+    let report = repair(&vault, &RepairPacksOptions { source: Some("/".into()), ..RepairPacksOptions::default() }).unwrap();
     assert_eq!((report.lost_count, report.chunks_replaced), (0, 1), "{report:?}");
     vault.assert_restores(id, directory.path(), &expected);
 }
@@ -276,12 +276,12 @@ fn only_named_packs_are_read() {
     let id = id_of(&victim).unwrap();
     let watched = Arc::new(WatchedBackend::new(Arc::clone(&scene.vault.backend)));
     let vault = scene.vault.through(Arc::clone(&watched) as Arc<dyn Backend>);
-    let report = repair(&vault, &Options { packs: vec![id], ..Options::default() }).unwrap();
+    let report = repair(&vault, &RepairPacksOptions { packs: vec![id], ..RepairPacksOptions::default() }).unwrap();
     assert_eq!((report.packs_read, report.damaged.len()), (1, 1));
     let read: Vec<_> = watched.keys_of("read").into_iter().filter(|key| key.starts_with("packs/")).collect();
     assert!(!read.is_empty() && read.iter().all(|key| *key == victim), "{read:?}");
     let unknown = mlvault::id::PackId::from_bytes([7; 32]);
-    let refused = repair(&vault, &Options { packs: vec![unknown], ..Options::default() });
+    let refused = repair(&vault, &RepairPacksOptions { packs: vec![unknown], ..RepairPacksOptions::default() });
     assert!(matches!(refused, Err(Error::NotFound(_))));
 }
 
@@ -291,7 +291,7 @@ fn only_a_maintainer_repairs_packs() {
         let (vault, _) = Vault::in_memory();
         let (_, credential) = key_file();
         vault.open().unwrap().add_key("other", role, &credential).unwrap();
-        let refused = repair_open(&vault.open_with(&credential).unwrap(), &Options::default());
+        let refused = repair_open(&vault.open_with(&credential).unwrap(), &RepairPacksOptions::default());
         assert!(matches!(refused, Err(Error::Role { .. })), "{role:?}");
     }
 }
@@ -301,7 +301,7 @@ fn a_damaged_index_is_to_be_repaired_first() {
     let scene = Scene::new();
     scene.flip(&scene.vault.keys_under("index/data/")[0], 50);
     let before = scene.objects();
-    assert!(matches!(repair(&scene.vault, &Options::default()), Err(Error::Refused(_))));
+    assert!(matches!(repair(&scene.vault, &RepairPacksOptions::default()), Err(Error::Refused(_))));
     assert_eq!(scene.objects(), before);
 }
 
@@ -311,7 +311,7 @@ fn a_repair_stopped_at_any_write_makes_nothing_worse_and_can_be_repeated() {
     scene.flip(&scene.victim("packs/data/"), 50);
     scene.flip(&scene.victim("packs/meta/"), 100);
     let wrecked = Arc::clone(&scene.memory);
-    let lost = |scene: &Scene| repair(&scene.vault, &Options { dry_run: true, ..Options::default() }).unwrap().lost;
+    let lost = |scene: &Scene| repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap().lost;
     let expected = lost(&scene);
     let mut writes = 0;
     loop {
@@ -319,7 +319,7 @@ fn a_repair_stopped_at_any_write_makes_nothing_worse_and_can_be_repeated() {
         scene.vault.backend = Arc::clone(&scene.memory) as Arc<dyn Backend>;
         let stopped =
             Arc::new(WatchedBackend::new(Arc::clone(&scene.vault.backend)).stopping_after(writes, writes % 2 == 1));
-        let repaired = repair(&scene.vault.through(stopped), &Options::default());
+        let repaired = repair(&scene.vault.through(stopped), &RepairPacksOptions::default());
         assert_eq!(lost(&scene), expected, "{writes}");
         scene.assert_restores(1);
         if repaired.is_ok() {
@@ -352,7 +352,7 @@ fn backups_and_prunes_beside_a_repair_harm_nobody() {
             is_inside.store(false, Ordering::SeqCst);
         }
     });
-    let report = repair(&scene.vault.through(Arc::new(beside)), &Options::default()).unwrap();
+    let report = repair(&scene.vault.through(Arc::new(beside)), &RepairPacksOptions::default()).unwrap();
     assert_eq!(report.lost_count, 0, "{report:?}");
     let last = *made.lock().unwrap().last().unwrap();
     scene.vault.assert_restores(last, directory.path(), expected);

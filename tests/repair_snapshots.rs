@@ -13,7 +13,7 @@ use mlvault::format::deployment::Verdict;
 use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
-use mlvault::repair::snapshots::{self, Plan, Repaired};
+use mlvault::repair::snapshots::{self, RepairPlan, Repaired};
 use mlvault::repository::snapshots::Snapshot;
 use tempfile::TempDir;
 
@@ -68,11 +68,11 @@ fn flip(memory: &MemoryBackend, key: &str, hundredths: usize) {
     memory.overwrite(key, bytes);
 }
 
-fn plan(vault: &Vault) -> Result<Plan> {
+fn plan(vault: &Vault) -> Result<RepairPlan> {
     snapshots::plan(&vault.open()?, &[], &Hears::nobody())
 }
 
-fn repair(vault: &Vault, forget: bool) -> Result<(Plan, Vec<Repaired>)> {
+fn repair(vault: &Vault, forget: bool) -> Result<(RepairPlan, Vec<Repaired>)> {
     let plan = plan(vault)?;
     let repaired = snapshots::run(&vault.open()?, &plan, forget, &Hears::nobody())?;
     Ok((plan, repaired))

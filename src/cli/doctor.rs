@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
-use mlvault::doctor::{self, Check, DoctorReport, Finding, Status, deployment};
+use mlvault::doctor::{self, DoctorCheck, DoctorReport, Finding, Status, deployment};
 use mlvault::error::{Error, Result};
 
 use crate::cli::context::Context;
@@ -133,7 +133,7 @@ fn promised_create_only(context: &Context) -> Option<Result<bool>> {
 }
 
 fn disagreement(report: &DoctorReport, promised: bool) -> Option<&'static str> {
-    let honoured = [Check::CreateOnly, Check::ConcurrentCreates]
+    let honoured = [DoctorCheck::CreateOnly, DoctorCheck::ConcurrentCreates]
         .into_iter()
         .all(|check| report.finding(check).is_some_and(|finding| finding.status == Status::Ok));
     match (promised, honoured) {

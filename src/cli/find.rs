@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use mlvault::error::{Error, Result};
-use mlvault::find::{self, Found, Query, Version};
+use mlvault::find::{self, FoundEntry, Query, Version};
 use mlvault::id::Digest;
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
@@ -82,7 +82,7 @@ fn choose(repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, V
     Ok((chosen, Vec::new()))
 }
 
-fn text(found: &Found, snapshots: &[Snapshot]) -> String {
+fn text(found: &FoundEntry, snapshots: &[Snapshot]) -> String {
     let mut text = path_text(&found.path);
     for version in &found.versions {
         let shown = Shown::from(&version.entry);
@@ -112,7 +112,7 @@ fn range_text(version: &Version, snapshots: &[Snapshot]) -> String {
     }
 }
 
-fn found_json(found: &Found, snapshots: &[Snapshot]) -> Value {
+fn found_json(found: &FoundEntry, snapshots: &[Snapshot]) -> Value {
     let mut object = Map::new();
     put_bytes(&mut object, "path", &found.path);
     let versions = found.versions.iter().map(|version| {

@@ -12,7 +12,7 @@ use mlvault::config::credential::CredentialSource;
 use mlvault::error::{Error, Result};
 use mlvault::id::PackId;
 use mlvault::repair::Lost;
-use mlvault::repair::packs::{self, Options, Report};
+use mlvault::repair::packs::{self, RepairPacksOptions, RepairPacksReport};
 use mlvault::repository::layout::Object;
 use mlvault::repository::{Repository, memory_plan};
 use mlvault::units::{count, format_bytes};
@@ -70,7 +70,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let open = |location: &String| open_other(context, &args, location, memory_limit);
     let from = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
     let dry_run = args.dry_run;
-    let options = Options { packs, dry_run, from, source: args.source };
+    let options = RepairPacksOptions { packs, dry_run, from, source: args.source };
     let report = packs::run(&repository, &options, &context.hears())?;
     let code = if report.lost_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, json!({ "dry_run": dry_run, "report": report }), lines(dry_run, &report)))
@@ -94,7 +94,7 @@ fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64)
     context.open_at(&location, &context.backend_options()?, &credential, memory_limit)
 }
 
-fn lines(dry_run: bool, report: &Report) -> Vec<String> {
+fn lines(dry_run: bool, report: &RepairPacksReport) -> Vec<String> {
     let (packs, bytes) = (count(report.packs_read, "pack"), format_bytes(report.bytes_read));
     let mut lines = vec![format!("{packs} read ({bytes}), {} damaged", report.damaged.len())];
     lines.extend(report.damaged.iter().map(|damaged| format!("  {}: {}", damaged.object, damaged.reason)));

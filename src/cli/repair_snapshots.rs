@@ -6,7 +6,7 @@ use serde_json::json;
 use mlvault::error::Result;
 use mlvault::id::SessionId;
 use mlvault::procedures::repair_snapshots::{self, RepairSnapshotsOptions, RepairedSnapshots};
-use mlvault::repair::snapshots::{Hurt, Plan, Repaired};
+use mlvault::repair::snapshots::{LossySnapshot, RepairPlan, Repaired};
 use mlvault::units::count;
 
 use crate::cli::context::Context;
@@ -45,7 +45,7 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let options = RepairSnapshotsOptions { names: args.snapshots.clone(), forget: args.forget };
-    let ask = |plan: &Plan| confirm::ask(context, &lines(plan, args.forget));
+    let ask = |plan: &RepairPlan| confirm::ask(context, &lines(plan, args.forget));
     let consent = confirm::consent(args.dry_run, args.yes, &ask);
     let RepairedSnapshots { plan, repaired } =
         repair_snapshots::run(&repository, &options, &consent, &context.hears())?;
@@ -55,7 +55,7 @@ pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
 }
 
 /// Says what will be done.
-fn lines(plan: &Plan, forget: bool) -> Vec<String> {
+fn lines(plan: &RepairPlan, forget: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for hurt in &plan.hurt {
         lines.push(match &hurt.repaired_as {
@@ -73,7 +73,7 @@ fn lines(plan: &Plan, forget: bool) -> Vec<String> {
     lines
 }
 
-fn result_lines(dry_run: bool, plan: &Plan, repaired: &[Repaired]) -> Vec<String> {
+fn result_lines(dry_run: bool, plan: &RepairPlan, repaired: &[Repaired]) -> Vec<String> {
     let mut lines = vec![format!(
         "Checked {} and read {}; {} lost something",
         count(plan.snapshots, "snapshot"),
@@ -94,6 +94,6 @@ fn result_lines(dry_run: bool, plan: &Plan, repaired: &[Repaired]) -> Vec<String
     lines
 }
 
-fn repaired_before(hurt: &Hurt, sound: &SessionId) -> String {
+fn repaired_before(hurt: &LossySnapshot, sound: &SessionId) -> String {
     format!("Snapshot {} was already repaired as {}", hurt.snapshot.short(), sound.short())
 }

@@ -192,7 +192,7 @@ pub struct VoidRecord {
 
 /// What stands under a session's name once it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SessionOutcome {
     /// It committed.
     Snapshot(Box<SnapshotRecord>),
     /// It was declared void and can never commit.
@@ -204,10 +204,10 @@ fn binding(repository: RepositoryId, session: &SessionId) -> Binding<'_> {
 }
 
 /// Signs and encodes an outcome into the body of its object.
-pub fn encode(repository: RepositoryId, session: SessionId, outcome: &Outcome, signer: &Signer<'_>) -> Vec<u8> {
+pub fn encode(repository: RepositoryId, session: SessionId, outcome: &SessionOutcome, signer: &Signer<'_>) -> Vec<u8> {
     let (kind, record) = match outcome {
-        Outcome::Snapshot(record) => (1, serde_json::to_vec(record)),
-        Outcome::Void(record) => (2, serde_json::to_vec(record)),
+        SessionOutcome::Snapshot(record) => (1, serde_json::to_vec(record)),
+        SessionOutcome::Void(record) => (2, serde_json::to_vec(record)),
     };
     let record = record.expect("a record is always representable as JSON");
     signed::seal(&binding(repository, &session), kind, &record, signer)
@@ -219,7 +219,7 @@ pub fn decode(
     session: SessionId,
     root: &SignerKey,
     body: &[u8],
-) -> Result<(Outcome, Certificate), FormatError> {
+) -> Result<(SessionOutcome, Certificate), FormatError> {
     let verified = signed::open(&binding(repository, &session), root, body)?;
     let outcome = decode_record(verified.kind, verified.record)?;
     // A void marker too: a session may end itself. It gives away nothing: whatever stands under a session's name keeps that
@@ -232,11 +232,11 @@ pub fn decode(
 }
 
 /// Reads a record without verifying who wrote it. Separate so that it can be fuzzed.
-pub fn decode_record(kind: u8, record: &[u8]) -> Result<Outcome, FormatError> {
+pub fn decode_record(kind: u8, record: &[u8]) -> Result<SessionOutcome, FormatError> {
     let fault = |error: serde_json::Error| FormatError::new(format!("its record: {error}"));
     match kind {
-        1 => Ok(Outcome::Snapshot(serde_json::from_slice(record).map_err(fault)?)),
-        2 => Ok(Outcome::Void(serde_json::from_slice(record).map_err(fault)?)),
+        1 => Ok(SessionOutcome::Snapshot(serde_json::from_slice(record).map_err(fault)?)),
+        2 => Ok(SessionOutcome::Void(serde_json::from_slice(record).map_err(fault)?)),
         _ => Err(FormatError::new(format!("unknown outcome {kind}"))),
     }
 }
@@ -264,7 +264,7 @@ mod tests {
             signer: sign::signer_key(&seed),
         };
         let certificate = Certificate::issue(repository, &root_seed, grant);
-        let outcome = Outcome::Void(VoidRecord { at: Timestamp::UNIX_EPOCH, reason: "too old".into() });
+        let outcome = SessionOutcome::Void(VoidRecord { at: Timestamp::UNIX_EPOCH, reason: "too old".into() });
         let body = encode(repository, session, &outcome, &Signer { certificate: &certificate, seed: &seed });
         assert_eq!(decode(repository, session, &root, &body).unwrap(), (outcome.clone(), certificate.clone()));
         let other = SessionId::from_bytes([9; 16]);

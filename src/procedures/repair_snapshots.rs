@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::hears::Hears;
 use crate::procedures::consent::Consent;
-use crate::repair::snapshots::{self, Plan, Repaired};
+use crate::repair::snapshots::{self, RepairPlan, Repaired};
 use crate::repository::Repository;
 
 /// How to repair snapshots.
@@ -21,7 +21,7 @@ pub struct RepairSnapshotsOptions {
 #[derive(Debug)]
 pub struct RepairedSnapshots {
     /// What is lost.
-    pub plan: Plan,
+    pub plan: RepairPlan,
     /// What was written anew.
     pub repaired: Vec<Repaired>,
 }
@@ -30,7 +30,7 @@ pub struct RepairedSnapshots {
 pub fn run(
     repository: &Arc<Repository>,
     options: &RepairSnapshotsOptions,
-    consent: &Consent<'_, Plan>,
+    consent: &Consent<'_, RepairPlan>,
     hears: &Hears,
 ) -> Result<RepairedSnapshots> {
     let plan = snapshots::plan(repository, &options.names, hears)?;

@@ -130,7 +130,7 @@ impl Mover<'_> {
                 wants.push(Want { place, to: Destination { file: 0, offset: 0 } });
             }
         }
-        let mut taker = Rewrite { kind: pack.kind, encoder: &mut self.encoder, writer: self.writer, written: 0 };
+        let mut taker = ChunkRewrite { kind: pack.kind, encoder: &mut self.encoder, writer: self.writer, written: 0 };
         for span in read_plan::spans(wants) {
             let stored = match &whole {
                 Some(bytes) => StoredRange { start: 0, bytes: bytes.clone() },
@@ -146,14 +146,14 @@ impl Mover<'_> {
 }
 
 /// Stores anew what is read. A chunk that cannot be had keeps its pack where it is.
-struct Rewrite<'a> {
+struct ChunkRewrite<'a> {
     kind: BlobKind,
     encoder: &'a mut Encoder,
     writer: &'a ChunkWriter,
     written: u64,
 }
 
-impl Taker for Rewrite<'_> {
+impl Taker for ChunkRewrite<'_> {
     fn needed_by(&self, _: &Destination) -> String {
         "a pack that is moved".to_owned()
     }

@@ -30,7 +30,7 @@ use crate::repository::{Repository, layout};
 
 /// How to repair.
 #[derive(Clone, Default)]
-pub struct Options {
+pub struct RepairPacksOptions {
     /// Packs to look at; without any, all.
     pub packs: Vec<PackId>,
     /// Only tell what is damaged and what that costs.
@@ -67,7 +67,7 @@ impl From<&DamagedPack> for Damaged {
 
 /// What a repair found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct RepairPacksReport {
     /// Packs that were read.
     pub packs_read: u64,
     /// Their bytes.
@@ -93,14 +93,14 @@ pub struct Report {
 /// Repairs packs. Needs a maintainer's key. Reads all packs that it is to look at.
 ///
 /// Fails with [`crate::error::Error::Busy`] if a prune declared the session void: then it is to be run again.
-pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Result<Report> {
+pub fn run(repository: &Arc<Repository>, options: &RepairPacksOptions, hears: &Hears) -> Result<RepairPacksReport> {
     repository.access().require_maintainer("repair packs")?;
     let survey = survey::take(repository, &options.packs, hears)?;
-    let mut report = Report {
+    let mut report = RepairPacksReport {
         packs_read: survey.packs,
         bytes_read: survey.bytes,
         damaged: survey.damaged.iter().map(Damaged::from).collect(),
-        ..Report::default()
+        ..RepairPacksReport::default()
     };
     let repair = Repair { repository, options, hears };
     let (losses, wanted) = repair.look_at_snapshots(&survey.lost)?;
@@ -117,7 +117,7 @@ pub fn run(repository: &Arc<Repository>, options: &Options, hears: &Hears) -> Re
 
 struct Repair<'a> {
     repository: &'a Arc<Repository>,
-    options: &'a Options,
+    options: &'a RepairPacksOptions,
     hears: &'a Hears,
 }
 
@@ -135,7 +135,7 @@ impl Repair<'_> {
     }
 
     /// Marks the damaged packs, then stores what can be had of them. Returns what is lost in the end.
-    fn mend(&self, survey: &Survey, wanted: Wanted, report: &mut Report) -> Result<(Losses, BTreeSet<Chunk>)> {
+    fn mend(&self, survey: &Survey, wanted: Wanted, report: &mut RepairPacksReport) -> Result<(Losses, BTreeSet<Chunk>)> {
         report.packs_marked = self.mark(&survey.damaged)?;
         let session = WritingSession::begin(self.repository, "repair", self.hears)?;
         self.store(&survey.damaged, session.writer(), wanted, report)?;
@@ -156,7 +156,7 @@ impl Repair<'_> {
         Ok(packs.len() as u64)
     }
 
-    fn store(&self, damaged: &[DamagedPack], writer: &ChunkWriter, wanted: Wanted, report: &mut Report) -> Result<()> {
+    fn store(&self, damaged: &[DamagedPack], writer: &ChunkWriter, wanted: Wanted, report: &mut RepairPacksReport) -> Result<()> {
         self.hears.monitor.phase("save chunks", Some(damaged.len() as u64), None);
         let reader = ChunkReader::new(Arc::clone(self.repository));
         let mut encoder = Encoder::default();

@@ -38,7 +38,7 @@ const REPAIRED_FROM: &str = "repaired_from";
 
 /// A snapshot that has lost something.
 #[derive(Debug, Clone, Serialize)]
-pub struct Hurt {
+pub struct LossySnapshot {
     /// Its id.
     pub snapshot: SessionId,
     /// What it lost, at most `losses::LOSSES_NAMED_MAX`.
@@ -51,9 +51,9 @@ pub struct Hurt {
 
 /// What is to be repaired.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Plan {
-    /// Hurt snapshots, oldest first.
-    pub hurt: Vec<Hurt>,
+pub struct RepairPlan {
+    /// LossySnapshot snapshots, oldest first.
+    pub hurt: Vec<LossySnapshot>,
     /// Snapshots that were looked at.
     pub snapshots: u64,
     /// Packs that were read for that.
@@ -63,9 +63,9 @@ pub struct Plan {
     lost: BTreeSet<Chunk>,
 }
 
-impl Plan {
+impl RepairPlan {
     /// Returns the snapshots that are to be written anew.
-    pub fn to_repair(&self) -> impl Iterator<Item = &Hurt> {
+    pub fn to_repair(&self) -> impl Iterator<Item = &LossySnapshot> {
         self.hurt.iter().filter(|hurt| hurt.repaired_as.is_none())
     }
 }
@@ -85,7 +85,7 @@ pub struct Repaired {
 
 /// Finds out which snapshots have lost something: all packs are read. `names` are snapshots as users call them; without
 /// any, all are looked at. Nothing is written. Needs a maintainer's key.
-pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Result<Plan> {
+pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Result<RepairPlan> {
     repository.access().require_maintainer("repair snapshots")?;
     let all = survey::snapshots(repository, hears)?;
     let mut chosen = Vec::new();
@@ -105,10 +105,10 @@ pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Re
     for snapshot in looked_at {
         if let Some((lost, lost_count)) = losses.of.remove(&snapshot.id) {
             let repaired_as = all.iter().find(|it| !is_hurt.contains(&it.id) && is_made_from(it, &snapshot.id));
-            hurt.push(Hurt { snapshot: snapshot.id, lost, lost_count, repaired_as: repaired_as.map(|it| it.id) });
+            hurt.push(LossySnapshot { snapshot: snapshot.id, lost, lost_count, repaired_as: repaired_as.map(|it| it.id) });
         }
     }
-    Ok(Plan { hurt, snapshots: looked_at.len() as u64, packs_read: survey.packs, lost: survey.lost })
+    Ok(RepairPlan { hurt, snapshots: looked_at.len() as u64, packs_read: survey.packs, lost: survey.lost })
 }
 
 fn is_made_from(snapshot: &Snapshot, original: &SessionId) -> bool {
@@ -117,7 +117,7 @@ fn is_made_from(snapshot: &Snapshot, original: &SessionId) -> bool {
 
 /// Writes the planned snapshots anew, and with `forget` puts the originals into the trash, also those that were repaired
 /// earlier. Each of these steps is atomic; a repair that was stopped can be run again.
-pub fn run(repository: &Arc<Repository>, plan: &Plan, forget: bool, hears: &Hears) -> Result<Vec<Repaired>> {
+pub fn run(repository: &Arc<Repository>, plan: &RepairPlan, forget: bool, hears: &Hears) -> Result<Vec<Repaired>> {
     let mut repaired = Vec::new();
     hears.monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
     for hurt in &plan.hurt {
@@ -133,11 +133,11 @@ pub fn run(repository: &Arc<Repository>, plan: &Plan, forget: bool, hears: &Hear
     Ok(repaired)
 }
 
-fn write_anew(repository: &Arc<Repository>, plan: &Plan, hurt: &Hurt, hears: &Hears) -> Result<Repaired> {
+fn write_anew(repository: &Arc<Repository>, plan: &RepairPlan, hurt: &LossySnapshot, hears: &Hears) -> Result<Repaired> {
     let session = WritingSession::begin(repository, "repair", hears)?;
     let list = repository.list_snapshots()?.snapshots;
     let original = &list[select(&list, &hurt.snapshot.to_string())?];
-    let mut copy = Copy {
+    let mut copy = Rewriting {
         reader: ChunkReader::new(Arc::clone(repository)),
         writer: session.writer(),
         encoder: Encoder::default(),
@@ -193,7 +193,7 @@ fn confess_verdicts(deployment: &mut DeploymentRecord, hurt: &BTreeSet<&str>) {
 }
 
 /// One snapshot being written anew.
-struct Copy<'a> {
+struct Rewriting<'a> {
     reader: ChunkReader,
     writer: &'a ChunkWriter,
     encoder: Encoder,
@@ -203,7 +203,7 @@ struct Copy<'a> {
     hears: &'a Hears,
 }
 
-impl Copy<'_> {
+impl Rewriting<'_> {
     fn component(&mut self, component: &Component) -> Result<Component> {
         let losses_before = self.losses.len();
         let mut tree = TreeWriter::new(self.writer);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::verify::{PackFault, PackVerifier};
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, Segment};
 use crate::hears::Hears;
@@ -104,13 +104,13 @@ pub fn snapshots(repository: &Repository, hears: &Hears) -> Result<Vec<Snapshot>
 }
 
 /// What is wrong with a pack.
-struct Fault {
+struct PackDamage {
     reason: String,
     /// Those of its chunks that cannot be read from it.
     unreadable: HashSet<ChunkId>,
 }
 
-impl Fault {
+impl PackDamage {
     fn of_all(pack: &IndexedPack, reason: String) -> Self {
         Self { reason, unreadable: pack.chunks.iter().map(|chunk| chunk.id).collect() }
     }
@@ -144,7 +144,7 @@ impl Look<'_> {
     fn segment(&self, kind: BlobKind, key: &str) -> Result<Option<Segment>> {
         let Some(id) = layout::segment_of(kind, key) else { return Ok(None) };
         let bytes = match self.repository.backend().read(key) {
-            Err(error) if error.fault() == Some(error::Fault::NotFound) => return Ok(None),
+            Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
             bytes => bytes?,
         };
         let opened = index_sync::open_segment(self.repository.keys(), self.repository.id(), kind, &id, &bytes);
@@ -160,7 +160,7 @@ impl Look<'_> {
         for (pack, fault) in packs.into_iter().zip(examined) {
             survey.packs += 1;
             survey.bytes += stored.get(&pack.id).copied().unwrap_or(0);
-            if let Some(Fault { reason, unreadable }) = fault? {
+            if let Some(PackDamage { reason, unreadable }) = fault? {
                 let damaged = DamagedPack { kind, pack, reason, unreadable };
                 self.hears.monitor.problem(&damaged.key(), &damaged.reason);
                 survey.damaged.push(damaged);
@@ -170,9 +170,9 @@ impl Look<'_> {
     }
 
     /// Returns what is wrong with a pack, and which of its chunks cannot be read from it.
-    fn examine(&self, kind: BlobKind, pack: &IndexedPack, stored: &StoredPacks) -> Result<Option<Fault>> {
+    fn examine(&self, kind: BlobKind, pack: &IndexedPack, stored: &StoredPacks) -> Result<Option<PackDamage>> {
         self.hears.check()?;
-        let Some(size) = stored.get(&pack.id) else { return Ok(Some(Fault::of_all(pack, "it is missing".to_owned()))) };
+        let Some(size) = stored.get(&pack.id) else { return Ok(Some(PackDamage::of_all(pack, "it is missing".to_owned()))) };
         self.hears.monitor.count(Counter::Entries, 1);
         self.hears.monitor.count(Counter::Bytes, *size);
         // Twice: what is wrong with one reading only is no reason to mark a pack.
@@ -182,17 +182,17 @@ impl Look<'_> {
         }
     }
 
-    fn look(&self, kind: BlobKind, pack: &IndexedPack, size: u64) -> Result<Option<Fault>> {
+    fn look(&self, kind: BlobKind, pack: &IndexedPack, size: u64) -> Result<Option<PackDamage>> {
         let findings = match self.verifier.read(kind, pack, size) {
             Ok((_, findings)) => findings,
-            Err(error) if error.is_damage() => return Ok(Some(Fault::of_all(pack, error.to_string()))),
+            Err(error) if error.is_damage() => return Ok(Some(PackDamage::of_all(pack, error.to_string()))),
             Err(error) => return Err(error),
         };
         // Where only the index and the pack's directory disagree, the index is to be repaired, not the pack.
         let bytes_are_wrong = findings.fault.as_ref().is_some_and(PackFault::is_of_bytes);
         match findings.reason() {
             Some(reason) if bytes_are_wrong || !findings.unreadable.is_empty() => {
-                Ok(Some(Fault { reason, unreadable: findings.unreadable }))
+                Ok(Some(PackDamage { reason, unreadable: findings.unreadable }))
             }
             _ => Ok(None),
         }

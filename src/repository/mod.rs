@@ -29,7 +29,7 @@ use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::forgotten::ForgottenRecord;
 use crate::format::key_slot::{self, Certificate, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::Outcome;
+use crate::format::snapshot::SessionOutcome;
 use crate::id::RepositoryId;
 use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::{Access, NewSlot};
@@ -65,7 +65,7 @@ pub struct Repository {
     index: Index,
     memory_plan: MemoryPlan,
     clock: Arc<dyn Clock>,
-    outcomes: Remembered<(Outcome, Certificate)>,
+    outcomes: Remembered<(SessionOutcome, Certificate)>,
     forgotten: Remembered<(ForgottenRecord, Certificate)>,
 }
 

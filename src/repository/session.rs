@@ -20,7 +20,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
 use crate::format::session_keys::SessionKeys;
-use crate::format::snapshot::{Outcome, SnapshotRecord, VoidRecord};
+use crate::format::snapshot::{SessionOutcome, SnapshotRecord, VoidRecord};
 use crate::format::tombstone::Tombstone;
 use crate::format::{BlobKind, PerKind};
 use crate::id::{PackId, SessionId, TombstoneId};
@@ -97,7 +97,7 @@ impl Session {
     /// Fails with [`Error::Busy`] if it was voided: then nothing that it wrote may be relied on.
     pub fn close(&self, repository: &Repository, reason: &str) -> Result<()> {
         let record = VoidRecord { at: repository.clock().now(), reason: reason.to_owned() };
-        match repository.write_outcome(&self.id, &Outcome::Void(record)) {
+        match repository.write_outcome(&self.id, &SessionOutcome::Void(record)) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(self.was_voided()),
             result => result,
         }
@@ -112,7 +112,7 @@ impl Session {
 
     /// Commits the snapshot under the session's name: after this it is listed, before this it is not.
     pub fn commit(&self, repository: &Repository, record: SnapshotRecord) -> Result<()> {
-        match repository.write_outcome(&self.id, &Outcome::Snapshot(Box::new(record))) {
+        match repository.write_outcome(&self.id, &SessionOutcome::Snapshot(Box::new(record))) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(self.was_voided()),
             result => result,
         }
@@ -122,7 +122,7 @@ impl Session {
 /// Declares a session void, so that it can never commit. One that has ended meanwhile stays what it is.
 pub fn void(repository: &Repository, id: &SessionId, reason: &str) -> Result<()> {
     let record = VoidRecord { at: repository.clock().now(), reason: reason.to_owned() };
-    match repository.write_outcome(id, &Outcome::Void(record)) {
+    match repository.write_outcome(id, &SessionOutcome::Void(record)) {
         Err(error) if error.fault() == Some(Fault::AlreadyExists) => Ok(()),
         result => result,
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::{self, Completeness, Outcome, Signer, SnapshotRecord, SourceRecord};
+use crate::format::snapshot::{self, Completeness, SessionOutcome, Signer, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
 use crate::moment::DayOrTime;
 use crate::parallel;
@@ -118,10 +118,10 @@ impl Repository {
         let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         for outcome in read {
             match outcome {
-                Ok((id, Outcome::Snapshot(record), signer)) => {
+                Ok((id, SessionOutcome::Snapshot(record), signer)) => {
                     list.snapshots.push(Snapshot { id, record: *record, signer });
                 }
-                Ok((id, Outcome::Void(_), _)) => list.voids.push(id),
+                Ok((id, SessionOutcome::Void(_), _)) => list.voids.push(id),
                 Err(error) if error.fault() == Some(Fault::NotFound) => {}
                 Err(error) if error.is_damage() => list.damaged.push(error),
                 Err(error) => return Err(error),
@@ -194,7 +194,7 @@ impl Repository {
         Ok(missing)
     }
 
-    fn read_outcome(&self, id: &SessionId) -> Result<(Outcome, Certificate)> {
+    fn read_outcome(&self, id: &SessionId) -> Result<(SessionOutcome, Certificate)> {
         let key = layout::snapshot(id);
         let bytes = self.backend().read(&key)?;
         let damaged = |error| Error::damaged(&key, error);
@@ -244,7 +244,7 @@ impl Repository {
     /// Seals, signs and writes an outcome under a session's name. Whatever stands there already stays.
     ///
     /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
-    pub(super) fn write_outcome(&self, id: &SessionId, outcome: &Outcome) -> Result<()> {
+    pub(super) fn write_outcome(&self, id: &SessionId, outcome: &SessionOutcome) -> Result<()> {
         let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
         let body = snapshot::encode(self.id(), *id, outcome, &signer);
         let bytes = object::seal(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &body);

@@ -11,7 +11,7 @@ use mlvault::backend::memory::MemoryBackend;
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::format::BlobKind;
 use mlvault::format::object::{self, ObjectKind};
-use mlvault::format::snapshot::{self, Outcome};
+use mlvault::format::snapshot::{self, SessionOutcome};
 use mlvault::id::{ChunkId, SegmentId, SessionId};
 use mlvault::repository::{Repository, index_sync, layout};
 use mlvault::trees::reachable;
@@ -104,7 +104,7 @@ impl Oracle {
         let body = object::open(repository.keys(), repository.id(), ObjectKind::Snapshot, &id.to_string(), &bytes);
         let decoded = snapshot::decode(repository.id(), id, &repository.config().root_key, &body.unwrap()).unwrap();
         // One that was forgotten and pruned may come back by a late write; it stays forgotten.
-        let (Outcome::Snapshot(record), false) = (decoded.0, self.is_there(&layout::forgotten(&id))) else { return };
+        let (SessionOutcome::Snapshot(record), false) = (decoded.0, self.is_there(&layout::forgotten(&id))) else { return };
         repository.index().expire();
         let mut needs = Chunks::new();
         let reader = ChunkReader::new(Arc::clone(repository));
