@@ -15,7 +15,7 @@ use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, CopiedFrom, SessionOutcome, ProblemRecord, Signer, SnapshotRecord, SourceRecord,
+    self, Completeness, Component, CopiedFrom, ProblemRecord, SessionOutcome, Signer, SnapshotRecord, SourceRecord,
     Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;

@@ -486,7 +486,8 @@ mod tests {
 
     #[test]
     fn a_report_is_as_bad_as_its_worst_finding() {
-        let findings = vec![DoctorCheck::Listing.ok(None), DoctorCheck::Clock.warning("late"), DoctorCheck::Latency.ok(None)];
+        let findings =
+            vec![DoctorCheck::Listing.ok(None), DoctorCheck::Clock.warning("late"), DoctorCheck::Latency.ok(None)];
         let report = DoctorReport { location: "memory:".to_owned(), findings };
         assert_eq!(report.status(), Status::Warning);
         assert_eq!(report.finding(DoctorCheck::Clock).map(|finding| finding.status), Some(Status::Warning));

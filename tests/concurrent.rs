@@ -107,7 +107,8 @@ fn programs_that_share_a_cache_directory_back_up_at_once() {
 
 /// Writes the marker that makes a session void, as a prune would.
 fn plant_void_marker(backend: &dyn Backend, repository: &Repository, session: &SessionId) {
-    let outcome = SessionOutcome::Void(VoidRecord { at: jiff::Timestamp::now(), reason: "the test is a prune".to_owned() });
+    let outcome =
+        SessionOutcome::Void(VoidRecord { at: jiff::Timestamp::now(), reason: "the test is a prune".to_owned() });
     let access = repository.access();
     let signer = Signer { certificate: &access.certificate, seed: &access.signing_seed };
     let body = snapshot::encode(repository.id(), *session, &outcome, &signer);

@@ -124,7 +124,8 @@ fn a_flipped_bit_costs_a_chunk_and_the_next_backup_heals_it() {
             let before = scene.objects();
             scene.flip(&victim, hundredths);
             let checked = scene.vault.check(ReadData::All);
-            let dry = repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap();
+            let dry =
+                repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap();
             let report = scene.repair();
             assert_eq!(report.damaged.len(), 1, "{what}");
             assert_eq!((&report.damaged, &report.lost), (&dry.damaged, &dry.lost), "{what}");
@@ -263,7 +264,8 @@ fn a_lost_list_of_chunks_is_made_again_from_the_file() {
     flip(&memory, &victim, 30);
     let dry = repair(&vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap();
     assert_eq!(dry.lost[0].reason, "its list of chunks is lost");
-    let report = repair(&vault, &RepairPacksOptions { source: Some("/".into()), ..RepairPacksOptions::default() }).unwrap();
+    let report =
+        repair(&vault, &RepairPacksOptions { source: Some("/".into()), ..RepairPacksOptions::default() }).unwrap();
     assert_eq!((report.lost_count, report.chunks_replaced), (0, 1), "{report:?}");
     vault.assert_restores(id, directory.path(), &expected);
 }
@@ -311,7 +313,9 @@ fn a_repair_stopped_at_any_write_makes_nothing_worse_and_can_be_repeated() {
     scene.flip(&scene.victim("packs/data/"), 50);
     scene.flip(&scene.victim("packs/meta/"), 100);
     let wrecked = Arc::clone(&scene.memory);
-    let lost = |scene: &Scene| repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap().lost;
+    let lost = |scene: &Scene| {
+        repair(&scene.vault, &RepairPacksOptions { dry_run: true, ..RepairPacksOptions::default() }).unwrap().lost
+    };
     let expected = lost(&scene);
     let mut writes = 0;
     loop {

@@ -117,6 +117,7 @@ impl LocalBackend {
         self.prepare_directory(parent_of(key))?;
         let temporary = self.write_temporary(bytes).map_err(|error| failed("create", path, error))?;
         self.publish(temporary, path).map_err(|error| failed("create", path, error))?;
+        // The name is durable before the caller goes on: what refers to this object is written after it.
         sync_directory_of(path).map_err(|error| {
             // The promise is that a failed create leaves nothing visible; if even this fails, no more can be done.
             let _ = fs::remove_file(path);
@@ -131,6 +132,7 @@ impl LocalBackend {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path)?;
         let temporary = Temporary { path, is_there: true };
         file.write_all(bytes)?;
+        // Before the rename: a name that survives a crash must not lead to content that did not.
         file.sync_all()?;
         Ok(temporary)
     }
@@ -138,6 +140,7 @@ impl LocalBackend {
     /// Gives a temporary file its final name, unless that is taken.
     fn publish(&self, temporary: Temporary, path: &Path) -> io::Result<()> {
         if !self.lacks_rename.load(Ordering::Relaxed) {
+            // Atomic, and refused where the name is taken: this is the create-only write that the protocol rests on.
             match renameat_with(CWD, &temporary.path, CWD, path, RenameFlags::NOREPLACE) {
                 // NFS and some FUSE file systems do not know the flag.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.lacks_rename.store(true, Ordering::Relaxed),

@@ -61,6 +61,7 @@ impl Cipher {
 
     /// Appends the tag to the encrypted `message`.
     pub fn seal(&self, counter: u64, associated: &[u8], mut message: Vec<u8>) -> Vec<u8> {
+        // The tag covers the associated data too: what is sealed for one place does not open in another.
         let tag = self.seal_in_place(counter, associated, &mut message);
         message.extend_from_slice(&tag);
         message

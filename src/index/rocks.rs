@@ -234,6 +234,7 @@ impl ChunkIndex for RocksIndex {
             self.add_pack(number, segment.kind, pack, pack_number)?;
         }
         let chunks: usize = segment.packs.iter().map(|pack| pack.chunks.len()).sum();
+        // Last: without a write-ahead log a crash loses the end of what was written, so a segment whose row is there is whole.
         let row = [number.to_be_bytes(), (chunks as u32).to_be_bytes()].concat();
         self.put(&segment_key(segment.kind, &id), &row)?;
         let mut state = self.write_state();
@@ -245,6 +246,7 @@ impl ChunkIndex for RocksIndex {
     fn remove(&self, kind: BlobKind, id: SegmentId) -> Result<()> {
         let mut state = self.write_state();
         let Some((number, chunks)) = state.segments[kind].remove(&id) else { return Ok(()) };
+        // Its rows stay and count for nothing: who looks up a chunk asks whether its segment is alive.
         state.alive.remove(&number);
         state.dead_chunks += u64::from(chunks);
         let mut batch = WriteBatch::default();

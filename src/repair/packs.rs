@@ -135,7 +135,12 @@ impl Repair<'_> {
     }
 
     /// Marks the damaged packs, then stores what can be had of them. Returns what is lost in the end.
-    fn mend(&self, survey: &Survey, wanted: Wanted, report: &mut RepairPacksReport) -> Result<(Losses, BTreeSet<Chunk>)> {
+    fn mend(
+        &self,
+        survey: &Survey,
+        wanted: Wanted,
+        report: &mut RepairPacksReport,
+    ) -> Result<(Losses, BTreeSet<Chunk>)> {
         report.packs_marked = self.mark(&survey.damaged)?;
         let session = WritingSession::begin(self.repository, "repair", self.hears)?;
         self.store(&survey.damaged, session.writer(), wanted, report)?;
@@ -156,7 +161,13 @@ impl Repair<'_> {
         Ok(packs.len() as u64)
     }
 
-    fn store(&self, damaged: &[DamagedPack], writer: &ChunkWriter, wanted: Wanted, report: &mut RepairPacksReport) -> Result<()> {
+    fn store(
+        &self,
+        damaged: &[DamagedPack],
+        writer: &ChunkWriter,
+        wanted: Wanted,
+        report: &mut RepairPacksReport,
+    ) -> Result<()> {
         self.hears.monitor.phase("save chunks", Some(damaged.len() as u64), None);
         let reader = ChunkReader::new(Arc::clone(self.repository));
         let mut encoder = Encoder::default();

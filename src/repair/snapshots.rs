@@ -105,7 +105,12 @@ pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Re
     for snapshot in looked_at {
         if let Some((lost, lost_count)) = losses.of.remove(&snapshot.id) {
             let repaired_as = all.iter().find(|it| !is_hurt.contains(&it.id) && is_made_from(it, &snapshot.id));
-            hurt.push(LossySnapshot { snapshot: snapshot.id, lost, lost_count, repaired_as: repaired_as.map(|it| it.id) });
+            hurt.push(LossySnapshot {
+                snapshot: snapshot.id,
+                lost,
+                lost_count,
+                repaired_as: repaired_as.map(|it| it.id),
+            });
         }
     }
     Ok(RepairPlan { hurt, snapshots: looked_at.len() as u64, packs_read: survey.packs, lost: survey.lost })
@@ -133,7 +138,12 @@ pub fn run(repository: &Arc<Repository>, plan: &RepairPlan, forget: bool, hears:
     Ok(repaired)
 }
 
-fn write_anew(repository: &Arc<Repository>, plan: &RepairPlan, hurt: &LossySnapshot, hears: &Hears) -> Result<Repaired> {
+fn write_anew(
+    repository: &Arc<Repository>,
+    plan: &RepairPlan,
+    hurt: &LossySnapshot,
+    hears: &Hears,
+) -> Result<Repaired> {
     let session = WritingSession::begin(repository, "repair", hears)?;
     let list = repository.list_snapshots()?.snapshots;
     let original = &list[select(&list, &hurt.snapshot.to_string())?];

@@ -172,7 +172,9 @@ impl Look<'_> {
     /// Returns what is wrong with a pack, and which of its chunks cannot be read from it.
     fn examine(&self, kind: BlobKind, pack: &IndexedPack, stored: &StoredPacks) -> Result<Option<PackDamage>> {
         self.hears.check()?;
-        let Some(size) = stored.get(&pack.id) else { return Ok(Some(PackDamage::of_all(pack, "it is missing".to_owned()))) };
+        let Some(size) = stored.get(&pack.id) else {
+            return Ok(Some(PackDamage::of_all(pack, "it is missing".to_owned())));
+        };
         self.hears.monitor.count(Counter::Entries, 1);
         self.hears.monitor.count(Counter::Bytes, *size);
         // Twice: what is wrong with one reading only is no reason to mark a pack.

@@ -74,6 +74,7 @@ pub(super) fn unlock(
             let damaged = |error| Error::damaged(&object.key, error);
             let header = key_slot::checked(&bytes).and_then(key_slot::SlotHeader::decode).map_err(damaged)?;
             check_name(&object.key, &header.slot)?;
+            // A slot of another repository could hand out that one's secrets under this one's name.
             if header.repository != repository {
                 return Err(Error::damaged(&object.key, "it belongs to another repository than config"));
             }
@@ -83,6 +84,7 @@ pub(super) fn unlock(
         match opened {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {}
+            // A damaged slot must not lock out the others; it is told only if none of them opens.
             Err(error) if error.is_damage() => damage = Some(error),
             Err(error) => return Err(error),
         }

@@ -104,7 +104,9 @@ impl Oracle {
         let body = object::open(repository.keys(), repository.id(), ObjectKind::Snapshot, &id.to_string(), &bytes);
         let decoded = snapshot::decode(repository.id(), id, &repository.config().root_key, &body.unwrap()).unwrap();
         // One that was forgotten and pruned may come back by a late write; it stays forgotten.
-        let (SessionOutcome::Snapshot(record), false) = (decoded.0, self.is_there(&layout::forgotten(&id))) else { return };
+        let (SessionOutcome::Snapshot(record), false) = (decoded.0, self.is_there(&layout::forgotten(&id))) else {
+            return;
+        };
         repository.index().expire();
         let mut needs = Chunks::new();
         let reader = ChunkReader::new(Arc::clone(repository));

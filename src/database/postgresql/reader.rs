@@ -33,8 +33,11 @@ impl PostgresqlReader {
         let pg_dump = PgDump::find(uri, server.major)?;
         let options = needed_options(&mut server)?;
         server.settle()?;
+        // One instant for everything that is read of this database: the rows, the catalogue, and what pg_dump writes. The
+        // transaction stays open until the dump has begun, because the exported snapshot lives no longer than it.
         server.run("begin to read", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let snapshot = server.text("begin to read", "SELECT pg_export_snapshot()")?;
+        // Asked within the transaction, before anything is stored: a dump without some tables would look whole.
         may_read_all(&mut server)?;
         let facts = DatabaseFacts {
             engine: Engine::Postgresql,

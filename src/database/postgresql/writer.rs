@@ -57,6 +57,7 @@ impl PostgresqlWriter {
         if self.server.text("load into", "SELECT txid_current()")? != transaction {
             return Err(self.server.error("load into", "the dump ended the transaction that it was loaded in"));
         }
+        // All or nothing: up to here nobody else sees a row, and whatever fails before rolls everything back.
         self.server.run("commit to", "COMMIT")?;
         Ok(changed)
     }
@@ -104,6 +105,7 @@ impl PostgresqlWriter {
             }
         }
         rows.write_all(&lines).map_err(|error| failed(super::describe_io(&error)))?;
+        // Only this ends the COPY: rows that were sent without it are not in the table.
         rows.finish().map_err(|error| failed(describe(&error)))?;
         Ok(())
     }

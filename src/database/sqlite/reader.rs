@@ -57,6 +57,7 @@ impl SqliteReader {
         copy(&original, &copy_path.0, cancel)?;
         let mut copy = File::open(&copy_path.0)?;
         copy.location.clone_from(&original.location);
+        // A copy that SQLite itself calls damaged is no backup. Better to know tonight than when it is restored.
         check(&copy)?;
         let version = rusqlite::version().to_owned();
         let facts = DatabaseFacts {
@@ -89,6 +90,7 @@ fn create_copy(scratch: &Path) -> Result<ScratchCopy> {
 fn copy(original: &File, path: &Path, cancel: &Cancel) -> Result<()> {
     let fault = |error: rusqlite::Error| original.error("copy", describe(&error));
     let mut copy = Connection::open(path).map_err(fault)?;
+    // SQLite's online backup: pages of one instant, while MLflow goes on writing to the original.
     let backup = Backup::new(&original.connection, &mut copy).map_err(fault)?;
     let begun = Instant::now();
     loop {
