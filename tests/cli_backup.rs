@@ -212,3 +212,20 @@ fn an_interrupted_backup_ends_with_130_and_its_work_is_used_by_the_next() {
     let new = json["record"]["statistics"]["bytes_new"].as_u64().unwrap();
     assert!(new < LARGE_BYTES as u64 - (20 << 20), "{new} bytes are new again");
 }
+
+#[test]
+fn a_standard_error_that_is_closed_or_full_costs_no_backup() {
+    let runner = Runner::with_repository();
+    runner.write("file", "content");
+    for gone in ["2>&-", "2>/dev/full"] {
+        for style in ["", "--json"] {
+            let backup =
+                runner.shell(&format!("exec \"$MLVAULT\" {style} --verbose backup . {gone}")).output().unwrap();
+            assert_eq!(backup.status.code(), Some(0), "{style} {gone}");
+            let refused =
+                runner.shell(&format!("exec \"$MLVAULT\" {style} cat latest nothing {gone}")).output().unwrap();
+            assert_eq!(refused.status.code(), Some(1), "{style} {gone}");
+        }
+    }
+    assert_eq!(snapshot_count(&runner), 4);
+}

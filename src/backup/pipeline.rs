@@ -389,6 +389,11 @@ impl Stages<'_> {
                         .note(&format!("{}: {}, and so did its row", problem.location, problem.message));
                     Ok(())
                 }
+                Replacement::Unfinished => {
+                    let note = format!("{}: {}; it was an upload under way", problem.location, problem.message);
+                    self.job.hears.monitor.note(&note);
+                    Ok(())
+                }
                 Replacement::Problem => {
                     self.job.problems.add(&problem.location, &problem.message);
                     Ok(())

@@ -23,6 +23,8 @@ pub trait Review {
 pub enum Replacement {
     /// It is missing in the snapshot.
     Problem,
+    /// It was an upload that had not come to its end.
+    Unfinished,
     /// It was deleted on purpose; this is what stands in its place, if anything does.
     By(Option<Box<Entry>>),
 }

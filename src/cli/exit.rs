@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use mlvault::error::{Error, Fault};
 
+use crate::cli::stderr::tell;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(u8);
@@ -78,11 +80,11 @@ pub fn report(error: &Error, json: bool) -> ExitCode {
     if json {
         let line =
             serde_json::json!({ "type": "error", "message": error.to_string(), "hint": hint, "exit_code": code.0 });
-        eprintln!("{line}");
+        tell(&line.to_string());
     } else {
-        eprintln!("Error: {error}");
+        tell(&format!("Error: {error}"));
         if let Some(hint) = hint {
-            eprintln!("Hint: {hint}");
+            tell(&format!("Hint: {hint}"));
         }
     }
     code.into()

@@ -37,6 +37,7 @@ mod restore_rest;
 mod selection;
 mod snapshots;
 mod stats;
+mod stderr;
 mod tag;
 mod to;
 mod undelete;

@@ -13,6 +13,8 @@ use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::sync::lock;
 use mlvault::units::format_bytes;
 
+use crate::cli::stderr::tell;
+
 /// Time between updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between lines in a log.
@@ -114,16 +116,16 @@ impl Shown {
         let standing = Standing { entries, bytes, total, known, rate, remaining };
         match &self.style {
             Style::Silent => {}
-            Style::Json => eprintln!(
-                "{}",
-                json!({
+            Style::Json => {
+                let line = json!({
                     "type": "progress", "phase": phase, "seconds": seconds,
                     "entries": entries, "entries_total": self.entries_total.load(Ordering::Relaxed),
                     "bytes": bytes, "bytes_total": total, "bytes_deduplicated": known,
                     "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": remaining,
-                })
-            ),
-            Style::Log => eprintln!("{}", standing.line(phase)),
+                });
+                tell(&line.to_string());
+            }
+            Style::Log => tell(&standing.line(phase)),
             Style::Bar(bar) => {
                 bar.set_length(total.max(bytes).max(1));
                 bar.set_position(bytes);
@@ -134,8 +136,8 @@ impl Shown {
 
     fn say(&self, text: &str) {
         match &self.style {
-            Style::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            _ => eprintln!("{text}"),
+            Style::Bar(bar) => bar.suspend(|| tell(text)),
+            _ => tell(text),
         }
     }
 }

@@ -81,6 +81,13 @@ impl Runner {
         self.set_up(command, args)
     }
 
+    /// Prepares a run of a shell line, in which `$MLVAULT` is the program.
+    pub fn shell(&self, line: &str) -> Command {
+        let mut command = self.set_up(Command::new("sh"), ["-c", line]);
+        command.env("MLVAULT", env!("CARGO_BIN_EXE_mlvault"));
+        command
+    }
+
     fn set_up<S: AsRef<OsStr>>(&self, mut command: Command, args: impl IntoIterator<Item = S>) -> Command {
         command.args(args).current_dir(self.path("src")).stdin(Stdio::null()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -25,6 +25,10 @@ const UPLOAD: &[u8] = b".artifact.uploading.";
 /// Files that a model has lost and that its reference names.
 const LOST_NAMED_MAX: usize = 100;
 
+fn is_upload(path: &[u8]) -> bool {
+    path.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(UPLOAD))
+}
+
 /// What the check asks of its surroundings.
 pub trait Surroundings {
     /// Returns whether the row of a claim is gone from the live database; `None` if that cannot be found out.
@@ -137,8 +141,8 @@ impl<'a> CrossCheck<'a> {
 
     /// Decides on an entry of the parent that is gone. Returns it if its row went with it, to be carried over.
     fn decide(&mut self, entry: Entry) -> Result<Option<Entry>> {
-        let is_upload = entry.path.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(UPLOAD));
-        let Some(innermost) = self.open.last().filter(|open| open.is_settled() && !is_upload) else { return Ok(None) };
+        let is_file = !is_upload(&entry.path);
+        let Some(innermost) = self.open.last().filter(|open| open.is_settled() && is_file) else { return Ok(None) };
         let key = innermost.key.clone();
         let mut is_gone = true;
         for owner in self.open.iter_mut().filter(|open| open.key == key) {
@@ -233,7 +237,12 @@ impl Review for CrossCheck<'_> {
     }
 
     /// What was listed and could not be read is harmless if its row was deleted meanwhile.
-    fn replace(&mut self, _: &[u8]) -> Result<Replacement> {
+    fn replace(&mut self, path: &[u8]) -> Result<Replacement> {
+        // Renamed or given up since it was listed. It was never a file of a row: what is complete was so before the
+        // databases were read, and the rest comes with the next backup.
+        if is_upload(path) {
+            return Ok(Replacement::Unfinished);
+        }
         let surroundings = self.surroundings.as_mut();
         if !self.open.last_mut().is_some_and(|owner| owner.is_gone(surroundings)) {
             return Ok(Replacement::Problem);
@@ -552,5 +561,7 @@ mod tests {
         assert!(matches!(check.replace(b"1/gone/artifacts/b").unwrap(), Replacement::By(None)));
         assert!(check.advance(Some(b"1/kept/artifacts/c")).unwrap().is_empty());
         assert!(matches!(check.replace(b"1/kept/artifacts/c").unwrap(), Replacement::Problem));
+        let upload = b"1/kept/artifacts/.artifact.uploading.x3j6iqsx";
+        assert!(matches!(check.replace(upload).unwrap(), Replacement::Unfinished));
     }
 }
