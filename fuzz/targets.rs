@@ -528,7 +528,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         more: Default::default(),
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);
-    Snapshot { id, record, signer: certificate() }
+    Snapshot { id, record, signer: certificate(), arrived: started }
 }
 
 /// Keys come from listings, which anybody who can write to the place can add to.

@@ -190,7 +190,7 @@ impl LocalBackend {
             } else if metadata.is_dir() {
                 pending.push(key);
             } else if metadata.is_file() {
-                listed.push(Listed { key, size: metadata.len() });
+                listed.push(Listed { key, size: metadata.len(), modified: modified(&metadata).unwrap_or_default() });
             }
         }
         Ok(())
@@ -386,9 +386,16 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn is_stale(entry: &fs::DirEntry, now: Timestamp) -> bool {
-    let modified = entry.metadata().ok().filter(|metadata| metadata.is_file()).and_then(|data| data.modified().ok());
-    let modified = modified.and_then(|modified| Timestamp::try_from(modified).ok());
-    modified.is_some_and(|modified| now.duration_since(modified) > SignedDuration::from_secs(TEMPORARY_AGE_SECONDS_MAX))
+    let metadata = entry.metadata().ok().filter(|metadata| metadata.is_file());
+    metadata
+        .as_ref()
+        .and_then(modified)
+        .is_some_and(|modified| now.duration_since(modified) > SignedDuration::from_secs(TEMPORARY_AGE_SECONDS_MAX))
+}
+
+/// Returns when a file was written, unless the file system does not know or names a time out of reach.
+fn modified(metadata: &fs::Metadata) -> Option<Timestamp> {
+    Timestamp::try_from(metadata.modified().ok()?).ok()
 }
 
 fn refused_link(action: &'static str, path: &Path) -> Error {

@@ -1,26 +1,52 @@
-//! Objects in memory, for tests.
+//! Objects in memory, for tests, which may also say what time it is there.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::backend::{Backend, Listed, is_key, is_key_prefix};
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Fault, Result};
 use crate::sync::lock;
 
 /// A backend that lives as long as its value.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MemoryBackend {
-    objects: Mutex<BTreeMap<String, Bytes>>,
+    objects: Mutex<BTreeMap<String, Stored>>,
+    /// Where it has one, this machine's clock is not asked.
+    clock: Option<Arc<dyn Clock>>,
+}
+
+struct Stored {
+    bytes: Bytes,
+    modified: Timestamp,
 }
 
 impl MemoryBackend {
+    /// Returns an empty backend with a clock of its own, like that of a server.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self { objects: Mutex::default(), clock: Some(clock) }
+    }
+
     /// Replaces or plants an object, as only a test's vandal would.
     pub fn overwrite(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.objects().insert(key.to_owned(), bytes.into());
+        let stored = self.stored_now(bytes.into());
+        self.objects().insert(key.to_owned(), stored);
+    }
+
+    /// Changes the time at which an object was written, if it is there.
+    pub fn set_modified(&self, key: &str, modified: Timestamp) {
+        if let Some(stored) = self.objects().get_mut(key) {
+            stored.modified = modified;
+        }
+    }
+
+    fn stored_now(&self, bytes: Bytes) -> Stored {
+        let modified = self.clock.as_ref().map_or_else(|| SystemClock.now(), |clock| clock.now());
+        Stored { bytes, modified }
     }
 
     /// Fails for a name that no other backend would take either.
@@ -28,7 +54,7 @@ impl MemoryBackend {
         if is_key(key) { Ok(()) } else { Err(Error::backend(Fault::Other, action, key, "it is not a valid key")) }
     }
 
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
         lock(&self.objects)
     }
 }
@@ -40,17 +66,19 @@ impl Backend for MemoryBackend {
 
     fn create(&self, key: &str, bytes: Bytes) -> Result<()> {
         Self::check_key("create", key)?;
+        let stored = self.stored_now(bytes);
         let mut objects = self.objects();
         if objects.contains_key(key) {
             return Err(Error::backend(Fault::AlreadyExists, "create", key, "it exists"));
         }
-        objects.insert(key.to_owned(), bytes);
+        objects.insert(key.to_owned(), stored);
         Ok(())
     }
 
     fn read(&self, key: &str) -> Result<Bytes> {
         Self::check_key("read", key)?;
-        self.objects().get(key).cloned().ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))
+        let found = self.objects().get(key).map(|stored| stored.bytes.clone());
+        found.ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
@@ -70,7 +98,11 @@ impl Backend for MemoryBackend {
         let from = objects.range(prefix.to_owned()..);
         Ok(from
             .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, bytes)| Listed { key: key.clone(), size: bytes.len() as u64 })
+            .map(|(key, stored)| Listed {
+                key: key.clone(),
+                size: stored.bytes.len() as u64,
+                modified: stored.modified,
+            })
             .collect())
     }
 
@@ -81,7 +113,7 @@ impl Backend for MemoryBackend {
     }
 
     fn server_time(&self) -> Result<Option<Timestamp>> {
-        Ok(None)
+        Ok(self.clock.as_ref().map(|clock| clock.now()))
     }
 
     fn concurrency(&self) -> usize {

@@ -42,6 +42,10 @@ pub struct Listed {
     pub key: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was written, by the clock of the place; the epoch where that is not known.
+    ///
+    /// Who may write into a directory can set this to anything. On S3 it is the server's word.
+    pub modified: Timestamp,
 }
 
 /// Returns whether `text` is a valid key: what [`Backend`] says of keys, and at most [`KEY_BYTES_MAX`] long.

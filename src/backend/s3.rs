@@ -73,7 +73,8 @@ impl S3Backend {
         let key = object.key.get(self.prefix.len()..)?;
         // A foreign key need not be UTF-8. What it is listed as then is no valid key either.
         let key = String::from_utf8_lossy(key).into_owned();
-        (!key.ends_with('/')).then_some(Listed { key, size: object.size })
+        let modified = Timestamp::from_second(object.modified.seconds).unwrap_or_default();
+        (!key.ends_with('/')).then_some(Listed { key, size: object.size, modified })
     }
 
     /// Removes up to [`REMOVALS_MAX`] objects by one request. Returns those that are still to be removed.
@@ -175,8 +176,10 @@ impl Backend for S3Backend {
 
 /// Sorts a listing. An object that is listed twice, as `rclone serve s3` does after two writes of it, counts once.
 fn sorted(mut listed: Vec<Listed>) -> Result<Vec<Listed>, &'static str> {
-    listed.sort_unstable_by(|left, right| left.key.cmp(&right.key).then(left.size.cmp(&right.size)));
-    listed.dedup();
+    // Of two times the earlier one counts: it is the first of the two writes.
+    let order = |object: &Listed| (object.size, object.modified);
+    listed.sort_unstable_by(|left, right| left.key.cmp(&right.key).then(order(left).cmp(&order(right))));
+    listed.dedup_by(|later, first| later.key == first.key && later.size == first.size);
     if listed.windows(2).any(|pair| pair[0].key == pair[1].key) {
         return Err("the listing has a key with different sizes");
     }

@@ -147,7 +147,7 @@ impl Check<'_> {
     /// Sorts the listing of the whole repository; what mlvault did not make is noted.
     fn stored_packs(&self, objects: &[Listed]) -> HashMap<PackId, (BlobKind, u64)> {
         let (mut stored, mut unknown, mut probes) = (HashMap::new(), Vec::new(), 0);
-        for Listed { key, size } in objects {
+        for Listed { key, size, .. } in objects {
             match Object::parse(key) {
                 Some(Object::Pack(kind, id)) => drop(stored.insert(id, (kind, *size))),
                 // Read for themselves, each kind before what it rests on: see the order in `check`.

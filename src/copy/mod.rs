@@ -194,7 +194,8 @@ impl Copy<'_> {
         self.hears.monitor.detail(&|| format!("copied {} to {}", snapshot.id.short(), copy.short()));
         self.summary.copied.push(Copied { snapshot: snapshot.id, copy });
         let signer = self.target.access().certificate.clone();
-        self.there.push(Snapshot { id: copy, record: stored.record, signer });
+        let arrived = self.target.clock().now();
+        self.there.push(Snapshot { id: copy, record: stored.record, signer, arrived });
         Ok(())
     }
 

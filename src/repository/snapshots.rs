@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::error::{Error, Fault, Result};
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub record: SnapshotRecord,
     /// Who wrote it.
     pub signer: Certificate,
+    /// When it arrived, by the clock of the place where it is stored.
+    pub arrived: Timestamp,
 }
 
 impl Snapshot {
@@ -109,7 +112,7 @@ impl Repository {
                 .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
             self.outcomes
                 .get(self, &id, object.size, || self.read_outcome(&id))
-                .map(|(outcome, signer)| (id, outcome, signer))
+                .map(|(outcome, signer)| (id, outcome, signer, object.modified))
         });
         // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
         let records = self.backend().list(layout::FORGOTTEN)?;
@@ -118,10 +121,10 @@ impl Repository {
         let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
         for outcome in read {
             match outcome {
-                Ok((id, SessionOutcome::Snapshot(record), signer)) => {
-                    list.snapshots.push(Snapshot { id, record: *record, signer });
+                Ok((id, SessionOutcome::Snapshot(record), signer, arrived)) => {
+                    list.snapshots.push(Snapshot { id, record: *record, signer, arrived });
                 }
-                Ok((id, SessionOutcome::Void(_), _)) => list.voids.push(id),
+                Ok((id, SessionOutcome::Void(_), ..)) => list.voids.push(id),
                 Err(error) if error.fault() == Some(Fault::NotFound) => {}
                 Err(error) if error.is_damage() => list.damaged.push(error),
                 Err(error) => return Err(error),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use mlvault::backend::Listed;
 use mlvault::error::{Error, Fault, Result};
 
@@ -97,7 +98,9 @@ impl Mutation {
                 let mut all: BTreeMap<String, u64> =
                     list(process, prefix)?.into_iter().map(|listed| (listed.key, listed.size)).collect();
                 all.extend(ever.into_iter().filter(|(key, _)| key.starts_with(prefix)));
-                Ok(Answer::Listing(all.into_iter().map(|(key, size)| Listed { key, size }).collect()))
+                Ok(Answer::Listing(
+                    all.into_iter().map(|(key, size)| Listed { key, size, modified: Timestamp::UNIX_EPOCH }).collect(),
+                ))
             }
             (Break::CommitOverwrites, Operation::Create(key, bytes)) if key.starts_with("snapshots/") => {
                 process.send(Operation::Overwrite(key.clone(), bytes.clone()))
