@@ -15,7 +15,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::cancel::Cancel;
 use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
@@ -77,7 +76,7 @@ pub fn file(
         out.flush().map_err(output_fault)?;
         Ok(DumpSummary { entries: 1, bytes: content.size })
     };
-    run(&reader, feed, write, &hears.cancel)
+    run(&reader, feed, write, hears)
 }
 
 /// Returns the file that a path means where a file or a directory may stand: what is at the path, or the dump if a
@@ -163,7 +162,7 @@ pub fn archive(
         }
         written.map(|()| archive.summary)
     };
-    run(&reader, feed, write, &hears.cancel)
+    run(&reader, feed, write, hears)
 }
 
 /// What the reading thread hands over.
@@ -185,15 +184,15 @@ fn run<T>(
     reader: &ChunkReader,
     feed: impl FnOnce(&mut Feeder<'_>) -> Result<()> + Send,
     write: impl FnOnce(&mut Pieces) -> Result<T>,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<T> {
     let chunk_bytes = reader.repository().memory_plan().chunk_bytes;
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let window_bytes = WINDOW_BYTES_MAX.min(chunk_bytes / (2 * WINDOWS));
-            let fetcher = ChunkFetcher::new(reader, chunk_bytes / 2, cancel);
-            let mut feeder = Feeder { fetcher, cancel, sender, window_bytes, planned: Vec::new(), bytes: 0 };
+            let fetcher = ChunkFetcher::new(reader, chunk_bytes / 2, hears);
+            let mut feeder = Feeder { fetcher, hears, sender, window_bytes, planned: Vec::new(), bytes: 0 };
             if let Err(error) = feed(&mut feeder).and_then(|()| feeder.flush()) {
                 // Nobody listens any more only when writing has failed already.
                 let _ = feeder.sender.send(Err(error));
@@ -207,7 +206,7 @@ fn run<T>(
 /// The reading side.
 struct Feeder<'a> {
     fetcher: ChunkFetcher<'a>,
-    cancel: &'a Cancel,
+    hears: &'a Hears,
     sender: SyncSender<Result<Vec<Piece>>>,
     window_bytes: u64,
     planned: Vec<Planned>,
@@ -267,7 +266,7 @@ impl Feeder<'_> {
 
     /// Fetches what is planned and hands it over.
     fn flush(&mut self) -> Result<()> {
-        self.cancel.check()?;
+        self.hears.check()?;
         let planned = std::mem::take(&mut self.planned);
         self.bytes = 0;
         let wanted: Vec<WantedChunk> = planned

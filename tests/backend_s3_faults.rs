@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::backend::s3::S3Backend;
 use mlvault::error::{Error, Fault, Result};
-use mlvault::s3::Patience;
+use mlvault::s3::{Bucket, ObjectHeaders, Patience, Upload};
 
 use crate::support::fault_server::{Answer, FaultServer, Request};
 use crate::support::s3_server::{BUCKET, SECRET_ACCESS_KEY, options_for};
@@ -87,6 +87,35 @@ fn a_server_that_recovers_is_tried_again() {
     let (created, requests) = with_server(answer, |backend| backend.create("object", Bytes::from_static(b"content")));
     created.unwrap();
     assert_eq!(requests, 3);
+}
+
+#[test]
+fn an_upload_in_parts_outlasts_a_conflict_as_other_writes_do() {
+    let of_upload = |conflicts: usize| {
+        move |number: usize, request: &Request| match (request.method.as_str(), number) {
+            ("POST", 0) => Answer::with(
+                200,
+                "<InitiateMultipartUploadResult><UploadId>one</UploadId></InitiateMultipartUploadResult>",
+            ),
+            ("PUT", _) => Answer::Full(200, vec![("ETag", "\"part\"".to_owned())], Vec::new()),
+            ("POST", number) if number < 2 + conflicts => Answer::error(409, "ConditionalRequestConflict"),
+            ("POST", _) => {
+                Answer::with(200, "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
+            }
+            _ => Answer::with(204, ""),
+        }
+    };
+    let write = |port: u16| -> Result<()> {
+        let bucket = Bucket::connect(BUCKET, &options_for(port), IMPATIENT)?;
+        let upload = Upload::begin(&bucket, "object", &ObjectHeaders::default())?;
+        let part = upload.put_later(1, Bytes::from_static(b"content")).wait()?;
+        upload.complete(vec![part], true)
+    };
+    let server = FaultServer::start(of_upload(3));
+    write(server.port()).unwrap();
+    assert_eq!(server.requests(), 2 + 3 + 1);
+    let server = FaultServer::start(of_upload(usize::MAX - 2));
+    assert_eq!(fault(&write(server.port())), Fault::Unavailable, "attempts are bounded");
 }
 
 #[test]

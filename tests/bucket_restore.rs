@@ -13,7 +13,7 @@ use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::repository::Repository;
 use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket, run_snapshot};
-use mlvault::restore::{self, RestoreSummary};
+use mlvault::restore::{self, RestoreOptions, RestoreSummary};
 use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::MIB;
@@ -23,7 +23,7 @@ use crate::support::buckets::{ODD_KEYS, backup_prefix, contents, put};
 use crate::support::cli::Runner;
 use crate::support::fault_server::Answer;
 use crate::support::recording_proxy::RecordingProxy;
-use crate::support::repo::{Problems, Vault, noise, prose, restore_options};
+use crate::support::repo::{Problems, Vault, noise, prose};
 use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY, unsigned_request};
 
 const REPLACE: BucketRestoreOptions = BucketRestoreOptions { replace: true, dry_run: false };
@@ -275,7 +275,7 @@ fn a_bucket_is_restored_into_a_directory_as_far_as_names_allow() {
     let repository = vault.open().unwrap();
     let snapshot = repository.find_snapshot(&snapshot.to_string()).unwrap();
     let (directory, problems) = (TempDir::new().unwrap(), Arc::new(Problems::default()));
-    let options = restore_options(directory.path());
+    let options = RestoreOptions::into_directory(directory.path());
     let summary =
         restore::run(&repository, &snapshot, &options, &Hears::new(problems.clone(), Cancel::default())).unwrap();
     let mut subjects = problems.subjects();

@@ -62,6 +62,10 @@ fn what_would_be_regretted_is_refused() {
     runner.run(["forget", "--keep-last", "1", "--time-zone", "Mars/Olympus"]).expect(2);
     let refused = runner.run(["forget", "--keep-last", "1"]).expect(1);
     assert!(refused.stderr.contains("3 of 4 snapshots") && refused.stderr.contains("--force"), "{}", refused.stderr);
+    let refused = runner.run(["forget", "--keep-last", "1", "--json"]).expect(1).json();
+    assert_eq!((&refused["forgotten"], &refused["dry_run"]), (&0.into(), &false.into()), "{refused:#}");
+    assert!(refused["plan"]["objections"].to_string().contains("3 of 4 snapshots"), "{refused:#}");
+    assert_eq!(refused["plan"]["decisions"].as_array().unwrap().len(), 4, "{refused:#}");
     let refused = runner.run(["forget", "latest"]).expect(1);
     assert!(refused.stderr.contains("newest complete"), "{}", refused.stderr);
     assert_eq!(listed(&runner), ids);

@@ -17,6 +17,7 @@ use mlvault::format::note::Says;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
 use mlvault::repository::session;
+use mlvault::restore::RestoreOptions;
 use mlvault::retention::undelete;
 use tempfile::TempDir;
 
@@ -473,7 +474,7 @@ fn a_restore_with_a_lost_tree_removes_nothing() {
     std::fs::write(&kept, "x").unwrap();
     let repository = scene.vault.open().unwrap();
     let snapshot = repository.find_snapshot(&scene.first.0.to_string()).unwrap();
-    let mut options = crate::support::repo::restore_options(target.path());
+    let mut options = RestoreOptions::into_directory(target.path());
     options.delete = true;
     let summary = mlvault::restore::run(&repository, &snapshot, &options, &mlvault::hears::Hears::nobody()).unwrap();
     assert!(summary.problems > 0 && summary.removed == 0);

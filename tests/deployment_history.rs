@@ -49,6 +49,28 @@ fn each_snapshot_lists_what_the_deployment_held_on_its_day() {
 }
 
 #[test]
+fn runs_experiments_and_versions_are_listed_newest_first() {
+    let lived = ThreeDays::unpack();
+    let runner = &lived.runner;
+    let assert_falls = |what: &str, listed: &[Value], key: &str| {
+        let found: Vec<_> = listed.iter().map(|it| it[key].as_i64().unwrap()).collect();
+        let mut sorted = found.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(found, sorted, "{what}");
+        assert!(found.len() > 3 && found[0] > found[found.len() - 1], "{what}: {found:?}");
+    };
+    assert_falls("runs", &list(runner, &["runs"]), "start_time");
+    assert_falls("runs of one experiment", &list(runner, &["runs", "--experiment", "demand"]), "start_time");
+    assert_falls("experiments", &list(runner, &["experiments"]), "creation_time");
+    let versions = list(runner, &["models", "fraud-detector"])[0]["versions"].as_array().unwrap().clone();
+    assert_falls("versions", &versions, "version");
+    let text = runner.run(["runs", "--experiment", "demand"]).expect(0).text();
+    let listed: Vec<_> = text.lines().skip(1).map(|line| line.split("  ").next().unwrap().to_owned()).collect();
+    let ids = list(runner, &["runs", "--experiment", "demand"]);
+    assert_eq!(listed, ids.iter().map(|run| run["run_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_difference_of_two_snapshots_speaks_mlflow() {
     let lived = ThreeDays::unpack();
     let (day2, day3) = (&lived.snapshots[1].0, &lived.snapshots[2].0);

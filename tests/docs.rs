@@ -79,6 +79,18 @@ fn the_page_of_commands_has_the_help_of_each() {
 }
 
 #[test]
+fn the_help_of_every_command_has_examples() {
+    let helps = help::all();
+    let leaves: Vec<_> = helps.iter().filter(|help| help.commands().is_empty()).collect();
+    assert!(leaves.len() > 25, "{}", leaves.len());
+    for help in leaves {
+        let call = format!("mlvault {}", help.name);
+        let examples = help.group("Examples").unwrap_or_default();
+        assert!(examples.contains(&call), "the help of `{call}` has no example of it");
+    }
+}
+
+#[test]
 fn the_page_of_commands_has_a_heading_for_each_and_for_no_other() {
     let page = cli_page();
     let commands: BTreeSet<_> = help::all().into_iter().map(|help| help.name).filter(|name| !name.is_empty()).collect();

@@ -31,13 +31,13 @@ use mlvault::format::snapshot::{self, FILES, SessionOutcome, Signer, SourceRecor
 use mlvault::format::{BlobKind, FORMAT_VERSION};
 use mlvault::id::{ChunkId, SessionId};
 use mlvault::repository::{CreateOptions, Repository, layout};
-use mlvault::restore;
+use mlvault::restore::{self, RestoreOptions};
 use mlvault::trees::reader::TreeReader;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use crate::support::repo::{Vault, backup_with, check_with, id_of, noise, prose, restore_options};
+use crate::support::repo::{Vault, backup_with, check_with, id_of, noise, prose};
 
 /// The passphrase of every golden repository; a maintainer's.
 const PASSPHRASE: &str = "golden passphrase of the tests";
@@ -79,7 +79,7 @@ fn manifest_of(repository: &Arc<Repository>) -> String {
     let mut manifest = String::new();
     for snapshot in &list.snapshots {
         let target = TempDir::new().unwrap();
-        let options = restore_options(target.path());
+        let options = RestoreOptions::into_directory(target.path());
         let summary = restore::run(repository, snapshot, &options, &Hears::nobody()).unwrap();
         assert_eq!(summary.problems, 0);
         writeln!(manifest, "snapshot {} {}", snapshot.id, snapshot.record.started).unwrap();
@@ -149,7 +149,7 @@ fn a_backup_into_a_golden_repository_finds_its_content() {
         let repository = vault(copy.path()).open().unwrap();
         let snapshot = repository.find_snapshot("latest").unwrap();
         let target = TempDir::new().unwrap();
-        restore::run(&repository, &snapshot, &restore_options(target.path()), &Hears::nobody()).unwrap();
+        restore::run(&repository, &snapshot, &RestoreOptions::into_directory(target.path()), &Hears::nobody()).unwrap();
         let packs = repository.index().packs(BlobKind::Data).unwrap();
         let summary = backup_with(&repository, target.path()).unwrap();
         assert_eq!(repository.index().packs(BlobKind::Data).unwrap(), packs);

@@ -139,15 +139,8 @@ fn a_pack_that_is_gone_or_cut_is_named_no_more_and_a_backup_that_reads_everythin
 }
 
 fn backup_forced(repository: &Arc<mlvault::repository::Repository>, directory: &Path) {
-    let what = mlvault::backup::BackupSource::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options = mlvault::backup::BackupOptions {
-        what,
-        tags: Vec::new(),
-        force: true,
-        ignore_inode: false,
-        dry_run: false,
-        upgrade_to: None,
-    };
+    let options =
+        mlvault::backup::BackupOptions { force: true, ..mlvault::backup::BackupOptions::of_paths([directory]) };
     mlvault::backup::run(repository, &options, &Hears::nobody()).unwrap();
 }
 

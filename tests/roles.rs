@@ -9,9 +9,10 @@ use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::key_slot::Role;
 use mlvault::format::pack::PackHeader;
 use mlvault::id::ChunkId;
+use mlvault::restore::RestoreOptions;
 use tempfile::TempDir;
 
-use crate::support::repo::{Vault, backup_with, check_with, fill, id_of, key_file, restore_options, tree};
+use crate::support::repo::{Vault, backup_with, check_with, fill, id_of, key_file, tree};
 use mlvault::check::ReadData;
 
 struct Scene {
@@ -71,7 +72,7 @@ fn a_writer_and_an_auditor_list_and_check_but_neither_restore_nor_make_keys() {
         assert_eq!(list.snapshots.len(), 1);
         assert!(check_with(&repository, ReadData::All).is_clean());
         let target = TempDir::new().unwrap();
-        let options = restore_options(target.path());
+        let options = RestoreOptions::into_directory(target.path());
         let hears = mlvault::hears::Hears::nobody();
         let restored = mlvault::restore::run(&repository, &list.snapshots[0], &options, &hears);
         assert!(matches!(restored, Err(Error::Role { .. })), "{role:?}");

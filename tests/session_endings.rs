@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlvault::backend::Backend;
-use mlvault::backup::{self, BackupOptions, BackupSource};
+use mlvault::backup::{self, BackupOptions};
 use mlvault::cancel::Cancel;
 use mlvault::chunks::writing_session::WritingSession;
 use mlvault::compress::Encoder;
@@ -144,9 +144,7 @@ fn a_session_that_is_interrupted_is_closed() {
     fill(directory.path(), "one");
     let cancel = Cancel::default();
     cancel.flag().store(true, std::sync::atomic::Ordering::Relaxed);
-    let what = BackupSource::Paths { paths: vec![directory.path().to_owned()], excludes: Vec::new() };
-    let options =
-        BackupOptions { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
+    let options = BackupOptions::of_paths([directory.path()]);
     let interrupted = backup::run(&vault.open().unwrap(), &options, &Hears { cancel, ..Hears::nobody() });
     assert!(matches!(interrupted, Err(Error::Interrupted)), "{interrupted:?}");
     assert_eq!(open_sessions(&vault), 0);

@@ -3,15 +3,16 @@
 //! What must stay true: only the catalogue is read, so that every key holder can ask, and neither PostgreSQL nor MLflow is
 //! needed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::cancel::Cancel;
 use crate::catalogue::reader::{for_each, read_all};
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
+use crate::hears::Hears;
 use crate::id::Digest;
 use crate::mlflow::catalogue::{
     Alias, Experiment, ModelVersion, Pair, REFERENCES, Reference, ReferenceState, RegisteredModel, Run,
@@ -75,7 +76,7 @@ pub struct ModelListing {
     pub is_prompt: bool,
     /// Its tags.
     pub tags: BTreeMap<String, Json>,
-    /// Its versions, in order.
+    /// Its versions, the newest first.
     pub versions: Vec<VersionListing>,
 }
 
@@ -113,12 +114,12 @@ pub struct Browser<'a> {
     pub reader: &'a ChunkReader,
     /// The snapshot.
     pub snapshot: &'a Snapshot,
-    /// Says when to stop.
-    pub cancel: &'a Cancel,
+    /// Is told how it goes, and may ask to stop.
+    pub hears: &'a Hears,
 }
 
 impl Browser<'_> {
-    /// Returns the registered models, or the one of this name with its versions.
+    /// Returns the registered models by name, or the one of this name, with their versions.
     pub fn models(&self, name: Option<&str>) -> Result<Vec<ModelListing>> {
         let wanted = |candidate: &str| name.is_none_or(|name| name == candidate);
         let mut models: BTreeMap<String, ModelListing> = BTreeMap::new();
@@ -154,7 +155,7 @@ impl Browser<'_> {
             self.models(Some(name))?.into_iter().next().ok_or_else(|| self.missing("registered model", name))?;
         let mut versions = model.versions.into_iter().filter(|version| !version.version.is_deleted());
         let found = match version {
-            None => versions.next_back(),
+            None => versions.next(),
             Some(wanted) => versions.find(|it| it.version.version.to_string() == wanted || it.aliases.contains(wanted)),
         };
         found.ok_or_else(|| match version {
@@ -188,10 +189,11 @@ impl Browser<'_> {
                 version.files = Files::of(reference);
             }
         })?;
-        Ok(versions.into_values().collect())
+        Ok(versions.into_values().rev().collect())
     }
 
-    /// Calls `visit` with each run, or each of one experiment (by id or name), in the order of their ids.
+    /// Calls `visit` with each run, or each of one experiment (by id or name), those that started last first. Runs
+    /// without a start are last.
     pub fn runs(
         &self,
         experiment: Option<&str>,
@@ -204,7 +206,7 @@ impl Browser<'_> {
                 && run.is_none_or(|wanted| wanted == candidate.run_id)
         };
         let mut runs: BTreeMap<String, RunListing> = BTreeMap::new();
-        for_each(self.reader, self.snapshot, file::RUNS, self.cancel, &mut |run: Run| {
+        for_each(self.reader, self.snapshot, file::RUNS, self.hears, &mut |run: Run| {
             if is_wanted(&run) {
                 let (params, metrics, tags) = Default::default();
                 runs.insert(run.run_id.clone(), RunListing { run, params, metrics, tags, files: None });
@@ -228,13 +230,16 @@ impl Browser<'_> {
                 run.files = Files::of(reference);
             }
         })?;
-        runs.into_values().try_for_each(visit)
+        let mut runs: Vec<RunListing> = runs.into_values().collect();
+        // The sort keeps the order of ids where the time is the same, so that two lists can be compared.
+        runs.sort_by_key(|listing| Reverse(listing.run.start_time));
+        runs.into_iter().try_for_each(visit)
     }
 
-    /// Returns all experiments.
+    /// Returns all experiments, the newest first.
     pub fn experiments(&self) -> Result<Vec<ExperimentListing>> {
         let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for_each(self.reader, self.snapshot, file::RUNS, self.cancel, &mut |run: Run| {
+        for_each(self.reader, self.snapshot, file::RUNS, self.hears, &mut |run: Run| {
             let count = counts.entry(run.experiment_id).or_default();
             *(if run.lifecycle_stage == DELETED { &mut count.1 } else { &mut count.0 }) += 1;
             Ok(())
@@ -243,7 +248,9 @@ impl Browser<'_> {
             let (active_runs, deleted_runs) = counts.get(&experiment.experiment_id).copied().unwrap_or_default();
             ExperimentListing { experiment, active_runs, deleted_runs }
         };
-        Ok(self.all::<Experiment>(file::EXPERIMENTS)?.into_iter().map(listing).collect())
+        let mut experiments: Vec<_> = self.all::<Experiment>(file::EXPERIMENTS)?.into_iter().map(listing).collect();
+        experiments.sort_by_key(|listing| Reverse(listing.experiment.creation_time));
+        Ok(experiments)
     }
 
     /// Finds an experiment by its id or name.
@@ -259,7 +266,7 @@ impl Browser<'_> {
 
     /// Calls `visit` with what every reference of one kind leads to.
     pub fn references(&self, kind: ReferenceKind, visit: &mut dyn FnMut(&Reference)) -> Result<()> {
-        for_each(self.reader, self.snapshot, REFERENCES, self.cancel, &mut |reference: Reference| {
+        for_each(self.reader, self.snapshot, REFERENCES, self.hears, &mut |reference: Reference| {
             if reference.kind == kind {
                 visit(&reference);
             }
@@ -268,7 +275,7 @@ impl Browser<'_> {
     }
 
     fn pairs(&self, file: &str, visit: &mut dyn FnMut(&str, String, Json)) -> Result<()> {
-        for_each(self.reader, self.snapshot, file, self.cancel, &mut |pair: Pair| {
+        for_each(self.reader, self.snapshot, file, self.hears, &mut |pair: Pair| {
             // MLflow keeps 0 for a metric that is not a number, and says so beside it.
             let is_nan = pair.is_nan.as_deref().is_some_and(|text| matches!(text, "1" | "t" | "true"));
             let value = if is_nan { Json::from("NaN") } else { pair.value };
@@ -279,7 +286,7 @@ impl Browser<'_> {
 
     /// Reads a whole file of the catalogue.
     pub fn all<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<Vec<T>> {
-        read_all(self.reader, self.snapshot, file, self.cancel)
+        read_all(self.reader, self.snapshot, file, self.hears)
     }
 
     fn missing(&self, what: &str, name: &str) -> Error {

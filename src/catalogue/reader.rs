@@ -6,10 +6,10 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde::de::DeserializeOwned;
 
-use crate::cancel::Cancel;
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::snapshot::CATALOGUE;
+use crate::hears::Hears;
 use crate::mlflow::catalogue::file_name;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::entry_at;
@@ -24,7 +24,7 @@ pub fn for_each<T: DeserializeOwned>(
     reader: &ChunkReader,
     snapshot: &Snapshot,
     file: &str,
-    cancel: &Cancel,
+    hears: &Hears,
     visit: &mut dyn FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let component =
@@ -43,11 +43,11 @@ pub fn for_each<T: DeserializeOwned>(
     }
     let name = file_name(file);
     let Some(entry) = entry_at(reader, component, name.as_bytes())? else { return Ok(()) };
-    let mut lines = BufReader::new(FileReader::open(reader, &entry, cancel)?);
+    let mut lines = BufReader::new(FileReader::open(reader, &entry, hears)?);
     let fault = |reason: String| Error::damaged(format!("{CATALOGUE}/{name}"), reason);
     let mut line = Vec::new();
     loop {
-        cancel.check()?;
+        hears.check()?;
         line.clear();
         let read = lines.by_ref().take(LINE_LEN_MAX).read_until(b'\n', &mut line);
         if read.map_err(|error| fault(error.to_string()))? == 0 {
@@ -62,10 +62,10 @@ pub fn read_all<T: DeserializeOwned>(
     reader: &ChunkReader,
     snapshot: &Snapshot,
     file: &str,
-    cancel: &Cancel,
+    hears: &Hears,
 ) -> Result<Vec<T>> {
     let mut lines = Vec::new();
-    for_each(reader, snapshot, file, cancel, &mut |line| {
+    for_each(reader, snapshot, file, hears, &mut |line| {
         lines.push(line);
         Ok(())
     })?;

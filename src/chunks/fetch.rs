@@ -11,13 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::budget::Budget;
-use crate::cancel::Cancel;
 use crate::chunks::read_plan::{self, Destination, Span, Want};
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::tree::ChunkRef;
-use crate::monitor::{Counter, Monitor};
+use crate::hears::Hears;
+use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::index_sync::Place;
 
@@ -58,19 +58,14 @@ pub trait Taker {
 pub struct ChunkFetcher<'a> {
     reader: &'a ChunkReader,
     budget: Budget,
-    cancel: &'a Cancel,
-    monitor: Option<&'a dyn Monitor>,
+    hears: &'a Hears,
 }
 
 impl<'a> ChunkFetcher<'a> {
-    /// Makes a fetcher that has at most `range_bytes` of stored ranges in memory, beside what it returns.
-    pub fn new(reader: &'a ChunkReader, range_bytes: u64, cancel: &'a Cancel) -> Self {
-        Self { reader, budget: Budget::new(range_bytes), cancel, monitor: None }
-    }
-
-    /// Tells a monitor how many bytes come from the backend.
-    pub fn telling(self, monitor: &'a dyn Monitor) -> Self {
-        Self { monitor: Some(monitor), ..self }
+    /// Makes a fetcher that has at most `range_bytes` of stored ranges in memory, beside what it returns. It tells how
+    /// many bytes come from the backend.
+    pub fn new(reader: &'a ChunkReader, range_bytes: u64, hears: &'a Hears) -> Self {
+        Self { reader, budget: Budget::new(range_bytes), hears }
     }
 
     /// Returns the reader.
@@ -129,12 +124,12 @@ impl<'a> ChunkFetcher<'a> {
     }
 
     fn fetch_span<T: Taker>(&self, span: &Span, mut taker: T) -> Result<T> {
-        self.cancel.check()?;
+        self.hears.check()?;
         let chunk_len_max = self.reader.repository().config().chunk_len_max();
         let _permit = self.budget.take(span.range.end - span.range.start + CHUNK_COPIES * chunk_len_max);
         let stored = match self.reader.read_span(&span.pack, span.range.clone()) {
             Ok((start, bytes)) => {
-                self.monitor.inspect(|monitor| monitor.count(Counter::BytesTransferred, bytes.len() as u64));
+                self.hears.monitor.count(Counter::BytesTransferred, bytes.len() as u64);
                 Some(StoredRange { start, bytes })
             }
             Err(error) if error.is_damage() => None,
@@ -146,7 +141,7 @@ impl<'a> ChunkFetcher<'a> {
 
     /// Reads a chunk that no place seems to fit from wherever it opens all the same.
     fn fetch_elsewhere<T: Taker>(&self, wanted: &Destined, mut taker: T) -> Result<T> {
-        self.cancel.check()?;
+        self.hears.check()?;
         let Destined { kind, chunk, to } = wanted;
         let needed_by = || taker.needed_by(to);
         let content = match self.reader.read(*kind, &chunk.id, &needed_by) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use mlvault::config::deployment::{self, DeploymentFlags};
+use mlvault::config::file::DeploymentSection;
 use mlvault::error::Result;
 use mlvault::source::deployment::Deployment;
 
@@ -56,19 +57,19 @@ impl DeploymentArgs {
 
     /// Puts together the deployment that is meant.
     pub fn resolve(&self, context: &Context) -> Result<Deployment> {
-        let flags = DeploymentFlags {
-            name: self.deployment.clone(),
+        let section = DeploymentSection {
             backend_store_uri: self.backend_store_uri.clone(),
             backend_store_password_file: self.backend_store_password_file.clone(),
             registry_store_uri: self.registry_store_uri.clone(),
             registry_store_password_file: self.registry_store_password_file.clone(),
             auth_database_uri: self.auth_database_uri.clone(),
             auth_database_password_file: self.auth_database_password_file.clone(),
-            artifacts: self.artifacts.clone(),
+            artifacts: deployment::artifact_places(&self.artifacts)?,
             exclude_roots: self.exclude_roots.clone(),
             tracking_uri: self.tracking_uri.clone(),
-            s3: context.artifact_options(),
+            ..DeploymentSection::default()
         };
+        let flags = DeploymentFlags { name: self.deployment.clone(), section, s3: context.artifact_options() };
         deployment::resolve(context.file(), &flags, &|name| std::env::var(name).ok())
     }
 }

@@ -140,17 +140,22 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         true => Ok(ForgottenAndPruned::default()),
         false => forget_and_prune::run(&repository, &plan, &options, &context.hears()),
     };
-    let ForgottenAndPruned { forgotten, pruned } = match done {
+    let done = match done {
         Err(refused @ Error::Refused(_)) => {
             context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
-            return Ok(Outcome::failed(refused, Value::Null, text));
+            return Ok(Outcome::failed(refused, document(&plan, false, &ForgottenAndPruned::default()), text));
         }
         done => done?,
     };
-    text.extend(result_lines(&plan, dry_run, forgotten));
-    text.extend(pruned.iter().flat_map(|report| prune::text(report, false)));
-    let document = json!({ "dry_run": dry_run, "forgotten": forgotten, "plan": plan, "prune": pruned });
-    Ok(Outcome::new(pruned.as_ref().map_or(exit::COMPLETE, prune::code), document, text))
+    text.extend(result_lines(&plan, dry_run, done.forgotten));
+    text.extend(done.pruned.iter().flat_map(|report| prune::text(report, false)));
+    let code = done.pruned.as_ref().map_or(exit::COMPLETE, prune::code);
+    Ok(Outcome::new(code, document(&plan, dry_run, &done), text))
+}
+
+/// Returns the result for programs. A refused command has one too: what was planned, and the objections to it.
+fn document(plan: &ForgetPlan, dry_run: bool, done: &ForgottenAndPruned) -> Value {
+    json!({ "dry_run": dry_run, "forgotten": done.forgotten, "plan": plan, "prune": done.pruned })
 }
 
 fn what(context: &Context, args: Args) -> Result<ForgetChoice> {

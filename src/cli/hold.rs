@@ -29,6 +29,10 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Put a hold on a snapshot
+    #[command(after_help = "\
+Examples:
+  mlvault hold add latest --reason audit --until 2027-01-31
+  mlvault hold add 01a20e5c2251 --reason 'incident 42'")]
     Add {
         /// The snapshot
         snapshot: String,
@@ -40,11 +44,17 @@ enum Command {
         until: Option<DayOrTime>,
     },
     /// End a hold; needs a maintainer key
+    #[command(after_help = "\
+Examples:
+  mlvault hold remove 5d41402a")]
     Remove {
         /// Id of the hold or a prefix of it, or the full id of a snapshot to end all holds on it
         hold: String,
     },
     /// List holds
+    #[command(after_help = "\
+Examples:
+  mlvault hold list")]
     List,
 }
 

@@ -34,12 +34,23 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Add a key: a passphrase or a new key file
+    #[command(after_help = "\
+Examples:
+  mlvault key add --label cron --role writer --new-key-file /etc/mlvault/cron.key
+  mlvault key add --label alice --role reader")]
     Add(AddArgs),
     /// List the keys
+    #[command(after_help = "\
+Examples:
+  mlvault key list
+  mlvault key list --json")]
     List,
     /// Remove a key
     ///
     /// Data is not encrypted again: whoever kept a copy of the key and can read the repository's storage can still open it.
+    #[command(after_help = "\
+Examples:
+  mlvault key remove cron")]
     Remove {
         /// Label or id of the key
         key: String,
@@ -47,6 +58,9 @@ enum Command {
     /// Write the slot of a key to a file, as a backup of `keys/`
     ///
     /// The file is useless without the passphrase or key file that opens it.
+    #[command(after_help = "\
+Examples:
+  mlvault key export cron --output cron.slot")]
     Export {
         /// Label or id of the key
         key: String,
@@ -55,6 +69,9 @@ enum Command {
         output: PathBuf,
     },
     /// Restore an exported slot
+    #[command(after_help = "\
+Examples:
+  mlvault key import cron.slot")]
     Import {
         /// File that `key export` wrote
         file: PathBuf,

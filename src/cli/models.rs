@@ -15,7 +15,7 @@ use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::selection::SnapshotArgs;
 
-/// List the registered models in a snapshot, or the versions of one
+/// List the registered models in a snapshot, or the versions of one, the newest first
 ///
 /// Works with any key, and needs neither PostgreSQL nor MLflow. With --as-of, shows which versions were registered, and
 /// which version each alias pointed to, at an earlier time.
@@ -34,7 +34,7 @@ pub struct ModelArgs {
     deployment: Option<String>,
 }
 
-/// List the runs in a snapshot
+/// List the runs in a snapshot, the newest first
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -53,7 +53,7 @@ pub struct RunArgs {
     deployment: Option<String>,
 }
 
-/// List the experiments in a snapshot
+/// List the experiments in a snapshot, the newest first
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -72,7 +72,7 @@ pub fn models(context: &Context, args: ModelArgs) -> Result<Outcome> {
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let models =
-        Browser { reader: &reader, snapshot: &snapshot, cancel: context.cancel() }.models(args.name.as_deref())?;
+        Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.models(args.name.as_deref())?;
     let rows = match args.name {
         Some(_) => version_rows(&models),
         None => model_rows(&models),
@@ -144,7 +144,7 @@ pub fn runs(context: &Context, args: RunArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
-    let browser = Browser { reader: &reader, snapshot: &snapshot, cancel: context.cancel() };
+    let browser = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() };
     let mut found = Vec::new();
     browser.runs(args.experiment.as_deref(), args.id.as_deref(), &mut |run| {
         found.push(run);
@@ -198,7 +198,7 @@ pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
-    let experiments = Browser { reader: &reader, snapshot: &snapshot, cancel: context.cancel() }.experiments()?;
+    let experiments = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.experiments()?;
     let mut rows = vec![["ID", "NAME", "STAGE", "RUNS", "DELETED", "ARTIFACTS"].map(str::to_owned).to_vec()];
     rows.extend(experiments.iter().map(|listing| {
         vec![

@@ -11,10 +11,11 @@ use mlvault::backend::location::RepositoryLocation;
 use mlvault::config::credential::CredentialSource;
 use mlvault::error::{Error, Result};
 use mlvault::id::PackId;
+use mlvault::procedures::repair_packs::RepositoryWithHelpers;
 use mlvault::repair::Lost;
-use mlvault::repair::packs::{self, RepairPacksOptions, RepairPacksReport};
+use mlvault::repair::packs::{RepairPacksOptions, RepairPacksReport};
+use mlvault::repository::Repository;
 use mlvault::repository::layout::Object;
-use mlvault::repository::{Repository, memory_plan};
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
@@ -62,16 +63,15 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let packs: Result<Vec<PackId>> = args.packs.iter().map(|text| parse_pack(text)).collect();
     let packs = packs?;
-    let memory_limit = match args.from.len() {
-        0 => context.memory_limit()?,
-        others => memory_plan::limit_of_each(context.memory_limit()?, others + 1)?,
-    };
-    let repository = context.open_repository(memory_limit)?;
-    let open = |location: &String| open_other(context, &args, location, memory_limit);
-    let from = args.from.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let repository = RepositoryWithHelpers::open(
+        context.memory_limit()?,
+        |memory_limit| context.open_repository(memory_limit),
+        &args.from,
+        |location, memory_limit| open_other(context, &args, location, memory_limit),
+    )?;
     let dry_run = args.dry_run;
-    let options = RepairPacksOptions { packs, dry_run, from, source: args.source };
-    let report = packs::run(&repository, &options, &context.hears())?;
+    let options = RepairPacksOptions { packs, dry_run, source: args.source, ..RepairPacksOptions::default() };
+    let report = repository.repair(options, &context.hears())?;
     let code = if report.lost_count == 0 { exit::COMPLETE } else { exit::INCOMPLETE };
     Ok(Outcome::new(code, json!({ "dry_run": dry_run, "report": report }), lines(dry_run, &report)))
 }

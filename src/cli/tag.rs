@@ -23,8 +23,15 @@ pub struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Add tags to a snapshot
+    #[command(after_help = "\
+Examples:
+  mlvault tag add latest release-2.1
+  mlvault tag add 01a20e5c2251 nightly audited")]
     Add(Change),
     /// Remove tags from a snapshot; needs a maintainer key, because a policy can depend on them
+    #[command(after_help = "\
+Examples:
+  mlvault tag remove 01a20e5c2251 nightly")]
     Remove(Change),
 }
 

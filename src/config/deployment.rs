@@ -21,7 +21,8 @@
 //! secret-access-key-file = "/run/secrets/team-b/key"
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -42,42 +43,38 @@ const OUTSIDE_KEYS: [&str; 2] = [KEK_PASSPHRASE, WEBHOOK_KEY];
 pub struct DeploymentFlags {
     /// Its name.
     pub name: Option<String>,
-    /// See [`DeploymentSection::backend_store_uri`].
-    pub backend_store_uri: Option<String>,
-    /// See [`DeploymentSection::backend_store_password_file`].
-    pub backend_store_password_file: Option<PathBuf>,
-    /// See [`DeploymentSection::registry_store_uri`].
-    pub registry_store_uri: Option<String>,
-    /// See [`DeploymentSection::registry_store_password_file`].
-    pub registry_store_password_file: Option<PathBuf>,
-    /// See [`DeploymentSection::auth_database_uri`].
-    pub auth_database_uri: Option<String>,
-    /// See [`DeploymentSection::auth_database_password_file`].
-    pub auth_database_password_file: Option<PathBuf>,
-    /// `ROOT=PLACE`, or only `ROOT` where both are the same.
-    pub artifacts: Vec<String>,
-    /// Artifact roots that are left out.
-    pub exclude_roots: Vec<String>,
-    /// The tracking server.
-    pub tracking_uri: Option<String>,
-    /// Settings that hold for every bucket.
+    /// What they say, over what the file says of it.
+    pub section: DeploymentSection,
+    /// Settings that hold for every bucket of which nothing else is said.
     pub s3: S3Options,
+}
+
+/// Splits places of artifacts as flags name them: `ROOT=PLACE`, or only `ROOT` where both are the same. A root that is
+/// given twice is refused: one of the places would silently be left out.
+pub fn artifact_places(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut places = BTreeMap::new();
+    for text in given {
+        let (root, place) = text.split_once('=').unwrap_or((text, text));
+        if places.insert(root.to_owned(), place.to_owned()).is_some_and(|other| other != place) {
+            return Err(Error::Invalid(format!("The artifact root {root:?} is given two places")));
+        }
+    }
+    Ok(places)
 }
 
 /// Puts together what file, environment and flags say. `env` looks up variables.
 pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Deployment> {
-    let section = match &flags.name {
-        Some(name) => match file.deployment.get(name) {
-            Some(section) => section.clone(),
-            None if flags.backend_store_uri.is_some() || flags.tracking_uri.is_some() => DeploymentSection::default(),
-            None => return Err(unknown_deployment(file, name)),
-        },
-        None => DeploymentSection::default(),
+    let in_file = flags.name.as_ref().map(|name| (name, file.deployment.get(name)));
+    let said = match in_file {
+        Some((_, Some(section))) => flags.section.clone().over(section),
+        Some((name, None)) if flags.section.backend_store_uri.is_none() && flags.section.tracking_uri.is_none() => {
+            return Err(unknown_deployment(file, name));
+        }
+        _ => flags.section.clone(),
     };
-    let databases = databases(&section, flags)?;
-    let artifacts = artifacts(&section, flags, env)?;
-    let excluded = if flags.exclude_roots.is_empty() { &section.exclude_roots } else { &flags.exclude_roots };
-    let tracking = tracking(&section, flags, env)?;
+    let databases = databases(&said)?;
+    let artifacts = artifacts(&said, flags, env)?;
+    let tracking = tracking(&said, env)?;
     let name = match (&flags.name, databases.first(), artifacts.first(), &tracking) {
         (Some(name), ..) => name.clone(),
         (None, Some((_, uri)), ..) => uri.to_string(),
@@ -92,18 +89,13 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
         Some(OutsideKey { name: name.to_owned(), value: Zeroizing::new(value) })
     };
     let keys = OUTSIDE_KEYS.iter().filter_map(|name| key(name)).collect();
-    Ok(Deployment { name, databases, artifacts, excluded: excluded.clone(), keys, tracking })
+    Ok(Deployment { name, databases, artifacts, excluded: said.exclude_roots, keys, tracking })
 }
 
 /// A tracking URI that is no URL names a store, as MLflow's own clients take it: that is no server to ask.
-fn tracking(
-    section: &DeploymentSection,
-    flags: &DeploymentFlags,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<TrackingOptions>> {
-    let uri = flags.tracking_uri.as_ref().or(section.tracking_uri.as_ref());
+fn tracking(said: &DeploymentSection, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TrackingOptions>> {
     let is_server = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
-    uri.filter(is_server).map(|uri| tracking::options(uri, env)).transpose()
+    said.tracking_uri.as_ref().filter(is_server).map(|uri| tracking::options(uri, env)).transpose()
 }
 
 fn unknown_deployment(file: &ConfigFile, name: &str) -> Error {
@@ -112,28 +104,16 @@ fn unknown_deployment(file: &ConfigFile, name: &str) -> Error {
     Error::Invalid(format!("The configuration has no deployment {name:?}: {known}"))
 }
 
-fn databases(section: &DeploymentSection, flags: &DeploymentFlags) -> Result<Vec<(Store, DatabaseUri)>> {
+fn databases(said: &DeploymentSection) -> Result<Vec<(Store, DatabaseUri)>> {
     let stores = [
-        (
-            Store::Backend,
-            flags.backend_store_uri.as_ref().or(section.backend_store_uri.as_ref()),
-            flags.backend_store_password_file.as_ref().or(section.backend_store_password_file.as_ref()),
-        ),
-        (
-            Store::Registry,
-            flags.registry_store_uri.as_ref().or(section.registry_store_uri.as_ref()),
-            flags.registry_store_password_file.as_ref().or(section.registry_store_password_file.as_ref()),
-        ),
-        (
-            Store::Auth,
-            flags.auth_database_uri.as_ref().or(section.auth_database_uri.as_ref()),
-            flags.auth_database_password_file.as_ref().or(section.auth_database_password_file.as_ref()),
-        ),
+        (Store::Backend, &said.backend_store_uri, &said.backend_store_password_file),
+        (Store::Registry, &said.registry_store_uri, &said.registry_store_password_file),
+        (Store::Auth, &said.auth_database_uri, &said.auth_database_password_file),
     ];
     let mut databases: Vec<(Store, DatabaseUri)> = Vec::new();
     for (store, uri, password_file) in stores {
         let Some(uri) = uri else { continue };
-        let password = password_file.map(|file| read_secret_line(file)).transpose()?;
+        let password = password_file.as_ref().map(|file| read_secret_line(file)).transpose()?;
         let uri = DatabaseUri::parse(uri, password)?;
         // A registry in the backend's database needs no dump of its own.
         if !databases.iter().any(|(_, known)| known.to_string() == uri.to_string()) {
@@ -144,26 +124,15 @@ fn databases(section: &DeploymentSection, flags: &DeploymentFlags) -> Result<Vec
 }
 
 fn artifacts(
-    section: &DeploymentSection,
+    said: &DeploymentSection,
     flags: &DeploymentFlags,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<ArtifactRoot>> {
-    let given: Vec<(String, String)> = if flags.artifacts.is_empty() {
-        section.artifacts.iter().map(|(root, place)| (root.clone(), place.clone())).collect()
-    } else {
-        flags.artifacts.iter().map(|text| split(text)).collect()
+    let root = |(uri, place): (&String, &String)| {
+        let place = place_of(place, said, flags, env)?;
+        Ok(ArtifactRoot { uri: uri.clone(), place })
     };
-    let root = |(uri, place): (String, String)| {
-        let place = place_of(&place, section, flags, env)?;
-        Ok(ArtifactRoot { uri, place })
-    };
-    given.into_iter().map(root).collect()
-}
-
-/// Splits `ROOT=PLACE`.
-fn split(text: &str) -> (String, String) {
-    let (root, place) = text.split_once('=').unwrap_or((text, text));
-    (root.to_owned(), place.to_owned())
+    said.artifacts.iter().map(root).collect()
 }
 
 /// Reads a place of artifacts: a directory, or `s3://bucket/prefix` with what is configured for the bucket.
@@ -195,20 +164,17 @@ fn bucket_options(
     flags: &DeploymentFlags,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<S3Options> {
-    let own = section.buckets.get(bucket).cloned().unwrap_or_default();
-    let general = &section.s3;
-    let pick = |own: &Option<String>, general: &Option<String>| own.clone().or_else(|| general.clone());
+    let said = section.buckets.get(bucket).cloned().unwrap_or_default().over(&section.s3);
     let from_mlflow = || env("MLFLOW_S3_ENDPOINT_URL").filter(|url| !url.is_empty());
     let ignores_tls = |value: String| matches!(value.to_ascii_lowercase().as_str(), "true" | "1");
-    let credentials = own.credentials()?.map_or_else(|| general.credentials(), |own| Ok(Some(own)))?;
     Ok(S3Options {
-        endpoint: pick(&own.endpoint, &general.endpoint).or_else(from_mlflow).or_else(|| flags.s3.endpoint.clone()),
-        region: pick(&own.region, &general.region).or_else(|| flags.s3.region.clone()),
-        path_style: own.path_style.or(general.path_style).or(flags.s3.path_style),
-        insecure_http: own.insecure_http.or(general.insecure_http).unwrap_or(flags.s3.insecure_http),
-        ca_bundle: own.ca_bundle.clone().or_else(|| general.ca_bundle.clone()).or_else(|| flags.s3.ca_bundle.clone()),
+        credentials: said.credentials()?,
+        endpoint: said.endpoint.or_else(from_mlflow).or_else(|| flags.s3.endpoint.clone()),
+        region: said.region.or_else(|| flags.s3.region.clone()),
+        path_style: said.path_style.or(flags.s3.path_style),
+        insecure_http: said.insecure_http.unwrap_or(flags.s3.insecure_http),
+        ca_bundle: said.ca_bundle.or_else(|| flags.s3.ca_bundle.clone()),
         ignore_tls: env("MLFLOW_S3_IGNORE_TLS").is_some_and(ignores_tls),
-        credentials,
     })
 }
 
@@ -228,6 +194,17 @@ mod tests {
 
     fn flags(name: Option<&str>) -> DeploymentFlags {
         DeploymentFlags { name: name.map(str::to_owned), ..DeploymentFlags::default() }
+    }
+
+    fn places(given: &[&str]) -> BTreeMap<String, String> {
+        artifact_places(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn a_root_with_two_places_is_refused() {
+        let given = ["a=/x", "b=/y", "a=/z"].map(str::to_owned);
+        assert!(artifact_places(&given).unwrap_err().to_string().contains("\"a\" is given two places"));
+        assert_eq!(artifact_places(&given[..2]).unwrap().len(), 2);
     }
 
     fn endpoint_of(root: &ArtifactRoot) -> Option<&str> {
@@ -252,11 +229,12 @@ mod tests {
 
     #[test]
     fn flags_alone_make_a_deployment() {
-        let flags = DeploymentFlags {
+        let section = DeploymentSection {
             backend_store_uri: Some("sqlite:////srv/mlflow.db".into()),
-            artifacts: vec!["mlflow-artifacts:/=/srv/mlartifacts".into(), "s3://b/x".into()],
-            ..DeploymentFlags::default()
+            artifacts: places(&["mlflow-artifacts:/=/srv/mlartifacts", "s3://b/x"]),
+            ..DeploymentSection::default()
         };
+        let flags = DeploymentFlags { section, ..DeploymentFlags::default() };
         let env = |name: &str| (name == "MLFLOW_S3_ENDPOINT_URL").then(|| "http://minio:9000".to_owned());
         let found = resolve(&ConfigFile::default(), &flags, &env).unwrap();
         assert_eq!(found.name, "sqlite:////srv/mlflow.db");
@@ -270,8 +248,8 @@ mod tests {
     #[test]
     fn flags_override_the_file() {
         let mut flags = flags(Some("production"));
-        flags.artifacts = vec!["mlflow-artifacts:/=/mnt".into()];
-        flags.backend_store_uri = Some("sqlite:////other.db".into());
+        flags.section.artifacts = places(&["mlflow-artifacts:/=/mnt"]);
+        flags.section.backend_store_uri = Some("sqlite:////other.db".into());
         let found = resolve(&file(), &flags, &|_| None).unwrap();
         assert_eq!(found.artifacts.len(), 1);
         assert_eq!(found.databases[0].1.to_string(), "sqlite:////other.db");
@@ -281,7 +259,7 @@ mod tests {
     fn places_that_cannot_be_read_are_refused() {
         for place in ["gs://bucket/x", "mlflow-artifacts:/", ""] {
             let mut flags = flags(None);
-            flags.artifacts = vec![format!("mlflow-artifacts:/={place}")];
+            flags.section.artifacts = places(&[&format!("mlflow-artifacts:/={place}")]);
             assert!(resolve(&ConfigFile::default(), &flags, &|_| None).is_err(), "{place}");
         }
     }

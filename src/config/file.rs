@@ -160,7 +160,53 @@ impl ConfigFile {
     }
 }
 
+impl DeploymentSection {
+    /// Returns what is said here, and where nothing is, what `under` says.
+    pub fn over(self, under: &Self) -> Self {
+        let pick = |own: Option<String>, other: &Option<String>| own.or_else(|| other.clone());
+        let pick_path = |own: Option<PathBuf>, other: &Option<PathBuf>| own.or_else(|| other.clone());
+        Self {
+            backend_store_uri: pick(self.backend_store_uri, &under.backend_store_uri),
+            backend_store_password_file: pick_path(
+                self.backend_store_password_file,
+                &under.backend_store_password_file,
+            ),
+            registry_store_uri: pick(self.registry_store_uri, &under.registry_store_uri),
+            registry_store_password_file: pick_path(
+                self.registry_store_password_file,
+                &under.registry_store_password_file,
+            ),
+            auth_database_uri: pick(self.auth_database_uri, &under.auth_database_uri),
+            auth_database_password_file: pick_path(
+                self.auth_database_password_file,
+                &under.auth_database_password_file,
+            ),
+            tracking_uri: pick(self.tracking_uri, &under.tracking_uri),
+            artifacts: if self.artifacts.is_empty() { under.artifacts.clone() } else { self.artifacts },
+            exclude_roots: if self.exclude_roots.is_empty() { under.exclude_roots.clone() } else { self.exclude_roots },
+            retention: pick(self.retention, &under.retention),
+            s3: self.s3.over(&under.s3),
+            buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },
+        }
+    }
+}
+
 impl S3Section {
+    /// Returns what is said here, and where nothing is, what `under` says. The two halves of a key pair stay together.
+    pub fn over(self, under: &Self) -> Self {
+        let has_keys = self.access_key_id.is_some() || self.secret_access_key_file.is_some();
+        let keys = if has_keys { &self } else { under };
+        Self {
+            access_key_id: keys.access_key_id.clone(),
+            secret_access_key_file: keys.secret_access_key_file.clone(),
+            endpoint: self.endpoint.or_else(|| under.endpoint.clone()),
+            region: self.region.or_else(|| under.region.clone()),
+            path_style: self.path_style.or(under.path_style),
+            insecure_http: self.insecure_http.or(under.insecure_http),
+            ca_bundle: self.ca_bundle.or_else(|| under.ca_bundle.clone()),
+        }
+    }
+
     /// Reads the key pair, if one is configured.
     pub fn credentials(&self) -> Result<Option<Credentials>> {
         match (&self.access_key_id, &self.secret_access_key_file) {

@@ -211,7 +211,7 @@ impl<'a> TreeCopy<'a> {
                 Some(chunks.len())
             })
             .collect();
-        let mut fetched = ChunkFetcher::new(self.from, BATCH_BYTES, &self.hears.cancel).fetch(&wanted)?.into_iter();
+        let mut fetched = ChunkFetcher::new(self.from, BATCH_BYTES, self.hears).fetch(&wanted)?.into_iter();
         let contents = counts.into_iter().map(|count| {
             // All are taken, also those behind one that failed.
             let of_file: Vec<Result<Vec<u8>>> = fetched.by_ref().take(count?).collect();
@@ -225,7 +225,7 @@ impl<'a> TreeCopy<'a> {
         let stored = match content {
             Some(Ok(chunks)) => self.store(entry, &mut chunks.concat().as_slice()),
             Some(Err(error)) => Err(unread(error)),
-            None => match FileReader::open(self.from, entry, &self.hears.cancel) {
+            None => match FileReader::open(self.from, entry, self.hears) {
                 Ok(mut reader) => self.store(entry, &mut reader),
                 Err(error) => Err(unread(error)),
             },

@@ -224,7 +224,7 @@ impl Comparison<'_> {
 
     /// Reads what must be read, and reports a batch in order.
     fn settle(&mut self, batch: Vec<Difference>) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = self.reader.repository().thread_plan().computing;
         let digests = parallel::map(&batch, threads, |candidate| {
             self.hears.check()?;
             match candidate {

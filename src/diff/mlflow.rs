@@ -116,7 +116,7 @@ struct SnapshotCatalogue<'a> {
 
 impl SnapshotCatalogue<'_> {
     fn all<T: DeserializeOwned>(&self, file: &str) -> Result<Vec<T>> {
-        read_all(self.reader, self.snapshot, file, &self.hears.cancel)
+        read_all(self.reader, self.snapshot, file, self.hears)
     }
 
     fn experiments(&self) -> Result<Things> {

@@ -69,48 +69,21 @@ pub mod table {
     pub const WORKSPACES: &str = "workspaces";
 }
 
-/// Files of the catalogue that come from tables, without their ending.
+/// Files of the catalogue that come from tables, without their ending. Most have their table's name. If MLflow renames a
+/// table, the file keeps the name that it has here.
 pub mod file {
-    /// The file `experiments.jsonl`.
-    pub const EXPERIMENTS: &str = "experiments";
-    /// The file `experiment_tags.jsonl`.
-    pub const EXPERIMENT_TAGS: &str = "experiment_tags";
-    /// The file `runs.jsonl`.
-    pub const RUNS: &str = "runs";
-    /// The file `params.jsonl`.
-    pub const PARAMS: &str = "params";
-    /// The file `metrics.jsonl`.
+    pub use super::table::{
+        DATASETS, EVALUATION_DATASETS, EXPERIMENT_TAGS, EXPERIMENTS, INPUTS, LOGGED_MODEL_METRICS, LOGGED_MODEL_PARAMS,
+        LOGGED_MODEL_TAGS, LOGGED_MODELS, MODEL_VERSION_TAGS, MODEL_VERSIONS, PARAMS, REGISTERED_MODEL_TAGS,
+        REGISTERED_MODELS, RUNS, TRACE_TAGS, WORKSPACES,
+    };
+
+    /// The file `metrics.jsonl`, of the table `latest_metrics`.
     pub const METRICS: &str = "metrics";
-    /// The file `run_tags.jsonl`.
+    /// The file `run_tags.jsonl`, of the table `tags`.
     pub const RUN_TAGS: &str = "run_tags";
-    /// The file `datasets.jsonl`.
-    pub const DATASETS: &str = "datasets";
-    /// The file `inputs.jsonl`.
-    pub const INPUTS: &str = "inputs";
-    /// The file `logged_models.jsonl`.
-    pub const LOGGED_MODELS: &str = "logged_models";
-    /// The file `logged_model_params.jsonl`.
-    pub const LOGGED_MODEL_PARAMS: &str = "logged_model_params";
-    /// The file `logged_model_tags.jsonl`.
-    pub const LOGGED_MODEL_TAGS: &str = "logged_model_tags";
-    /// The file `logged_model_metrics.jsonl`.
-    pub const LOGGED_MODEL_METRICS: &str = "logged_model_metrics";
-    /// The file `registered_models.jsonl`.
-    pub const REGISTERED_MODELS: &str = "registered_models";
-    /// The file `registered_model_tags.jsonl`.
-    pub const REGISTERED_MODEL_TAGS: &str = "registered_model_tags";
-    /// The file `aliases.jsonl`.
+    /// The file `aliases.jsonl`, of the table `registered_model_aliases`.
     pub const ALIASES: &str = "aliases";
-    /// The file `model_versions.jsonl`.
-    pub const MODEL_VERSIONS: &str = "model_versions";
-    /// The file `model_version_tags.jsonl`.
-    pub const MODEL_VERSION_TAGS: &str = "model_version_tags";
-    /// The file `traces.jsonl`.
+    /// The file `traces.jsonl`, of the table `trace_info`.
     pub const TRACES: &str = "traces";
-    /// The file `trace_tags.jsonl`.
-    pub const TRACE_TAGS: &str = "trace_tags";
-    /// The file `evaluation_datasets.jsonl`.
-    pub const EVALUATION_DATASETS: &str = "evaluation_datasets";
-    /// The file `workspaces.jsonl`.
-    pub const WORKSPACES: &str = "workspaces";
 }

@@ -186,7 +186,7 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], h
         }
     }
     let mut runs: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    reader::for_each(reader, snapshot, REFERENCES, &hears.cancel, &mut |reference: Reference| {
+    reader::for_each(reader, snapshot, REFERENCES, hears, &mut |reference: Reference| {
         let (Some(component), Some(path)) = (&reference.component, &reference.path) else { return Ok(()) };
         let below = by_place
             .range((component.clone(), path.clone())..)
@@ -201,13 +201,13 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], h
         Ok(())
     })?;
     let mut experiments: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    reader::for_each(reader, snapshot, file::RUNS, &hears.cancel, &mut |run: Run| {
+    reader::for_each(reader, snapshot, file::RUNS, hears, &mut |run: Run| {
         if let Some(numbers) = runs.get(&run.run_id) {
             experiments.entry(run.experiment_id).or_default().extend(numbers);
         }
         Ok(())
     })?;
-    reader::for_each(reader, snapshot, file::EXPERIMENTS, &hears.cancel, &mut |experiment: Experiment| {
+    reader::for_each(reader, snapshot, file::EXPERIMENTS, hears, &mut |experiment: Experiment| {
         let text = format!("experiment {:?}", experiment.name);
         for number in experiments.get(&experiment.experiment_id).into_iter().flatten() {
             losses[*number].of.push(text.clone());

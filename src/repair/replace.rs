@@ -107,7 +107,7 @@ impl<'a> Replacer<'a> {
         let name = (content.size, content.digest);
         let Some(file) = self.wanted.files.remove(&name) else { return Ok(()) };
         let hears = self.hears;
-        let offered = match FileReader::open(reader, entry, &hears.cancel) {
+        let offered = match FileReader::open(reader, entry, hears) {
             Ok(mut content) => self.offer(&file, &mut content),
             Err(error) => Err(error),
         };

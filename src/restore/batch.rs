@@ -231,8 +231,7 @@ impl DirectoryRestore<'_> {
             self.complete(output, &AtomicUsize::new(OPEN_FILES_MAX));
         }
         let range_bytes = self.reader.repository().memory_plan().chunk_bytes;
-        let fetcher =
-            ChunkFetcher::new(self.reader, range_bytes, &self.hears.cancel).telling(self.hears.monitor.as_ref());
+        let fetcher = ChunkFetcher::new(self.reader, range_bytes, self.hears);
         let open_files = AtomicUsize::new(0);
         fetcher.each(wanted, &|| Writer { run: self, outputs, open_files: &open_files }).map(drop)
     }

@@ -149,7 +149,7 @@ impl<'a> BucketRestore<'a> {
             options: into.options,
             hears,
             tally,
-            fetcher: ChunkFetcher::new(reader, quarter, &hears.cancel),
+            fetcher: ChunkFetcher::new(reader, quarter, hears),
             batch_bytes_max: quarter.min(BATCH_BYTES_MAX),
             compare_budget: Budget::new(2 * quarter),
         }

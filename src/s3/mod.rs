@@ -10,11 +10,12 @@
 //! on this module's own.
 //!
 //! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
-//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `fault`, `headers`) knows
+//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `fault`, `conflict`, `headers`) knows
 //! neither.
 
 mod body;
 mod bucket;
+mod conflict;
 mod connection;
 mod fault;
 mod headers;

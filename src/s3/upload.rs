@@ -8,9 +8,9 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use crate::error::{Error, Fault, Result};
-use crate::s3::body;
 use crate::s3::bucket::{Bucket, Later};
 use crate::s3::headers::{ObjectHeaders, with_headers};
+use crate::s3::{body, conflict};
 use crate::units::MIB;
 
 /// Least size of a part, but for the last one, in bytes.
@@ -78,6 +78,7 @@ impl Upload {
     /// looks at what is there.
     pub fn complete(mut self, parts: Vec<UploadedPart>, create_only: bool) -> Result<()> {
         let parts = parts.into_iter().map(|UploadedPart(part)| part).collect();
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = self
             .bucket
             .client()
@@ -86,9 +87,9 @@ impl Upload {
             .key(&self.key)
             .upload_id(&self.id)
             .set_if_none_match(create_only.then(|| "*".to_owned()))
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        let answer = self.bucket.block_on(request.send());
-        answer.map_err(|error| self.bucket.failed("create", &self.key, error))?;
+            .multipart_upload(parts);
+        let answer = conflict::outlast(self.bucket.patience(), || request.clone().send());
+        self.bucket.block_on(answer).map_err(|error| self.bucket.failed("create", &self.key, error))?;
         self.is_completed = true;
         Ok(())
     }

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use crate::error::{Error, Fault, Result};
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{ObjectHeaders, with_headers};
-use crate::s3::patience::{Attempts, CONFLICT_ATTEMPTS_MAX};
-use crate::s3::{body, fault};
+use crate::s3::{body, conflict, fault};
 
 /// Objects that one request removes, by the protocol at most.
 pub const REMOVALS_MAX: usize = 1000;
@@ -23,16 +22,8 @@ impl Bucket {
     ///
     /// A request that is repeated underway is refused as well: who gets that fault looks at what is there.
     pub fn put(&self, key: &str, bytes: &Bytes, headers: &ObjectHeaders, create_only: bool) -> Result<()> {
-        let put = async {
-            let mut attempts = Attempts::new(CONFLICT_ATTEMPTS_MAX, self.patience());
-            loop {
-                match self.put_once(key, bytes, headers, create_only).await {
-                    Err(error) if fault::is_conflict(&error) && attempts.another().await => {}
-                    answer => return answer,
-                }
-            }
-        };
-        self.block_on(put).map_err(|error| self.failed("create", key, error))
+        let put = || self.put_once(key, bytes, headers, create_only);
+        self.block_on(conflict::outlast(self.patience(), put)).map_err(|error| self.failed("create", key, error))
     }
 
     async fn put_once(

@@ -6,11 +6,11 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
 use crate::chunks::fetch::{ChunkFetcher, WantedChunk};
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::format::tree::{ChunkRef, Entry, FileContent};
+use crate::hears::Hears;
 use crate::trees::reader::chunks_of;
 use crate::units::MIB;
 
@@ -32,12 +32,12 @@ pub struct FileReader<'a> {
 
 impl<'a> FileReader<'a> {
     /// Prepares to read the file of an entry; reads its list of chunks.
-    pub fn open(reader: &'a ChunkReader, entry: &Entry, cancel: &'a Cancel) -> Result<Self> {
+    pub fn open(reader: &'a ChunkReader, entry: &Entry, hears: &'a Hears) -> Result<Self> {
         let content =
             entry.file().cloned().ok_or_else(|| Error::Invalid(format!("{:?} is not a file", entry.path_text())))?;
         let chunks = chunks_of(reader, &entry.path_text(), &content)?;
         Ok(Self {
-            fetcher: ChunkFetcher::new(reader, WINDOW_BYTES, cancel),
+            fetcher: ChunkFetcher::new(reader, WINDOW_BYTES, hears),
             path: entry.path_text().into(),
             content,
             chunks: chunks.into_iter(),

@@ -33,6 +33,7 @@ use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::repository::{OpenOptions, Repository, layout};
+use mlvault::restore::RestoreOptions;
 use mlvault::{check, repair, restore, retention};
 use tempfile::TempDir;
 
@@ -174,7 +175,7 @@ fn restore_beside_others(repository: &Arc<Repository>, snapshot: &Snapshot, is_c
 fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: bool) -> Result<Vec<String>> {
     let target = TempDir::new().unwrap();
     let problems = Arc::new(Problems::default());
-    let options = repo::restore_options(target.path());
+    let options = RestoreOptions::into_directory(target.path());
     let restored = restore::run(repository, snapshot, &options, &Hears::new(problems.clone(), Cancel::default()));
     let SourceRecord::Paths { paths } = &snapshot.record.source else { panic!("{:?}", snapshot.record.source) };
     let (directory, expected) = STAGE.directories.iter().find(|(path, _)| path == Path::new(&paths[0])).unwrap();

@@ -54,9 +54,7 @@ pub fn backup_prefix(vault: &Vault, prefix: &str, options: S3Options) -> Result<
 pub fn backup(vault: &Vault, location: &str, options: S3Options) -> Result<BackupSummary, Error> {
     let what =
         BackupSource::Bucket { location: location.parse().unwrap(), options, excludes: vec!["*.tmp".to_owned()] };
-    let options =
-        BackupOptions { what, tags: vec![], force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
-    backup::run(&vault.open().unwrap(), &options, &Hears::nobody())
+    backup::run(&vault.open().unwrap(), &BackupOptions::new(what), &Hears::nobody())
 }
 
 /// Returns the entries of a snapshot, by path.

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use mlvault::backend::local::LocalBackend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::backend::{Backend, Listed};
-use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
+use mlvault::backup::{self, BackupOptions, BackupSummary};
 use mlvault::cancel::Cancel;
 use mlvault::check::{self, CheckReport, ReadData};
 use mlvault::clock::SystemClock;
@@ -30,7 +30,7 @@ use mlvault::id::{ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
-use mlvault::restore::{self, Overwrite, RestoreOptions};
+use mlvault::restore::{self, RestoreOptions};
 use tempfile::TempDir;
 
 /// Chunks so small that a few files make many of them, and a text of some MiB an indirect list.
@@ -109,7 +109,7 @@ impl Vault {
         let monitor = Arc::new(Problems::default());
         let repository = self.open()?;
         let snapshot = repository.find_snapshot(&snapshot.to_string())?;
-        let options = restore_options(target.path());
+        let options = RestoreOptions::into_directory(target.path());
         let summary = restore::run(&repository, &snapshot, &options, &Hears::new(monitor.clone(), Cancel::default()))?;
         let subjects = monitor.subjects();
         assert_eq!(summary.problems, subjects.len() as u64);
@@ -143,24 +143,9 @@ pub fn create_on(backend: &dyn Backend, credential: &Credential, create_only: bo
     Repository::create(backend, credential, &options, &SystemClock).map(drop)
 }
 
-/// Returns how a test restores: everything, into an empty directory.
-pub fn restore_options(target: &Path) -> RestoreOptions {
-    RestoreOptions {
-        target: target.to_owned(),
-        path: None,
-        overwrite: Overwrite::Always,
-        delete: false,
-        ownership: false,
-        dry_run: false,
-    }
-}
-
 /// Backs up a directory with an open repository.
 pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<BackupSummary> {
-    let what = BackupSource::Paths { paths: vec![directory.to_owned()], excludes: Vec::new() };
-    let options =
-        BackupOptions { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None };
-    backup::run(repository, &options, &Hears::nobody())
+    backup::run(repository, &BackupOptions::of_paths([directory]), &Hears::nobody())
 }
 
 /// Checks an open repository.

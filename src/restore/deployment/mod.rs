@@ -389,12 +389,12 @@ impl<'a> DeploymentRestore<'a> {
         let entry = entry_at(&self.reader, self.component(DATABASE)?, name.as_bytes())?.ok_or_else(|| {
             Error::NotFound(format!("The snapshot {} has no {DATABASE}/{name}", self.snapshot.id.short()))
         })?;
-        FileReader::open(&self.reader, &entry, &self.hears.cancel)
+        FileReader::open(&self.reader, &entry, &self.hears)
     }
 
     fn load(&self, plan: &DatabasePlan, options: &DeploymentRestoreOptions) -> Result<u64> {
         self.hears.monitor.phase("databases", None, None);
-        let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, &self.hears.cancel)?;
+        let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, &self.hears)?;
         let expected: Vec<TableRecord> =
             tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
         let rewrites = if plan.store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) };
@@ -416,7 +416,7 @@ pub fn restore_files(
     hears: &Hears,
 ) -> Result<RestoreSummary> {
     let restore = DeploymentRestore::new(repository, snapshot, hears)?;
-    let selected = Selected::find(&restore.reader, snapshot, part, &hears.cancel)?;
+    let selected = Selected::find(&restore.reader, snapshot, part, hears)?;
     let mut sum = RestoreSummary::default();
     hears.monitor.phase("restore", None, None);
     let files = selection::files_of(part, &selected);

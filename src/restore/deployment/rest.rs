@@ -93,7 +93,7 @@ impl<'a> RestRestore<'a> {
         target: &Deployment,
     ) -> Result<Self> {
         restore.hears.monitor.phase("reading the snapshot", None, None);
-        let find = |part| Selected::find(&restore.reader, restore.snapshot, part, &restore.hears.cancel);
+        let find = |part| Selected::find(&restore.reader, restore.snapshot, part, &restore.hears);
         let parent = std::env::temp_dir();
         let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&parent, source))?;
         let mut prepared = Self {
@@ -150,7 +150,7 @@ impl<'a> RestRestore<'a> {
         visit: &mut dyn FnMut(&mut Self, T) -> Result<()>,
     ) -> Result<()> {
         let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
-        for_each(reader, snapshot, file, &hears.cancel, &mut |row| visit(self, row))
+        for_each(reader, snapshot, file, hears, &mut |row| visit(self, row))
     }
 
     fn collect_experiments(&mut self) -> Result<()> {
@@ -241,7 +241,7 @@ impl<'a> RestRestore<'a> {
             return Ok(());
         }
         let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
-        let tables: Vec<StoredTable> = read_all(reader, snapshot, TABLES, &hears.cancel)?;
+        let tables: Vec<StoredTable> = read_all(reader, snapshot, TABLES, hears)?;
         let is_trace = |name: &str| {
             let owner = RESTORED_TABLES.iter().find(|table| table.name == name).map(|table| table.owner);
             matches!(owner, Some(Key::Trace | Key::Association))

@@ -84,7 +84,7 @@ pub fn merge(
     part: &DeploymentPart,
     options: &MergeOptions,
 ) -> Result<MergeSummary> {
-    let selected = Selected::find(&restore.reader, restore.snapshot, part, &restore.hears.cancel)?;
+    let selected = Selected::find(&restore.reader, restore.snapshot, part, &restore.hears)?;
     let mut writers = open_writers(restore, target)?;
     let layout = target.layout()?;
     let mut summary = MergeSummary::default();

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::cancel::Cancel;
 use crate::catalogue::browse::Browser;
 use crate::catalogue::reader::for_each;
 use crate::chunks::reader::ChunkReader;
 use crate::database::Need;
 use crate::error::Result;
+use crate::hears::Hears;
 use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, Run};
 use crate::mlflow::names::file;
 use crate::mlflow::schema::{ReferenceKind, RowOwner};
@@ -94,8 +94,8 @@ struct Trace {
 
 impl Selected {
     /// Finds everything that belongs to what is wanted.
-    pub fn find(reader: &ChunkReader, snapshot: &Snapshot, part: &DeploymentPart, cancel: &Cancel) -> Result<Self> {
-        let browser = Browser { reader, snapshot, cancel };
+    pub fn find(reader: &ChunkReader, snapshot: &Snapshot, part: &DeploymentPart, hears: &Hears) -> Result<Self> {
+        let browser = Browser { reader, snapshot, hears };
         let mut selected = Self::default();
         match part {
             DeploymentPart::Experiment(name) => {
@@ -169,20 +169,20 @@ impl Selected {
     }
 
     fn content_of_experiment(&mut self, browser: &Browser<'_>, experiment: &str) -> Result<()> {
-        let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, file::RUNS, cancel, &mut |run: Run| {
+        let Browser { reader, snapshot, hears } = browser;
+        for_each(reader, snapshot, file::RUNS, hears, &mut |run: Run| {
             if run.experiment_id == experiment {
                 self.put(RowOwner::Run, &run.run_id, Need::Selected);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+        for_each(reader, snapshot, file::LOGGED_MODELS, hears, &mut |model: LoggedModel| {
             if model.experiment_id == experiment {
                 self.put(RowOwner::LoggedModel, &model.model_id, Need::Selected);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, file::TRACES, cancel, &mut |trace: Trace| {
+        for_each(reader, snapshot, file::TRACES, hears, &mut |trace: Trace| {
             if trace.experiment_id == experiment {
                 self.put(RowOwner::Trace, &trace.trace_id, Need::Selected);
             }
@@ -191,8 +191,8 @@ impl Selected {
     }
 
     fn models_of_runs(&mut self, browser: &Browser<'_>, need: Need) -> Result<()> {
-        let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+        let Browser { reader, snapshot, hears } = browser;
+        for_each(reader, snapshot, file::LOGGED_MODELS, hears, &mut |model: LoggedModel| {
             if model.source_run_id.is_some_and(|run| self.has(RowOwner::Run, &run).is_some()) {
                 self.put(RowOwner::LoggedModel, &model.model_id, need);
             }
@@ -223,8 +223,8 @@ impl Selected {
                 }
             }
         }
-        let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+        let Browser { reader, snapshot, hears } = browser;
+        for_each(reader, snapshot, file::LOGGED_MODELS, hears, &mut |model: LoggedModel| {
             let by_run = model.source_run_id.clone().zip(model.name.clone());
             let is_source = by_run.is_some_and(|pair| runs_and_names.contains(&pair));
             if is_source {
@@ -241,14 +241,14 @@ impl Selected {
 
     /// The experiments that runs, models and traces belong to.
     fn experiments_of(&mut self, browser: &Browser<'_>) -> Result<()> {
-        let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, file::RUNS, cancel, &mut |run: Run| {
+        let Browser { reader, snapshot, hears } = browser;
+        for_each(reader, snapshot, file::RUNS, hears, &mut |run: Run| {
             if self.has(RowOwner::Run, &run.run_id).is_some() {
                 self.put(RowOwner::Experiment, &run.experiment_id, Need::Referenced);
             }
             Ok(())
         })?;
-        for_each(reader, snapshot, file::LOGGED_MODELS, cancel, &mut |model: LoggedModel| {
+        for_each(reader, snapshot, file::LOGGED_MODELS, hears, &mut |model: LoggedModel| {
             if self.has(RowOwner::LoggedModel, &model.model_id).is_some() {
                 self.put(RowOwner::Experiment, &model.experiment_id, Need::Referenced);
             }
@@ -258,8 +258,8 @@ impl Selected {
 
     /// The data sets and models that runs took in or gave out.
     fn inputs(&mut self, browser: &Browser<'_>) -> Result<()> {
-        let Browser { reader, snapshot, cancel } = browser;
-        for_each(reader, snapshot, file::INPUTS, cancel, &mut |input: InputRow| {
+        let Browser { reader, snapshot, hears } = browser;
+        for_each(reader, snapshot, file::INPUTS, hears, &mut |input: InputRow| {
             let ends = [self.has(RowOwner::Run, &input.destination_id), self.has(RowOwner::Run, &input.source_id)];
             let Some(need) = ends.into_iter().flatten().next() else { return Ok(()) };
             self.put(RowOwner::Input, &input.input_id, need);

@@ -18,7 +18,7 @@ const COPIES_MAX: usize = 16;
 impl RestRestore<'_> {
     pub(super) fn collect_registry(&mut self) -> Result<()> {
         let DeploymentRestore { reader, snapshot, hears, .. } = self.restore;
-        let browser = Browser { reader, snapshot, cancel: &hears.cancel };
+        let browser = Browser { reader, snapshot, hears };
         let all: Vec<ModelVersion> = browser.all(file::MODEL_VERSIONS)?;
         let by_key: HashMap<(&str, String), &ModelVersion> =
             all.iter().map(|version| ((version.name.as_str(), version.version.to_string()), version)).collect();
