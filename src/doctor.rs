@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::backend::Backend;
@@ -22,6 +21,7 @@ use crate::error::{Error, Fault, Result};
 use crate::hears::Hears;
 use crate::monitor::Counter;
 use crate::repository::layout;
+use crate::repository::time::CLOCK_OFF_MAX;
 use crate::sync::lock;
 use crate::units::{KIB, MIB, format_bytes};
 
@@ -39,8 +39,6 @@ const SMALL_BYTES: u64 = KIB;
 const RANGED_BYTES: u64 = 64 * KIB;
 /// Size of the object that throughput is measured with.
 const LARGE_BYTES: u64 = 16 * MIB;
-/// Difference between the clocks from which there is a warning.
-const CLOCK_SKEW_SECONDS_MAX: i64 = 5 * 60;
 /// Median time of a small request from which there is a warning.
 const LATENCY_MAX: Duration = Duration::from_millis(1000);
 
@@ -387,7 +385,7 @@ impl<'a> Probe<'a> {
             seconds if seconds > 0 => format!("the backend's clock is {seconds} s ahead"),
             seconds => format!("the backend's clock is {} s behind", seconds.unsigned_abs()),
         };
-        let is_off = skew.abs() > SignedDuration::from_secs(CLOCK_SKEW_SECONDS_MAX);
+        let is_off = skew.abs() > CLOCK_OFF_MAX;
         Ok(if is_off { check.warning(measured) } else { check.ok(measured) })
     }
 

@@ -120,6 +120,9 @@ pub struct BackupSummary {
     pub snapshot: Option<SessionId>,
     /// Its record; after a dry run, what it would have said as far as that is known.
     pub record: SnapshotRecord,
+    /// By how many seconds our clock was ahead of the backend's at the start, less than nothing if it was behind; none if
+    /// it was right.
+    pub clock_off_seconds: Option<i64>,
 }
 
 /// Collects what went wrong: named up to a limit, counted beyond.
@@ -154,9 +157,15 @@ impl Problems {
 /// Runs a backup.
 pub fn run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     check(options)?;
-    if options.dry_run {
-        return dry_run(repository, options, hears);
-    }
+    // The snapshot will bear the time of this clock.
+    let clock_off_seconds = repository.tell_clock_off(hears);
+    let summary =
+        if options.dry_run { dry_run(repository, options, hears) } else { store_anew(repository, options, hears) };
+    summary.map(|summary| BackupSummary { clock_off_seconds, ..summary })
+}
+
+/// Stores a source, and once more if a prune has ended the session.
+fn store_anew(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     match store(repository, options, hears) {
         // A second time is no coincidence: then the operator should know. Standard input cannot be read again.
         Err(Error::Busy(reason)) if !matches!(options.what, BackupSource::Stdin { .. }) => {
@@ -215,7 +224,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     // Last, when every pack and segment that it leads to is in the backend: who sees the snapshot can restore it. Refused
     // if a prune has voided the session meanwhile, because then packs may be gone.
     let snapshot = session.commit(record.clone())?;
-    Ok(BackupSummary { snapshot: Some(snapshot), record })
+    Ok(BackupSummary { snapshot: Some(snapshot), record, clock_off_seconds: None })
 }
 
 /// What a backup stored.
@@ -339,7 +348,7 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
         what => survey(FILES, open_source(what, repository)?.as_ref())?,
     }
     let about = About { repository, started: repository.clock().now(), options, source, parent, list: &list };
-    Ok(BackupSummary { snapshot: None, record: about.record(stored, &problems) })
+    Ok(BackupSummary { snapshot: None, record: about.record(stored, &problems), clock_off_seconds: None })
 }
 
 fn note_damage(list: &SnapshotList, hears: &Hears) {

@@ -104,7 +104,9 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         Completeness::Complete => exit::COMPLETE,
         Completeness::Incomplete => exit::INCOMPLETE,
     };
-    let document = json!({ "snapshot": summary.snapshot, "record": summary.record });
+    let document = json!({
+        "snapshot": summary.snapshot, "record": summary.record, "clock_off_seconds": summary.clock_off_seconds,
+    });
     Ok(Outcome::new(code, document, text(&summary)))
 }
 

@@ -77,7 +77,7 @@ fn choose(repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, V
         return Ok((list.snapshots, list.damaged));
     }
     let mut chosen = names.iter().map(|name| repository.find_snapshot(name)).collect::<Result<Vec<_>>>()?;
-    chosen.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+    chosen.sort_by_key(Snapshot::order);
     chosen.dedup_by_key(|snapshot| snapshot.id);
     Ok((chosen, Vec::new()))
 }

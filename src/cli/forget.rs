@@ -19,8 +19,8 @@ use crate::cli::{exit, output, prune, values};
 
 /// Forget snapshots, by policy or by name
 ///
-/// A policy applies to each source separately, and keeps the first snapshot of each hour, day, week, month or year.
-/// Snapshots with a hold, and the newest complete snapshot of each source, are always kept. Forgotten snapshots go to the
+/// A policy applies to each source and key separately, and keeps the first snapshot of each hour, day, week, month or year.
+/// Snapshots with a hold, and the newest complete snapshot of each source and key, are always kept. Forgotten snapshots go to the
 /// trash: `mlvault undelete` brings them back until `mlvault prune` removes them. Needs a maintainer key.
 #[derive(Parser)]
 #[command(after_help = "\
@@ -46,7 +46,7 @@ pub struct Args {
     /// Time zone in which days begin, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
-    /// Refuse to forget more than this share of the snapshots
+    /// Refuse to forget more than this share of the snapshots that one key made of one source
     #[arg(long, value_name = "PERCENT", default_value = "50%", value_parser = values::share)]
     max_forget: u8,
     /// Forget even more than --max-forget, or the newest complete snapshot if you name it
@@ -133,6 +133,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let (dry_run, force, max_forget, prunes) = (args.dry_run, args.force, args.max_forget, args.prune);
     let what = what(context, args)?;
     let repository = context.repository()?;
+    // A prune says it too.
+    let clock_off = if prunes { None } else { repository.tell_clock_off(&context.hears()) };
     let plan = retention::plan(&repository, &what, max_forget)?;
     let mut text = Text::from(plan_rows(&plan));
     let options = ForgetAndPruneOptions { force, prune: prunes.then(mlvault::prune::PruneOptions::default) };
@@ -143,19 +145,27 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let done = match done {
         Err(refused @ Error::Refused(_)) => {
             context.monitor().note("Look at the plan with --dry-run, or forget all of them with --force");
-            return Ok(Outcome::failed(refused, document(&plan, false, &ForgottenAndPruned::default()), text));
+            return Ok(Outcome::failed(
+                refused,
+                document(&plan, false, &ForgottenAndPruned::default(), clock_off),
+                text,
+            ));
         }
         done => done?,
     };
     text.extend(result_lines(&plan, dry_run, done.forgotten));
     text.extend(done.pruned.iter().flat_map(|report| prune::text(report, false)));
     let code = done.pruned.as_ref().map_or(exit::COMPLETE, prune::code);
-    Ok(Outcome::new(code, document(&plan, dry_run, &done), text))
+    let clock_off = clock_off.or(done.pruned.as_ref().and_then(|report| report.clock_off_seconds));
+    Ok(Outcome::new(code, document(&plan, dry_run, &done, clock_off), text))
 }
 
 /// Returns the result for programs. A refused command has one too: what was planned, and the objections to it.
-fn document(plan: &ForgetPlan, dry_run: bool, done: &ForgottenAndPruned) -> Value {
-    json!({ "dry_run": dry_run, "forgotten": done.forgotten, "plan": plan, "prune": done.pruned })
+fn document(plan: &ForgetPlan, dry_run: bool, done: &ForgottenAndPruned, clock_off_seconds: Option<i64>) -> Value {
+    json!({
+        "dry_run": dry_run, "forgotten": done.forgotten, "plan": plan, "prune": done.pruned,
+        "clock_off_seconds": clock_off_seconds,
+    })
 }
 
 fn what(context: &Context, args: Args) -> Result<ForgetChoice> {
@@ -183,7 +193,7 @@ fn retention_of(context: &Context, deployment: &str) -> Option<String> {
 }
 
 fn plan_rows(plan: &ForgetPlan) -> Vec<Vec<String>> {
-    let mut rows = vec![["", "ID", "TIME", "STATE", "TAGS", "REASON", "SOURCE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["", "ID", "TIME", "STATE", "BY", "TAGS", "REASON", "SOURCE"].map(str::to_owned).to_vec()];
     rows.extend(plan.decisions.iter().map(row));
     rows
 }
@@ -192,8 +202,9 @@ fn row(decision: &Decision) -> Vec<String> {
     vec![
         if decision.keep { "keep" } else { "FORGET" }.to_owned(),
         decision.id.short(),
-        output::format_time(&decision.started),
+        output::format_word(&decision.started, decision.time_doubtful),
         if decision.is_complete { "complete" } else { "INCOMPLETE" }.to_owned(),
+        printable(&decision.by),
         printable(&decision.tags.join(",")),
         printable(&decision.reasons.join(", ")),
         printable(&decision.group),

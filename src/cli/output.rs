@@ -112,3 +112,8 @@ fn fault(source: io::Error) -> Error {
 pub fn format_time(time: &jiff::Timestamp) -> String {
     time.strftime("%F %T UTC").to_string()
 }
+
+/// Formats what a snapshot says of its time, with a mark if that is in doubt.
+pub fn format_word(time: &jiff::Timestamp, is_doubtful: bool) -> String {
+    format!("{}{}", format_time(time), if is_doubtful { "?" } else { "" })
+}

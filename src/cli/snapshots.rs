@@ -17,7 +17,7 @@ use crate::cli::{exit, output};
 
 /// List snapshots, oldest first
 ///
-/// `*` marks snapshots with a hold. Tags are shown as they are now, also if they were changed after the backup.
+/// `*` marks snapshots with a hold, and `?` times that are far from when the snapshot arrived. Tags are shown as they are now, also if they were changed after the backup.
 ///
 /// Exit code 3 if a snapshot or note cannot be read, or if a snapshot was deleted without `mlvault forget`.
 #[derive(Parser)]
@@ -82,6 +82,7 @@ impl Listed {
         json!({
             "id": snapshot.id, "signer": snapshot.signer, "record": snapshot.record,
             "tags": self.notes.tags_of(snapshot), "hold": hold,
+            "arrived": snapshot.arrived, "time_doubtful": snapshot.is_time_doubtful(),
         })
     }
 
@@ -99,7 +100,7 @@ impl Listed {
 }
 
 fn trashed_json(trashed: &Trashed) -> Value {
-    let Trashed { snapshot, forgotten, by } = trashed;
+    let Trashed { snapshot, forgotten, by, .. } = trashed;
     json!({ "id": snapshot.id, "record": snapshot.record, "forgotten": forgotten, "by": by })
 }
 
@@ -125,7 +126,7 @@ fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
     let state = if snapshot.is_incomplete() { "INCOMPLETE" } else { "complete" };
     vec![
         snapshot.id.short(),
-        output::format_time(&record.started),
+        output::format_word(&record.started, snapshot.is_time_doubtful()),
         format_bytes(bytes),
         state.to_owned(),
         printable(&snapshot.signer.label),

@@ -15,12 +15,14 @@ mod segments;
 mod sweep;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use crate::backend::Listed;
 use crate::chunks::writer::META_PACK_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{BlobKind, PerKind};
@@ -29,9 +31,10 @@ use crate::id::{PackId, SessionId};
 use crate::prune::needed::Needed;
 pub use crate::prune::plan::{PackSum, PruneLimits, PrunePlan};
 use crate::prune::repack::Repack;
+use crate::prune::sweep::OpenSession;
 use crate::prune::view::View;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::{Repository, layout, session};
+use crate::repository::{Repository, layout, session, time};
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -97,6 +100,8 @@ pub struct PruneReport {
     pub temporaries_removed: u64,
     /// Whether the backend ignores create-only writes, so that time has to stand in.
     pub by_grace: bool,
+    /// By how many seconds our clock is ahead of the backend's, less than nothing if it is behind; none if it is right.
+    pub clock_off_seconds: Option<i64>,
 }
 
 impl PruneReport {
@@ -119,7 +124,11 @@ struct Prune<'a> {
 /// Prunes. Needs a maintainer's key.
 pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) -> Result<PruneReport> {
     repository.access().require_maintainer("prune")?;
-    let report = PruneReport { by_grace: !repository.config().create_only, ..PruneReport::default() };
+    let report = PruneReport {
+        by_grace: !repository.config().create_only,
+        clock_off_seconds: repository.tell_clock_off(hears),
+        ..PruneReport::default()
+    };
     let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new() };
     prune.run()?;
     Ok(prune.report)
@@ -163,12 +172,12 @@ impl Prune<'_> {
         if let Some(error) = list.damaged.first().or(notes.damaged.first()) {
             return Err(Error::Refused(format!("Nothing is pruned while something cannot be read. {error}")));
         }
-        let now = self.repository.clock().now();
+        let now = self.repository.now_there()?;
         let mut counted: Vec<&Snapshot> = list.snapshots.iter().collect();
         self.unneeded_trash.clear();
         for trashed in &list.trash {
             let id = trashed.snapshot.id;
-            let is_fresh = now.duration_since(trashed.forgotten.at) < self.options.keep_trash;
+            let is_fresh = now.duration_since(trashed.since(now)) < self.options.keep_trash;
             if is_fresh || notes.hold_on(&id, now).is_some() {
                 counted.push(&trashed.snapshot);
             } else {
@@ -184,7 +193,7 @@ impl Prune<'_> {
     }
 
     /// Returns the sessions that may still name packs. Where the backend can tell, old ones are ended first.
-    fn sessions_in_the_way(&mut self) -> Result<Vec<SessionId>> {
+    fn sessions_in_the_way(&mut self) -> Result<Vec<OpenSession>> {
         let open = self.open_sessions()?;
         if self.options.dry_run || self.report.by_grace { Ok(open) } else { self.end_old(open) }
     }
@@ -215,14 +224,14 @@ impl Prune<'_> {
     /// Without create-only writes nothing tells a session that commits from one that is voided at that moment. So what
     /// is marked now waits for longer than any session lasts, and only what was marked so long ago is swept.
     fn sweep_by_grace(&mut self, mut mark: Vec<PackId>, needed: &mut Needed) -> Result<()> {
-        let now = self.repository.clock().now().as_millisecond().max(0) as u64;
+        let (now, marked_at) = (self.repository.now_there()?, self.tombstone_arrivals()?);
         let tombstones = session::tombstones(self.repository)?;
         for (key, packs) in &tombstones {
             // One tombstone a pack: a second one would let its time begin anew with every prune.
             mark.retain(|pack| !packs.contains(pack));
-            // A name that tells no time counts as marked just now: too late is safe, and too early is not.
-            let marked_at = layout::tombstone_of(key).map_or(now, |id| id.unix_milliseconds());
-            if now.saturating_sub(marked_at) > self.options.grace.as_millis() as u64 {
+            // One whose time is not known counts as marked just now: too late is safe, and too early is not.
+            let age = now.duration_since(marked_at.get(key).copied().unwrap_or(now));
+            if age > SignedDuration::try_from(self.options.grace).unwrap_or(SignedDuration::MAX) {
                 self.sweep(packs, needed, key)?;
             } else {
                 self.report.packs_waiting += packs.len() as u64;
@@ -234,6 +243,16 @@ impl Prune<'_> {
             (true, _) => Ok(()),
             (false, _) => session::bury(self.repository, &mark).map(drop),
         }
+    }
+
+    /// Returns when each tombstone arrived. Its name has the time of whoever wrote it, whose clock may be wrong.
+    fn tombstone_arrivals(&self) -> Result<HashMap<String, Timestamp>> {
+        let listed = self.repository.backend().list(layout::TOMBSTONES)?;
+        let arrived = |object: &Listed| {
+            let id = layout::tombstone_of(&object.key)?;
+            Some((object.key.clone(), time::arrival(object, id.unix_milliseconds())))
+        };
+        Ok(listed.iter().filter_map(arrived).collect())
     }
 
     /// Drops from the index what is gone, and merges small segments, where no sweep does.

@@ -7,6 +7,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
+use crate::backend::Listed;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
@@ -15,12 +18,19 @@ use crate::prune::Prune;
 use crate::prune::needed::Needed;
 use crate::prune::segments;
 use crate::prune::view::View;
-use crate::repository::{layout, session};
+use crate::repository::{layout, session, time};
 
 /// Packs that are deleted together, between two looks whether to stop.
 const DELETE_BATCH: usize = 200;
 /// Time between two looks at sessions that are waited for.
 const POLL: Duration = Duration::from_secs(5);
+
+/// A session that is announced and has not ended.
+pub(super) struct OpenSession {
+    id: SessionId,
+    /// When it was announced, by the clock of the place: its own word may come from any clock.
+    arrived: Timestamp,
+}
 
 impl Prune<'_> {
     /// Waits until every session that is announced now has ended; old ones are declared void. Returns how many have not.
@@ -37,23 +47,30 @@ impl Prune<'_> {
             self.repository.clock().sleep(POLL);
             waited += POLL;
             let ended = session::ended(self.repository)?;
-            open.retain(|session| !ended.contains(session));
+            open.retain(|session| !ended.contains(&session.id));
         }
     }
 
     /// Returns the sessions that are announced and have not ended.
-    pub(super) fn open_sessions(&self) -> Result<Vec<SessionId>> {
+    pub(super) fn open_sessions(&self) -> Result<Vec<OpenSession>> {
         // Announcements before outcomes: a session that ends in between has ended, and none that runs is overlooked.
         let listed = self.repository.backend().list(layout::SESSIONS)?;
         let ended = session::ended(self.repository)?;
-        let is_open = |id: &SessionId| !ended.contains(id);
-        Ok(listed.iter().filter_map(|object| layout::session_of(&object.key)).filter(is_open).collect())
+        let session = |object: &Listed| {
+            let id = layout::session_of(&object.key)?;
+            Some(OpenSession { id, arrived: time::arrival(object, id.unix_milliseconds()) })
+        };
+        Ok(listed.iter().filter_map(session).filter(|session| !ended.contains(&session.id)).collect())
     }
 
     /// Declares sessions void that have run for too long. Returns the others.
-    pub(super) fn end_old(&mut self, open: Vec<SessionId>) -> Result<Vec<SessionId>> {
-        let (old, young): (Vec<SessionId>, _) = open.into_iter().partition(|session| self.is_old(session));
-        for session in &old {
+    pub(super) fn end_old(&mut self, open: Vec<OpenSession>) -> Result<Vec<OpenSession>> {
+        if open.is_empty() {
+            return Ok(open);
+        }
+        let now = self.repository.now_there()?;
+        let (old, young): (Vec<OpenSession>, _) = open.into_iter().partition(|session| self.is_old(session, now));
+        for OpenSession { id: session, .. } in &old {
             self.hears
                 .monitor
                 .note(&format!("The session {} has run for too long and is declared void", session.short()));
@@ -64,10 +81,12 @@ impl Prune<'_> {
         Ok(young)
     }
 
-    fn is_old(&self, session: &SessionId) -> bool {
-        let now = self.repository.clock().now().as_millisecond().max(0) as u64;
-        let age = now.saturating_sub(session.unix_milliseconds());
-        age > self.options.session_age_max.as_millis() as u64
+    fn is_old(&self, session: &OpenSession, now: Timestamp) -> bool {
+        let age = now.duration_since(session.arrived);
+        let age_max = SignedDuration::try_from(self.options.session_age_max).unwrap_or(SignedDuration::MAX);
+        // One that arrived in the future did so by a clock that was wrong, and would never get old. A void marker can
+        // cost a backup that runs its time, and no data.
+        age >= age_max || age < -time::WORD_OFF_MAX
     }
 
     /// Deletes those of the packs that nothing needs, then the tombstone that names them all.

@@ -11,6 +11,7 @@ pub mod notes;
 pub mod session;
 pub mod snapshots;
 pub mod thread_plan;
+pub mod time;
 
 use std::path::PathBuf;
 use std::sync::Arc;

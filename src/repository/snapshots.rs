@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use crate::backend::Listed;
 use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
@@ -19,6 +20,7 @@ use crate::id::SessionId;
 use crate::moment::DayOrTime;
 use crate::parallel;
 use crate::repository::session::PROGRAM;
+use crate::repository::time;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
 use crate::units::KIB;
@@ -46,6 +48,26 @@ impl Snapshot {
     pub fn is_incomplete(&self) -> bool {
         self.record.completeness == Completeness::Incomplete
     }
+
+    /// Returns whether its word on the time and its arrival are too far apart.
+    pub fn is_time_doubtful(&self) -> bool {
+        time::is_doubtful(&self.record, self.arrived)
+    }
+
+    /// Returns the time at which it counts as made: its own word, or its arrival if the word lies well after that.
+    ///
+    /// So what a wrong clock has dated in the future does not stay the latest for years.
+    pub fn made(&self) -> Timestamp {
+        match self.record.started.duration_since(self.arrived) > time::WORD_OFF_MAX {
+            true => self.arrived,
+            false => self.record.started,
+        }
+    }
+
+    /// Returns what snapshots are listed by.
+    pub fn order(&self) -> (Timestamp, SessionId) {
+        (self.made(), self.id)
+    }
 }
 
 /// A snapshot that was forgotten.
@@ -57,12 +79,21 @@ pub struct Trashed {
     pub forgotten: ForgottenRecord,
     /// By whom.
     pub by: Certificate,
+    /// When the record of that arrived, by the clock of the place where it is stored.
+    pub arrived: Timestamp,
+}
+
+impl Trashed {
+    /// Returns since when it counts as forgotten: the later of word and arrival, unless the word lies in the future.
+    pub fn since(&self, now: Timestamp) -> Timestamp {
+        if self.forgotten.at > now { self.arrived } else { self.arrived.max(self.forgotten.at) }
+    }
 }
 
 /// All snapshots of a repository, oldest first, and what could not be read.
 #[derive(Debug, Default)]
 pub struct SnapshotList {
-    /// Readable snapshots, in the order of their start.
+    /// Readable snapshots, in the order of [`Snapshot::made`].
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that were forgotten and that no prune has removed yet, oldest first.
     pub trash: Vec<Trashed>,
@@ -116,9 +147,9 @@ impl Repository {
         });
         // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
         let records = self.backend().list(layout::FORGOTTEN)?;
-        let sizes: HashMap<SessionId, u64> =
-            records.iter().filter_map(|object| Some((layout::forgotten_of(&object.key)?, object.size))).collect();
-        let mut list = SnapshotList { forgotten: sizes.keys().copied().collect(), ..SnapshotList::default() };
+        let records: HashMap<SessionId, Listed> =
+            records.into_iter().filter_map(|object| Some((layout::forgotten_of(&object.key)?, object))).collect();
+        let mut list = SnapshotList { forgotten: records.keys().copied().collect(), ..SnapshotList::default() };
         for outcome in read {
             match outcome {
                 Ok((id, SessionOutcome::Snapshot(record), signer, arrived)) => {
@@ -130,24 +161,27 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
-        self.sort_out_trash(&mut list, &sizes)?;
+        list.snapshots.sort_by_key(Snapshot::order);
+        self.sort_out_trash(&mut list, &records)?;
         Ok(list)
     }
 
     /// Takes forgotten snapshots out of the list. One whose record of that is damaged stays listed.
-    fn sort_out_trash(&self, list: &mut SnapshotList, sizes: &HashMap<SessionId, u64>) -> Result<()> {
-        let (marked, listed) = std::mem::take(&mut list.snapshots)
+    fn sort_out_trash(&self, list: &mut SnapshotList, listed: &HashMap<SessionId, Listed>) -> Result<()> {
+        let (marked, others) = std::mem::take(&mut list.snapshots)
             .into_iter()
             .partition::<Vec<_>, _>(|snapshot| list.forgotten.contains(&snapshot.id));
-        list.snapshots = listed;
+        list.snapshots = others;
         let records = parallel::map(&marked, self.backend().concurrency(), |Snapshot { id, .. }| {
-            let size = sizes.get(id).copied().unwrap_or_default();
+            let size = listed.get(id).map_or(0, |object| object.size);
             self.forgotten.get(self, id, size, || self.read_forgotten(id))
         });
         for (snapshot, record) in marked.into_iter().zip(records) {
             match record {
-                Ok((forgotten, by)) => list.trash.push(Trashed { snapshot, forgotten, by }),
+                Ok((forgotten, by)) => {
+                    let arrived = listed.get(&snapshot.id).map_or(snapshot.arrived, |object| object.modified);
+                    list.trash.push(Trashed { snapshot, forgotten, by, arrived });
+                }
                 Err(error) if error.is_damage() => {
                     list.damaged.push(error);
                     list.snapshots.push(snapshot);
@@ -155,7 +189,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        list.snapshots.sort_by_key(|snapshot| (snapshot.record.started, snapshot.id));
+        list.snapshots.sort_by_key(Snapshot::order);
         Ok(())
     }
 
@@ -233,7 +267,7 @@ impl Repository {
                 SourceRecord::Deployment { name } => name,
                 _ => return false,
             };
-            deployment.is_none_or(|wanted| wanted == name) && until.is_none_or(|until| snapshot.record.started < until)
+            deployment.is_none_or(|wanted| wanted == name) && until.is_none_or(|until| snapshot.made() < until)
         };
         let found = list.snapshots.iter().rposition(is_meant);
         found.map(|at| list.snapshots.swap_remove(at)).ok_or_else(|| {
@@ -287,7 +321,7 @@ pub fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
         Ok(DayOrTime::Day(day)) if !is_id(name) => select_day(snapshots, day),
         Ok(DayOrTime::Time(time)) => snapshots
             .iter()
-            .rposition(|snapshot| snapshot.record.started <= time)
+            .rposition(|snapshot| snapshot.made() <= time)
             .ok_or_else(|| Error::NotFound(format!("There is no snapshot from {name} or earlier"))),
         _ => select_id(snapshots, name),
     }
@@ -306,13 +340,13 @@ fn latest_offset(name: &str) -> Result<Option<usize>> {
 }
 
 fn select_day(snapshots: &[Snapshot], day: Date) -> Result<usize> {
-    let day_of = |snapshot: &Snapshot| jiff::tz::TimeZone::UTC.to_datetime(snapshot.record.started).date();
+    let day_of = |snapshot: &Snapshot| jiff::tz::TimeZone::UTC.to_datetime(snapshot.made()).date();
     if let Some(at) = snapshots.iter().rposition(|snapshot| day_of(snapshot) == day) {
         return Ok(at);
     }
     let before = snapshots.iter().rfind(|snapshot| day_of(snapshot) < day);
     let hint = before.map_or(String::new(), |snapshot| {
-        format!("; the last one before is {} of {}", snapshot.id.short(), snapshot.record.started.strftime("%F %R UTC"))
+        format!("; the last one before is {} of {}", snapshot.id.short(), snapshot.made().strftime("%F %R UTC"))
     });
     Err(Error::NotFound(format!("There is no snapshot of {day} (UTC){hint}")))
 }

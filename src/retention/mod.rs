@@ -3,14 +3,14 @@
 //! What must stay true:
 //! - A plan is made first, can be shown, and is what is carried out; each snapshot has a reason.
 //! - Nothing is forgotten while a snapshot or note cannot be read, or while the clock is in doubt.
-//! - A plan that takes away too much, or a group's newest complete snapshot, needs to be forced. A hold cannot be forced.
+//! - A plan that takes away too much of what one key made of one source, or a group's newest complete snapshot, needs to be forced. A hold cannot be forced.
 //! - Each snapshot is forgotten by one write, oldest first: a stop in between leaves the rest listed.
 
 pub mod decide;
 pub mod policy;
 mod undelete;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::format::note::Says;
 use crate::hears::Hears;
-use crate::id::{NoteId, SessionId};
+use crate::id::{NoteId, SessionId, SlotId};
 use crate::repository::Repository;
 use crate::repository::notes::Notes;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
@@ -67,7 +67,7 @@ impl ForgetPlan {
     }
 }
 
-/// Makes a plan. `share_max` is the share of the snapshots looked at that may go unforced, in percent.
+/// Makes a plan. `share_max` is the share of the snapshots of each source and signer that may go unforced, in percent.
 pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Result<ForgetPlan> {
     let now = trusted_time(repository)?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
@@ -81,7 +81,7 @@ pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Resu
                 return Err(Error::NotFound(format!("No snapshot belongs to {group:?}")));
             }
             let decisions = decide(&candidates, policy, now, zone);
-            let objections = objection_to_share(&decisions, share_max).into_iter().collect();
+            let objections = objections_to_share(&decisions, share_max);
             Ok(ForgetPlan { decisions, objections, reason: format!("policy {name}: {policy}") })
         }
         ForgetChoice::Snapshots(names) => plan_named(&list, &candidates, names, now),
@@ -95,8 +95,7 @@ pub fn execute(repository: &Repository, plan: &ForgetPlan, force: bool, hears: &
     if let (Some(objection), false) = (plan.objections.first(), force) {
         return Err(Error::Refused(objection.clone()));
     }
-    let notes = repository.list_notes()?;
-    let now = repository.clock().now();
+    let (notes, now) = (repository.list_notes()?, repository.now_there()?);
     let mut forgotten = 0;
     for decision in plan.forgotten() {
         hears.check()?;
@@ -181,10 +180,15 @@ pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<
     if candidates.is_empty() {
         return Err(Error::NotFound(format!("No snapshot is tagged {PRE_UPGRADE:?}")));
     }
-    let newest = newest_of_each_group(&candidates, now);
+    let newest = newest_complete(&candidates, now);
     let is_before_newest = |candidate: &&Candidate| {
-        let followed_by = |other: &Candidate| other.group == candidate.group && other.started > candidate.started;
-        candidates.iter().any(|other| newest.contains(&other.id) && followed_by(other))
+        // By both times: one that only says that it is newer releases nothing.
+        let followed_by = |other: &Candidate| {
+            let is_later = other.started > candidate.started && other.arrived >= candidate.arrived;
+            other.stream() == candidate.stream() && is_later
+        };
+        let is_followed = candidates.iter().any(|other| newest.contains(&other.id) && followed_by(other));
+        is_followed && !newest.contains(&candidate.id)
     };
     let released: Vec<SessionId> = candidates
         .iter()
@@ -198,17 +202,15 @@ pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<
     Ok(released)
 }
 
-/// Returns our time, unless the backend's differs so much that one of them must be wrong.
+/// Returns the time of the place, unless ours differs so much that one of them must be wrong, and nobody knows which.
 fn trusted_time(repository: &Repository) -> Result<Timestamp> {
-    let now = repository.clock().now();
-    if let Some(theirs) = repository.backend().server_time()?
-        && now.duration_since(theirs).abs() > CLOCK_SKEW_MAX
-    {
+    let (ours, theirs) = (repository.clock().now(), repository.now_there()?);
+    if ours.duration_since(theirs).abs() > CLOCK_SKEW_MAX {
         return Err(Error::Refused(format!(
-            "The clock of this machine says {now}, the backend's {theirs}; ages cannot be told"
+            "The clock of this machine says {ours}, the backend's {theirs}; ages cannot be told"
         )));
     }
-    Ok(now)
+    Ok(theirs)
 }
 
 fn refuse_damage(list: &SnapshotList, notes: &Notes) -> Result<()> {
@@ -222,7 +224,11 @@ fn candidate(snapshot: &Snapshot, notes: &Notes, now: Timestamp) -> Candidate {
     Candidate {
         id: snapshot.id,
         started: snapshot.record.started,
+        arrived: snapshot.arrived,
+        is_doubtful: snapshot.is_time_doubtful(),
         group: snapshot.record.source.group(),
+        signer: snapshot.signer.slot,
+        by: snapshot.signer.label.clone(),
         tags: notes.tags_of(snapshot),
         is_complete: !snapshot.is_incomplete(),
         hold: notes.hold_on(&snapshot.id, now).map(|hold| hold.reason.clone()),
@@ -230,20 +236,22 @@ fn candidate(snapshot: &Snapshot, notes: &Notes, now: Timestamp) -> Candidate {
     }
 }
 
-fn objection_to_share(decisions: &[Decision], share_max: u8) -> Option<String> {
-    let gone = decisions.iter().filter(|decision| !decision.keep).count();
-    (gone * 100 > decisions.len() * usize::from(share_max))
-        .then(|| format!("{gone} of {} snapshots would be forgotten, more than {share_max} %", decisions.len()))
-}
-
-fn newest_of_each_group(candidates: &[Candidate], now: Timestamp) -> BTreeSet<SessionId> {
-    let groups: BTreeSet<&str> = candidates.iter().map(|candidate| candidate.group.as_str()).collect();
-    let newest = |group: &&str| {
-        let mut members: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.group == **group).collect();
-        members.sort_by_key(|member| (member.started, member.id));
-        newest_complete(&members, now).map(|at| members[at].id)
+/// Each source and signer by itself: a stream of decoys cannot hide that another one is emptied.
+fn objections_to_share(decisions: &[Decision], share_max: u8) -> Vec<String> {
+    let mut streams: BTreeMap<(&str, SlotId), Vec<&Decision>> = BTreeMap::new();
+    for decision in decisions {
+        streams.entry((&decision.group, decision.signer)).or_default().push(decision);
+    }
+    let objection = |stream: &Vec<&Decision>| {
+        let (all, gone) = (stream.len(), stream.iter().filter(|decision| !decision.keep).count());
+        let (group, by) = (&stream[0].group, &stream[0].by);
+        (gone * 100 > all * usize::from(share_max)).then(|| {
+            format!(
+                "{gone} of {all} snapshots of {group:?} by the key {by:?} would be forgotten, more than {share_max} %"
+            )
+        })
     };
-    groups.iter().filter_map(newest).collect()
+    streams.values().filter_map(objection).collect()
 }
 
 /// Names are looked up in one listing, so that `latest` means the same for all of them.
@@ -252,7 +260,7 @@ fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], n
         .iter()
         .map(|name| select(&list.snapshots, name).map(|at| list.snapshots[at].id))
         .collect::<Result<_>>()?;
-    let newest = newest_of_each_group(candidates, now);
+    let newest = newest_complete(candidates, now);
     let (mut decisions, mut objections) = (Vec::new(), Vec::new());
     for candidate in candidates.iter().filter(|candidate| chosen.contains(&candidate.id)) {
         let short = candidate.id.short();
@@ -262,15 +270,7 @@ fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], n
         if newest.contains(&candidate.id) {
             objections.push(format!("The snapshot {short} is the newest complete one of {:?}", candidate.group));
         }
-        decisions.push(Decision {
-            id: candidate.id,
-            started: candidate.started,
-            group: candidate.group.clone(),
-            tags: candidate.tags.clone(),
-            is_complete: candidate.is_complete,
-            keep: false,
-            reasons: vec!["named".to_owned()],
-        });
+        decisions.push(candidate.decision(false, vec!["named".to_owned()]));
     }
     Ok(ForgetPlan { decisions, objections, reason: "named by its id".to_owned() })
 }

@@ -24,7 +24,7 @@ use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
-use mlvault::clock::SystemClock;
+use mlvault::clock::{Clock, SystemClock};
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
@@ -39,8 +39,8 @@ use tempfile::TempDir;
 
 use crate::simulator::mutation::{Break, Mutation};
 use crate::simulator::oracle::Oracle;
-use crate::simulator::world::{Dice, Faults, Process, SkewedClock, World};
-use crate::support::repo::{self, Problems, Tree, Vault, copy_of, noise, prose, tree};
+use crate::simulator::world::{Dice, Faults, Process, START_MILLISECONDS, SkewedClock, TrueTime, World};
+use crate::support::repo::{self, Problems, Tree, Vault, copy_into, noise, prose, tree};
 
 /// Histories of each of the two tests that look for losses, where nothing else is said.
 const HISTORIES: u64 = 1000;
@@ -48,6 +48,9 @@ const HISTORIES: u64 = 1000;
 const MUTATED_HISTORIES: u64 = 20_000;
 /// Most processes of a history.
 const PROCESSES_MAX: usize = 5;
+/// By how much the clocks of processes are off: up to one that stands at 1970, and one that believes in 2106.
+const SKEWS_MILLISECONDS: [i64; 8] =
+    [0, 0, 0, -7_200_000, 1000, 90_000_000, -(START_MILLISECONDS as i64), 80 * 365 * DAY_MILLISECONDS as i64];
 /// One day.
 const DAY_MILLISECONDS: u64 = 86_400_000;
 
@@ -226,9 +229,12 @@ struct History {
 
 impl History {
     fn new(seed: u64) -> Self {
-        let store = copy_of(&STAGE.memory);
+        let time = Arc::new(TrueTime::default());
+        let store = copy_into(&STAGE.memory, MemoryBackend::with_clock(Arc::clone(&time) as Arc<dyn Clock>));
         let oracle = Oracle::new(observe(&store), Arc::clone(&store), seed);
-        Self { world: World::new(store), dice: Dice::new(seed), oracle, seed }
+        let mut dice = Dice::new(seed);
+        let world = World::new(store, time, dice.is(500));
+        Self { world, dice, oracle, seed }
     }
 
     /// Lets processes run at once. Returns what happened; fails with what was lost.
@@ -239,7 +245,7 @@ impl History {
         for (number, jobs) in jobs.into_iter().enumerate() {
             heads.push(format!("  process {number}: {jobs:?}"));
             let is_prune = jobs.iter().any(|job| matches!(job, Job::Prune(_)));
-            let skew = [0, 0, -7_200_000, 1000, 90_000_000][self.dice.below(5)];
+            let skew = SKEWS_MILLISECONDS[self.dice.below(SKEWS_MILLISECONDS.len())];
             let mutation = Mutation::new(what, is_prune);
             let process = Process::new(number, Arc::clone(&self.world), skew, mutation);
             threads.push(std::thread::spawn(move || {

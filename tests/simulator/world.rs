@@ -103,7 +103,9 @@ enum Message {
 /// The store, its time, and what is under way.
 pub struct World {
     pub store: Arc<MemoryBackend>,
-    milliseconds: AtomicU64,
+    time: Arc<TrueTime>,
+    /// Whether the store tells its time.
+    tells_time: bool,
     sender: Mutex<Sender<Message>>,
     receiver: Mutex<Receiver<Message>>,
     /// Every pack that ever was, for programs that do not look which are there.
@@ -113,17 +115,33 @@ pub struct World {
     ended: AtomicUsize,
 }
 
+/// What time it is where the store is, in milliseconds since 1970.
+pub struct TrueTime(AtomicU64);
+
+impl Default for TrueTime {
+    fn default() -> Self {
+        Self(AtomicU64::new(START_MILLISECONDS))
+    }
+}
+
+impl Clock for TrueTime {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.0.load(Ordering::SeqCst) as i64).unwrap()
+    }
+}
+
 /// 2026-01-01T00:00:00Z.
-const START_MILLISECONDS: u64 = 1_767_225_600_000;
+pub const START_MILLISECONDS: u64 = 1_767_225_600_000;
 /// Steps after which a history is taken for one that never ends.
 const STEPS_MAX: usize = 20_000;
 
 impl World {
-    pub fn new(store: Arc<MemoryBackend>) -> Arc<Self> {
+    pub fn new(store: Arc<MemoryBackend>, time: Arc<TrueTime>, tells_time: bool) -> Arc<Self> {
         let (sender, receiver) = channel();
         Arc::new(Self {
             store,
-            milliseconds: AtomicU64::new(START_MILLISECONDS),
+            time,
+            tells_time,
             sender: Mutex::new(sender),
             receiver: Mutex::new(receiver),
             packs_ever: Mutex::default(),
@@ -143,7 +161,7 @@ impl World {
     }
 
     pub fn advance(&self, milliseconds: u64) {
-        self.milliseconds.fetch_add(milliseconds, Ordering::SeqCst);
+        self.time.0.fetch_add(milliseconds, Ordering::SeqCst);
     }
 
     /// Lets processes run until all have ended. Returns what happened, for people.
@@ -422,7 +440,7 @@ impl Backend for Process {
     }
 
     fn server_time(&self) -> Result<Option<Timestamp>> {
-        Ok(None)
+        Ok(self.world.tells_time.then(|| self.world.time.now()))
     }
 
     /// One request at a time, so that a process has one order of its own.
@@ -436,7 +454,7 @@ pub struct SkewedClock(pub Arc<Process>);
 
 impl Clock for SkewedClock {
     fn now(&self) -> Timestamp {
-        let now = self.0.world.milliseconds.load(Ordering::SeqCst) as i64 + self.0.skew_milliseconds;
+        let now = self.0.world.time.now().as_millisecond() + self.0.skew_milliseconds;
         Timestamp::from_millisecond(now).unwrap()
     }
 

@@ -166,7 +166,11 @@ pub fn id_of<T: FromStr<Err = ParseIdError>>(key: &str) -> std::result::Result<T
 
 /// Returns a memory with the same objects.
 pub fn copy_of(memory: &MemoryBackend) -> Arc<MemoryBackend> {
-    let copy = MemoryBackend::default();
+    copy_into(memory, MemoryBackend::default())
+}
+
+/// Copies a repository into another place, at whose time all of it arrives.
+pub fn copy_into(memory: &MemoryBackend, copy: MemoryBackend) -> Arc<MemoryBackend> {
     for object in memory.list("").unwrap() {
         copy.overwrite(&object.key, memory.read(&object.key).unwrap());
     }
