@@ -148,7 +148,12 @@ fn main() {
         create_only: true,
     };
     Repository::create(backend.as_ref(), &credential, &create, &SystemClock).unwrap();
-    let open = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock) };
+    let open = OpenOptions {
+        cache_root: None,
+        memory_limit: MEMORY_LIMIT_DEFAULT,
+        clock: Arc::new(SystemClock),
+        history_file: None,
+    };
     let repository = Repository::open(backend, &credential, &open).unwrap();
     let session = Session::begin(&repository, "bench").unwrap();
     write_packs(&repository, &session, files);

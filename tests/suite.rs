@@ -37,6 +37,7 @@ mod doctor;
 mod doctor_deployment;
 mod fuzz_smoke;
 mod golden;
+mod history;
 mod hostile_times;
 mod lying_segment;
 mod memory;

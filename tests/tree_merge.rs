@@ -51,8 +51,12 @@ impl Fixture {
             create_only: true,
         };
         Repository::create(backend.as_ref(), &credential, &options, &SystemClock).unwrap();
-        let options =
-            OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock) };
+        let options = OpenOptions {
+            cache_root: None,
+            memory_limit: MEMORY_LIMIT_DEFAULT,
+            clock: Arc::new(SystemClock),
+            history_file: None,
+        };
         Self { repository: Repository::open(backend, &credential, &options).unwrap() }
     }
 

@@ -6,25 +6,23 @@
 //! believe it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::object::{self, ObjectKind};
+use crate::format::object::ObjectKind;
 use crate::format::verified::{self, VERIFIED_MAX, Verified};
 use crate::id::PackId;
 use crate::repository::Repository;
+use crate::repository::memory_file::MemoryFile;
 use crate::sync::lock;
 
-/// Name that the envelope is bound to.
+/// Name of the memory.
 const NAME: &str = "verified";
 
 /// The memory of one cache directory.
 #[derive(Default)]
 pub struct Memory {
-    path: Option<PathBuf>,
+    file: Option<MemoryFile>,
     /// When this check began, in seconds since 1970: what it verifies is as of then.
     now: i64,
     /// Whether the key in use opens what is in data packs.
@@ -35,9 +33,8 @@ pub struct Memory {
 impl Memory {
     /// Reads what is remembered. If that cannot be read nothing is, and the error says why.
     pub fn open(repository: &Repository) -> (Self, Option<Error>) {
-        let file = |root: &std::path::Path| root.join(format!("{}.{NAME}", repository.id()));
         let memory = Self {
-            path: repository.index().directory().map(file),
+            file: MemoryFile::in_cache(repository, ObjectKind::Verified, NAME),
             now: repository.clock().now().as_second(),
             opens: repository.access().data.is_some(),
             packs: Mutex::default(),
@@ -49,16 +46,11 @@ impl Memory {
     }
 
     fn read(&self, repository: &Repository) -> Result<BTreeMap<PackId, Verified>> {
-        let Some(path) = &self.path else {
+        let Some(file) = &self.file else {
             return Err(Error::Invalid("there is no cache directory".to_owned()));
         };
-        let bytes = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            bytes => bytes.map_err(|source| Error::source("read", path.clone(), source))?,
-        };
-        object::open(repository.keys(), repository.id(), ObjectKind::Verified, NAME, &bytes)
-            .and_then(|body| verified::decode(&body))
-            .map_err(|error| Error::damaged(path.display().to_string(), error))
+        let Some(body) = file.read(repository)? else { return Ok(BTreeMap::new()) };
+        verified::decode(&body).map_err(|error| Error::damaged(file.path().display().to_string(), error))
     }
 
     /// Returns how many seconds before this check a pack was verified as well as the key in use can; nothing if never.
@@ -86,17 +78,10 @@ impl Memory {
 
     /// Writes what is known of the packs that are there, in one step. Without a cache directory it does nothing.
     pub fn save<T>(&self, repository: &Repository, there: &HashMap<PackId, T>) -> Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(()) };
         let packs = lock(&self.packs);
         let known = packs.iter().filter(|(id, _)| there.contains_key(id)).take(VERIFIED_MAX);
-        let body = verified::encode(&known.map(|(id, verified)| (*id, *verified)).collect());
-        let bytes = object::seal(repository.keys(), repository.id(), ObjectKind::Verified, NAME, &body);
-        let fresh = path.with_extension(format!("{NAME}.{}", std::process::id()));
-        let directory = path.parent().map_or(Ok(()), fs::create_dir_all);
-        directory.and_then(|()| fs::write(&fresh, bytes)).and_then(|()| fs::rename(&fresh, path)).map_err(|source| {
-            let _ = fs::remove_file(&fresh);
-            Error::target("write", path.clone(), source)
-        })
+        file.write(repository, &verified::encode(&known.map(|(id, verified)| (*id, *verified)).collect()))
     }
 }
 
@@ -104,7 +89,7 @@ impl Memory {
 impl Memory {
     /// Makes a memory without a file.
     pub fn of(now: i64, opens: bool, packs: impl IntoIterator<Item = (PackId, Verified)>) -> Self {
-        Self { path: None, now, opens, packs: Mutex::new(packs.into_iter().collect()) }
+        Self { file: None, now, opens, packs: Mutex::new(packs.into_iter().collect()) }
     }
 }
 

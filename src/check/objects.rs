@@ -58,7 +58,10 @@ impl Check<'_> {
         let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(snapshot_of).collect();
         for (id, seen_by) in self.repository.vanished(&list)? {
             if !damaged.contains(&id) {
-                let reason = format!("it is gone, but {} later snapshots saw it", seen_by.len());
+                let reason = match seen_by.len() {
+                    0 => "it is gone, but this machine has seen it".to_owned(),
+                    count => format!("it is gone, but {count} later snapshots saw it"),
+                };
                 self.findings.problem(ProblemKind::Vanished, &layout::snapshot(&id), &reason);
             }
         }

@@ -100,12 +100,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     };
     let repository = context.repository()?;
     let summary = backup::run(&repository, &options, &context.hears())?;
-    let code = match summary.record.completeness {
-        Completeness::Complete => exit::COMPLETE,
-        Completeness::Incomplete => exit::INCOMPLETE,
-    };
+    // The snapshot is whole then, but somebody must look at those before it.
+    let gone = repository.history().gone();
+    let is_whole = summary.record.completeness == Completeness::Complete && gone.is_empty();
+    let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
     let document = json!({
         "snapshot": summary.snapshot, "record": summary.record, "clock_off_seconds": summary.clock_off_seconds,
+        "gone": gone,
     });
     Ok(Outcome::new(code, document, text(&summary)))
 }

@@ -1,8 +1,9 @@
 //! What all commands share: global arguments, settings, the open repository, the monitor, the wish to stop.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -11,18 +12,22 @@ use zeroize::Zeroizing;
 use mlvault::backend::Backend;
 use mlvault::backend::location::{self, RepositoryLocation};
 use mlvault::cancel::Cancel;
-use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
+use mlvault::id::SessionId;
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, S3Options};
-use mlvault::units::parse_bytes;
+use mlvault::sync::lock;
+use mlvault::units::{count, parse_bytes};
 
 use crate::cli::progress::{Progress, Verbosity};
+
+/// Snapshots that a warning names.
+const GONE_NAMED_MAX: usize = 20;
 
 /// Arguments of every command.
 #[derive(Args)]
@@ -71,6 +76,19 @@ pub struct GlobalArgs {
     /// Directory of the index cache; it can be deleted at any time
     #[arg(long, global = true, env = "MLVAULT_CACHE_DIR", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// File that remembers which snapshots were seen, besides the cache directory: for machines that do not keep theirs
+    #[arg(long, global = true, env = "MLVAULT_HISTORY_FILE", value_name = "FILE")]
+    history_file: Option<PathBuf>,
+    /// Refuse to work unless this snapshot is there or was forgotten by a maintainer; can be given several times (in the
+    /// variable: separated by commas)
+    #[arg(
+        long = "expect-snapshot",
+        global = true,
+        env = "MLVAULT_EXPECT_SNAPSHOT",
+        value_name = "ID",
+        value_delimiter = ','
+    )]
+    expected: Vec<SessionId>,
     /// Memory limit, such as 512M [default: 90% of the container's limit, at most 1G]
     #[arg(long, global = true, env = "MLVAULT_MEMORY_LIMIT", value_name = "SIZE")]
     memory_limit: Option<String>,
@@ -91,6 +109,8 @@ pub struct Context {
     file: ConfigFile,
     progress: Arc<Progress>,
     cancel: Cancel,
+    /// Repositories that were opened: when the command has ended, they tell what is gone.
+    opened: Mutex<Vec<Arc<Repository>>>,
 }
 
 impl Context {
@@ -105,7 +125,7 @@ impl Context {
         };
         let cancel = Cancel::default();
         listen_for_signals(&cancel);
-        Ok(Self { progress: Progress::start(verbosity, json), args, file, cancel })
+        Ok(Self { progress: Progress::start(verbosity, json), args, file, cancel, opened: Mutex::default() })
     }
 
     /// Returns whether output is for programs.
@@ -200,10 +220,17 @@ impl Context {
 
     /// Opens the repository with another memory limit than the process's, because another one is open too.
     pub fn open_repository(&self, memory_limit: u64) -> Result<Arc<Repository>> {
-        self.open_at(&self.location()?, &self.backend_options()?, &self.credential_source()?, memory_limit)
+        let options = OpenOptions {
+            history_file: self.args.history_file.clone().or_else(|| self.file.history_file.clone()),
+            ..self.open_options(memory_limit)
+        };
+        let repository =
+            self.open(&self.location()?, &self.backend_options()?, &self.credential_source()?, &options)?;
+        self.args.expected.iter().try_for_each(|id| repository.expect_snapshot(id))?;
+        Ok(repository)
     }
 
-    /// Opens a repository anywhere.
+    /// Opens another repository.
     pub fn open_at(
         &self,
         location: &RepositoryLocation,
@@ -211,12 +238,41 @@ impl Context {
         credential: &CredentialSource,
         memory_limit: u64,
     ) -> Result<Arc<Repository>> {
+        self.open(location, s3, credential, &self.open_options(memory_limit))
+    }
+
+    fn open_options(&self, memory_limit: u64) -> OpenOptions {
+        OpenOptions { cache_root: self.cache_root(), memory_limit, ..OpenOptions::default() }
+    }
+
+    fn open(
+        &self,
+        location: &RepositoryLocation,
+        s3: &S3Options,
+        credential: &CredentialSource,
+        options: &OpenOptions,
+    ) -> Result<Arc<Repository>> {
         let backend = location::open(location, s3).map_err(|error| match error.fault() {
             Some(Fault::NotFound) => Error::NoRepository { location: location.to_string() },
             _ => error,
         })?;
-        let options = OpenOptions { cache_root: self.cache_root(), memory_limit, clock: Arc::new(SystemClock) };
-        Repository::open(backend, &credential.read()?, &options)
+        let repository = Repository::open(backend, &credential.read()?, options)?;
+        lock(&self.opened).push(Arc::clone(&repository));
+        Ok(repository)
+    }
+
+    /// Says what this machine has seen of the repositories that were opened, and is gone.
+    pub fn tell_history(&self) {
+        let opened = lock(&self.opened).clone();
+        for repository in opened {
+            for fault in repository.history().take_faults() {
+                self.monitor().note(&format!("What was seen of the repository is not remembered: {fault}"));
+            }
+            let gone = repository.history().gone();
+            if !gone.is_empty() {
+                self.monitor().problem(&repository.backend().location(), &gone_text(&repository, &gone));
+            }
+        }
     }
 
     fn cache_root(&self) -> Option<PathBuf> {
@@ -239,6 +295,19 @@ impl Context {
             })),
         }
     }
+}
+
+fn gone_text(repository: &Repository, gone: &BTreeSet<SessionId>) -> String {
+    let named: Vec<String> = gone.iter().rev().take(GONE_NAMED_MAX).map(SessionId::short).collect();
+    let more = if gone.len() > named.len() { " and others" } else { "" };
+    let files: Vec<String> = repository.history().files().iter().map(|file| format!("{file:?}")).collect();
+    format!(
+        "HISTORY WENT BACKWARDS: {} that this machine has seen, {}{more}, are gone though no maintainer has forgotten \
+         them. Somebody has deleted them, or has put back an older state of the repository. If you did, remove {}",
+        count(gone.len(), "snapshot"),
+        named.join(" "),
+        files.join(" and "),
+    )
 }
 
 /// Returns a variable's value. An empty variable is how manifests leave one out.

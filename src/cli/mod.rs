@@ -109,6 +109,7 @@ pub fn run() -> ExitCode {
     };
     let json = context.json();
     let result = cli.command.run(&context);
+    context.tell_history();
     context.finish();
     match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
         Ok(Outcome { error: Some(error), .. }) => exit::report(&error, json),

@@ -43,7 +43,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         context.monitor().problem("snapshots", &error.to_string());
     }
     for (id, seen_by) in &gone {
-        let message = format!("it is gone, but {} saw it", count(seen_by.len(), "later snapshot"));
+        let message = match seen_by.len() {
+            0 => "it is gone, but this machine has seen it".to_owned(),
+            saw => format!("it is gone, but {} saw it", count(saw, "later snapshot")),
+        };
         context.monitor().problem(&format!("snapshot {}", id.short()), &message);
     }
     let is_whole = list.damaged.is_empty() && notes.damaged.is_empty() && gone.is_empty();

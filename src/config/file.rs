@@ -4,6 +4,7 @@
 //! ```toml
 //! repository = "s3://backups/mlflow"
 //! cache-dir = "/var/cache/mlvault"
+//! history-file = "/var/lib/mlvault/history"  # besides the cache directory
 //! memory-limit = "512M"
 //! key-file = "/run/secrets/mlvault/key"     # or passphrase-file, or passphrase-command
 //!
@@ -47,6 +48,8 @@ pub struct ConfigFile {
     pub repository: Option<String>,
     /// Directory of the index cache.
     pub cache_dir: Option<PathBuf>,
+    /// File that remembers which snapshots were seen.
+    pub history_file: Option<PathBuf>,
     /// Memory limit, as `512M`.
     pub memory_limit: Option<String>,
     /// Path of a key file.

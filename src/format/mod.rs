@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod config;
 pub mod deployment;
 pub mod forgotten;
+pub mod history;
 pub mod key_slot;
 pub mod note;
 pub mod object;

@@ -58,6 +58,8 @@ pub enum ObjectKind {
     Note = 8,
     /// What a check remembers. Never in a repository, only beside its cache.
     Verified = 9,
+    /// What a machine has seen of a repository. Never in a repository either.
+    History = 10,
 }
 
 /// Seals a body. `name` is empty for objects that are named by their bytes.

@@ -3,9 +3,11 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
+pub mod history;
 pub mod index_sync;
 pub mod keys;
 pub mod layout;
+pub mod memory_file;
 pub mod memory_plan;
 pub mod notes;
 pub mod session;
@@ -32,6 +34,7 @@ use crate::format::key_slot::{self, Certificate, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::SessionOutcome;
 use crate::id::RepositoryId;
+use crate::repository::history::History;
 use crate::repository::index_sync::{Index, IndexHome};
 use crate::repository::keys::{Access, NewSlot};
 use crate::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MemoryPlan};
@@ -47,12 +50,14 @@ pub struct OpenOptions {
     pub memory_limit: u64,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// A file that remembers which snapshots were seen, besides the one in the cache directory.
+    pub history_file: Option<PathBuf>,
 }
 
 impl Default for OpenOptions {
     /// A temporary index cache, the default memory limit, the system's clock.
     fn default() -> Self {
-        Self { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock) }
+        Self { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock), history_file: None }
     }
 }
 
@@ -68,6 +73,7 @@ pub struct Repository {
     clock: Arc<dyn Clock>,
     outcomes: Remembered<(SessionOutcome, Certificate)>,
     forgotten: Remembered<(ForgottenRecord, Certificate)>,
+    history: History,
 }
 
 /// How a repository is made.
@@ -216,6 +222,7 @@ impl Repository {
             memory_plan,
             outcomes: Remembered::default(),
             forgotten: Remembered::default(),
+            history: History::new(options.history_file.clone()),
         }))
     }
 
@@ -262,6 +269,11 @@ impl Repository {
     /// Returns how many threads an operation uses.
     pub fn thread_plan(&self) -> ThreadPlan {
         ThreadPlan::new(self.backend.concurrency())
+    }
+
+    /// Returns what this machine has seen of it.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Returns the clock in use.

@@ -19,6 +19,7 @@ use crate::format::snapshot::{self, Completeness, SessionOutcome, Signer, Snapsh
 use crate::id::SessionId;
 use crate::moment::DayOrTime;
 use crate::parallel;
+use crate::repository::history::Sight;
 use crate::repository::session::PROGRAM;
 use crate::repository::time;
 use crate::repository::{Repository, layout};
@@ -101,6 +102,8 @@ pub struct SnapshotList {
     pub voids: Vec<SessionId>,
     /// All that was ever forgotten, by the names of the records, which are not verified.
     pub forgotten: BTreeSet<SessionId>,
+    /// Snapshots that this machine has seen, and that are gone though no maintainer has forgotten them.
+    pub gone: BTreeSet<SessionId>,
     /// One error for each object that could not be read.
     pub damaged: Vec<Error>,
 }
@@ -136,6 +139,7 @@ impl Repository {
     /// What is looked up from then on comes from index segments read later than this, so that it has all that the
     /// snapshots need, however long the repository has been open.
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
+        self.history().recall(self);
         let objects = self.backend().list(layout::SNAPSHOTS)?;
         self.index().expire();
         let read = parallel::map(&objects, self.backend().concurrency(), |object| {
@@ -163,7 +167,48 @@ impl Repository {
         }
         list.snapshots.sort_by_key(Snapshot::order);
         self.sort_out_trash(&mut list, &records)?;
+        let names = objects.iter().filter_map(|object| layout::snapshot_of(&object.key));
+        self.compare_with_history(&mut list, names.collect())?;
         Ok(list)
+    }
+
+    /// Looks whether all is there that this machine has seen, and remembers what it sees.
+    fn compare_with_history(&self, list: &mut SnapshotList, names: BTreeSet<SessionId>) -> Result<()> {
+        let voids: BTreeSet<SessionId> = list.voids.iter().copied().collect();
+        let sight = Sight {
+            there: &names - &voids,
+            sound: list.snapshots.iter().map(|snapshot| snapshot.id).collect(),
+            trash: list.trash.iter().map(|trashed| trashed.snapshot.id).collect(),
+        };
+        let is_forgotten = |id: &SessionId| Ok(list.forgotten.contains(id) && self.verify_forgotten(id)?);
+        list.gone = self.history().review(self, &sight, is_forgotten)?;
+        Ok(())
+    }
+
+    /// Returns whether there is a record by a maintainer that a snapshot is forgotten.
+    fn verify_forgotten(&self, id: &SessionId) -> Result<bool> {
+        match self.read_forgotten(id) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fails with [`Error::Refused`] unless a snapshot is there, or a maintainer has forgotten it.
+    pub fn expect_snapshot(&self, id: &SessionId) -> Result<()> {
+        let is_there = match self.read_outcome(id) {
+            Ok((outcome, _)) => matches!(outcome, SessionOutcome::Snapshot(_)),
+            Err(error) if error.fault() == Some(Fault::NotFound) => false,
+            Err(error) => return Err(error),
+        };
+        if is_there || self.verify_forgotten(id)? {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "The snapshot {id} is expected, and it is neither there nor forgotten by a maintainer: it was deleted, or {} \
+             is in an older state",
+            self.backend().location()
+        )))
     }
 
     /// Takes forgotten snapshots out of the list. One whose record of that is damaged stays listed.
@@ -216,17 +261,18 @@ impl Repository {
 
     /// Returns what is gone though nobody may have forgotten it: who sees deletions and rollbacks.
     ///
-    /// For each such snapshot, those in the list that saw it.
+    /// For each such snapshot, those in the list that saw it; none if only this machine did.
     pub fn vanished(&self, list: &SnapshotList) -> Result<BTreeMap<SessionId, Vec<SessionId>>> {
         let mut missing = missing_of(list);
         let claimed: Vec<SessionId> = missing.keys().filter(|id| list.forgotten.contains(id)).copied().collect();
-        let verified = parallel::map(&claimed, self.backend().concurrency(), |id| self.read_forgotten(id));
-        for (id, record) in claimed.iter().zip(verified) {
-            match record {
-                Ok(_) => drop(missing.remove(id)),
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
+        let verified = parallel::map(&claimed, self.backend().concurrency(), |id| self.verify_forgotten(id));
+        for (id, is_forgotten) in claimed.iter().zip(verified) {
+            if is_forgotten? {
+                missing.remove(id);
             }
+        }
+        for id in &list.gone {
+            missing.entry(*id).or_default();
         }
         Ok(missing)
     }
@@ -285,7 +331,12 @@ impl Repository {
         let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
         let body = snapshot::encode(self.id(), *id, outcome, &signer);
         let bytes = object::seal(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &body);
-        self.backend().create(&layout::snapshot(id), Bytes::from(bytes))
+        self.backend().create(&layout::snapshot(id), Bytes::from(bytes))?;
+        if matches!(outcome, SessionOutcome::Snapshot(_)) {
+            // At once: who deletes it before anybody has listed it is noticed too.
+            self.history().add(self, *id);
+        }
+        Ok(())
     }
 }
 

@@ -207,6 +207,7 @@ fn open(process: &Arc<Process>) -> Arc<Repository> {
         cache_root: None,
         memory_limit: MEMORY_LIMIT_MIN,
         clock: Arc::new(SkewedClock(Arc::clone(process))),
+        history_file: None,
     };
     let backend = Arc::clone(process) as Arc<dyn Backend>;
     Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
@@ -214,7 +215,12 @@ fn open(process: &Arc<Process>) -> Arc<Repository> {
 
 /// Opens a repository in memory for one who only looks.
 fn observe(store: &Arc<MemoryBackend>) -> Arc<Repository> {
-    let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock: Arc::new(SystemClock) };
+    let options = OpenOptions {
+        cache_root: None,
+        memory_limit: MEMORY_LIMIT_MIN,
+        clock: Arc::new(SystemClock),
+        history_file: None,
+    };
     let backend = Arc::clone(store) as Arc<dyn Backend>;
     Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
 }

@@ -119,8 +119,12 @@ impl Runner {
         let backend = Arc::new(LocalBackend::open(self.path("repo")).unwrap());
         let key = fs::read_to_string(self.path("key")).unwrap();
         let credential = Credential::KeyFile(decode_key_file(&key).unwrap());
-        let options =
-            OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock) };
+        let options = OpenOptions {
+            cache_root: None,
+            memory_limit: MEMORY_LIMIT_DEFAULT,
+            clock: Arc::new(SystemClock),
+            history_file: None,
+        };
         Repository::open(backend, &credential, &options).unwrap()
     }
 

@@ -76,6 +76,7 @@ impl Vault {
             cache_root: self.cache.clone(),
             memory_limit: MEMORY_LIMIT_MIN,
             clock: Arc::new(SystemClock),
+            history_file: None,
         };
         Repository::open(Arc::clone(&self.backend), credential, &options)
     }
