@@ -11,7 +11,7 @@ use mlvault::format::BlobKind;
 use mlvault::format::chunk::ChunkHeader;
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session_header::SessionHeader;
-use mlvault::id::{ChunkId, PackId, RepositoryId, SegmentId, SessionId};
+use mlvault::id::{ChunkId, PackId, RepositoryId, SegmentId, SessionId, SlotId};
 use mlvault::index::ChunkIndex;
 use mlvault::index::rocks::{self, RocksIndex};
 
@@ -30,6 +30,7 @@ fn hash(domain: &[u8], number: u64) -> [u8; 32] {
 fn segment(first_pack: u64) -> Segment {
     let session = SessionHeader {
         session: SessionId::from_bytes([2; 16]),
+        slot: SlotId::from_bytes([7; 8]),
         meta_salt: [3; 32],
         enc: [4; 32],
         sealed_key: [5; 48],
@@ -46,6 +47,7 @@ fn segment(first_pack: u64) -> Segment {
         id: PackId::from_bytes(hash(b"pack", number)),
         session,
         len: 32 << 20,
+        is_vouched: true,
         chunks: (number * CHUNKS_PER_PACK..(number + 1) * CHUNKS_PER_PACK).map(chunk).collect(),
     };
     Segment { kind: BlobKind::Data, packs: (first_pack..first_pack + PACKS_PER_SEGMENT).map(pack).collect() }

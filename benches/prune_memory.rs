@@ -27,7 +27,7 @@ use mlvault::id::{ChunkId, Digest, PackId};
 use mlvault::monitor::Silent;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
 use mlvault::repository::session::Session;
-use mlvault::repository::{CreateOptions, OpenOptions, Repository, index_sync, layout};
+use mlvault::repository::{CreateOptions, OpenOptions, Repository, layout};
 use mlvault::trees::writer::TreeWriter;
 
 const MILLIONS: u64 = 10;
@@ -55,6 +55,7 @@ fn write_packs(repository: &Repository, session: &Session, files: u64) {
             id: PackId::from_bytes(hash(b"pack", file)),
             session: session.keys.header,
             len,
+            is_vouched: true,
             chunks: chunks(file).map(header).collect(),
         };
         let packs: Vec<IndexedPack> = (first..files.min(first + PACKS_PER_SEGMENT)).map(pack).collect();
@@ -63,7 +64,7 @@ fn write_packs(repository: &Repository, session: &Session, files: u64) {
             repository.backend().create(&layout::pack(BlobKind::Data, &pack.id), bytes).unwrap();
         }
         let segment = Segment { kind: BlobKind::Data, packs };
-        let (id, bytes) = index_sync::seal_segment(repository.keys(), repository.id(), &segment);
+        let (id, bytes) = repository.seal_segment(&segment);
         repository.backend().create(&layout::segment(BlobKind::Data, &id), bytes).unwrap();
     }
 }

@@ -9,14 +9,14 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::MetaKeys;
-use mlvault::crypto::seal::{Cipher, NonceCounter};
+use mlvault::crypto::seal::MessageKey;
 use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::ChunkProfiles;
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::tree::{self, ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::format::{BlobKind, pack};
-use mlvault::id::{ChunkId, Digest, PackId, RepositoryId, SegmentId, SessionId};
+use mlvault::id::{ChunkId, Digest, PackId, RepositoryId, SegmentId, SessionId, SlotId};
 use mlvault::index::ChunkIndex;
 use mlvault::index::rocks::RocksIndex;
 use zeroize::Zeroizing;
@@ -108,18 +108,18 @@ fn compression(criterion: &mut Criterion) {
 }
 
 fn sealing(criterion: &mut Criterion) {
-    let (keys, cipher, counter) = (keys(), Cipher::new(&[8; 32]), NonceCounter::default());
+    let (keys, key) = (keys(), MessageKey::new(Zeroizing::new([8; 32])));
     let mut group = criterion.benchmark_group("seal");
     group.throughput(Throughput::Bytes(CHUNK_LEN as u64));
     let mut message = noise(CHUNK_LEN);
     group.bench_function("AES-256-GCM", |bencher| {
-        bencher.iter(|| cipher.seal_in_place(counter.next(), b"", black_box(&mut message)));
+        bencher.iter(|| key.cipher(b"a name").seal_in_place(b"", black_box(&mut message)));
     });
     let plain = weights(CHUNK_LEN);
     let id = keys.chunk_id(BlobKind::Data as u8, &plain);
     let mut encoder = Encoder::default();
-    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
-    let mut seal = || context.seal(&mut encoder, &counter, id, &plain).unwrap();
+    let context = ChunkContext { key: &key, kind: BlobKind::Data, repository: REPOSITORY };
+    let mut seal = || context.seal(&mut encoder, id, &plain).unwrap();
     let (header, sealed) = seal();
     group.bench_function("compress, seal, open again and compare", |bencher| bencher.iter(&mut seal));
     group.bench_function("open, decompress, hash", |bencher| {
@@ -132,6 +132,7 @@ fn segment(number: u64, chunks: usize) -> Segment {
     let id = |part: u64| *blake3::hash(&[number.to_le_bytes(), part.to_le_bytes()].concat()).as_bytes();
     let session = SessionHeader {
         session: SessionId::from_bytes([2; 16]),
+        slot: SlotId::from_bytes([7; 8]),
         meta_salt: [3; 32],
         enc: [4; 32],
         sealed_key: [5; 48],
@@ -144,7 +145,13 @@ fn segment(number: u64, chunks: usize) -> Segment {
         codec: Codec::Zstd,
         filter: 0,
     });
-    let pack = IndexedPack { id: PackId::from_bytes(id(u64::MAX)), session, len: 100 << 20, chunks: chunks.collect() };
+    let pack = IndexedPack {
+        id: PackId::from_bytes(id(u64::MAX)),
+        session,
+        len: 100 << 20,
+        is_vouched: true,
+        chunks: chunks.collect(),
+    };
     Segment { kind: BlobKind::Data, packs: vec![pack] }
 }
 
@@ -220,7 +227,7 @@ fn trees(criterion: &mut Criterion) {
 fn packs(criterion: &mut Criterion) {
     let made = segment(0, 128);
     let header = pack::PackHeader { kind: BlobKind::Data, repository: REPOSITORY, session: made.packs[0].session };
-    let (cipher, counter, sealed) = (Cipher::new(&[8; 32]), NonceCounter::default(), noise(CHUNK_LEN));
+    let (key, sealed) = (MessageKey::new(Zeroizing::new([8; 32])), noise(CHUNK_LEN));
     let chunk = ChunkHeader { stored_len: CHUNK_LEN as u32, ..made.packs[0].chunks[0] };
     let mut group = criterion.benchmark_group("pack");
     group.throughput(Throughput::Bytes((128 * CHUNK_LEN) as u64));
@@ -228,7 +235,7 @@ fn packs(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut builder = pack::PackBuilder::new(header, 129 * CHUNK_LEN);
             (0..128).for_each(|_| builder.push(chunk, &sealed));
-            builder.finish(&cipher, &counter).id()
+            builder.finish(&key).id()
         });
     });
 }

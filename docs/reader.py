@@ -16,12 +16,13 @@ from pathlib import Path
 import zstandard
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
 
-FORMAT, DATA, META = 1, 1, 2
+FORMAT, DATA, META = 2, 1, 2
 CONFIG, SNAPSHOT, SEGMENT = 1, 2, 5
 ROLES = {"writer": 1, "auditor": 2, "reader": 3, "maintainer": 4}
 INDIRECT, HARD_LINK, IN_META = 4, 8, 16
@@ -37,8 +38,8 @@ def derive(context, secret):
     return blake3(secret, derive_key_context=context).digest()
 
 
-def open_sealed(key, counter, sealed, associated):
-    return AESGCM(key).decrypt(bytes(4) + counter.to_bytes(8, "big"), sealed, associated)
+def open_sealed(key, sealed, associated):
+    return AESGCM(key).decrypt(bytes(12), sealed, associated)  # each key has one message
 
 
 def decode(codec, stored, plain_len):
@@ -73,13 +74,13 @@ class Cursor:
 class Repository:
     def __init__(self, root):
         self.root = Path(root)
-        config = self.read("config")
+        config = self.read("config/1")
         self.id = config[16:32]
         self.unlock(*self.credential())
-        body = self.open_object(CONFIG, "config", config)
+        body = self.open_object(CONFIG, "config/1", config)
         verify(self.root_key.hex(), body[:64], b"mlvault v1 config signature", self.id, body[64:])
         self.config = json.loads(body[64:])
-        self.index, self.loaded, self.ciphers = {}, set(), {}
+        self.index, self.loaded, self.session_keys = {}, set(), {}
 
     def read(self, key, offset=0, length=-1):
         with open(self.root / key, "rb") as file:
@@ -112,44 +113,51 @@ class Repository:
             else:
                 key = derive("mlvault v1 key file slot", secret + salt)
             if derive("mlvault v1 slot commitment", key + slot_id) == slot[72:104]:
-                secrets = open_sealed(key, 0, slot[104:288], slot[:104])
+                secrets = open_sealed(key, slot[104:288], slot[:104])
                 self.meta, self.data_secret, self.root_key = secrets[8:40], secrets[72:104], secrets[136:168]
                 return
         need(False, "no key slot opens with this key")
 
-    def cipher_key(self, kind, session):
-        """Returns the key of a session's packs; `session` is a session header of 160 bytes."""
-        if (kind, session) not in self.ciphers:
+    def session_key(self, kind, session):
+        """Returns the key of a session's packs; `session` is a session header of 176 bytes."""
+        if (kind, session) not in self.session_keys:
+            need(session[16:20] == b"\1\0\0\0", "unknown generation of keys")
             if kind == META:
-                key = blake3(session[:48], key=derive("mlvault v1 meta pack", self.meta)).digest()
+                key = blake3(session[:64], key=derive("mlvault v1 meta pack", self.meta)).digest()
             else:
                 need(any(self.data_secret), "this key reads no content")
                 secret = KEMKey.from_pyca_cryptography_key(X25519PrivateKey.from_private_bytes(self.data_secret))
-                info = b"mlvault v1 session" + self.id + session[:48]
+                info = b"mlvault v2 session" + self.id + session[:64]
                 psk = {"psk": derive("mlvault v1 hpke psk", self.meta), "psk_id": b"mlvault v1"}
-                key = SUITE.create_recipient_context(session[48:80], secret, info, **psk).open(session[80:128], b"")
-                need(derive("mlvault v1 session commitment", key) == session[128:160], "a session key is not committed")
-            self.ciphers[kind, session] = key
-        return self.ciphers[kind, session]
+                key = SUITE.create_recipient_context(session[64:96], secret, info, **psk).open(session[96:144], b"")
+                need(derive("mlvault v1 session commitment", key) == session[144:176], "a session key is not committed")
+            self.session_keys[kind, session] = key
+        return self.session_keys[kind, session]
 
     def open_object(self, kind, name, data):
         need(data[:8] == b"MLVOBJ01" and data[8] == kind and data[9] == FORMAT, f"the header of {name!r} is wrong")
         need(data[16:32] == self.id, f"{name!r} belongs to another repository")
         key = blake3(data[32:64], key=derive("mlvault v1 object", self.meta)).digest()
-        payload = Cursor(open_sealed(key, 0, data[64:], data[:64] + name.encode()))
+        payload = Cursor(open_sealed(key, data[64:], data[:64] + name.encode()))
         codec, stored_len, plain_len = payload.take("B3xII")
         return decode(codec, payload.bytes(stored_len), plain_len)
 
     def snapshot(self, name):
         """Returns a verified record, or None for a void marker."""
-        body = Cursor(self.open_object(SNAPSHOT, name, self.read(f"snapshots/{name}")))
+        body = self.open_object(SNAPSHOT, name, self.read(f"snapshots/{name}"))
+        kind, record = self.signed(b"mlvault v1 snapshot signature", bytes.fromhex(name), body)
+        return json.loads(record) if kind == 1 else None
+
+    def signed(self, domain, name, body):
+        """Returns kind and bytes of a record that a writer or maintainer signed."""
+        body = Cursor(body)
         kind, certificate_len = body.take("B3xI")
         certificate = json.loads(body.bytes(certificate_len))
         signature, record = body.bytes(64), body.data[body.at :]
         self.verify_certificate(certificate)
-        parts = [bytes([kind]), self.id, bytes.fromhex(name), record]
-        verify(certificate["signer"], signature, b"mlvault v1 snapshot signature", *parts)
-        return json.loads(record) if kind == 1 else None
+        need(certificate["role"] in ("writer", "maintainer"), "a record is signed by somebody who may not say it")
+        verify(certificate["signer"], signature, domain, bytes([kind]), self.id, name, record)
+        return kind, record
 
     def verify_certificate(self, certificate):
         seconds, _, fraction = certificate["created"].rstrip("Z").partition(".")
@@ -165,29 +173,38 @@ class Repository:
         for path in self.list(f"index/{word}"):
             data = path.read_bytes()
             need(blake3(data).hexdigest() == path.name, f"{path} is not what its name says")
-            body = Cursor(self.open_object(SEGMENT, "", data))
+            signed_kind, record = self.signed(b"mlvault v2 segment signature", b"", self.open_object(SEGMENT, "", data))
+            body = Cursor(record)
             found, session_count, pack_count = body.take("B3xII")
-            need(found == kind, f"{path} is of the other kind")
-            sessions = [body.bytes(160) for _ in range(session_count)]
+            need(found == signed_kind == kind, f"{path} is of the other kind")
+            sessions = [body.bytes(176) for _ in range(session_count)]
             for _ in range(pack_count):
-                pack, session, count, _ = body.take("32sIIQ")
-                offset = 192
+                pack, session, count, _, _ = body.take("32sIIQB3x")
+                offset = 208
                 for _ in range(count):
                     chunk, plain_len, stored_len, codec, filter_byte = body.take("32sIIBB2x")
                     place = (f"packs/{word}/{pack.hex()[:2]}/{pack.hex()}", sessions[session], offset, stored_len)
-                    self.index[kind, chunk] = place + (plain_len, codec, filter_byte)
+                    self.index.setdefault((kind, chunk), []).append(place + (plain_len, codec, filter_byte))
                     offset += stored_len
 
     def chunk(self, kind, chunk):
         if kind not in self.loaded:
             self.load_index(kind, {DATA: "data", META: "meta"}[kind])
         need((kind, chunk) in self.index, f"chunk {chunk.hex()} is in no pack")
-        pack, session, offset, stored_len, plain_len, codec, filter_byte = self.index[kind, chunk]
+        faults = []
+        for place in self.index[kind, chunk]:  # a segment may lie, and a pack may be gone: any place will do
+            try:
+                return self.chunk_at(kind, chunk, *place)
+            except (OSError, InvalidTag, SystemExit) as fault:
+                faults.append(fault)
+        raise SystemExit(f"reader: chunk {chunk.hex()} cannot be read: {faults}")
+
+    def chunk_at(self, kind, chunk, pack, session, offset, stored_len, plain_len, codec, filter_byte):
         need(filter_byte == 0, f"unknown filter {filter_byte}")
         stored = self.read(pack, offset, stored_len)
         associated = struct.pack("<BBBBI16s32s", FORMAT, kind, codec, filter_byte, plain_len, self.id, chunk)
-        counter = int.from_bytes(stored[:8], "big")
-        plain = decode(codec, open_sealed(self.cipher_key(kind, session), counter, stored[8:], associated), plain_len)
+        key = blake3(associated, key=self.session_key(kind, session)).digest()
+        plain = decode(codec, open_sealed(key, stored, associated), plain_len)
         name = blake3(bytes([kind]) + plain, key=derive("mlvault v1 chunk id", self.meta)).digest()
         need(name == chunk, f"chunk {chunk.hex()} does not hash to its name")
         return plain

@@ -3,10 +3,10 @@
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::Secret;
 use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
-use mlvault::crypto::seal::{Cipher, NonceCounter};
 use mlvault::crypto::sign;
 use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
+use mlvault::format::countersignature::{Countersignature, SoundPack};
 use mlvault::format::key_slot::{self, Role, RoleSecrets};
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::pack::{self, PackBuilder, PackHeader};
@@ -23,10 +23,10 @@ use mlvault::format::tree::{
     self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
 };
 use mlvault::format::{BlobKind, FORMAT_VERSION};
-use mlvault::id::{ChunkId, Digest, NoteId, PackId, SegmentId, SessionId, TombstoneId};
+use mlvault::id::{ChunkId, Digest, DirectoryHash, NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
 use mlvault::repository::layout::Object;
 
-use super::targets::{self, CHUNK_KEY, REPOSITORY, SESSION};
+use super::targets::{self, REPOSITORY, SESSION};
 
 /// Returns the seeds of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -38,11 +38,12 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "key_slot" => vec![slot(Role::Writer), slot(Role::Maintainer)],
         "key_slot_secrets" => [Role::Writer, Role::Reader, Role::Maintainer].map(secrets_plain).to_vec(),
         "pack_header" => vec![pack_header().encode().to_vec(), session_header(1).encode().to_vec()],
-        "pack_footer" => vec![footer(1, 200), footer(30, 1 << 20)],
+        "pack_footer" => vec![footer(1, 300), footer(30, 1 << 20)],
         "pack_directory" => vec![directory(0), directory(1), directory(20)],
         "pack" => vec![whole_pack()],
         "segment" => vec![segment(&[], 0), segment(&[1], 3), segment(&[1, 2, 1], 2)],
         "session" => vec![session()],
+        "countersignature" => [0, 3].map(|count| countersignature(count).encode()).to_vec(),
         "tombstone" => [0, 3].map(|count| tombstone(count).encode()).to_vec(),
         "snapshot" => vec![body(&record()), body(&void())],
         "snapshot_record" => vec![tagged(1, &record()), tagged(2, &void()), nested("\u{1}{\"more\":", "{\"a\":[")],
@@ -207,19 +208,20 @@ fn secrets_plain(role: Role) -> Vec<u8> {
 
 fn session_header(byte: u8) -> SessionHeader {
     let session = SessionId::from_bytes([byte; 16]);
-    SessionHeader { session, meta_salt: [3; 32], enc: [4; 32], sealed_key: [5; 48], commitment: [6; 32] }
+    let slot = SlotId::from_bytes([7; 8]);
+    SessionHeader { session, slot, meta_salt: [3; 32], enc: [4; 32], sealed_key: [5; 48], commitment: [6; 32] }
 }
 
 /// With keys that open.
 fn pack_header() -> PackHeader {
     let (_, public) = targets::data_keys();
-    let session = SessionKeys::create(REPOSITORY, SESSION, &targets::meta_keys(), &public).header;
+    let session = SessionKeys::create(targets::session_name(), &targets::meta_keys(), &public).header;
     PackHeader { kind: BlobKind::Data, repository: REPOSITORY, session }
 }
 
 fn footer(chunks: u32, offset: u32) -> Vec<u8> {
-    let mut bytes = (u64::from(offset) + 24 + u64::from(chunks) * 44 + 40 + 5).to_le_bytes().to_vec();
-    [offset, 24 + chunks * 44, chunks, 0].iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    let mut bytes = (u64::from(offset) + 32 + u64::from(chunks) * 44 + 48 + 5).to_le_bytes().to_vec();
+    [offset, 32 + chunks * 44, chunks, 0].iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
     bytes
 }
 
@@ -230,7 +232,7 @@ fn chunk_header(byte: u8) -> ChunkHeader {
 
 fn directory(count: u8) -> Vec<u8> {
     let chunks: Vec<_> = (0..count).map(chunk_header).collect();
-    let offset = 192 + chunks.iter().map(|chunk| chunk.stored_len).sum::<u32>();
+    let offset = 208 + chunks.iter().map(|chunk| chunk.stored_len).sum::<u32>();
     let mut bytes = [offset, count.into()].map(u32::to_le_bytes).concat();
     chunks.iter().for_each(|chunk| pack::encode_chunk_header(chunk, &mut bytes));
     bytes
@@ -242,7 +244,7 @@ fn whole_pack() -> Vec<u8> {
         let header = chunk_header(byte);
         builder.push(header, &vec![byte; header.stored_len as usize]);
     }
-    builder.finish(&Cipher::new(&CHUNK_KEY), &NonceCounter::default()).bytes
+    builder.finish(&targets::chunk_key()).bytes
 }
 
 /// One pack for each session named.
@@ -251,6 +253,7 @@ fn segment(sessions: &[u8], chunks: u8) -> Vec<u8> {
         id: PackId::from_bytes([number as u8; 32]),
         session: session_header(*session),
         len: 1000,
+        is_vouched: number % 2 == 0,
         chunks: (0..chunks).map(chunk_header).collect(),
     };
     Segment { kind: BlobKind::Meta, packs: sessions.iter().enumerate().map(pack).collect() }.encode()
@@ -274,6 +277,12 @@ const NOTES: [&str; 5] = [
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"remove-tags","snapshot":"02020202020202020202020202020202","tags":[]}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"upgrade-done","released":["02020202020202020202020202020202"]}}"#,
 ];
+
+fn countersignature(count: u8) -> Countersignature {
+    let directory = DirectoryHash::from_bytes([3; 16]);
+    let packs = tombstone(count).packs.into_iter().map(|pack| SoundPack { pack, directory }).collect();
+    Countersignature { at: jiff::Timestamp::UNIX_EPOCH, packs }
+}
 
 fn tombstone(count: u8) -> Tombstone {
     Tombstone { packs: (0..count).map(|byte| PackId::from_bytes([byte; 32])).collect() }
@@ -394,9 +403,9 @@ fn chunk_list(count: u8) -> Vec<u8> {
 
 fn sealed_chunk(plain: &[u8]) -> Vec<u8> {
     let id = targets::meta_keys().chunk_id(BlobKind::Data as u8, plain);
-    let (mut encoder, cipher, counter) = (Encoder::default(), Cipher::new(&CHUNK_KEY), NonceCounter::default());
-    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
-    let sealed = context.seal(&mut encoder, &counter, id, plain);
+    let (mut encoder, key) = (Encoder::default(), targets::chunk_key());
+    let context = ChunkContext { key: &key, kind: BlobKind::Data, repository: REPOSITORY };
+    let sealed = context.seal(&mut encoder, id, plain);
     let (header, sealed) = sealed.expect("sealing cannot fail");
     let mut bytes = Vec::new();
     pack::encode_chunk_header(&header, &mut bytes);

@@ -18,11 +18,12 @@ use mlvault::compress::{self, Codec};
 use mlvault::config::file::ConfigFile;
 use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret};
 use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
-use mlvault::crypto::seal::Cipher;
+use mlvault::crypto::seal::MessageKey;
 use mlvault::crypto::sign;
 use mlvault::database::uri::DatabaseUri;
 use mlvault::format::chunk::{CHUNK_LEN_MAX, ChunkContext, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use mlvault::format::config::RepositoryConfig;
+use mlvault::format::countersignature::Countersignature;
 use mlvault::format::forgotten;
 use mlvault::format::key_slot::{self, Certificate, Grant, Role, SlotHeader};
 use mlvault::format::note;
@@ -31,7 +32,7 @@ use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADE
 use mlvault::format::segment::Segment;
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
-use mlvault::format::session_keys::SessionKeys;
+use mlvault::format::session_keys::{SessionKeys, SessionName};
 use mlvault::format::snapshot::{self, SessionOutcome, Signer, SnapshotRecord, SourceRecord};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, EntryKind, Node};
@@ -64,6 +65,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("segment", segment),
     ("session", session),
     ("tombstone", tombstone),
+    ("countersignature", countersignature),
     ("snapshot", signed_snapshot),
     ("snapshot_record", snapshot_record),
     ("forgotten", forgotten_record),
@@ -98,10 +100,20 @@ pub fn run(name: &str, data: &[u8]) {
 pub const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
 /// The session that all sealed seeds belong to.
 pub const SESSION: SessionId = SessionId::from_bytes([2; 16]);
+
+/// Returns the whole name of that session.
+pub fn session_name() -> SessionName {
+    SessionName { repository: REPOSITORY, session: SESSION, slot: SlotId::from_bytes([7; 8]) }
+}
 /// The key slot that all sealed seeds belong to.
 pub const SLOT: SlotId = SlotId::from_bytes([7; 8]);
 /// The key of the sealed chunks and packs among the seeds.
-pub const CHUNK_KEY: [u8; 32] = [8; 32];
+const CHUNK_KEY: [u8; 32] = [8; 32];
+
+/// Returns that key.
+pub fn chunk_key() -> MessageKey {
+    MessageKey::new(zeroize::Zeroizing::new(CHUNK_KEY))
+}
 /// Longest content that the target `compressed` lets an input declare, in bytes.
 pub const DECLARED_LEN_MAX: usize = 1 << 20;
 
@@ -185,7 +197,7 @@ fn config(data: &[u8]) {
         }
     }
     // Whatever is accepted as a public key, a session can seal to it.
-    SessionKeys::create(REPOSITORY, SESSION, &meta_keys(), &config.data_public_key);
+    SessionKeys::create(session_name(), &meta_keys(), &config.data_public_key);
 }
 
 fn signed_config(data: &[u8]) {
@@ -241,8 +253,8 @@ fn pack_header(data: &[u8]) {
     if data[HEADER_LEN - 1].is_multiple_of(16) {
         let (secret, _) = data_keys();
         let elsewhere = RepositoryId::from_bytes([0xEE; 16]);
-        assert!(header.session.data_cipher(elsewhere, &meta_keys(), &secret).is_err());
-        let _ = header.session.data_cipher(header.repository, &meta_keys(), &secret);
+        assert!(header.session.data_key(elsewhere, &meta_keys(), &secret).is_err());
+        let _ = header.session.data_key(header.repository, &meta_keys(), &secret);
     }
 }
 
@@ -284,12 +296,12 @@ fn assert_chunk_header(header: &ChunkHeader) {
 
 /// A whole pack, read as a check reads it: header, footer from the end, directory.
 fn sealed_pack(data: &[u8]) {
-    let cipher = Cipher::new(&CHUNK_KEY);
+    let key = chunk_key();
     let Some(tail) = data.len().checked_sub(FOOTER_LEN) else { return };
     let Ok(header) = PackHeader::decode(data) else { return };
-    let Ok(footer) = pack::open_footer(&header, &cipher, data.len() as u64, &data[tail..]) else { return };
+    let Ok(footer) = pack::open_footer(&header, &key, data.len() as u64, &data[tail..]) else { return };
     let (start, len) = (footer.directory_offset as usize, footer.directory_len as usize);
-    let Ok(chunks) = pack::open_directory(&header, &cipher, &footer, &data[start..start + len]) else { return };
+    let Ok(chunks) = pack::open_directory(&header, &key, &footer, &data[start..start + len]) else { return };
     let end = chunks.iter().fold(HEADER_LEN, |end, chunk| end + chunk.stored_len as usize);
     assert_eq!(end, start);
 }
@@ -315,6 +327,12 @@ fn tombstone(data: &[u8]) {
     let Ok(tombstone) = Tombstone::decode(data) else { return };
     assert!(tombstone.packs.len() * 64 <= data.len());
     assert_eq!(Tombstone::decode(&tombstone.encode()), Ok(tombstone));
+}
+
+fn countersignature(data: &[u8]) {
+    let Ok(read) = Countersignature::decode(data) else { return };
+    assert!(read.packs.len() * 64 <= data.len());
+    assert_eq!(Countersignature::decode(&read.encode()), Ok(read));
 }
 
 fn signed_snapshot(data: &[u8]) {
@@ -414,8 +432,8 @@ fn chunk_refs(data: &[u8]) {
 fn sealed_chunk(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let Ok(header) = pack::decode_chunk_header(&mut cursor) else { return };
-    let (keys, cipher, stored) = (meta_keys(), Cipher::new(&CHUNK_KEY), cursor.remainder());
-    let context = ChunkContext { cipher: &cipher, kind: BlobKind::Data, repository: REPOSITORY };
+    let (keys, key, stored) = (meta_keys(), chunk_key(), cursor.remainder());
+    let context = ChunkContext { key: &key, kind: BlobKind::Data, repository: REPOSITORY };
     let Ok(plain) = context.open(&header, &keys, stored) else { return };
     assert_eq!(plain.len(), header.plain_len as usize);
     assert_eq!(keys.chunk_id(BlobKind::Data as u8, &plain), header.id);

@@ -112,6 +112,7 @@ install_part() {
 first_imports() {
     case $1 in
     s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
+    reader) echo 'import argon2.low_level, blake3, pyhpke, zstandard' ;;
     data) echo 'import numpy' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
@@ -150,7 +151,7 @@ setup_test() {
     setup_build
     install_postgresql
     debian_packages openssl sqlite3
-    python_parts s3 data mlflow
+    python_parts s3 reader data mlflow
 }
 
 setup_demo() {

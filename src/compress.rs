@@ -6,7 +6,7 @@
 use crate::format_error::FormatError;
 
 /// How bytes are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codec {
     /// As they are.
     Raw = 0,

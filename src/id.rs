@@ -110,6 +110,14 @@ id_type!(
     TombstoneId, 16
 );
 id_type!(
+    /// Tells what a pack is said to hold: the first half of the BLAKE3 hash of its directory.
+    DirectoryHash, 16
+);
+id_type!(
+    /// Name of a countersignature, made as that of a session.
+    CountersignatureId, 16
+);
+id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );
@@ -127,6 +135,13 @@ fn with_time(unix_milliseconds: u64, entropy: [u8; 10]) -> [u8; 16] {
 
 impl NoteId {
     /// Makes the id of a note that is written at `unix_milliseconds`.
+    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
+        Self(with_time(unix_milliseconds, entropy))
+    }
+}
+
+impl CountersignatureId {
+    /// Makes the id of a countersignature that is written at `unix_milliseconds`.
     pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
         Self(with_time(unix_milliseconds, entropy))
     }

@@ -10,9 +10,8 @@ use mlvault::backend::Backend;
 use mlvault::error::{Error, Result};
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::snapshot::{self, SessionOutcome, Signer, VoidRecord};
-use mlvault::format::tombstone::Tombstone;
 use mlvault::id::{PackId, SessionId};
-use mlvault::repository::{Repository, layout};
+use mlvault::repository::{Repository, layout, session};
 use tempfile::TempDir;
 
 use crate::support::repo::{LocalVault, Vault, WatchedBackend, backup_with, fill, id_of, noise, tree};
@@ -155,9 +154,7 @@ fn a_session_that_was_declared_void_commits_nothing_and_is_begun_anew_once() {
 
 fn plant_tombstone(vault: &Vault, packs: Vec<PackId>) {
     let repository = vault.open().unwrap();
-    let body = Tombstone { packs }.encode();
-    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, "0001", &body);
-    vault.backend.create("tombstones/0001", Bytes::from(sealed)).unwrap();
+    session::bury(&repository, &packs).unwrap();
 }
 
 fn data_packs(vault: &Vault) -> Vec<PackId> {

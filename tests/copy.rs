@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
@@ -14,12 +13,10 @@ use mlvault::copy::{self, Choice, CopySummary};
 use mlvault::error::{Error, Result};
 use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
-use mlvault::format::object::{self, ObjectKind};
-use mlvault::format::tombstone::Tombstone;
 use mlvault::hears::Hears;
-use mlvault::id::SessionId;
+use mlvault::id::{PackId, SessionId};
 use mlvault::monitor::{Monitor, Silent};
-use mlvault::repository::{Repository, layout};
+use mlvault::repository::{Repository, layout, session};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -242,17 +239,15 @@ fn chunks_in_tombstoned_packs_of_the_target_are_stored_again() {
         .flat_map(|kind| target.keys_under(&layout::packs(kind)).into_iter().map(move |key| (kind, key)))
         .collect();
     let segments = target.keys_under("index/");
-    let packs = marked.iter().map(|(_, key)| id_of(key).unwrap()).collect();
-    let body = Tombstone { packs }.encode();
-    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, "0001", &body);
-    target.backend.create("tombstones/0001", Bytes::from(sealed)).unwrap();
+    let packs: Vec<PackId> = marked.iter().map(|(_, key)| id_of(key).unwrap()).collect();
+    let tombstone = session::bury(&repository, &packs).unwrap();
     let second = run(1);
     assert_eq!(second.bytes_read, snapshots[1].record.components[0].bytes);
 
     // What a sweep may do once the first copy is forgotten.
     target.open().unwrap().forget(&first, "a test").unwrap();
     marked.iter().map(|(_, key)| key).chain(&segments).for_each(|key| memory.remove(key).unwrap());
-    memory.remove("tombstones/0001").unwrap();
+    memory.remove(&tombstone).unwrap();
     target.assert_clean();
     target.assert_restores(second.copied[0].copy, scene.directory.path(), &scene.snapshots[1].1);
 }

@@ -16,7 +16,7 @@ use mlvault::format::key_slot::Role;
 use mlvault::format::note::Says;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
-use mlvault::repository::session;
+use mlvault::repository::{layout, session};
 use mlvault::restore::RestoreOptions;
 use mlvault::retention::undelete;
 use tempfile::TempDir;
@@ -337,17 +337,17 @@ fn damage_to_the_only_slot_is_told_when_the_repository_is_opened() {
 fn damage_to_the_configuration_is_told_when_the_repository_is_opened() {
     let scene = Scene::new();
     let (_, foreign) = Vault::in_memory();
-    scene.memory.overwrite("foreign", foreign.read("config").unwrap());
+    scene.memory.overwrite("foreign", foreign.read(layout::CONFIG).unwrap());
     for damage in ALL.into_iter().chain([8, 9, 12, 20, 40, 70].map(Damage::Flipped)) {
-        let sound = scene.memory.read("config").unwrap();
-        scene.apply(damage, "config", "foreign");
+        let sound = scene.memory.read(layout::CONFIG).unwrap();
+        scene.apply(damage, layout::CONFIG, "foreign");
         let error = error_of(scene.vault.open());
-        assert!(error.contains("config"), "{damage:?}: {error}");
-        scene.heal("config", sound);
+        assert!(error.contains(layout::CONFIG), "{damage:?}: {error}");
+        scene.heal(layout::CONFIG, sound);
     }
-    let mut newer = scene.memory.read("config").unwrap().to_vec();
+    let mut newer = scene.memory.read(layout::CONFIG).unwrap().to_vec();
     newer[9] += 1;
-    scene.memory.overwrite("config", newer);
+    scene.memory.overwrite(layout::CONFIG, newer);
     assert!(matches!(scene.vault.open(), Err(Error::FormatVersion { found: 2, .. })));
 }
 

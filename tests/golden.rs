@@ -38,6 +38,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use crate::support::repo::{Vault, backup_with, check_with, id_of, noise, prose};
+use crate::support::tool;
 
 /// The passphrase of every golden repository; a maintainer's.
 const PASSPHRASE: &str = "golden passphrase of the tests";
@@ -155,6 +156,45 @@ fn a_backup_into_a_golden_repository_finds_its_content() {
         assert_eq!(repository.index().packs(BlobKind::Data).unwrap(), packs);
         assert!(summary.record.statistics.files_new > 0);
         assert!(check_with(&repository, ReadData::All).is_clean());
+    }
+}
+
+/// The reader shares no code with mlvault: what it reads, `docs/format.md` describes.
+#[test]
+fn the_reader_of_the_documentation_reads_the_golden_repository() {
+    let directory = golden_directory().join(format!("v{FORMAT_VERSION}"));
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reader.py");
+    let read = |arguments: &[&str]| {
+        let output = Command::new(tool("python"))
+            .arg("-B")
+            .arg(program)
+            .arg(directory.join("repository"))
+            .args(arguments)
+            .env_remove("MLVAULT_PASSPHRASE")
+            .env("MLVAULT_KEY_FILE", directory.join("key"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let repository = vault(&directory).open().unwrap();
+    let snapshots = repository.list_snapshots().unwrap().snapshots;
+    let listed = String::from_utf8(read(&[])).unwrap();
+    assert!(snapshots.iter().all(|snapshot| listed.contains(&snapshot.id.to_string())), "{listed}");
+    let reader = ChunkReader::new(Arc::clone(&repository));
+    let (last, name) = (snapshots.last().unwrap(), snapshots.last().unwrap().id.to_string());
+    let entries: Vec<_> =
+        TreeReader::open(&reader, FILES, &last.record.components[0].root).unwrap().map(Result::unwrap).collect();
+    let breaks = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+    // A name may have a line break in it.
+    let lines = entries.iter().map(|entry| 1 + breaks(&entry.path)).sum::<usize>();
+    assert_eq!(breaks(&read(&[&name])), lines);
+    // One of many chunks, and one of a list of lists.
+    for entry in entries.iter().filter(|entry| entry.file().is_some_and(|file| file.indirect || file.chunks.len() > 10))
+    {
+        let Ok(path) = std::str::from_utf8(&entry.path) else { continue };
+        let content = read(&[&name, path]);
+        assert_eq!(blake3::hash(&content).as_bytes(), entry.file().unwrap().digest.as_bytes(), "{path}");
     }
 }
 

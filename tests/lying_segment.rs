@@ -15,7 +15,6 @@ use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
 use mlvault::index::PackRecord;
-use mlvault::repository::index_sync::seal_segment;
 use mlvault::repository::{Repository, layout};
 use tempfile::TempDir;
 
@@ -53,9 +52,9 @@ fn plant(vault: &Vault, lie: Lie, pack_byte: u8) {
     // Reversed, so that no chunk is where it is said to be.
     chunks.reverse();
     let id = if matches!(lie, Lie::WrongPlaces) { pack.id } else { PackId::from_bytes([pack_byte; 32]) };
-    let planted = IndexedPack { id, session: pack.session, len: pack.len, chunks };
+    let planted = IndexedPack { id, session: pack.session, len: pack.len, is_vouched: true, chunks };
     let segment = Segment { kind: BlobKind::Data, packs: vec![planted] };
-    let (id, bytes) = seal_segment(repository.keys(), repository.id(), &segment);
+    let (id, bytes) = repository.seal_segment(&segment);
     vault.backend.create(&layout::segment(BlobKind::Data, &id), bytes).unwrap();
 }
 

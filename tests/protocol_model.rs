@@ -12,7 +12,12 @@ fn explore(arguments: &str) -> Output {
 
 #[test]
 fn no_order_of_steps_loses_anything() {
-    for processes in ["--writers 2 --pruners 1 --any-mark", "--writers 1 --pruners 2 --any-mark"] {
+    for processes in [
+        "--writers 2 --pruners 1 --any-mark",
+        "--writers 1 --pruners 2 --any-mark",
+        "--writers 1 --pruners 1 --liars 1 --hiders 1 --any-mark",
+        "--writers 1 --pruners 1 --liars 1 --hiders 1",
+    ] {
         let output = explore(processes);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.starts_with("holds:"), "{processes}: {said}");
@@ -34,6 +39,9 @@ fn each_change_of_the_protocol_that_matters_loses_something() {
         ("orphans-blindly", two_prunes),
         ("tombstone-first", one_prune),
         ("foreign-tombstone", "--writers 1 --pruners 2"),
+        ("believe-segments", "--writers 1 --pruners 1 --liars 1"),
+        ("trust-all", "--writers 1 --pruners 1 --liars 1"),
+        ("bytes-end", "--writers 1 --pruners 1 --hiders 1"),
     ] {
         let output = explore(&format!("{processes} --break {change}"));
         let said = String::from_utf8_lossy(&output.stdout);

@@ -17,14 +17,12 @@ use mlvault::crypto::passphrase::Credential;
 use mlvault::error::{Error, Result};
 use mlvault::format::BlobKind;
 use mlvault::format::key_slot::Role;
-use mlvault::format::object::{self, ObjectKind};
-use mlvault::format::tombstone::Tombstone;
 use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
 use mlvault::prune::{self, PruneLimits, PruneOptions, PruneReport};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::session::Session;
-use mlvault::repository::{OpenOptions, Repository, layout};
+use mlvault::repository::{OpenOptions, Repository, layout, session};
 use mlvault::retention::{self, ForgetChoice};
 use tempfile::TempDir;
 
@@ -286,10 +284,7 @@ fn what_a_marked_pack_is_needed_for_rescues_it() {
     // A clumsy mark that names everything, by a prune that died: nothing of it may go without being moved.
     let packs: Vec<PackId> = vault.keys_under("packs/").iter().map(|key| id_of(key).unwrap()).collect();
     let repository = vault.open().unwrap();
-    let name = "00".repeat(16);
-    let body = Tombstone { packs }.encode();
-    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &name, &body);
-    vault.backend.create(&format!("tombstones/{name}"), Bytes::from(sealed)).unwrap();
+    session::bury(&repository, &packs).unwrap();
     prune(&vault);
     assert_tidy(&vault);
     vault.assert_restores(first, directory.path(), &expected);

@@ -114,19 +114,19 @@ fn the_secrets_of_a_writer_open_no_content() {
         let bytes = scene.vault.backend.read(&object.key).unwrap();
         let session = PackHeader::decode(&bytes).unwrap().session;
         for secret in &held {
-            assert!(session.data_cipher(writer.id(), writer.keys(), secret).is_err());
+            assert!(session.data_key(writer.id(), writer.keys(), secret).is_err());
             let wrong_keys = MetaKeys::new(secret.clone());
-            assert!(session.data_cipher(writer.id(), &wrong_keys, secret).is_err());
+            assert!(session.data_key(writer.id(), &wrong_keys, secret).is_err());
         }
         // The session's other key opens the directory of the pack, but none of its chunks.
         let id = id_of(&object.key).unwrap();
         let pack = pack_reader::directory_of(&writer, BlobKind::Data, &id, &bytes).unwrap();
-        let meta = session.meta_cipher(writer.keys());
-        let data = session.data_cipher(maintainer.id(), maintainer.keys(), &data_secret).unwrap();
+        let meta = session.meta_key(writer.keys());
+        let data = session.data_key(maintainer.id(), maintainer.keys(), &data_secret).unwrap();
         for (offset, header) in pack.located_chunks() {
             let stored = &bytes[offset as usize..offset as usize + header.stored_len as usize];
-            let open = |cipher| {
-                let context = ChunkContext { cipher, kind: BlobKind::Data, repository: writer.id() };
+            let open = |key| {
+                let context = ChunkContext { key, kind: BlobKind::Data, repository: writer.id() };
                 context.open(header, writer.keys(), stored)
             };
             assert!(open(&meta).is_err());

@@ -38,6 +38,7 @@ mod doctor_deployment;
 mod fuzz_smoke;
 mod golden;
 mod history;
+mod hostile_key;
 mod hostile_times;
 mod lying_segment;
 mod memory;

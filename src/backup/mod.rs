@@ -36,6 +36,7 @@ use crate::monitor::Monitor;
 use crate::repository::Repository;
 use crate::repository::session::{PROGRAM, host_name};
 use crate::repository::snapshots::{Snapshot, SnapshotList};
+use crate::repository::trust;
 use crate::s3::{BucketLocation, S3Options};
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
@@ -198,7 +199,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     let list = repository.list_snapshots()?;
     note_damage(&list, hears);
     let source_record = source_record(&options.what)?;
-    let parent = parent_of(&list, &source_record);
+    let parent = session.last_reliable(of_source(&list, &source_record))?;
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let chunks = session.writer();
     let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
@@ -219,7 +220,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     stored.statistics.duration_ms = begun.elapsed().as_millis() as u64;
     // The last moment to stop: what the commit below makes visible stays.
     hears.check()?;
-    let about = About { repository, started, options, source: source_record, parent, list: &list };
+    let about = About { repository, started, options, source: source_record.clone(), parent, list: &list };
     let record = about.record(stored, &problems);
     // Last, when every pack and segment that it leads to is in the backend: who sees the snapshot can restore it. Refused
     // if a prune has voided the session meanwhile, because then packs may be gone.
@@ -326,7 +327,9 @@ fn open_parent<'a>(
 fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     let list = repository.list_snapshots()?;
     let source = source_record(&options.what)?;
-    let parent = if options.force { None } else { parent_of(&list, &source) };
+    let trusted = trust::trusted_slots(repository)?;
+    let mut earlier = of_source(&list, &source).rev().filter(|snapshot| trusted.contains(&snapshot.signer.slot));
+    let parent = if options.force { None } else { earlier.next() };
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut stored = StoredSource { components: Vec::new(), statistics: Statistics::default(), deployment: None };
@@ -347,7 +350,8 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
         }
         what => survey(FILES, open_source(what, repository)?.as_ref())?,
     }
-    let about = About { repository, started: repository.clock().now(), options, source, parent, list: &list };
+    let about =
+        About { repository, started: repository.clock().now(), options, source: source.clone(), parent, list: &list };
     Ok(BackupSummary { snapshot: None, record: about.record(stored, &problems), clock_off_seconds: None })
 }
 
@@ -385,9 +389,9 @@ fn source_record(what: &BackupSource) -> Result<SourceRecord> {
     }
 }
 
-/// The newest snapshot of the same source, complete or not.
-fn parent_of<'a>(list: &'a SnapshotList, source: &SourceRecord) -> Option<&'a Snapshot> {
-    list.snapshots.iter().rev().find(|snapshot| snapshot.record.source == *source)
+/// Iterates over the snapshots of a source, complete or not, the oldest first.
+fn of_source<'a>(list: &'a SnapshotList, source: &'a SourceRecord) -> impl DoubleEndedIterator<Item = &'a Snapshot> {
+    list.snapshots.iter().filter(|snapshot| snapshot.record.source == *source)
 }
 
 fn count_written(statistics: &mut Statistics, written: Written) {

@@ -34,9 +34,11 @@ pub enum ProblemKind {
     Note,
     /// The announcement of a session cannot be read.
     Session,
-    /// A tombstone cannot be read.
+    /// A tombstone cannot be read, or is not signed by who may.
     Tombstone,
-    /// An index segment cannot be read.
+    /// A countersignature cannot be read, or is not signed by who may.
+    Countersignature,
+    /// An index segment cannot be read, or says of a pack what is not so.
     Segment,
     /// A pack is missing or damaged.
     Pack,
@@ -121,6 +123,8 @@ pub struct ReadReport {
     pub bytes: u64,
     /// Whether the chunks of data packs were opened; else these packs were compared with their names only.
     pub content_opened: bool,
+    /// Sound packs that writers may rely on from now on, whoever wrote them.
+    pub packs_countersigned: u64,
     /// What this check and earlier ones verified together, if an age was given.
     pub coverage: Option<Coverage>,
 }
@@ -279,6 +283,12 @@ impl<'a> Findings<'a> {
     pub fn bad_pack(&self, id: PackId, key: &str, reason: &str, loss: Loss) {
         self.lose(id, loss);
         self.problem_of(Subject::Pack(id), ProblemKind::Pack, key, reason);
+    }
+
+    /// Adds a word on a pack that is not so; `told_by` is whose.
+    pub fn false_word(&self, id: PackId, told_by: &str, reason: &str, loss: Loss) {
+        self.lose(id, loss);
+        self.problem_of(Subject::Pack(id), ProblemKind::Segment, told_by, reason);
     }
 
     /// Adds a pack that the index names and that is not there.

@@ -31,6 +31,7 @@ use crate::check::findings::Findings;
 use crate::check::memory::Memory;
 use crate::chunks::reader::ChunkReader;
 use crate::error::Result;
+use crate::format::countersignature::SoundPack;
 use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::repository::Repository;
@@ -72,6 +73,8 @@ struct Check<'a> {
     hears: &'a Hears,
     findings: Findings<'a>,
     memory: Memory,
+    /// Packs of which every chunk was opened.
+    sound: Mutex<Vec<SoundPack>>,
     /// Packs that were looked at.
     packs_seen: Mutex<HashSet<PackId>>,
     stopped: AtomicBool,
@@ -88,6 +91,7 @@ pub fn run(repository: &Arc<Repository>, options: &CheckOptions, hears: &Hears) 
         hears,
         findings,
         memory,
+        sound: Mutex::default(),
         packs_seen: Mutex::default(),
         stopped: AtomicBool::new(false),
     };

@@ -10,7 +10,6 @@ use crate::check::findings::ProblemKind;
 use crate::error::{Error, Result};
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
-use crate::format::tombstone::Tombstone;
 use crate::format_error::FormatError;
 use crate::id::SessionId;
 use crate::parallel;
@@ -28,6 +27,7 @@ impl Check<'_> {
         let snapshots = self.check_snapshots()?;
         self.check_sessions(&sessions)?;
         self.check_tombstones()?;
+        self.check_countersignatures()?;
         self.check_notes()?;
         Ok(snapshots)
     }
@@ -70,9 +70,8 @@ impl Check<'_> {
     }
 
     fn check_sessions(&self, sessions: &[Listed]) -> Result<()> {
-        let ended = session::ended(self.repository)?;
-        let is_open = |id: &SessionId| !ended.contains(id);
-        let open = sessions.iter().filter_map(|object| layout::session_of(&object.key)).filter(is_open).count() as u64;
+        let announced: Vec<SessionId> = sessions.iter().filter_map(|object| layout::session_of(&object.key)).collect();
+        let open = (announced.len() - session::ended(self.repository, &announced)?.len()) as u64;
         self.findings.count(|counts| (counts.sessions, counts.open_sessions) = (sessions.len() as u64, open));
         if open > 0 {
             self.findings.note(&format!(
@@ -85,22 +84,33 @@ impl Check<'_> {
     }
 
     fn check_tombstones(&self) -> Result<()> {
-        let tombstones = self.repository.backend().list(layout::TOMBSTONES)?;
-        self.findings.count(|counts| counts.tombstones = tombstones.len() as u64);
-        self.check_sealed(&tombstones, ProblemKind::Tombstone, ObjectKind::Tombstone, |body| {
-            Tombstone::decode(body).map(drop)
-        })
+        let session::Tombstones { sound, forged, unreadable } = session::tombstones(self.repository)?;
+        let bad: Vec<Error> = forged.into_iter().chain(unreadable).collect();
+        self.findings.count(|counts| counts.tombstones = (sound.len() + bad.len()) as u64);
+        self.report(ProblemKind::Tombstone, layout::TOMBSTONES, &bad);
+        Ok(())
+    }
+
+    fn check_countersignatures(&self) -> Result<()> {
+        let damaged = self.repository.countersigned_packs()?.damaged;
+        self.report(ProblemKind::Countersignature, layout::COUNTERSIGNED, &damaged);
+        Ok(())
     }
 
     fn check_notes(&self) -> Result<()> {
-        for error in &self.repository.list_notes()?.damaged {
+        self.report(ProblemKind::Note, layout::NOTES, &self.repository.list_notes()?.damaged);
+        Ok(())
+    }
+
+    /// Reports objects that do not count; `prefix` is where they are if an error does not say more.
+    fn report(&self, problem: ProblemKind, prefix: &str, errors: &[Error]) {
+        for error in errors {
             let object = match error {
                 Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
-                _ => layout::NOTES,
+                _ => prefix,
             };
-            self.findings.problem(ProblemKind::Note, object, &error.reason());
+            self.findings.problem(problem, object, &error.reason());
         }
-        Ok(())
     }
 
     /// Opens objects that are bound to their names, and decodes them. One that is gone by now was removed by a prune.
@@ -146,6 +156,7 @@ pub(super) fn snapshot_of(error: &Error) -> Option<SessionId> {
         | Object::Segment(..)
         | Object::Session(_)
         | Object::Note(_)
-        | Object::Tombstone(_) => None,
+        | Object::Tombstone(_)
+        | Object::Countersignature(_) => None,
     }
 }

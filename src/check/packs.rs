@@ -4,9 +4,7 @@
 //! must list what the index lists. A pack that is wrong in any way is read whole, to tell which of its chunks are lost.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::MutexGuard;
-
-use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::backend::Listed;
 use crate::check::findings::{Coverage, Loss, ProblemKind};
@@ -16,13 +14,14 @@ use crate::chunks::pack_reader;
 use crate::chunks::verify::{self, PackFault, PackFindings, PackVerifier};
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
+use crate::format::chunk::ChunkHeader;
+use crate::format::countersignature::SoundPack;
 use crate::format::key_slot::Role;
 use crate::format::segment::{IndexedPack, Segment};
-use crate::id::{ChunkId, PackId};
+use crate::id::{ChunkId, DirectoryHash, PackId};
 use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::index_sync;
 use crate::repository::layout::{self, Object};
 use crate::sync::lock;
 use crate::units::{MIB, format_bytes};
@@ -36,10 +35,20 @@ const BATCH_PACKS_MAX: usize = 1024;
 /// Unknown objects that are named one by one.
 const UNKNOWN_NAMED_MAX: usize = 20;
 
-/// A pack to look at.
+/// A pack to look at, as somebody says that it is.
 struct Job {
     kind: BlobKind,
     pack: IndexedPack,
+    told_by: Arc<str>,
+}
+
+/// What segments say, and what packs say of themselves.
+#[derive(Default)]
+struct Claims {
+    /// Each pack with what is said that it holds; nobody's word is looked at twice.
+    told: HashSet<(PackId, DirectoryHash)>,
+    /// Words on sound packs that are not what these say, with what they say.
+    lies: Vec<(Job, IndexedPack)>,
 }
 
 /// What is stored, and what of it is to be read.
@@ -47,6 +56,7 @@ struct Packs<'a> {
     stored: HashMap<PackId, (BlobKind, u64)>,
     selection: PackSelection,
     verifier: PackVerifier<'a>,
+    claims: Mutex<Claims>,
 }
 
 impl Check<'_> {
@@ -63,7 +73,7 @@ impl Check<'_> {
         let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
         self.hears.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
         self.begin_read_report(stored.len());
-        let packs = Packs { stored, selection, verifier: PackVerifier::new(&self.reader) };
+        let packs = Packs { stored, selection, verifier: PackVerifier::new(&self.reader), claims: Mutex::default() };
         let looked = self.look_at_all(&segments, &packs);
         // Also what a check verified that was stopped need not be read again.
         self.remember(&packs);
@@ -75,6 +85,7 @@ impl Check<'_> {
         for (kind, segments) in BlobKind::ALL.into_iter().zip(segments) {
             self.check_segments(kind, segments, packs, &mut seen)?;
         }
+        self.expose(packs);
         self.findings.count(|counts| counts.packs = seen.len() as u64);
         self.check_unreferenced(packs, &seen)?;
         *self.packs_seen() = seen;
@@ -103,9 +114,28 @@ impl Check<'_> {
         if let Err(error) = self.memory.save(self.repository, &packs.stored) {
             self.findings.note(&format!("What was verified cannot be remembered: {error}"));
         }
+        self.countersign();
         if let ReadData::Aged(aged) = self.options.read_data {
             let coverage = self.coverage(packs, aged);
             self.findings.count_read(|read| read.coverage = Some(coverage));
+        }
+    }
+
+    /// Says to those who cannot open content which packs they can rely on. Whoever may only read leaves it.
+    fn countersign(&self) {
+        if self.repository.access().data.is_none() {
+            return;
+        }
+        let countersign = || {
+            let known = self.repository.countersigned_packs()?.into_packs();
+            let mut fresh: Vec<SoundPack> =
+                lock(&self.sound).iter().filter(|pack| !known.contains(pack)).copied().collect();
+            fresh.sort();
+            self.repository.countersign(&fresh).map(|_| fresh.len() as u64)
+        };
+        match countersign() {
+            Ok(packs) => self.findings.count_read(|read| read.packs_countersigned = packs),
+            Err(error) => self.findings.note(&format!("Sound packs could not be countersigned: {error}")),
         }
     }
 
@@ -159,7 +189,8 @@ impl Check<'_> {
                     | Object::Snapshot(_)
                     | Object::Forgotten(_)
                     | Object::Note(_)
-                    | Object::Tombstone(_),
+                    | Object::Tombstone(_)
+                    | Object::Countersignature(_),
                 ) => {}
                 None if key.starts_with(layout::PROBE) => probes += 1,
                 None => unknown.push(key),
@@ -199,8 +230,11 @@ impl Check<'_> {
                 self.guarded(|| self.open_segment(kind, listed))
             });
             for segment in opened {
-                let fresh = segment?.into_iter().flat_map(|segment| segment.packs).filter(|pack| seen.insert(pack.id));
-                jobs.extend(fresh.map(|pack| Job { kind, pack }));
+                let Some((segment, told_by)) = segment? else { continue };
+                seen.extend(segment.packs.iter().map(|pack| pack.id));
+                let is_new = |pack: &IndexedPack| lock(&packs.claims).told.insert((pack.id, pack.directory_hash()));
+                let fresh = segment.packs.into_iter().filter(is_new);
+                jobs.extend(fresh.map(|pack| Job { kind, pack, told_by: Arc::clone(&told_by) }));
                 self.check_jobs(&mut jobs, packs, false)?;
             }
         }
@@ -208,17 +242,14 @@ impl Check<'_> {
     }
 
     /// Returns nothing for a segment that is damaged, and for one that was replaced since it was listed.
-    fn open_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<Segment>> {
+    fn open_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<(Segment, Arc<str>)>> {
         let repository = self.repository;
         let Some(id) = layout::segment_of(kind, &listed.key) else { return Ok(None) };
-        let open = |bytes: Bytes| {
-            index_sync::open_segment(repository.keys(), repository.id(), kind, &id, &bytes)
-                .map_err(|error| Error::damaged(&listed.key, error))
-        };
-        match repository.backend().read(&listed.key).and_then(open) {
-            Ok(segment) => {
+        match repository.read_segment(kind, &id) {
+            Ok((segment, signer)) => {
                 self.findings.count(|counts| counts.segments += 1);
-                Ok(Some(segment))
+                let told_by = format!("{}, signed by the key {} ({})", listed.key, signer.label, signer.slot);
+                Ok(Some((segment, told_by.into())))
             }
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
             Err(error) if error.is_damage() => {
@@ -242,25 +273,52 @@ impl Check<'_> {
     }
 
     fn check_pack(&self, job: &Job, packs: &Packs<'_>) -> Result<()> {
-        let Job { kind, pack } = job;
+        let Job { kind, pack, .. } = job;
         let key = layout::pack(*kind, &pack.id);
         self.hears.monitor.count(Counter::Entries, 1);
         let Some((_, size)) = packs.stored.get(&pack.id).filter(|(stored_kind, _)| stored_kind == kind) else {
             self.missing(pack.id, &key);
             return Ok(());
         };
-        let fault = if *size != pack.len {
-            Some(PackFault::Length { found: *size, indexed: pack.len })
-        } else if packs.selection.contains(&pack.id) {
-            None
-        } else {
-            let directory = pack_reader::read_directory(self.repository, *kind, &pack.id, pack.len);
-            match verify::directory_fault(pack, directory)? {
-                None => return Ok(()),
-                fault => fault,
-            }
+        if *size == pack.len && packs.selection.contains(&pack.id) {
+            return self.read_pack(job, None, packs);
+        }
+        let directory = pack_reader::read_directory(self.repository, *kind, &pack.id, *size);
+        let fault = match *size == pack.len {
+            true => verify::directory_fault(pack, directory)?,
+            false => Some(PackFault::Length { found: *size, indexed: pack.len }),
         };
-        self.read_pack(job, fault, packs)
+        if fault.is_none() { Ok(()) } else { self.read_pack(job, fault, packs) }
+    }
+
+    /// Returns whether a pack is sound in itself, and says something else of itself than the segment.
+    fn is_lie(&self, job: &Job, directory: &Result<IndexedPack>, packs: &Packs<'_>) -> bool {
+        let Ok(own) = directory else { return false };
+        let is_lie = (own.session, &own.chunks, own.len) != (job.pack.session, &job.pack.chunks, job.pack.len);
+        if is_lie {
+            let told = Job { kind: job.kind, pack: job.pack.clone(), told_by: Arc::clone(&job.told_by) };
+            lock(&packs.claims).lies.push((told, own.clone()));
+        }
+        is_lie
+    }
+
+    /// Names who says of sound packs what is not so. Once every segment was read: what an honest one says of the same pack
+    /// is not lost by a lie.
+    fn expose(&self, packs: &Packs<'_>) {
+        let Claims { told, lies } = std::mem::take(&mut *lock(&packs.claims));
+        for (Job { kind, pack, told_by }, own) in &lies {
+            let is_told = told.contains(&(own.id, own.directory_hash()));
+            let there: HashSet<(u64, &ChunkHeader)> = own.located_chunks().collect();
+            let ids: HashSet<&ChunkId> = own.chunks.iter().map(|chunk| &chunk.id).collect();
+            let is_lost = |(offset, chunk): &(u64, &ChunkHeader)| match is_told {
+                true => !ids.contains(&chunk.id),
+                false => !there.contains(&(*offset, chunk)),
+            };
+            let lost = pack.located_chunks().filter(is_lost).map(|(_, chunk)| chunk.id).collect();
+            let key = layout::pack(*kind, &pack.id);
+            let reason = format!("what it says of {key} is not what this pack says of itself");
+            self.findings.false_word(pack.id, told_by, &reason, Loss::Chunks(lost));
+        }
     }
 
     /// A prune may have removed the pack, and its name may outlive it: that is damage only if it is needed.
@@ -284,7 +342,7 @@ impl Check<'_> {
 
     /// Reads a pack whole and adds it to the bad ones if anything is wrong; `fault` is what is known already.
     fn read_pack(&self, job: &Job, fault: Option<PackFault>, packs: &Packs<'_>) -> Result<()> {
-        let Job { kind, pack } = job;
+        let Job { kind, pack, .. } = job;
         let key = layout::pack(*kind, &pack.id);
         let size = packs.stored.get(&pack.id).map_or(pack.len, |(_, size)| *size);
         let (read, mut findings) = match packs.verifier.read(*kind, pack, size) {
@@ -292,6 +350,12 @@ impl Check<'_> {
             Ok(found) => found,
         };
         self.count_read_pack(read);
+        if findings.fault.as_ref().is_some_and(|fault| !fault.is_of_bytes()) {
+            let directory = pack_reader::read_directory(self.repository, *kind, &pack.id, size);
+            if self.is_lie(job, &directory, packs) {
+                return Ok(());
+            }
+        }
         // What the bytes tell weighs more than what was known before they were read.
         findings.fault = match findings.fault {
             Some(found) if found.is_of_bytes() => Some(found),
@@ -299,6 +363,9 @@ impl Check<'_> {
         };
         let Some(reason) = findings.reason() else {
             self.memory.verified(pack.id, findings.opened);
+            if findings.opened {
+                lock(&self.sound).push(SoundPack { pack: pack.id, directory: pack.directory_hash() });
+            }
             return Ok(());
         };
         self.memory.forget(&pack.id);
@@ -344,7 +411,7 @@ impl Check<'_> {
     fn read_unreferenced(&self, kind: BlobKind, id: PackId, size: u64, packs: &Packs<'_>) -> Result<()> {
         self.hears.monitor.count(Counter::Entries, 1);
         match pack_reader::read_directory(self.repository, kind, &id, size) {
-            Ok(pack) => self.read_pack(&Job { kind, pack }, None, packs),
+            Ok(pack) => self.read_pack(&Job { kind, pack, told_by: "itself".into() }, None, packs),
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(()),
             Err(error) => self.unreadable(id, &layout::pack(kind, &id), error),
         }

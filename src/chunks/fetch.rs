@@ -172,7 +172,8 @@ impl StoredRange {
 /// Opens the chunks of a span, each once, and hands them over. What the range does not give is read from the chunk's other
 /// places.
 pub fn open_span(reader: &ChunkReader, span: &Span, stored: Option<&StoredRange>, taker: &mut dyn Taker) -> Result<()> {
-    for wants in span.wants.chunk_by(|a, b| a.place.offset == b.place.offset) {
+    let is_same = |a: &Want, b: &Want| (a.place.offset, a.place.header) == (b.place.offset, b.place.header);
+    for wants in span.wants.chunk_by(is_same) {
         let place = &wants[0].place;
         let from_range = stored.and_then(|stored| stored.of(place)).and_then(|bytes| reader.open(place, bytes).ok());
         let needed_by = || taker.needed_by(&wants[0].to);

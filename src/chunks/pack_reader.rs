@@ -52,11 +52,12 @@ fn directory(
     let tail = fetch(tail_start..len)?;
     let header = if tail_start == 0 { tail.clone() } else { fetch(0..HEADER_LEN as u64)? };
     let header = read_header(repository, kind, &header).map_err(damaged)?;
-    let cipher = header.session.meta_cipher(repository.keys());
-    let footer = pack::open_footer(&header, &cipher, len, &tail[tail.len() - FOOTER_LEN..]).map_err(damaged)?;
+    let key = header.session.meta_key(repository.keys());
+    let footer = pack::open_footer(&header, &key, len, &tail[tail.len() - FOOTER_LEN..]).map_err(damaged)?;
     let sealed = sealed_directory(&footer, len, tail_start, &tail, fetch)?;
-    let chunks = pack::open_directory(&header, &cipher, &footer, &sealed).map_err(damaged)?;
-    Ok(IndexedPack { id: *id, session: header.session, len, chunks })
+    let chunks = pack::open_directory(&header, &key, &footer, &sealed).map_err(damaged)?;
+    // It says of itself whose it is, which anyone can say who holds the meta secret.
+    Ok(IndexedPack { id: *id, session: header.session, len, is_vouched: false, chunks })
 }
 
 fn read_header(repository: &Repository, kind: BlobKind, bytes: &[u8]) -> Result<PackHeader, FormatError> {

@@ -40,13 +40,14 @@ pub struct Span {
     pub pack: Arc<PackRecord>,
     /// The range in bytes.
     pub range: Range<u64>,
-    /// Chunks in it; those of one offset stand together and are opened once.
+    /// Chunks in it; the wants of one stand together, and it is opened once.
     pub wants: Vec<Want>,
 }
 
 /// Groups wanted chunks into spans.
 pub fn spans(mut wants: Vec<Want>) -> Vec<Span> {
-    wants.sort_unstable_by_key(|want| (want.place.pack.id, want.place.offset));
+    // By name too: a segment that lies may say that another chunk begins at the same place.
+    wants.sort_unstable_by_key(|want| (want.place.pack.id, want.place.offset, want.place.header.id));
     let mut spans: Vec<Span> = Vec::new();
     for want in wants {
         let start = want.place.offset;
@@ -73,18 +74,26 @@ mod tests {
     use crate::format::BlobKind;
     use crate::format::chunk::ChunkHeader;
     use crate::format::session_header::SessionHeader;
-    use crate::id::{ChunkId, PackId, SessionId};
+    use crate::id::{ChunkId, DirectoryHash, PackId, SessionId, SlotId};
     use proptest::prelude::*;
 
     fn want(pack: u8, offset: u64, stored_len: u32, file: u32) -> Want {
         let session = SessionHeader {
             session: SessionId::from_bytes([0; 16]),
+            slot: SlotId::from_bytes([0; 8]),
             meta_salt: [0; 32],
             enc: [0; 32],
             sealed_key: [0; 48],
             commitment: [0; 32],
         };
-        let record = PackRecord { id: PackId::from_bytes([pack; 32]), kind: BlobKind::Data, len: 1 << 26, session };
+        let record = PackRecord {
+            id: PackId::from_bytes([pack; 32]),
+            kind: BlobKind::Data,
+            len: 1 << 26,
+            session,
+            is_vouched: true,
+            directory: DirectoryHash::from_bytes([0; 16]),
+        };
         let header =
             ChunkHeader { id: ChunkId::from_bytes([1; 32]), plain_len: 1, stored_len, codec: Codec::Raw, filter: 0 };
         Want { place: Place { pack: Arc::new(record), offset, header }, to: Destination { file, offset: 0 } }

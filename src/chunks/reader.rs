@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-use crate::crypto::seal::Cipher;
+use crate::crypto::seal::MessageKey;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::chunk::ChunkContext;
@@ -30,13 +30,13 @@ pub const READ_ALIGN: u64 = 256 * KIB;
 const META_BLOCK_BYTES: u64 = 1024 * KIB;
 /// Blocks of meta packs that are kept.
 const META_BLOCKS_MAX: usize = 16;
-/// Session ciphers that are kept.
-const CIPHERS_MAX: usize = 1024;
+/// Session keys that are kept.
+const SESSION_KEYS_MAX: usize = 1024;
 
 /// Reads chunks of one repository. Calls may come from many threads.
 pub struct ChunkReader {
     repository: Arc<Repository>,
-    ciphers: Mutex<HashMap<(BlobKind, SessionHeader), Arc<Cipher>>>,
+    keys: Mutex<HashMap<(BlobKind, SessionHeader), Arc<MessageKey>>>,
     blocks: Mutex<VecDeque<((PackId, u64), Bytes)>>,
     opened: AtomicU64,
     /// Packs for whose sake the index was read again.
@@ -48,7 +48,7 @@ impl ChunkReader {
     pub fn new(repository: Arc<Repository>) -> Self {
         Self {
             repository,
-            ciphers: Mutex::default(),
+            keys: Mutex::default(),
             blocks: Mutex::default(),
             opened: AtomicU64::new(0),
             gone: Mutex::default(),
@@ -77,7 +77,7 @@ impl ChunkReader {
             }
             let mut gone = Vec::new();
             for place in &places {
-                let error = match self.read_place(place) {
+                let error = match self.read_at(place) {
                     Ok(plain) => return Ok(plain),
                     Err(error) => error,
                 };
@@ -101,7 +101,8 @@ impl ChunkReader {
         if known.len() > known_before { self.repository.index().refresh(kind) } else { Ok(()) }
     }
 
-    fn read_place(&self, place: &Place) -> Result<Vec<u8>> {
+    /// Reads a chunk from this place and no other.
+    pub fn read_at(&self, place: &Place) -> Result<Vec<u8>> {
         let range = place.offset..place.offset + u64::from(place.header.stored_len);
         let rounded = match place.pack.kind {
             BlobKind::Meta => self.read_through_blocks(&place.pack, range.clone()).map(Bytes::from),
@@ -134,9 +135,9 @@ impl ChunkReader {
     /// Opens a stored chunk and compares it with its id.
     pub fn open(&self, place: &Place, stored: &[u8]) -> Result<Vec<u8>> {
         let repository = &self.repository;
-        let cipher = self.cipher(&place.pack)?;
+        let key = self.session_key(&place.pack)?;
         self.opened.fetch_add(1, Ordering::Relaxed);
-        let context = ChunkContext { cipher: &cipher, kind: place.pack.kind, repository: repository.id() };
+        let context = ChunkContext { key: &key, kind: place.pack.kind, repository: repository.id() };
         context.open(&place.header, repository.keys(), stored).map_err(|error| {
             let key = layout::pack(place.pack.kind, &place.pack.id);
             Error::damaged(key, format!("chunk {} at offset {}: {error}", place.header.id, place.offset))
@@ -185,29 +186,29 @@ impl ChunkReader {
         Ok(block)
     }
 
-    fn cipher(&self, pack: &PackRecord) -> Result<Arc<Cipher>> {
+    fn session_key(&self, pack: &PackRecord) -> Result<Arc<MessageKey>> {
         // Not by the session's id alone: two packs may claim the same one with different keys.
         let name = (pack.kind, pack.session);
-        let mut ciphers = lock(&self.ciphers);
-        if let Some(cipher) = ciphers.get(&name) {
-            return Ok(Arc::clone(cipher));
+        let mut keys = lock(&self.keys);
+        if let Some(key) = keys.get(&name) {
+            return Ok(Arc::clone(key));
         }
         let repository = &self.repository;
-        let cipher = match pack.kind {
-            BlobKind::Meta => pack.session.meta_cipher(repository.keys()),
+        let key = match pack.kind {
+            BlobKind::Meta => pack.session.meta_key(repository.keys()),
             BlobKind::Data => {
                 let secret = repository.access().data_secret()?;
                 pack.session
-                    .data_cipher(repository.id(), repository.keys(), secret)
+                    .data_key(repository.id(), repository.keys(), secret)
                     .map_err(|_| Error::damaged(layout::pack(pack.kind, &pack.id), "its session key does not open"))?
             }
         };
-        if ciphers.len() >= CIPHERS_MAX {
-            ciphers.clear();
+        if keys.len() >= SESSION_KEYS_MAX {
+            keys.clear();
         }
-        let cipher = Arc::new(cipher);
-        ciphers.insert(name, Arc::clone(&cipher));
-        Ok(cipher)
+        let key = Arc::new(key);
+        keys.insert(name, Arc::clone(&key));
+        Ok(key)
     }
 
     fn lock_blocks(&self) -> MutexGuard<'_, VecDeque<((PackId, u64), Bytes)>> {

@@ -140,11 +140,16 @@ impl<'a> PackVerifier<'a> {
     }
 
     fn fault(&self, kind: BlobKind, pack: &IndexedPack, bytes: &Bytes) -> Result<Option<PackFault>> {
-        if bytes.len() as u64 != pack.len {
-            return Ok(Some(PackFault::Length { found: bytes.len() as u64, indexed: pack.len }));
-        }
-        if !pack_reader::is_named_after(&pack.id, bytes) {
-            return Ok(Some(PackFault::Name));
+        let (found, indexed) = (bytes.len() as u64, pack.len);
+        match (pack_reader::is_named_after(&pack.id, bytes), found == indexed) {
+            (true, true) => {}
+            // The pack is what its name says, so it is the index that errs.
+            (true, false) => {
+                let reason = format!("it has {found} bytes, and the index says {indexed}");
+                return Ok(Some(PackFault::Directory(reason)));
+            }
+            (false, true) => return Ok(Some(PackFault::Name)),
+            (false, false) => return Ok(Some(PackFault::Length { found, indexed })),
         }
         directory_fault(pack, pack_reader::directory_of(self.reader.repository(), kind, &pack.id, bytes))
     }

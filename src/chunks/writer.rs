@@ -25,7 +25,7 @@ use crate::format::{BlobKind, PerKind};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
-use crate::repository::{Repository, index_sync, layout};
+use crate::repository::{Repository, layout};
 use crate::sync::{FirstFailure, lock};
 use crate::units::MIB;
 
@@ -218,13 +218,12 @@ impl Shared {
 
     fn store(&self, encoder: &mut Encoder, kind: BlobKind, id: ChunkId, plain: &[u8]) -> Result<()> {
         let keys = &self.session.keys;
-        let (cipher, counter) = match kind {
-            BlobKind::Data => (&keys.data, &keys.data_counter),
-            BlobKind::Meta => (&keys.meta, &keys.meta_counter),
+        let key = match kind {
+            BlobKind::Data => &keys.data,
+            BlobKind::Meta => &keys.meta,
         };
-        let context = ChunkContext { cipher, kind, repository: self.repository.id() };
-        let (header, sealed) =
-            context.seal(encoder, counter, id, plain).map_err(|error| Error::Internal(error.to_string()))?;
+        let context = ChunkContext { key, kind, repository: self.repository.id() };
+        let (header, sealed) = context.seal(encoder, id, plain).map_err(|error| Error::Internal(error.to_string()))?;
         self.chunks.fetch_add(1, Ordering::Relaxed);
         self.plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
         let full = {
@@ -296,8 +295,7 @@ impl Shared {
     }
 
     fn upload(&self, kind: BlobKind, pack: PackBuilder) -> Result<()> {
-        let keys = &self.session.keys;
-        let finished = pack.finish(&keys.meta, &keys.meta_counter);
+        let finished = pack.finish(&self.session.keys.meta);
         let id = finished.id();
         let FinishedPack { chunks, bytes } = finished;
         let len = bytes.len() as u64;
@@ -309,7 +307,7 @@ impl Shared {
         let due = {
             let mut unindexed = lock(&self.unindexed);
             let of_kind = &mut unindexed[kind];
-            of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, chunks });
+            of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, is_vouched: true, chunks });
             of_kind.is_due()
         };
         if due { self.write_segment(kind) } else { Ok(()) }
@@ -321,7 +319,7 @@ impl Shared {
             return Ok(());
         }
         let segment = Segment { kind, packs };
-        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        let (id, bytes) = self.repository.seal_segment(&segment);
         self.create(&layout::segment(kind, &id), bytes)?;
         self.repository.index().add(id, &segment)?;
         let mut claimed = lock(&self.claimed);

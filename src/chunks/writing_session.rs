@@ -18,6 +18,7 @@ use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::repository::Repository;
 use crate::repository::session::Session;
+use crate::repository::snapshots::Snapshot;
 
 /// A session that has begun, and what writes in it.
 pub struct WritingSession {
@@ -56,6 +57,13 @@ impl WritingSession {
     ) -> Result<Self> {
         let mut session = Session::begin(repository, purpose)?;
         session.disregard(disregarded);
+        session.bad_tombstones.iter().for_each(|error| hears.monitor.note(&error.to_string()));
+        if session.is_blind {
+            hears.monitor.note(
+                "A tombstone cannot be read, so nothing in the repository is relied on and everything is stored again; \
+                 `mlvault repair objects` moves it away",
+            );
+        }
         let session = Arc::new(session);
         let guard =
             Guard { repository: Arc::clone(repository), session: Arc::clone(&session), purpose, is_over: false };
@@ -73,9 +81,24 @@ impl WritingSession {
         self.guard.session.started
     }
 
-    /// Returns whether packs are marked, so that no chunk may be relied on unasked.
+    /// Returns whether packs are marked or trust was taken back, so that no chunk may be relied on unasked.
     pub fn must_look_up(&self) -> bool {
-        !self.guard.session.tombstoned.is_empty()
+        let Session { tombstoned, is_blind, is_wary, .. } = self.guard.session.as_ref();
+        *is_blind || *is_wary || !tombstoned.is_empty()
+    }
+
+    /// Finds the last of these snapshots by somebody whose word may be built on.
+    pub fn last_reliable<'a>(
+        &self,
+        snapshots: impl DoubleEndedIterator<Item = &'a Snapshot>,
+    ) -> Result<Option<&'a Snapshot>> {
+        for snapshot in snapshots.rev() {
+            // A stranger's snapshot may say that a file is unchanged and name other content for it.
+            if self.guard.session.relies_on(&self.guard.repository, &snapshot.signer)? {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns what stores chunks.

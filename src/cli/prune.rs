@@ -133,6 +133,12 @@ fn warnings(report: &PruneReport) -> Vec<String> {
     if report.packs_waiting > 0 {
         lines.push(format!("INCOMPLETE: {} marked; a later prune deletes them", count(report.packs_waiting, "pack")));
     }
+    if report.packs_unproven > 0 {
+        lines.push(format!(
+            "INCOMPLETE: {} kept because what is needed in them was found in no other pack; see the problems above, and `mlvault check --read-data`",
+            count(report.packs_unproven, "pack")
+        ));
+    }
     if report.packs_unreadable > 0 {
         lines.push(format!(
             "INCOMPLETE: {} kept because something in them cannot be read; see `mlvault check --read-data`",

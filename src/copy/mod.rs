@@ -212,7 +212,7 @@ impl Copy<'_> {
 
     fn store(&self, session: &WritingSession, snapshot: &Snapshot) -> Result<StoredCopy> {
         let parent_reader = ChunkReader::new(Arc::clone(self.target));
-        let parent = self.parent_of(snapshot);
+        let parent = self.parent_of(session, snapshot)?;
         let mut record = snapshot.record.clone();
         let (mut bytes_read, mut problems) = (0, 0);
         for component in &mut record.components {
@@ -231,10 +231,12 @@ impl Copy<'_> {
     }
 
     /// Returns the snapshot of the same source in the target that is most like this one.
-    fn parent_of(&self, snapshot: &Snapshot) -> Option<&Snapshot> {
+    fn parent_of(&self, session: &WritingSession, snapshot: &Snapshot) -> Result<Option<&Snapshot>> {
         let record = &snapshot.record;
         let same = self.there.iter().filter(|known| known.record.source == record.source);
-        same.filter(|known| known.record.started <= record.started).max_by_key(|known| (known.record.started, known.id))
+        let mut earlier: Vec<&Snapshot> = same.filter(|known| known.record.started <= record.started).collect();
+        earlier.sort_by_key(|known| (known.record.started, known.id));
+        session.last_reliable(earlier.into_iter())
     }
 
     /// Says in a record what is true of it in the target.

@@ -10,17 +10,9 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, PskBundle, Serializable, single_shot_open, single_shot_seal};
 use zeroize::Zeroizing;
 
-use crate::crypto::random;
-use crate::crypto::seal::{Cipher, KEY_LEN, NotAuthentic, TAG_LEN};
-use crate::id::{ChunkId, SessionId};
-
-/// 32 secret bytes that wipe themselves.
-pub type Secret = Zeroizing<[u8; KEY_LEN]>;
-
-/// Draws a new secret.
-pub fn new_secret() -> Secret {
-    Zeroizing::new(random())
-}
+use crate::crypto::seal::{Cipher, MessageKey, NotAuthentic, SALT_LEN, TAG_LEN};
+pub use crate::crypto::secret::{KEY_LEN, Secret, new_secret};
+use crate::id::ChunkId;
 
 /// Derives an independent key (BLAKE3 key derivation) for one purpose.
 fn derive(context: &str, secret: &[u8]) -> Secret {
@@ -31,7 +23,7 @@ fn derive(context: &str, secret: &[u8]) -> Secret {
 pub struct MetaKeys {
     secret: Secret,
     chunk_id: Secret,
-    object: Secret,
+    object: MessageKey,
     meta_pack: Secret,
     pre_shared: Secret,
 }
@@ -41,7 +33,7 @@ impl MetaKeys {
     pub fn new(secret: Secret) -> Self {
         Self {
             chunk_id: derive("mlvault v1 chunk id", &*secret),
-            object: derive("mlvault v1 object", &*secret),
+            object: MessageKey::new(derive("mlvault v1 object", &*secret)),
             meta_pack: derive("mlvault v1 meta pack", &*secret),
             pre_shared: derive("mlvault v1 hpke psk", &*secret),
             secret,
@@ -77,17 +69,19 @@ impl MetaKeys {
         seed
     }
 
-    /// Returns the cipher of one standalone object, told by its random salt.
-    pub fn object_cipher(&self, salt: &[u8; 32]) -> Cipher {
-        Cipher::new(blake3::keyed_hash(&self.object, salt).as_bytes())
+    /// Returns the cipher of one standalone object, told by its salt.
+    pub fn object_cipher(&self, salt: &[u8]) -> Cipher {
+        self.object.cipher(salt)
     }
 
-    /// Returns the cipher of a session's meta packs and pack directories.
-    pub fn session_cipher(&self, session: &SessionId, salt: &[u8; 32]) -> Cipher {
-        let mut hasher = blake3::Hasher::new_keyed(&self.meta_pack);
-        hasher.update(session.as_bytes());
-        hasher.update(salt);
-        Cipher::new(hasher.finalize().as_bytes())
+    /// Returns a part of a salt that only this content of this object has.
+    pub fn object_salt(&self, place: &[u8], content: &[u8]) -> [u8; SALT_LEN] {
+        self.object.salt(place, content)
+    }
+
+    /// Returns the key of a session's meta packs and pack directories; `session` are the bytes that tell it.
+    pub fn session_key(&self, session: &[u8]) -> MessageKey {
+        MessageKey::new(Zeroizing::new(*blake3::keyed_hash(&self.meta_pack, session).as_bytes()))
     }
 
     fn psk(&self) -> PskBundle<'_> {

@@ -6,6 +6,7 @@
 pub mod keys;
 pub mod passphrase;
 pub mod seal;
+pub mod secret;
 pub mod sign;
 
 /// Fills an array from the operating system's random generator.

@@ -21,6 +21,12 @@ pub enum Domain {
     Forgotten,
     /// A hold, a tag or what else is said of a snapshot later, by the key of a slot.
     Note,
+    /// An index segment, by the key of the slot that vouches for it.
+    Segment,
+    /// A tombstone, by the key of a maintainer's slot.
+    Tombstone,
+    /// That packs were opened and found sound, by the key of a reader's or maintainer's slot.
+    Countersignature,
 }
 
 impl Domain {
@@ -31,6 +37,9 @@ impl Domain {
             Self::Config => b"mlvault v1 config signature\0",
             Self::Forgotten => b"mlvault v1 forgotten signature\0",
             Self::Note => b"mlvault v1 note signature\0",
+            Self::Segment => b"mlvault v2 segment signature\0",
+            Self::Tombstone => b"mlvault v2 tombstone signature\0",
+            Self::Countersignature => b"mlvault v2 countersignature\0",
         }
     }
 

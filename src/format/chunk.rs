@@ -1,17 +1,16 @@
 //! A sealed chunk, as it stands in a pack.
 //!
 //! ```text
-//!   0   8  counter under the session's key
-//!   8   …  AES-256-GCM of the encoded content
+//!   0   …  AES-256-GCM of the encoded content
 //!   …  16  tag
 //! ```
 //!
-//! Associated data, 56 bytes: format version, blob kind, codec, filter (one byte each), plain length (4),
+//! The key is derived from the session's and the associated data, which name the content. Associated data, 56 bytes: format version, blob kind, codec, filter (one byte each), plain length (4),
 //! repository id (16), chunk id (32). Not the position: a chunk may stand in any pack of its session's key.
 
 use crate::compress::{self, Codec, Encoder};
 use crate::crypto::keys::MetaKeys;
-use crate::crypto::seal::{Cipher, NonceCounter, TAG_LEN};
+use crate::crypto::seal::{MessageKey, TAG_LEN};
 use crate::format::{BlobKind, FORMAT_VERSION};
 use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId};
@@ -19,15 +18,14 @@ use crate::id::{ChunkId, RepositoryId};
 /// Largest plain chunk in bytes.
 pub const CHUNK_LEN_MAX: usize = 16 << 20;
 /// Bytes that sealing adds to the encoded content.
-pub const OVERHEAD: usize = COUNTER_LEN + TAG_LEN;
-const COUNTER_LEN: usize = 8;
+pub const OVERHEAD: usize = TAG_LEN;
 /// Largest stored chunk: a raw one of the largest plain length.
 pub const STORED_LEN_MAX: usize = CHUNK_LEN_MAX + OVERHEAD;
-/// The filter byte of chunks that no filter was applied to; the only one of format 1.
+/// The filter byte of chunks that no filter was applied to; the only one so far.
 pub const FILTER_NONE: u8 = 0;
 
 /// What one must know of a stored chunk to open it, beside its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChunkHeader {
     /// The chunk's name.
     pub id: ChunkId,
@@ -55,11 +53,11 @@ impl ChunkHeader {
     }
 }
 
-/// What the chunks of one session and kind have in common: the cipher, and what each is bound to beside its name.
+/// What the chunks of one session and kind have in common: the key, and what each is bound to beside its name.
 #[derive(Clone, Copy)]
 pub struct ChunkContext<'a> {
-    /// The session's cipher for this kind.
-    pub cipher: &'a Cipher,
+    /// The session's key for this kind.
+    pub key: &'a MessageKey,
     /// What the chunks hold.
     pub kind: BlobKind,
     /// The repository that they belong to.
@@ -73,14 +71,10 @@ impl ChunkContext<'_> {
     pub fn seal(
         &self,
         encoder: &mut Encoder,
-        counter: &NonceCounter,
         id: ChunkId,
         plain: &[u8],
     ) -> Result<(ChunkHeader, Vec<u8>), FormatError> {
-        // Taken before anything can fail, so that a second try never seals under the same counter.
-        let counter = counter.next();
         let mut sealed = Vec::with_capacity(plain.len() + plain.len() / 128 + 512 + OVERHEAD);
-        sealed.extend_from_slice(&counter.to_be_bytes());
         let codec = encoder.encode(plain, &mut sealed);
         let header = ChunkHeader {
             id,
@@ -90,7 +84,8 @@ impl ChunkContext<'_> {
             filter: FILTER_NONE,
         };
         let associated = header.associated(self.kind, self.repository);
-        let tag = self.cipher.seal_in_place(counter, &associated, &mut sealed[COUNTER_LEN..]);
+        // The associated data name the content, so this key seals nothing else, however often the chunk is written.
+        let tag = self.key.cipher(&associated).seal_in_place(&associated, &mut sealed);
         sealed.extend_from_slice(&tag);
         // A fault of memory or of a library is noticed here, while the plain content is still there to be stored again.
         if encoder.scratch(|scratch| self.open_into(&header, &sealed, scratch).map(|()| scratch == plain))? {
@@ -120,12 +115,11 @@ impl ChunkContext<'_> {
             return Err(FormatError::new(format!("unknown filter {}", header.filter)));
         }
         let early = || FormatError::new("it ends early");
-        let (counter, rest) = stored.split_first_chunk::<COUNTER_LEN>().ok_or_else(early)?;
-        let (message, tag) = rest.split_last_chunk::<TAG_LEN>().ok_or_else(early)?;
+        let (message, tag) = stored.split_last_chunk::<TAG_LEN>().ok_or_else(early)?;
         let mut message = message.to_vec();
-        let counter = u64::from_be_bytes(*counter);
+        let associated = header.associated(self.kind, self.repository);
         // All of the header is authenticated before a decoder sees a byte.
-        self.cipher.open_in_place(counter, &header.associated(self.kind, self.repository), &mut message, tag)?;
+        self.key.cipher(&associated).open_in_place(&associated, &mut message, tag)?;
         compress::decode_into(header.codec, message, header.plain_len as usize, plain)
     }
 }
@@ -137,28 +131,26 @@ mod tests {
 
     const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);
 
-    fn context(cipher: &Cipher, kind: BlobKind) -> ChunkContext<'_> {
-        ChunkContext { cipher, kind, repository: REPOSITORY }
+    fn context(key: &MessageKey, kind: BlobKind) -> ChunkContext<'_> {
+        ChunkContext { key, kind, repository: REPOSITORY }
     }
 
-    fn sealed(plain: &[u8]) -> (MetaKeys, Cipher, ChunkHeader, Vec<u8>) {
+    fn sealed(plain: &[u8]) -> (MetaKeys, MessageKey, ChunkHeader, Vec<u8>) {
         let keys = MetaKeys::new(Zeroizing::new([5; 32]));
-        let cipher = Cipher::new(&[8; 32]);
+        let key = MessageKey::new(Zeroizing::new([8; 32]));
         let id = keys.chunk_id(BlobKind::Data as u8, plain);
-        let (header, bytes) = context(&cipher, BlobKind::Data)
-            .seal(&mut Encoder::default(), &NonceCounter::default(), id, plain)
-            .unwrap();
-        (keys, cipher, header, bytes)
+        let (header, bytes) = context(&key, BlobKind::Data).seal(&mut Encoder::default(), id, plain).unwrap();
+        (keys, key, header, bytes)
     }
 
     #[test]
     fn a_chunk_opens_as_what_it_was_sealed_as_only() {
         let plain = b"weights ".repeat(1000);
-        let (keys, cipher, header, bytes) = sealed(&plain);
+        let (keys, key, header, bytes) = sealed(&plain);
         assert!(bytes.len() < plain.len() / 10);
         assert_eq!(bytes.len(), header.stored_len as usize);
-        assert_eq!(context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), plain);
-        assert!(context(&cipher, BlobKind::Meta).open(&header, &keys, &bytes).is_err());
+        assert_eq!(context(&key, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), plain);
+        assert!(context(&key, BlobKind::Meta).open(&header, &keys, &bytes).is_err());
         for change in [
             ChunkHeader { codec: Codec::Raw, ..header },
             ChunkHeader { filter: 1, ..header },
@@ -166,7 +158,7 @@ mod tests {
             ChunkHeader { plain_len: u32::MAX, ..header },
             ChunkHeader { id: ChunkId::from_bytes([0; 32]), ..header },
         ] {
-            assert!(context(&cipher, BlobKind::Data).open(&change, &keys, &bytes).is_err());
+            assert!(context(&key, BlobKind::Data).open(&change, &keys, &bytes).is_err());
         }
     }
 
@@ -174,26 +166,21 @@ mod tests {
     #[test]
     fn a_sealed_chunk_agrees_with_the_golden_vector() {
         let (.., bytes) = sealed(b"mlvault");
-        assert_eq!(
-            data_encoding::HEXLOWER.encode(&bytes),
-            "000000000000000072de9c08d362ddd23aa3a0a785256c9eeac65294e2b387"
-        );
+        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), "ad2d8a8eeb816e07c8fdb85ce9af733ef499185626af39");
     }
 
     #[test]
     fn garbage_under_a_good_name_is_noticed_though_it_authenticates() {
-        let (keys, cipher, _, _) = sealed(b"x");
+        let (keys, key, _, _) = sealed(b"x");
         let id = keys.chunk_id(BlobKind::Data as u8, b"honest");
-        let (header, bytes) = context(&cipher, BlobKind::Data)
-            .seal(&mut Encoder::default(), &NonceCounter::default(), id, b"forged")
-            .unwrap();
-        let error = context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap_err();
+        let (header, bytes) = context(&key, BlobKind::Data).seal(&mut Encoder::default(), id, b"forged").unwrap();
+        let error = context(&key, BlobKind::Data).open(&header, &keys, &bytes).unwrap_err();
         assert_eq!(error.to_string(), "its content does not hash to its name");
     }
 
     #[test]
     fn an_empty_chunk_survives() {
-        let (keys, cipher, header, bytes) = sealed(b"");
-        assert_eq!(context(&cipher, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), b"");
+        let (keys, key, header, bytes) = sealed(b"");
+        assert_eq!(context(&key, BlobKind::Data).open(&header, &keys, &bytes).unwrap(), b"");
     }
 }

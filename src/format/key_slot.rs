@@ -13,7 +13,7 @@
 //!  64   4  Argon2 lanes
 //!  68   4  zero
 //!  72  32  commitment to the slot key
-//! 104 184  AES-256-GCM (counter 0) of the secrets below, then 16 bytes of tag; associated data: bytes 0..104
+//! 104 184  AES-256-GCM of the secrets below, then 16 bytes of tag; associated data: bytes 0..104
 //! 288   …  object envelope: the slot's description, JSON, readable with the meta secret
 //!   …  32  BLAKE3 of everything before
 //!
@@ -198,7 +198,7 @@ pub fn seal(
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&commitment(&slot_key, &certificate.slot));
     let mut plain = encode_secrets(secrets);
-    let tag = Cipher::new(&slot_key).seal_in_place(0, &bytes, &mut plain);
+    let tag = Cipher::new(&slot_key).seal_in_place(&bytes, &mut plain);
     bytes.extend_from_slice(&plain);
     bytes.extend_from_slice(&tag);
     let description = serde_json::to_vec(certificate).expect("a certificate is always representable as JSON");
@@ -278,7 +278,7 @@ pub fn open(bytes: &[u8], credential: &Credential) -> Result<Option<RoleSecrets>
     }
     let (prefix, rest) = bytes.split_at(PREFIX_LEN);
     let sealed = rest.get(..SECRETS_LEN + TAG_LEN).ok_or_else(|| FormatError::new("it ends early"))?;
-    let plain = Zeroizing::new(Cipher::new(&slot_key).open(0, prefix, sealed)?);
+    let plain = Zeroizing::new(Cipher::new(&slot_key).open(prefix, sealed)?);
     decode_secrets(&plain).map(Some)
 }
 

@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod chunk;
 pub mod config;
+pub mod countersignature;
 pub mod deployment;
 pub mod forgotten;
 pub mod history;
@@ -29,7 +30,7 @@ use std::ops::{Index, IndexMut};
 use crate::format_error::FormatError;
 
 /// The version of the repository format that this program writes and reads.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 
 /// What a pack holds, and what a chunk id is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,7 @@ use crate::crypto::sign::Domain;
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::signed::{self, Binding, Signer};
 use crate::format_error::FormatError;
-use crate::id::{NoteId, RepositoryId, SessionId, SignerKey};
+use crate::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 
 const KIND: u8 = 1;
 
@@ -55,6 +55,27 @@ pub enum Says {
         snapshot: SessionId,
         /// The tags.
         tags: Vec<String>,
+    },
+    /// A key was removed: what was written with it and nobody has countersigned is not relied on, and what is written with
+    /// it from now on does not count.
+    RevokeKey {
+        /// The key slot.
+        slot: SlotId,
+    },
+    /// A key that was removed is put back.
+    ReinstateKey {
+        /// The key slot.
+        slot: SlotId,
+    },
+    /// Keys are on one footing: each relies on what the others write.
+    TrustKeys {
+        /// Their slots.
+        slots: Vec<SlotId>,
+    },
+    /// Keys rely on none of the others any more, and none of the others on them.
+    DistrustKeys {
+        /// Their slots.
+        slots: Vec<SlotId>,
     },
     /// An upgrade went well: snapshots from before an earlier one need not be kept for it.
     UpgradeDone {
@@ -114,7 +135,6 @@ mod tests {
     use crate::crypto::keys::new_secret;
     use crate::crypto::sign;
     use crate::format::key_slot::Grant;
-    use crate::id::SlotId;
 
     #[test]
     fn a_writer_can_hold_a_snapshot_but_release_none() {
@@ -136,7 +156,14 @@ mod tests {
         let removal = Says::RemoveTags { snapshot, tags: vec!["keep".into()] };
         let decoded = |role, says: &Says| decode(repository, note, &root, &encoded(role, says.clone()));
         assert_eq!(decoded(Role::Writer, &hold).unwrap().0.says, hold);
-        for says in [&release, &removal, &Says::UpgradeDone { released: vec![snapshot] }] {
+        let slots = vec![SlotId::from_bytes([3; 8])];
+        let further = [
+            Says::UpgradeDone { released: vec![snapshot] },
+            Says::RevokeKey { slot: slots[0] },
+            Says::TrustKeys { slots: slots.clone() },
+            Says::DistrustKeys { slots },
+        ];
+        for says in [&release, &removal].into_iter().chain(&further) {
             assert!(decoded(Role::Writer, says).is_err(), "{says:?}");
             assert_eq!(decoded(Role::Maintainer, says).unwrap().0.says, *says);
         }

@@ -7,8 +7,8 @@
 //!   9   1  format version
 //!  10   6  zero
 //!  16  16  repository id
-//!  32  32  random salt: the object's key is the keyed hash of it
-//!  64   …  AES-256-GCM (counter 0) of the payload, then 16 bytes of tag
+//!  32  32  salt, half of it random: the object's key is the keyed hash of it
+//!  64   …  AES-256-GCM of the payload, then 16 bytes of tag
 //!
 //! payload:
 //!   0   1  codec: 0 raw, 1 zstd
@@ -60,17 +60,21 @@ pub enum ObjectKind {
     Verified = 9,
     /// What a machine has seen of a repository. Never in a repository either.
     History = 10,
+    /// That packs were opened and found sound.
+    Countersignature = 11,
 }
 
 /// Seals a body. `name` is empty for objects that are named by their bytes.
 pub fn seal(keys: &MetaKeys, repository: RepositoryId, kind: ObjectKind, name: &str, body: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_LEN);
-    let salt: [u8; 32] = random();
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&[kind as u8, FORMAT_VERSION, 0, 0, 0, 0, 0, 0]);
     header.extend_from_slice(repository.as_bytes());
+    // Half of it follows from the content: were the random half ever drawn twice, the key would seal the same message.
+    let payload = payload(body);
+    let salt = [keys.object_salt(&associated(&header, name), &payload), random()].concat();
     header.extend_from_slice(&salt);
-    let sealed = keys.object_cipher(&salt).seal(0, &associated(&header, name), payload(body));
+    let sealed = keys.object_cipher(&salt).seal(&associated(&header, name), payload);
     header.extend_from_slice(&sealed);
     header
 }
@@ -91,8 +95,7 @@ pub fn open(
     if header[8] != kind as u8 {
         return Err(FormatError::new("it is an object of another kind"));
     }
-    let salt: [u8; 32] = header[32..64].try_into().expect("32 bytes");
-    let payload = keys.object_cipher(&salt).open(0, &associated(header, name), cursor.remainder())?;
+    let payload = keys.object_cipher(&header[32..]).open(&associated(header, name), cursor.remainder())?;
     open_payload(&payload)
 }
 

@@ -6,11 +6,11 @@
 //!   9   1  format version
 //!  10   6  zero
 //!  16  16  repository id
-//!  32 160  session header
-//! 192   …  sealed chunks, back to back
-//!   …   …  directory: counter (8), AES-256-GCM of n × 44 bytes, tag (16)
+//!  32 176  session header
+//! 208   …  sealed chunks, back to back
+//!   …   …  directory: salt (16), AES-256-GCM of n × 44 bytes, tag (16)
 //!   …   …  zeros up to the Padmé length
-//! -40  40  footer: counter (8), AES-256-GCM of 16 bytes, tag (16)
+//! -48  48  footer: salt (16), AES-256-GCM of 16 bytes, tag (16)
 //!
 //! directory entry: chunk id (32), plain length (4), stored length (4), codec, filter, zero (2)
 //! footer:          directory offset (4), directory length (4), chunk count (4), zero (4)
@@ -18,15 +18,15 @@
 //!
 //! Directory and footer are sealed under the session's meta key in packs of both kinds, so that the index can be
 //! rebuilt without the data secret. Nothing outside the header is in the clear: chunk boundaries stay hidden.
-//! Associated data: "directory" or "footer", then the 192 bytes of header.
+//! Associated data: "directory" or "footer", then the 208 bytes of header; the key is derived from them and the salt.
 
 use crate::compress::Codec;
-use crate::crypto::seal::{Cipher, NonceCounter, TAG_LEN};
+use crate::crypto::seal::{MessageKey, SALT_LEN, TAG_LEN};
 use crate::format::chunk::{CHUNK_LEN_MAX, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
 use crate::format::{BlobKind, Cursor, FORMAT_VERSION, padme};
 use crate::format_error::FormatError;
-use crate::id::{ChunkId, PackId, RepositoryId};
+use crate::id::{ChunkId, DirectoryHash, PackId, RepositoryId};
 
 const MAGIC: &[u8; 8] = b"MLVPACK1";
 /// Length of the header: chunks begin here.
@@ -39,8 +39,8 @@ pub const DIRECTORY_ENTRY_LEN: usize = 44;
 pub const PACK_LEN_MAX: u64 = 128 << 20;
 /// Most chunks in a pack.
 pub const CHUNKS_MAX: usize = 1 << 20;
-/// Counter and tag around a sealed directory or footer.
-const FRAME_LEN: usize = 8 + TAG_LEN;
+/// Salt and tag around a sealed directory or footer.
+const FRAME_LEN: usize = SALT_LEN + TAG_LEN;
 const FOOTER_PLAIN_LEN: usize = 16;
 
 /// The part of a pack that is in the clear.
@@ -147,8 +147,8 @@ impl PackBuilder {
     }
 
     /// Seals directory and footer.
-    pub fn finish(mut self, cipher: &Cipher, counter: &NonceCounter) -> FinishedPack {
-        let directory = seal_frame(cipher, counter, &self.header.associated(b"directory"), directory(&self.chunks));
+    pub fn finish(mut self, meta: &MessageKey) -> FinishedPack {
+        let directory = seal_frame(meta, &self.header.associated(b"directory"), directory(&self.chunks));
         let offset = self.bytes.len() as u32;
         self.bytes.extend_from_slice(&directory);
         let padded = padme((self.bytes.len() + FOOTER_LEN) as u64) as usize;
@@ -158,7 +158,7 @@ impl PackBuilder {
         footer.extend_from_slice(&(directory.len() as u32).to_le_bytes());
         footer.extend_from_slice(&(self.chunks.len() as u32).to_le_bytes());
         footer.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&seal_frame(cipher, counter, &self.header.associated(b"footer"), footer));
+        self.bytes.extend_from_slice(&seal_frame(meta, &self.header.associated(b"footer"), footer));
         FinishedPack { chunks: self.chunks, bytes: self.bytes }
     }
 }
@@ -175,8 +175,8 @@ pub struct Footer {
 }
 
 /// Opens the last [`FOOTER_LEN`] bytes of a pack of `pack_len` bytes.
-pub fn open_footer(header: &PackHeader, cipher: &Cipher, pack_len: u64, bytes: &[u8]) -> Result<Footer, FormatError> {
-    let plain = open_frame(cipher, &header.associated(b"footer"), bytes)?;
+pub fn open_footer(header: &PackHeader, meta: &MessageKey, pack_len: u64, bytes: &[u8]) -> Result<Footer, FormatError> {
+    let plain = open_frame(meta, &header.associated(b"footer"), bytes)?;
     decode_footer(&plain, pack_len)
 }
 
@@ -202,11 +202,11 @@ pub fn decode_footer(plain: &[u8], pack_len: u64) -> Result<Footer, FormatError>
 /// Opens a pack's directory: its chunks, in order from [`HEADER_LEN`] on.
 pub fn open_directory(
     header: &PackHeader,
-    cipher: &Cipher,
+    meta: &MessageKey,
     footer: &Footer,
     bytes: &[u8],
 ) -> Result<Vec<ChunkHeader>, FormatError> {
-    let plain = open_frame(cipher, &header.associated(b"directory"), bytes)?;
+    let plain = open_frame(meta, &header.associated(b"directory"), bytes)?;
     decode_directory(&plain, footer)
 }
 
@@ -249,22 +249,26 @@ pub fn decode_chunk_header(cursor: &mut Cursor<'_>) -> Result<ChunkHeader, Forma
     Ok(ChunkHeader { id, plain_len, stored_len, codec, filter })
 }
 
+/// Returns what tells these chunks, in this order, from all others.
+pub fn directory_hash(chunks: &[ChunkHeader]) -> DirectoryHash {
+    let hash = blake3::hash(&directory(chunks));
+    DirectoryHash::from_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
 fn directory(chunks: &[ChunkHeader]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(chunks.len() * DIRECTORY_ENTRY_LEN);
     chunks.iter().for_each(|chunk| encode_chunk_header(chunk, &mut plain));
     plain
 }
 
-fn seal_frame(cipher: &Cipher, counter: &NonceCounter, associated: &[u8], plain: Vec<u8>) -> Vec<u8> {
-    let counter = counter.next();
-    let mut frame = counter.to_be_bytes().to_vec();
-    frame.extend_from_slice(&cipher.seal(counter, associated, plain));
-    frame
+fn seal_frame(meta: &MessageKey, associated: &[u8], plain: Vec<u8>) -> Vec<u8> {
+    let salt = meta.salt(associated, &plain);
+    [&salt[..], &meta.cipher(&[associated, &salt].concat()).seal(associated, plain)].concat()
 }
 
-fn open_frame(cipher: &Cipher, associated: &[u8], bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
-    let (counter, sealed) = bytes.split_first_chunk::<8>().ok_or_else(|| FormatError::new("it ends early"))?;
-    Ok(cipher.open(u64::from_be_bytes(*counter), associated, sealed)?)
+fn open_frame(meta: &MessageKey, associated: &[u8], bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let (salt, sealed) = bytes.split_first_chunk::<SALT_LEN>().ok_or_else(|| FormatError::new("it ends early"))?;
+    Ok(meta.cipher(&[associated, salt].concat()).open(associated, sealed)?)
 }
 
 #[cfg(test)]
@@ -274,6 +278,7 @@ mod tests {
     fn header() -> PackHeader {
         let session = SessionHeader {
             session: crate::id::SessionId::from_bytes([2; 16]),
+            slot: crate::id::SlotId::from_bytes([7; 8]),
             meta_salt: [3; 32],
             enc: [4; 32],
             sealed_key: [5; 48],
@@ -286,38 +291,38 @@ mod tests {
         ChunkHeader { id: ChunkId::from_bytes([byte; 32]), plain_len: 100, stored_len, codec: Codec::Zstd, filter: 0 }
     }
 
-    fn pack() -> (Cipher, FinishedPack) {
-        let cipher = Cipher::new(&[9; 32]);
+    fn pack() -> (MessageKey, FinishedPack) {
+        let key = MessageKey::new(zeroize::Zeroizing::new([9; 32]));
         let mut builder = PackBuilder::new(header(), 0);
         builder.push(chunk(1, 50), &[0xAA; 50]);
         builder.push(chunk(2, 70), &[0xBB; 70]);
-        let finished = builder.finish(&cipher, &NonceCounter::default());
-        (cipher, finished)
+        let finished = builder.finish(&key);
+        (key, finished)
     }
 
-    fn read(cipher: &Cipher, bytes: &[u8]) -> Result<Vec<ChunkHeader>, FormatError> {
+    fn read(key: &MessageKey, bytes: &[u8]) -> Result<Vec<ChunkHeader>, FormatError> {
         let header = PackHeader::decode(bytes)?;
         let tail = bytes.len().checked_sub(FOOTER_LEN).ok_or_else(|| FormatError::new("short"))?;
-        let footer = open_footer(&header, cipher, bytes.len() as u64, &bytes[tail..])?;
+        let footer = open_footer(&header, key, bytes.len() as u64, &bytes[tail..])?;
         let start = footer.directory_offset as usize;
-        open_directory(&header, cipher, &footer, &bytes[start..start + footer.directory_len as usize])
+        open_directory(&header, key, &footer, &bytes[start..start + footer.directory_len as usize])
     }
 
     #[test]
     fn a_pack_tells_its_chunks_in_order() {
-        let (cipher, pack) = pack();
-        assert_eq!(read(&cipher, &pack.bytes).unwrap(), vec![chunk(1, 50), chunk(2, 70)]);
+        let (key, pack) = pack();
+        assert_eq!(read(&key, &pack.bytes).unwrap(), vec![chunk(1, 50), chunk(2, 70)]);
         assert_eq!(padme(pack.bytes.len() as u64), pack.bytes.len() as u64);
         assert_eq!(PackHeader::decode(&pack.bytes).unwrap(), header());
     }
 
     #[test]
     fn damage_to_header_directory_or_footer_is_noticed_without_the_name() {
-        let (cipher, pack) = pack();
+        let (key, pack) = pack();
         for at in (0..HEADER_LEN).chain(HEADER_LEN + 120..HEADER_LEN + 120 + FRAME_LEN + 88) {
             let mut damaged = pack.bytes.clone();
             damaged[at] ^= 1;
-            assert!(read(&cipher, &damaged).is_err(), "byte {at}");
+            assert!(read(&key, &damaged).is_err(), "byte {at}");
         }
     }
 

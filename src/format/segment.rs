@@ -1,31 +1,40 @@
 //! An index segment: "these chunks are in these packs", of one blob kind. Named by the BLAKE3 hash of its stored bytes.
 //!
-//! The body inside its object envelope:
+//! The body inside its object envelope is a signed record ([`crate::format::signed`]) whose kind is the blob kind and whose
+//! name is empty. Only writers and maintainers sign segments. The record:
 //!
 //! ```text
 //!   0   1  blob kind
 //!   1   3  zero
 //!   4   4  number of sessions s
 //!   8   4  number of packs p
-//!  12   …  s session headers of 160 bytes
-//!   …   …  p packs: pack id (32), session index (4), chunk count n (4), pack length (8), n chunk headers of 44 bytes
+//!  12   …  s session headers of 176 bytes
+//!   …   …  p packs: pack id (32), session index (4), chunk count n (4), pack length (8), flags (1), zero (3),
+//!          n chunk headers of 44 bytes
 //! ```
 //!
 //! Chunks are listed in the order of the pack, so that offsets follow from lengths. Sessions are listed once each, in
 //! the order in which packs first name them: a segment has one stored form only.
+//!
+//! A pack is *vouched for* if the key slot in its session's header signed the segment, or a maintainer did without the flag
+//! 1 (*found*), which says that only the pack itself told. A writer's word on another one's pack is no more than a hint.
 
 use std::collections::HashSet;
 
+use crate::crypto::sign::Domain;
 use crate::format::chunk::ChunkHeader;
+use crate::format::key_slot::{Certificate, Role};
 use crate::format::pack::{self, DIRECTORY_ENTRY_LEN, PACK_LEN_MAX};
 use crate::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
+use crate::format::signed::{self, Binding, Signer};
 use crate::format::{BlobKind, Cursor};
 use crate::format_error::FormatError;
-use crate::id::PackId;
+use crate::id::{DirectoryHash, PackId, RepositoryId, SignerKey};
 
 /// Most chunks in a segment.
 pub const SEGMENT_CHUNKS_MAX: usize = 1 << 20;
-const PACK_RECORD_LEN: usize = 48;
+const PACK_RECORD_LEN: usize = 52;
+const FOUND: u8 = 1;
 
 /// One pack's part of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +45,18 @@ pub struct IndexedPack {
     pub session: SessionHeader,
     /// Its length in bytes.
     pub len: u64,
+    /// Whether its writer, or a maintainer who had the writer's word, says that the session wrote it.
+    pub is_vouched: bool,
     /// Its chunks, in order.
     pub chunks: Vec<ChunkHeader>,
 }
 
 impl IndexedPack {
+    /// Returns what tells this word on the pack from any other.
+    pub fn directory_hash(&self) -> DirectoryHash {
+        pack::directory_hash(&self.chunks)
+    }
+
     /// Iterates over the chunks with their offsets in the pack.
     pub fn located_chunks(&self) -> impl Iterator<Item = (u64, &ChunkHeader)> {
         self.chunks.iter().scan(pack::HEADER_LEN as u64, |offset, chunk| {
@@ -61,7 +77,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Returns the stored form of the body.
+    /// Returns the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut sessions: Vec<SessionHeader> = Vec::new();
         let mut packs = Vec::new();
@@ -74,6 +90,7 @@ impl Segment {
             packs.extend_from_slice(&(session as u32).to_le_bytes());
             packs.extend_from_slice(&(pack.chunks.len() as u32).to_le_bytes());
             packs.extend_from_slice(&pack.len.to_le_bytes());
+            packs.extend_from_slice(&[if pack.is_vouched { 0 } else { FOUND }, 0, 0, 0]);
             pack.chunks.iter().for_each(|chunk| pack::encode_chunk_header(chunk, &mut packs));
         }
         let mut body = vec![self.kind as u8, 0, 0, 0];
@@ -84,7 +101,29 @@ impl Segment {
         body
     }
 
-    /// Reads the stored form of the body.
+    /// Signs and encodes a segment into the body of its object.
+    pub fn sign(&self, repository: RepositoryId, signer: &Signer<'_>) -> Vec<u8> {
+        signed::seal(&binding(repository), self.kind as u8, &self.encode(), signer)
+    }
+
+    /// Reads the body of an object, verifies who signed it, and leaves of what it vouches for only what its signer can.
+    pub fn verify(repository: RepositoryId, root: &SignerKey, body: &[u8]) -> Result<(Self, Certificate), FormatError> {
+        let signed::Verified { kind, certificate, record } = signed::open(&binding(repository), root, body)?;
+        if !certificate.role.writes_snapshots() {
+            return Err(signed::not_allowed(&certificate));
+        }
+        let mut segment = Self::decode(record)?;
+        if segment.kind as u8 != kind {
+            return Err(FormatError::new("it is signed as a segment of the other kind"));
+        }
+        if certificate.role != Role::Maintainer {
+            // Whatever it says of the packs of others: a thief of this key could say that garbage is theirs.
+            segment.packs.iter_mut().for_each(|pack| pack.is_vouched &= pack.session.slot == certificate.slot);
+        }
+        Ok((segment, certificate))
+    }
+
+    /// Reads the record.
     pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
         let mut cursor = Cursor::new(body);
         let kind = BlobKind::from_byte(cursor.u8()?)?;
@@ -109,6 +148,10 @@ impl Segment {
     }
 }
 
+fn binding(repository: RepositoryId) -> Binding<'static> {
+    Binding { domain: Domain::Segment, repository, name: b"" }
+}
+
 /// Reads one pack's part; `named` counts the sessions that packs have named so far.
 fn decode_pack(
     cursor: &mut Cursor<'_>,
@@ -119,6 +162,11 @@ fn decode_pack(
     let session = cursor.u32()? as usize;
     let count = cursor.u32()? as usize;
     let len = cursor.u64()?;
+    let flags = cursor.u8()?;
+    cursor.zeros(3)?;
+    if flags & !FOUND != 0 {
+        return Err(FormatError::new(format!("a pack has unknown flags {flags}")));
+    }
     if session > *named {
         return Err(FormatError::new("its sessions are not in the order in which packs name them"));
     }
@@ -131,18 +179,22 @@ fn decode_pack(
     if len > PACK_LEN_MAX || pack::HEADER_LEN as u64 + stored > len {
         return Err(FormatError::new("a pack's chunks do not fit its length"));
     }
-    Ok(IndexedPack { id, session, len, chunks })
+    Ok(IndexedPack { id, session, len, is_vouched: flags & FOUND == 0, chunks })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compress::Codec;
-    use crate::id::{ChunkId, SessionId};
+    use crate::crypto::keys::new_secret;
+    use crate::crypto::sign;
+    use crate::format::key_slot::Grant;
+    use crate::id::{ChunkId, SessionId, SlotId};
 
     fn segment() -> Segment {
         let session = |byte| SessionHeader {
             session: SessionId::from_bytes([byte; 16]),
+            slot: SlotId::from_bytes([byte; 8]),
             meta_salt: [3; 32],
             enc: [4; 32],
             sealed_key: [5; 48],
@@ -159,6 +211,7 @@ mod tests {
             id: PackId::from_bytes([byte; 32]),
             session,
             len: 1000,
+            is_vouched: byte != 3,
             chunks: vec![chunk(1), chunk(2)],
         };
         Segment { kind: BlobKind::Meta, packs: vec![pack(1, session(1)), pack(2, session(2)), pack(3, session(1))] }
@@ -169,7 +222,27 @@ mod tests {
         let segment = segment();
         assert_eq!(Segment::decode(&segment.encode()).unwrap(), segment);
         let offsets: Vec<u64> = segment.packs[0].located_chunks().map(|(offset, _)| offset).collect();
-        assert_eq!(offsets, [192, 226]);
+        assert_eq!(offsets, [208, 242]);
+    }
+
+    #[test]
+    fn a_writer_vouches_for_its_own_packs_and_a_maintainer_for_all_that_were_not_found() {
+        let repository = RepositoryId::from_bytes([9; 16]);
+        let (root_seed, seed) = (new_secret(), new_secret());
+        let vouched = |role| {
+            let (slot, signer) = (SlotId::from_bytes([1; 8]), sign::signer_key(&seed));
+            let grant = Grant { slot, label: "key", role, created: jiff::Timestamp::UNIX_EPOCH, signer };
+            let certificate = Certificate::issue(repository, &root_seed, grant);
+            let body = segment().sign(repository, &Signer { certificate: &certificate, seed: &seed });
+            let (segment, by) = Segment::verify(repository, &sign::signer_key(&root_seed), &body)?;
+            assert_eq!(by, certificate);
+            Ok::<_, FormatError>(segment.packs.iter().map(|pack| pack.is_vouched).collect::<Vec<_>>())
+        };
+        assert_eq!(vouched(Role::Maintainer).unwrap(), [true, true, false]);
+        assert_eq!(vouched(Role::Writer).unwrap(), [true, false, false]);
+        for role in [Role::Auditor, Role::Reader] {
+            assert!(vouched(role).is_err(), "{role:?}");
+        }
     }
 
     #[test]

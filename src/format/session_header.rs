@@ -2,26 +2,37 @@
 //!
 //! ```text
 //!   0  16  session id
-//!  16  32  meta salt: the session's meta key is derived from it and the meta secret
-//!  48  32  HPKE encapsulated key (X25519)
-//!  80  48  HPKE ciphertext of the session's data key
-//! 128  32  commitment to the data key
-//! 160
+//!  16   4  key generation: 1
+//!  20   4  zero
+//!  24   8  key slot of the writer
+//!  32  32  meta salt: the session's meta key is derived from all of the above, it, and the meta secret
+//!  64  32  HPKE encapsulated key (X25519)
+//!  96  48  HPKE ciphertext of the session's data key
+//! 144  32  commitment to the data key
+//! 176
 //! ```
+//!
+//! The slot tells whose session it claims to be. It proves nothing: whoever holds the meta secret can write any header.
 
 use crate::crypto::keys::SEALED_KEY_LEN;
 use crate::format::Cursor;
 use crate::format_error::FormatError;
-use crate::id::SessionId;
+use crate::id::{SessionId, SlotId};
 
 /// Length of an encoded session header in bytes.
-pub const SESSION_HEADER_LEN: usize = 16 + 32 + 32 + SEALED_KEY_LEN + 32;
+pub const SESSION_HEADER_LEN: usize = BOUND_LEN + 32 + SEALED_KEY_LEN + 32;
+/// The generation of keys that this program writes and reads.
+pub const KEY_GENERATION: u32 = 1;
+/// Length of the part that both keys of the session are bound to.
+const BOUND_LEN: usize = 64;
 
 /// What a reader needs to find a session's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionHeader {
     /// The session that wrote the chunks.
     pub session: SessionId,
+    /// The key slot that it says it was written with.
+    pub slot: SlotId,
     /// Tells the session's meta key.
     pub meta_salt: [u8; 32],
     /// Public half of the ephemeral key.
@@ -36,22 +47,38 @@ impl SessionHeader {
     /// Returns the stored form.
     pub fn encode(&self) -> [u8; SESSION_HEADER_LEN] {
         let mut bytes = [0; SESSION_HEADER_LEN];
-        bytes[..16].copy_from_slice(self.session.as_bytes());
-        bytes[16..48].copy_from_slice(&self.meta_salt);
-        bytes[48..80].copy_from_slice(&self.enc);
-        bytes[80..128].copy_from_slice(&self.sealed_key);
-        bytes[128..].copy_from_slice(&self.commitment);
+        bytes[..BOUND_LEN].copy_from_slice(&bound(&self.session, &self.slot, &self.meta_salt));
+        bytes[64..96].copy_from_slice(&self.enc);
+        bytes[96..144].copy_from_slice(&self.sealed_key);
+        bytes[144..].copy_from_slice(&self.commitment);
         bytes
     }
 
     /// Reads the stored form.
     pub fn decode(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
+        let session = SessionId::from_bytes(cursor.array()?);
+        let generation = cursor.u32()?;
+        if generation != KEY_GENERATION {
+            return Err(FormatError::new(format!("it has keys of generation {generation}, this version reads 1")));
+        }
+        cursor.zeros(4)?;
         Ok(Self {
-            session: SessionId::from_bytes(cursor.array()?),
+            session,
+            slot: SlotId::from_bytes(cursor.array()?),
             meta_salt: cursor.array()?,
             enc: cursor.array()?,
             sealed_key: cursor.array()?,
             commitment: cursor.array()?,
         })
     }
+}
+
+/// Returns what both keys of a session are bound to: the first bytes of its header.
+pub fn bound(session: &SessionId, slot: &SlotId, meta_salt: &[u8; 32]) -> [u8; BOUND_LEN] {
+    let mut bytes = [0; BOUND_LEN];
+    bytes[..16].copy_from_slice(session.as_bytes());
+    bytes[16..20].copy_from_slice(&KEY_GENERATION.to_le_bytes());
+    bytes[24..32].copy_from_slice(slot.as_bytes());
+    bytes[32..].copy_from_slice(meta_salt);
+    bytes
 }

@@ -52,8 +52,7 @@ impl ChunkIndex for MemoryIndex {
             let number = PackNumber(content.next);
             content.next += 1;
             numbers.push(number);
-            let record = PackRecord { id: pack.id, kind: segment.kind, len: pack.len, session: pack.session };
-            content.packs.insert(number, record);
+            content.packs.insert(number, PackRecord::new(segment.kind, pack));
             for (offset, chunk) in pack.located_chunks() {
                 content.chunks.entry(chunk.id).or_default().push(ChunkLocation {
                     pack: number,

@@ -12,9 +12,10 @@ use crate::compress::Codec;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::format::chunk::ChunkHeader;
+use crate::format::segment::IndexedPack;
 use crate::format::segment::Segment;
 use crate::format::session_header::SessionHeader;
-use crate::id::{ChunkId, PackId, SegmentId};
+use crate::id::{ChunkId, DirectoryHash, PackId, SegmentId};
 
 /// Names a pack inside one index; meaningless outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +57,18 @@ pub struct PackRecord {
     pub len: u64,
     /// Tells its keys.
     pub session: SessionHeader,
+    /// Whether the key slot in its session's header stands by it.
+    pub is_vouched: bool,
+    /// What it is said to hold.
+    pub directory: DirectoryHash,
+}
+
+impl PackRecord {
+    /// Makes the record of what a segment says.
+    pub fn new(kind: BlobKind, pack: &IndexedPack) -> Self {
+        let IndexedPack { id, session, len, is_vouched, .. } = *pack;
+        Self { id, kind, len, session, is_vouched, directory: pack.directory_hash() }
+    }
 }
 
 /// Answers where chunks are. Calls may come from many threads.

@@ -10,7 +10,8 @@
 //!
 //! ```text
 //! 'c' chunk id (32) pack number (4)  ->  segment number, offset, plain length, stored length (4 each), codec, filter
-//! 'p' pack number (4)                ->  segment number (4), kind (1), pack id (32), length (8), session header (160)
+//! 'p' pack number (4)                ->  segment number (4), kind (1), pack id (32), length (8), session header (176),
+//!                                        vouched for (1), directory hash (16)
 //! 's' kind (1) segment id (32)       ->  segment number (4), chunk count (4)
 //! 'd'                                ->  dead chunk count (8)
 //! 'v'                                ->  schema version (1), repository id (16)
@@ -31,12 +32,12 @@ use crate::format::segment::{IndexedPack, Segment};
 use crate::format::session_header::SessionHeader;
 use crate::format::{BlobKind, Cursor, PerKind};
 use crate::format_error::FormatError;
-use crate::id::{ChunkId, PackId, RepositoryId, SegmentId};
+use crate::id::{ChunkId, DirectoryHash, PackId, RepositoryId, SegmentId};
 use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::sync::lock;
 use crate::units::MIB;
 
-const SCHEMA: u8 = 1;
+const SCHEMA: u8 = 2;
 /// Cache for blocks, indexes and filters together, in bytes.
 const BLOCK_CACHE_BYTES: usize = 24 * MIB as usize;
 /// Rows collected in memory before they are sorted into a file, in bytes; two such buffers may exist.
@@ -129,6 +130,8 @@ impl RocksIndex {
         value.extend_from_slice(pack.id.as_bytes());
         value.extend_from_slice(&pack.len.to_be_bytes());
         value.extend_from_slice(&pack.session.encode());
+        value.push(u8::from(pack.is_vouched));
+        value.extend_from_slice(pack.directory_hash().as_bytes());
         let mut batch = WriteBatch::default();
         batch.put(pack_key(number), value);
         for (row, (offset, chunk)) in pack.located_chunks().enumerate() {
@@ -372,7 +375,9 @@ fn decode_pack_row(value: &[u8]) -> Result<(u32, PackRecord), FormatError> {
     let kind = BlobKind::from_byte(cursor.u8()?)?;
     let id = PackId::from_bytes(cursor.array()?);
     let len = u64::from_be_bytes(cursor.array()?);
-    Ok((segment, PackRecord { id, kind, len, session: SessionHeader::decode(&mut cursor)? }))
+    let session = SessionHeader::decode(&mut cursor)?;
+    let (is_vouched, directory) = (cursor.u8()? == 1, DirectoryHash::from_bytes(cursor.array()?));
+    Ok((segment, PackRecord { id, kind, len, session, is_vouched, directory }))
 }
 
 fn decode_segment_row(key: &[u8], value: &[u8]) -> Result<(BlobKind, SegmentId, (u32, u32)), FormatError> {
@@ -388,12 +393,13 @@ fn decode_segment_row(key: &[u8], value: &[u8]) -> Result<(BlobKind, SegmentId, 
 mod tests {
     use super::*;
     use crate::format::chunk::ChunkHeader;
-    use crate::id::SessionId;
+    use crate::id::{SessionId, SlotId};
     use crate::index::memory::MemoryIndex;
 
     fn segment(kind: BlobKind, first: u8) -> Segment {
         let session = SessionHeader {
             session: SessionId::from_bytes([first; 16]),
+            slot: SlotId::from_bytes([first; 8]),
             meta_salt: [3; 32],
             enc: [4; 32],
             sealed_key: [5; 48],
@@ -410,6 +416,7 @@ mod tests {
             id: PackId::from_bytes([byte; 32]),
             session,
             len: 1 << 20,
+            is_vouched: byte % 2 == 0,
             chunks: (byte..byte + 3).map(chunk).collect(),
         };
         Segment { kind, packs: vec![pack(first), pack(first + 2)] }

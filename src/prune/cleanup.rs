@@ -27,9 +27,9 @@ impl Prune<'_> {
     fn remove_ended_sessions(&mut self) -> Result<()> {
         // An announcement goes only after its outcome was seen: a prune must find every session that may still commit.
         let listed = self.repository.backend().list(layout::SESSIONS)?;
-        let ended = session::ended(self.repository)?;
-        let sessions = listed.iter().filter_map(|object| layout::session_of(&object.key));
-        self.remove_all(sessions.filter(|session| ended.contains(session)).map(|session| layout::session(&session)))
+        let sessions: Vec<SessionId> = listed.iter().filter_map(|object| layout::session_of(&object.key)).collect();
+        let ended = session::ended(self.repository, &sessions)?;
+        self.remove_all(ended.iter().map(layout::session))
     }
 
     fn remove_all(&self, keys: impl Iterator<Item = String>) -> Result<()> {
@@ -39,7 +39,7 @@ impl Prune<'_> {
 
     fn remove_empty_tombstones(&mut self) -> Result<()> {
         // Listed before packs: a pack of a tombstone that is written meanwhile is not taken for one that is gone.
-        let tombstones = session::tombstones(self.repository)?;
+        let tombstones = session::tombstones(self.repository)?.all_readable()?.sound;
         if tombstones.is_empty() {
             return Ok(());
         }

@@ -3,13 +3,15 @@
 //! What must stay true (the protocol is in `docs/design.md`, section 5; a model that goes through every order of steps
 //! is in `tests/model/`):
 //! - Nothing that a listed snapshot needs is deleted, whatever runs beside this and wherever it stops.
-//! - The plan decides what is worth doing, the sweep alone what is safe.
+//! - The plan decides what is worth doing, the sweep alone what is safe. It deletes a pack only if all that is needed in it
+//!   was proved to be in another one ([`proof`]).
 //! - Nothing is pruned while a snapshot, note or segment cannot be read: what it needs is not known.
 //! - A prune can be stopped anywhere; the next one goes on with what was marked.
 
 mod cleanup;
 mod needed;
 mod plan;
+mod proof;
 mod repack;
 mod segments;
 mod sweep;
@@ -84,6 +86,8 @@ pub struct PruneReport {
     pub packs_rescued: u64,
     /// Packs that could not be moved because something in them cannot be read.
     pub packs_unreadable: u64,
+    /// Packs that stay because something that is needed in them was found in no other pack, though the index says so.
+    pub packs_unproven: u64,
     /// Packs that are marked and wait for a later prune.
     pub packs_waiting: u64,
     /// Index segments written.
@@ -107,7 +111,7 @@ pub struct PruneReport {
 impl PruneReport {
     /// Returns whether all that was planned was done.
     pub fn is_complete(&self) -> bool {
-        self.packs_waiting == 0 && self.packs_unreadable == 0
+        self.packs_waiting == 0 && self.packs_unreadable == 0 && self.packs_unproven == 0
     }
 }
 
@@ -119,6 +123,8 @@ struct Prune<'a> {
     report: PruneReport,
     /// Snapshots in the trash that were not counted when the needed chunks were last collected.
     unneeded_trash: Vec<SessionId>,
+    /// The session in which this prune moved chunks.
+    own_session: Option<SessionId>,
 }
 
 /// Prunes. Needs a maintainer's key.
@@ -129,7 +135,7 @@ pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) 
         clock_off_seconds: repository.tell_clock_off(hears),
         ..PruneReport::default()
     };
-    let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new() };
+    let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new(), own_session: None };
     prune.run()?;
     Ok(prune.report)
 }
@@ -155,6 +161,7 @@ impl Prune<'_> {
         self.report.chunks_moved = moved.chunks;
         self.report.bytes_written = moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;
+        self.own_session = moved.session;
         // Moving was a session, and it has ended: were it open, the sweep would wait for itself (step 4).
         let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();
         mark.extend(moved.packs);
@@ -225,8 +232,8 @@ impl Prune<'_> {
     /// is marked now waits for longer than any session lasts, and only what was marked so long ago is swept.
     fn sweep_by_grace(&mut self, mut mark: Vec<PackId>, needed: &mut Needed) -> Result<()> {
         let (now, marked_at) = (self.repository.now_there()?, self.tombstone_arrivals()?);
-        let tombstones = session::tombstones(self.repository)?;
-        for (key, packs) in &tombstones {
+        let tombstones = session::tombstones(self.repository)?.all_readable()?;
+        for (key, packs) in &tombstones.sound {
             // One tombstone a pack: a second one would let its time begin anew with every prune.
             mark.retain(|pack| !packs.contains(pack));
             // One whose time is not known counts as marked just now: too late is safe, and too early is not.

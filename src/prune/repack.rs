@@ -18,7 +18,7 @@ use crate::compress::Encoder;
 use crate::error::Result;
 use crate::format::BlobKind;
 use crate::hears::Hears;
-use crate::id::PackId;
+use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
 use crate::prune::needed::Needed;
 use crate::prune::plan::PackUse;
@@ -37,6 +37,8 @@ pub struct Moved {
     pub chunks: u64,
     /// Bytes of new packs and segments.
     pub bytes_written: u64,
+    /// The session that wrote them.
+    pub session: Option<SessionId>,
 }
 
 /// What is to be moved.
@@ -71,10 +73,11 @@ pub fn run(repository: &Arc<Repository>, repack: &Repack<'_>, hears: &Hears) -> 
     };
     hears.monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
     let moved = mover.all(packs, || duration_max.is_some_and(|max| begun.elapsed() > max))?;
+    let id = session.id();
     let (session, written) = session.finish()?;
     // It ends before anything is marked: what was moved counts only if no other prune voided this session.
     session.close("repacked")?;
-    let mut moved = Moved { bytes_written: written.stored_bytes, ..moved };
+    let mut moved = Moved { bytes_written: written.stored_bytes, session: Some(id), ..moved };
     moved.packs.sort();
     Ok(moved)
 }

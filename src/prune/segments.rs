@@ -7,11 +7,11 @@
 use std::collections::HashSet;
 
 use crate::cancel::Cancel;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::id::{PackId, SegmentId};
-use crate::repository::{Repository, index_sync, layout};
+use crate::repository::{Repository, layout};
 
 /// Chunks of a new segment, but for one pack that has more.
 const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
@@ -58,14 +58,10 @@ pub fn rewrite(repository: &Repository, kind: BlobKind, drop: &HashSet<PackId>, 
 
 /// Reads a segment; one that is gone was replaced by another prune.
 fn read(repository: &Repository, kind: BlobKind, id: &SegmentId) -> Result<Option<Segment>> {
-    let key = layout::segment(kind, id);
-    let bytes = match repository.backend().read(&key) {
-        Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
-        bytes => bytes?,
-    };
-    index_sync::open_segment(repository.keys(), repository.id(), kind, id, &bytes)
-        .map(Some)
-        .map_err(|error| Error::damaged(key, error))
+    match repository.read_segment(kind, id) {
+        Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
+        segment => segment.map(|(segment, _)| Some(segment)),
+    }
 }
 
 /// Collects packs into new segments.
@@ -98,7 +94,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let segment = Segment { kind: self.kind, packs };
-        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        let (id, bytes) = self.repository.seal_segment(&segment);
         self.repository.backend().create(&layout::segment(self.kind, &id), bytes)?;
         self.written += 1;
         Ok(())

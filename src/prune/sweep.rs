@@ -10,12 +10,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::backend::Listed;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
 use crate::prune::Prune;
 use crate::prune::needed::Needed;
+use crate::prune::proof::{self, Basis, Doomed};
 use crate::prune::segments;
 use crate::prune::view::View;
 use crate::repository::{layout, session, time};
@@ -46,7 +47,7 @@ impl Prune<'_> {
             self.hears.monitor.phase("wait for sessions", None, None);
             self.repository.clock().sleep(POLL);
             waited += POLL;
-            let ended = session::ended(self.repository)?;
+            let ended = session::ended(self.repository, &ids_of(&open))?;
             open.retain(|session| !ended.contains(&session.id));
         }
     }
@@ -55,12 +56,14 @@ impl Prune<'_> {
     pub(super) fn open_sessions(&self) -> Result<Vec<OpenSession>> {
         // Announcements before outcomes: a session that ends in between has ended, and none that runs is overlooked.
         let listed = self.repository.backend().list(layout::SESSIONS)?;
-        let ended = session::ended(self.repository)?;
         let session = |object: &Listed| {
             let id = layout::session_of(&object.key)?;
             Some(OpenSession { id, arrived: time::arrival(object, id.unix_milliseconds()) })
         };
-        Ok(listed.iter().filter_map(session).filter(|session| !ended.contains(&session.id)).collect())
+        let mut open: Vec<OpenSession> = listed.iter().filter_map(session).collect();
+        let ended = session::ended(self.repository, &ids_of(&open))?;
+        open.retain(|session| !ended.contains(&session.id));
+        Ok(open)
     }
 
     /// Declares sessions void that have run for too long. Returns the others.
@@ -103,12 +106,23 @@ impl Prune<'_> {
             true => !rescued.contains(pack),
             false => rescued.is_empty(),
         };
-        let kill: Vec<(PackId, BlobKind, u64)> = mark
+        let mut kill: Vec<(PackId, BlobKind, u64)> = mark
             .iter()
             .filter(|pack| is_needless(pack))
             .filter_map(|pack| view.find(pack).map(|(kind, len)| (*pack, kind, len)))
             .collect();
         self.report.packs_rescued += mark.iter().filter(|pack| !is_needless(pack)).count() as u64;
+        let doomed: Doomed = kill.iter().map(|(pack, kind, len)| (*pack, (*kind, *len))).collect();
+        let basis = Basis { needed, view: &view, own: self.own_session };
+        let unproven = proof::unproven(self.repository, &basis, &doomed, self.hears)?;
+        self.report.packs_unproven += unproven.len() as u64;
+        kill.retain(|(pack, ..)| !unproven.contains(pack));
+        // Sessions that began meanwhile were to see it. One that somebody moved away warned none of them.
+        if session::read_tombstone(self.repository, tombstone)?
+            .is_none_or(|read| !mark.iter().all(|it| read.packs.contains(it)))
+        {
+            return Err(Error::Refused(format!("The tombstone {tombstone} was replaced; prune again")));
+        }
         // Segments first: while a pack is named it must be there, so that nobody is led to what is gone.
         for kind in BlobKind::ALL {
             let dead = kill.iter().filter(|(_, of, _)| *of == kind).map(|(pack, ..)| *pack);
@@ -141,4 +155,8 @@ impl Prune<'_> {
         self.report.bytes_deleted += bytes;
         Ok(())
     }
+}
+
+fn ids_of(sessions: &[OpenSession]) -> Vec<SessionId> {
+    sessions.iter().map(|session| session.id).collect()
 }

@@ -1,9 +1,12 @@
 //! What a prune sees of a repository at one moment, and what each pack is good for.
 //!
 //! What must stay true: tombstones are listed first, then the index is read, then packs are listed. A pack provides a
-//! chunk only if a segment names it, it is there, and no tombstone names it.
+//! chunk only if a segment names it, it is there, and no tombstone names it. What segments say makes a plan, and deletes
+//! nothing by itself: see [`crate::prune::proof`].
 
 use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::format::{BlobKind, PerKind};
@@ -11,7 +14,7 @@ use crate::id::{ChunkId, PackId};
 use crate::index::PackRecord;
 use crate::prune::needed::Needed;
 use crate::prune::plan::{PackUse, Standing};
-use crate::repository::session::{self, StoredPacks};
+use crate::repository::session::{self, StoredPack, StoredPacks};
 use crate::repository::{Repository, layout};
 
 /// What was seen.
@@ -47,7 +50,7 @@ impl View {
     pub fn take(repository: &Repository) -> Result<Self> {
         // First, after this prune's own is written: of two prunes that would each keep a chunk for the other one to drop, at
         // least one sees the other's mark.
-        let tombstoned = session::tombstoned_packs(repository)?;
+        let tombstoned = session::tombstones(repository)?.all_readable()?.into_packs();
         let index = repository.index();
         let named = |kind| -> Result<HashSet<PackId>> {
             index.refresh(kind)?;
@@ -64,7 +67,7 @@ impl View {
 
     /// Returns the kind and length of a pack that is there.
     pub fn find(&self, pack: &PackId) -> Option<(BlobKind, u64)> {
-        BlobKind::ALL.into_iter().find_map(|kind| self.there(kind).get(pack).map(|len| (kind, *len)))
+        BlobKind::ALL.into_iter().find_map(|kind| self.there(kind).get(pack).map(|stored| (kind, stored.len)))
     }
 
     /// Returns whether a segment names a pack.
@@ -90,7 +93,7 @@ impl View {
                     kind.name()
                 )));
             }
-            for (id, len) in self.there(kind) {
+            for (id, StoredPack { len, .. }) in self.there(kind) {
                 let bytes_of = |map: &HashMap<PackId, u64>| map.get(id).copied().unwrap_or(0);
                 let (content, used) = (bytes_of(&tally.content), bytes_of(&tally.used));
                 uses.packs.push(PackUse { id: *id, kind, len: *len, content, used, standing: self.standing(id) });
@@ -133,8 +136,9 @@ impl View {
                 settle(&mut current, &mut tally);
                 current = Places { chunk: Some(header.id), at: Vec::new() };
             }
-            if self.is_there(pack) {
-                current.at.push((pack.len, pack.id, u64::from(header.stored_len)));
+            if let Some(since) = self.since(pack) {
+                let rank = (!pack.is_vouched, since, pack.id);
+                current.at.push(Candidate { rank, stored: u64::from(header.stored_len) });
             }
             Ok(())
         })?;
@@ -142,18 +146,25 @@ impl View {
         Ok(tally)
     }
 
-    fn is_there(&self, pack: &PackRecord) -> bool {
-        self.there(pack.kind).get(&pack.id) == Some(&pack.len)
+    fn since(&self, pack: &PackRecord) -> Option<Timestamp> {
+        let stored = self.there(pack.kind).get(&pack.id)?;
+        (stored.len == pack.len).then_some(stored.since)
     }
 
-    /// Decides which pack is to provide a needed chunk: the largest one without a tombstone. Returns whether any can.
+    /// Returns whether a pack is there and no tombstone names it.
+    pub fn provides(&self, pack: &PackRecord) -> bool {
+        self.since(pack).is_some() && !self.tombstoned.contains(&pack.id)
+    }
+
+    /// Decides which pack is to provide a needed chunk: of those without a tombstone one that somebody vouches for, and the
+    /// oldest of them, so that whoever comes later displaces nothing. Returns whether any can.
     fn settle(&self, places: &Places, tally: &mut Tally) -> bool {
-        let live = places.at.iter().filter(|(_, pack, _)| !self.tombstoned.contains(pack)).max();
+        let live = places.at.iter().filter(|place| !self.tombstoned.contains(place.pack())).min();
         if live.is_none() {
-            tally.rescued.extend(places.at.iter().map(|(_, pack, _)| *pack));
+            tally.rescued.extend(places.at.iter().map(|place| *place.pack()));
         }
-        let Some((_, pack, stored)) = live.or(places.at.iter().max()) else { return false };
-        *tally.used.entry(*pack).or_default() += stored;
+        let Some(place) = live.or(places.at.iter().min()) else { return false };
+        *tally.used.entry(*place.pack()).or_default() += place.stored;
         true
     }
 }
@@ -162,8 +173,22 @@ impl View {
 #[derive(Default)]
 struct Places {
     chunk: Option<ChunkId>,
-    /// Pack length, pack, stored length.
-    at: Vec<(u64, PackId, u64)>,
+    at: Vec<Candidate>,
+}
+
+/// A pack that may provide a chunk.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    /// The least is preferred: whether nobody vouches for the pack, since when it is there, the pack.
+    rank: (bool, Timestamp, PackId),
+    /// Stored length of the chunk.
+    stored: u64,
+}
+
+impl Candidate {
+    fn pack(&self) -> &PackId {
+        &self.rank.2
+    }
 }
 
 /// Returns the key of a pack.

@@ -3,28 +3,29 @@
 //! What must stay true:
 //! - A segment is removed only after every pack that it named and that is still there is named by another one. So a
 //!   repair can be stopped anywhere, and backups and restores beside it find every chunk at every moment.
-//! - A segment that is sound and whose packs are all there is kept as it is.
+//! - A segment that is sound, whose packs are all there and whose signer's key was not removed is kept as it is.
 //! - Packs are named whether or not a tombstone names them: an older snapshot may need them until the sweep. If they go
 //!   meanwhile, sessions and prunes that find them named look which packs are there.
 //! - A bad answer can be the fault of the way: nothing is taken for damaged that was asked for once only.
 //!
-//! The meta secret is enough: writers and auditors can repair too, if the backend lets them remove segments.
+//! The meta secret is enough: writers can repair too, if the backend lets them remove segments. But they vouch for their own
+//! packs only, so a maintainer's repair is worth more to other writers.
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use serde::Serialize;
 
 use crate::backend::Listed;
 use crate::chunks::pack_reader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
+use crate::format::key_slot::Certificate;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::hears::Hears;
-use crate::id::{PackId, SegmentId};
+use crate::id::{PackId, SegmentId, SlotId};
 use crate::monitor::{Counter, Monitor};
 use crate::parallel;
-use crate::repository::{Repository, index_sync, layout, session};
+use crate::repository::{Repository, layout, session};
 
 /// Chunks of a new segment, but for one pack that has more.
 const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
@@ -86,6 +87,9 @@ impl RepairIndexReport {
 
 /// Repairs both halves of the index.
 pub fn run(repository: &Repository, options: &RepairIndexOptions, hears: &Hears) -> Result<RepairIndexReport> {
+    if !repository.access().certificate.role.writes_snapshots() {
+        return Err(repository.access().refusal("sign index segments"));
+    }
     let mut report = RepairIndexReport::default();
     for kind in BlobKind::ALL {
         hears.monitor.phase("repair index", None, None);
@@ -121,6 +125,8 @@ struct Repair<'a> {
     segments: Vec<Listed>,
     /// Packs that are there, with their lengths.
     stored: HashMap<PackId, u64>,
+    /// Key slots that were removed.
+    revoked: HashSet<SlotId>,
     /// Packs that a sound segment names, or one that is about to be written.
     covered: HashSet<PackId>,
     /// Packs of the next segment.
@@ -138,9 +144,10 @@ impl<'a> Repair<'a> {
     ) -> Result<Self> {
         let backend = repository.backend();
         let segments = backend.list(&layout::segments(kind))?;
-        let stored = session::stored_packs(repository, kind)?;
+        let stored = session::stored_packs(repository, kind)?.into_iter().map(|(id, pack)| (id, pack.len)).collect();
+        let revoked = repository.list_notes()?.revoked.into_keys().collect();
         let (covered, pending) = (HashSet::new(), Vec::new());
-        Ok(Self { repository, kind, dry_run, hears, report, segments, stored, covered, pending })
+        Ok(Self { repository, kind, dry_run, hears, report, segments, stored, revoked, covered, pending })
     }
 
     /// Tells segments that stay from those that go.
@@ -150,7 +157,14 @@ impl<'a> Repair<'a> {
             self.hears.check()?;
             let Some(id) = layout::segment_of(self.kind, &listed.key) else { continue };
             match self.read_segment(&id) {
-                Ok(segment) if segment.packs.iter().all(|pack| self.is_there(pack)) => {
+                // What a stolen key signed may be lies. Packs tell themselves what they hold.
+                Ok((_, signer)) if self.revoked.contains(&signer.slot) => {
+                    self.hears
+                        .monitor
+                        .note(&format!("{} is replaced: the key {} was removed", listed.key, signer.label));
+                    replaced.damaged.push(id);
+                }
+                Ok((segment, _)) if segment.packs.iter().all(|pack| self.is_there(pack)) => {
                     self.report.segments_kept += 1;
                     self.covered.extend(segment.packs.iter().map(|pack| pack.id));
                 }
@@ -166,13 +180,8 @@ impl<'a> Repair<'a> {
         Ok(replaced)
     }
 
-    fn read_segment(&self, id: &SegmentId) -> Result<Segment> {
-        let key = layout::segment(self.kind, id);
-        asked_twice(|| {
-            let bytes: Bytes = self.repository.backend().read(&key)?;
-            index_sync::open_segment(self.repository.keys(), self.repository.id(), self.kind, id, &bytes)
-                .map_err(|error| Error::damaged(&key, error))
-        })
+    fn read_segment(&self, id: &SegmentId) -> Result<(Segment, Certificate)> {
+        asked_twice(|| self.repository.read_segment(self.kind, id))
     }
 
     fn is_there(&self, pack: &IndexedPack) -> bool {
@@ -186,7 +195,7 @@ impl<'a> Repair<'a> {
             let segment = match self.read_segment(id) {
                 // Another repair was faster. What it named is found in the packs themselves.
                 Err(error) if error.fault() == Some(Fault::NotFound) => continue,
-                segment => segment?,
+                segment => segment?.0,
             };
             for pack in segment.packs {
                 if !self.covered.contains(&pack.id) {
@@ -269,7 +278,7 @@ impl<'a> Repair<'a> {
             return Ok(());
         }
         let segment = Segment { kind: self.kind, packs };
-        let (id, bytes) = index_sync::seal_segment(self.repository.keys(), self.repository.id(), &segment);
+        let (id, bytes) = self.repository.seal_segment(&segment);
         self.repository.backend().create(&layout::segment(self.kind, &id), bytes)
     }
 

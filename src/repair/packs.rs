@@ -153,7 +153,7 @@ impl Repair<'_> {
 
     /// Marks the packs that no tombstone names yet. One that is missing too: so backups look up what they take over.
     fn mark(&self, damaged: &[DamagedPack]) -> Result<u64> {
-        let marked = session::tombstoned_packs(self.repository)?;
+        let marked = session::tombstones(self.repository)?.into_packs();
         let packs: Vec<PackId> = damaged.iter().map(|it| it.pack.id).filter(|pack| !marked.contains(pack)).collect();
         if !packs.is_empty() {
             session::bury(self.repository, &packs)?;

@@ -15,8 +15,7 @@ use crate::hears::Hears;
 use crate::id::{ChunkId, PackId};
 use crate::monitor::Counter;
 use crate::parallel;
-use crate::repository::index_sync;
-use crate::repository::session::StoredPacks;
+use crate::repository::session::{StoredPack, StoredPacks};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout, session};
 
@@ -143,15 +142,14 @@ impl Look<'_> {
     /// Returns nothing for a segment that was replaced since it was listed.
     fn segment(&self, kind: BlobKind, key: &str) -> Result<Option<Segment>> {
         let Some(id) = layout::segment_of(kind, key) else { return Ok(None) };
-        let bytes = match self.repository.backend().read(key) {
-            Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
-            bytes => bytes?,
-        };
-        let opened = index_sync::open_segment(self.repository.keys(), self.repository.id(), kind, &id, &bytes);
-        opened.map(Some).map_err(|error| {
-            let error = Error::damaged(key, error);
-            Error::Refused(format!("The index has to be repaired first. {error}"))
-        })
+        match self.repository.read_segment(kind, &id) {
+            Ok((segment, _)) => Ok(Some(segment)),
+            Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
+            Err(error) if error.is_damage() => {
+                Err(Error::Refused(format!("The index has to be repaired first. {error}")))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn batch(&self, kind: BlobKind, packs: Vec<IndexedPack>, stored: &StoredPacks, survey: &mut Survey) -> Result<()> {
@@ -159,7 +157,7 @@ impl Look<'_> {
         let examined = parallel::map(&packs, threads, |pack| self.examine(kind, pack, stored));
         for (pack, fault) in packs.into_iter().zip(examined) {
             survey.packs += 1;
-            survey.bytes += stored.get(&pack.id).copied().unwrap_or(0);
+            survey.bytes += stored.get(&pack.id).map_or(0, |stored| stored.len);
             if let Some(PackDamage { reason, unreadable }) = fault? {
                 let damaged = DamagedPack { kind, pack, reason, unreadable };
                 self.hears.monitor.problem(&damaged.key(), &damaged.reason);
@@ -172,7 +170,7 @@ impl Look<'_> {
     /// Returns what is wrong with a pack, and which of its chunks cannot be read from it.
     fn examine(&self, kind: BlobKind, pack: &IndexedPack, stored: &StoredPacks) -> Result<Option<PackDamage>> {
         self.hears.check()?;
-        let Some(size) = stored.get(&pack.id) else {
+        let Some(StoredPack { len: size, .. }) = stored.get(&pack.id) else {
             return Ok(Some(PackDamage::of_all(pack, "it is missing".to_owned())));
         };
         self.hears.monitor.count(Counter::Entries, 1);

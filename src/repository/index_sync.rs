@@ -16,16 +16,17 @@ use crate::backend::Backend;
 use crate::crypto::keys::MetaKeys;
 use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
+use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
 use crate::format::segment::{IndexedPack, Segment};
 use crate::format::{BlobKind, PerKind};
 use crate::format_error::FormatError;
-use crate::id::{ChunkId, RepositoryId, SegmentId};
+use crate::id::{ChunkId, RepositoryId, SegmentId, SignerKey};
 use crate::index::memory::MemoryIndex;
 use crate::index::rocks::RocksIndex;
 use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::parallel;
-use crate::repository::layout;
+use crate::repository::{Repository, layout};
 use crate::sync::lock;
 
 /// Caches of one repository that processes running at once may use before they fall back to a temporary one.
@@ -51,7 +52,7 @@ pub struct Place {
 impl Place {
     /// Iterates over the places of a pack's chunks, in their order.
     pub fn all_in(kind: BlobKind, pack: &IndexedPack) -> impl Iterator<Item = Self> {
-        let record = Arc::new(PackRecord { id: pack.id, kind, len: pack.len, session: pack.session });
+        let record = Arc::new(PackRecord::new(kind, pack));
         let place =
             move |(offset, header): (u64, &ChunkHeader)| Self { pack: Arc::clone(&record), offset, header: *header };
         pack.located_chunks().map(place)
@@ -64,8 +65,7 @@ pub type ChunkVisitor<'a> = dyn FnMut(&Arc<PackRecord>, u64, &ChunkHeader) -> Re
 /// The index of an open repository. Calls may come from many threads.
 pub struct Index {
     backend: Arc<dyn Backend>,
-    keys: Arc<MetaKeys>,
-    repository: RepositoryId,
+    opener: SegmentOpener,
     home: IndexHome,
     state: Mutex<State>,
     damage: Mutex<Vec<Error>>,
@@ -113,8 +113,8 @@ impl Drop for Cache {
 
 impl Index {
     /// Prepares the index; nothing is opened or fetched yet.
-    pub fn new(backend: Arc<dyn Backend>, keys: Arc<MetaKeys>, repository: RepositoryId, home: IndexHome) -> Self {
-        Self { backend, keys, repository, home, state: Mutex::default(), damage: Mutex::default() }
+    pub fn new(backend: Arc<dyn Backend>, opener: SegmentOpener, home: IndexHome) -> Self {
+        Self { backend, opener, home, state: Mutex::default(), damage: Mutex::default() }
     }
 
     /// Returns the directory that the cache lives in, if it stays there.
@@ -225,7 +225,7 @@ impl Index {
             }
         };
         for number in 0..SHARED_CACHES_MAX {
-            let path = root.join(format!("{}-{number}", self.repository));
+            let path = root.join(format!("{}-{number}", self.opener.repository));
             match self.open_or_replace(&path) {
                 Ok(index) => return Ok(Cache { index: Some(Box::new(index)), path, temporary: false }),
                 Err(Error::Busy(_)) => {}
@@ -237,21 +237,21 @@ impl Index {
 
     fn open_or_replace(&self, path: &Path) -> Result<RocksIndex> {
         create_private_directory(path)?;
-        match RocksIndex::open(path, self.repository) {
+        match RocksIndex::open(path, self.opener.repository) {
             Ok(index) if !index.is_mostly_dead() => return Ok(index),
             Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
             Ok(_) | Err(_) => {}
         }
         let _ = std::fs::remove_dir_all(path);
         create_private_directory(path)?;
-        RocksIndex::open(path, self.repository)
+        RocksIndex::open(path, self.opener.repository)
     }
 
     fn open_temporary(&self) -> Result<Cache> {
         let unique = data_encoding::HEXLOWER.encode(&crate::crypto::random::<8>());
         let path = std::env::temp_dir().join(format!("mlvault-{}-{unique}", std::process::id()));
         create_private_directory(&path)?;
-        let index = RocksIndex::open(&path, self.repository)?;
+        let index = RocksIndex::open(&path, self.opener.repository)?;
         Ok(Cache { index: Some(Box::new(index)), path, temporary: true })
     }
 
@@ -294,7 +294,7 @@ impl Index {
     fn fetch(&self, kind: BlobKind, id: &SegmentId) -> Result<Segment> {
         let key = layout::segment(kind, id);
         let bytes = self.backend.read(&key)?;
-        open_segment(&self.keys, self.repository, kind, id, &bytes).map_err(|error| Error::damaged(key, error))
+        self.opener.open(kind, id, &bytes).map(|(segment, _)| segment).map_err(|error| Error::damaged(key, error))
     }
 
     fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: ChunkLocation) -> Result<Option<Place>> {
@@ -320,28 +320,58 @@ impl Index {
     }
 }
 
-/// Seals a segment and names it.
-pub fn seal_segment(keys: &MetaKeys, repository: RepositoryId, segment: &Segment) -> (SegmentId, Bytes) {
-    let sealed = object::seal(keys, repository, ObjectKind::Segment, "", &segment.encode());
-    (SegmentId::from_bytes(*blake3::hash(&sealed).as_bytes()), Bytes::from(sealed))
+/// What it takes to open segments.
+#[derive(Clone)]
+pub struct SegmentOpener {
+    /// The repository's symmetric keys.
+    pub keys: Arc<MetaKeys>,
+    /// The repository.
+    pub repository: RepositoryId,
+    /// Certifies who signs.
+    pub root_key: SignerKey,
 }
 
-/// Opens a stored segment and compares it with its name and kind.
-pub fn open_segment(
-    keys: &MetaKeys,
-    repository: RepositoryId,
-    kind: BlobKind,
-    id: &SegmentId,
-    bytes: &[u8],
-) -> Result<Segment, FormatError> {
-    if blake3::hash(bytes).as_bytes() != id.as_bytes() {
-        return Err(FormatError::new("its bytes do not hash to its name"));
+impl SegmentOpener {
+    /// Opens a stored segment, and compares it with its name and kind. Returns who signed it, too.
+    pub fn open(&self, kind: BlobKind, id: &SegmentId, bytes: &[u8]) -> Result<(Segment, Certificate), FormatError> {
+        if blake3::hash(bytes).as_bytes() != id.as_bytes() {
+            return Err(FormatError::new("its bytes do not hash to its name"));
+        }
+        let body = object::open(&self.keys, self.repository, ObjectKind::Segment, "", bytes)?;
+        let (segment, signer) = Segment::verify(self.repository, &self.root_key, &body)?;
+        if segment.kind != kind {
+            return Err(FormatError::new("it is a segment of the other kind"));
+        }
+        Ok((segment, signer))
     }
-    let segment = Segment::decode(&object::open(keys, repository, ObjectKind::Segment, "", bytes)?)?;
-    if segment.kind != kind {
-        return Err(FormatError::new("it is a segment of the other kind"));
+}
+
+impl Repository {
+    /// Reads a segment and verifies it. Returns who signed it, too.
+    ///
+    /// Fails with [`Fault::NotFound`] if it is gone, perhaps replaced, and with [`Error::Damaged`].
+    pub fn read_segment(&self, kind: BlobKind, id: &SegmentId) -> Result<(Segment, Certificate)> {
+        let key = layout::segment(kind, id);
+        let bytes = self.backend().read(&key)?;
+        self.open_segment(kind, id, &bytes).map_err(|error| Error::damaged(key, error))
     }
-    Ok(segment)
+
+    /// Opens a segment that was read, compares it with its name and verifies who signed it.
+    pub fn open_segment(
+        &self,
+        kind: BlobKind,
+        id: &SegmentId,
+        bytes: &[u8],
+    ) -> Result<(Segment, Certificate), FormatError> {
+        self.index().opener.open(kind, id, bytes)
+    }
+
+    /// Signs, seals and names a segment. Only a writer's or maintainer's counts.
+    pub fn seal_segment(&self, segment: &Segment) -> (SegmentId, Bytes) {
+        let body = segment.sign(self.id(), &self.access().signer());
+        let sealed = object::seal(self.keys(), self.id(), ObjectKind::Segment, "", &body);
+        (SegmentId::from_bytes(*blake3::hash(&sealed).as_bytes()), Bytes::from(sealed))
+    }
 }
 
 fn create_private_directory(path: &Path) -> Result<()> {

@@ -11,6 +11,8 @@ use crate::crypto::passphrase::{Argon2Cost, Credential};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
 use crate::format::key_slot::{self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX};
+use crate::format::note::Says;
+use crate::format::signed::Signer;
 use crate::id::{RepositoryId, SlotId};
 use crate::repository::{Repository, layout};
 
@@ -27,6 +29,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Returns what signs for the slot.
+    pub fn signer(&self) -> Signer<'_> {
+        Signer { certificate: &self.certificate, seed: &self.signing_seed }
+    }
+
     /// Refuses roles that do not read content.
     pub fn data_secret(&self) -> Result<&Secret> {
         self.data.as_ref().ok_or_else(|| self.refusal("read stored content"))
@@ -76,7 +83,10 @@ pub(super) fn unlock(
             check_name(&object.key, &header.slot)?;
             // A slot of another repository could hand out that one's secrets under this one's name.
             if header.repository != repository {
-                return Err(Error::damaged(&object.key, "it belongs to another repository than config"));
+                return Err(Error::damaged(
+                    &object.key,
+                    format!("it belongs to another repository than {}", layout::CONFIG),
+                ));
             }
             let secrets = key_slot::open(&bytes, credential).map_err(damaged)?;
             Ok(secrets.map(|secrets| (secrets, bytes)))
@@ -201,6 +211,8 @@ impl Repository {
                 certificate.label
             )));
         }
+        // First: from the moment the slot is gone nobody relies on what its holder writes, not even if it is put back.
+        self.write_note(Says::RevokeKey { slot: certificate.slot })?;
         self.backend().remove(&layout::key_slot(&certificate.slot))?;
         Ok(certificate)
     }
@@ -215,6 +227,11 @@ impl Repository {
     pub fn import_key(&self, bytes: Bytes) -> Result<Certificate> {
         let certificate = key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
             .map_err(|error| Error::damaged("the exported key", error))?;
+        if self.list_notes()?.revoked.contains_key(&certificate.slot) {
+            // Its slot alone would open, and nobody would rely on what it writes.
+            self.access().require_maintainer("put back a key that was removed")?;
+            self.write_note(Says::ReinstateKey { slot: certificate.slot })?;
+        }
         match self.backend().create(&layout::key_slot(&certificate.slot), bytes) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => {
                 Err(Error::Invalid(format!("The key {:?} is there already", certificate.label)))

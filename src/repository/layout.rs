@@ -5,10 +5,10 @@
 //! variant, and the compiler then names every place that must learn of it.
 
 use crate::format::BlobKind;
-use crate::id::{NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
+use crate::id::{CountersignatureId, NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
 
-/// The repository's parameters.
-pub const CONFIG: &str = "config";
+/// The repository's parameters, and the generation of keys that they belong to.
+pub const CONFIG: &str = "config/1";
 /// Prefix of key slots.
 pub const KEYS: &str = "keys/";
 /// Prefix of packs of both kinds.
@@ -25,6 +25,10 @@ pub const FORGOTTEN: &str = "forgotten/";
 pub const NOTES: &str = "notes/";
 /// Prefix of tombstones.
 pub const TOMBSTONES: &str = "tombstones/";
+/// Prefix of countersignatures.
+pub const COUNTERSIGNED: &str = "countersigned/";
+/// Prefix of the entries of an append-only log, which a later version may write.
+pub const LOG: &str = "log/";
 
 /// Prefix of what is written to try a backend. It belongs to no repository; credentials that cannot delete leave some.
 pub const PROBE: &str = "probe/";
@@ -50,6 +54,8 @@ pub enum Object {
     Note(NoteId),
     /// A tombstone.
     Tombstone(TombstoneId),
+    /// That packs were opened and found sound.
+    Countersignature(CountersignatureId),
 }
 
 impl Object {
@@ -69,6 +75,7 @@ impl Object {
             Self::Forgotten(id) => format!("{FORGOTTEN}{id}"),
             Self::Note(id) => format!("{NOTES}{id}"),
             Self::Tombstone(id) => format!("{TOMBSTONES}{id}"),
+            Self::Countersignature(id) => format!("{COUNTERSIGNED}{id}"),
         }
     }
 
@@ -76,7 +83,7 @@ impl Object {
     pub fn parse(key: &str) -> Option<Self> {
         let (folder, name) = key.split_at(key.find('/').map_or(key.len(), |slash| slash + 1));
         let object = match folder {
-            CONFIG => Self::Config,
+            "config/" => Self::Config,
             KEYS => Self::KeySlot(name.parse().ok()?),
             PACKS => {
                 let (kind, name) = split_kind(name)?;
@@ -91,6 +98,7 @@ impl Object {
             FORGOTTEN => Self::Forgotten(name.parse().ok()?),
             NOTES => Self::Note(name.parse().ok()?),
             TOMBSTONES => Self::Tombstone(name.parse().ok()?),
+            COUNTERSIGNED => Self::Countersignature(name.parse().ok()?),
             _ => return None,
         };
         // Digits are read in either case, and a pack might stand among those of two other digits.
@@ -199,6 +207,16 @@ pub fn tombstone_of(key: &str) -> Option<TombstoneId> {
     if let Some(Object::Tombstone(id)) = Object::parse(key) { Some(id) } else { None }
 }
 
+/// Returns the key of a countersignature.
+pub fn countersignature(id: &CountersignatureId) -> String {
+    Object::Countersignature(*id).key()
+}
+
+/// Returns the countersignature of a key.
+pub fn countersignature_of(key: &str) -> Option<CountersignatureId> {
+    if let Some(Object::Countersignature(id)) = Object::parse(key) { Some(id) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,6 +235,7 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Object::Forgotten(SessionId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Note(NoteId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Tombstone(TombstoneId::from_bytes(id))),
+            any::<[u8; 16]>().prop_map(|id| Object::Countersignature(CountersignatureId::from_bytes(id))),
         ]
     }
 
@@ -253,7 +272,7 @@ mod tests {
         assert_eq!(Object::parse(&key), Some(Object::Pack(BlobKind::Data, id)));
         assert_eq!(pack_of(BlobKind::Data, &key), Some(id));
         assert_eq!(pack_of(BlobKind::Meta, &key), None);
-        assert_eq!(Object::parse("config"), Some(Object::Config));
+        assert_eq!(Object::parse("config/1"), Some(Object::Config));
     }
 
     #[test]
@@ -272,7 +291,8 @@ mod tests {
         for key in odd {
             assert_eq!(Object::parse(&key), None, "{key}");
         }
-        let strange = ["", "/", "readme", "config/", "config/x", "snapshots/", "snapshots/readme", "index/data/1"];
+        let strange =
+            ["", "/", "readme", "config", "config/", "config/2", "snapshots/", "snapshots/readme", "index/data/1"];
         for key in strange.into_iter().chain(["keys/x", "keys/a/0000000000000000", "packs/data/", "probe/1", "tmp/x"]) {
             assert_eq!(Object::parse(key), None, "{key}");
         }

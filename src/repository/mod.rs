@@ -14,6 +14,7 @@ pub mod session;
 pub mod snapshots;
 pub mod thread_plan;
 pub mod time;
+pub mod trust;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::SessionOutcome;
 use crate::id::RepositoryId;
 use crate::repository::history::History;
-use crate::repository::index_sync::{Index, IndexHome};
+use crate::repository::index_sync::{Index, IndexHome, SegmentOpener};
 use crate::repository::keys::{Access, NewSlot};
 use crate::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MemoryPlan};
 use crate::repository::snapshots::Remembered;
@@ -205,7 +206,8 @@ impl Repository {
         let config = RepositoryConfig::verify(&body, id, &secrets.root_key).map_err(damaged)?;
         let certificate = key_slot::open_description(&slot, &keys, id, &config.root_key)
             .map_err(|error| Error::damaged("the key slot in use", error))?;
-        let index = Index::new(Arc::clone(&backend), Arc::clone(&keys), id, home);
+        let opener = SegmentOpener { keys: Arc::clone(&keys), repository: id, root_key: config.root_key };
+        let index = Index::new(Arc::clone(&backend), opener, home);
         Ok(Arc::new(Self {
             chunker: Chunker::new(&keys.gear_seed(), config.chunk_profiles),
             access: Access {

@@ -13,8 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::key_slot::Certificate;
 use crate::format::note::{self, NoteRecord, Says};
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::Signer;
-use crate::id::{NoteId, SessionId};
+use crate::id::{NoteId, SessionId, SlotId};
 use crate::parallel;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout};
@@ -50,11 +49,17 @@ pub struct Notes {
     pub holds: Vec<Hold>,
     /// Snapshots from before an upgrade that another one followed.
     pub released: BTreeSet<SessionId>,
+    /// Key slots that were removed, and when.
+    pub revoked: BTreeMap<SlotId, Timestamp>,
     /// One error for each note that could not be read.
     pub damaged: Vec<Error>,
     /// What each note speaks about, if that is one snapshot.
     pub subjects: BTreeMap<NoteId, SessionId>,
+    /// Whether keys that were on one footing are so no more.
+    has_distrust: bool,
     tags: BTreeMap<SessionId, TagChanges>,
+    /// Sets of key slots that are on one footing.
+    equals: Vec<BTreeSet<SlotId>>,
 }
 
 /// Tags of a snapshot that its record does not tell.
@@ -73,6 +78,16 @@ impl Notes {
             tags.retain(|tag| !changes.removed.contains(tag));
         }
         tags
+    }
+
+    /// Returns the key slots that are on one footing with this one.
+    pub fn trusted_with(&self, slot: &SlotId) -> BTreeSet<SlotId> {
+        self.equals.iter().filter(|set| set.contains(slot)).flatten().copied().collect()
+    }
+
+    /// Returns whether some key may have been trusted once that is not trusted now.
+    pub fn may_have_withdrawn_trust(&self) -> bool {
+        self.has_distrust || !self.revoked.is_empty() || !self.damaged.is_empty()
     }
 
     /// Returns the first hold that keeps a snapshot at this moment.
@@ -106,6 +121,13 @@ impl Notes {
                 changes.removed.extend(tags);
             }
             Says::UpgradeDone { released } => self.released.extend(released),
+            Says::RevokeKey { slot } => drop(self.revoked.entry(slot).or_insert(record.at)),
+            Says::ReinstateKey { slot } => drop(self.revoked.remove(&slot)),
+            Says::TrustKeys { slots } => self.equals.push(slots.into_iter().collect()),
+            Says::DistrustKeys { slots } => {
+                self.has_distrust = true;
+                self.equals.iter_mut().for_each(|set| set.retain(|slot| !slots.contains(slot)));
+            }
         }
     }
 }
@@ -141,8 +163,7 @@ impl Repository {
         }
         let at = self.clock().now();
         let id = NoteId::new(at.as_millisecond().max(0) as u64, random());
-        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
-        let body = note::encode(self.id(), id, &NoteRecord { at, says }, &signer);
+        let body = note::encode(self.id(), id, &NoteRecord { at, says }, &self.access().signer());
         let bytes = object::seal(self.keys(), self.id(), ObjectKind::Note, &id.to_string(), &body);
         self.backend().create(&layout::note(&id), Bytes::from(bytes))?;
         Ok(id)

@@ -2,7 +2,8 @@
 //!
 //! What must stay true (the protocol that lets prune run beside it, `docs/design.md`, section 5):
 //! 1. `sessions/<id>` is created, *then* tombstones are listed, *then* index and snapshots are read, *then* packs are
-//!    listed. Chunks in packs that are tombstoned or not there count as absent, also those that an unchanged parent
+//!    listed. Chunks in packs that are tombstoned, not there, or of somebody who is not trusted ([`super::trust`]) count
+//!    as absent, also those that an unchanged parent
 //!    entry refers to: a segment may be written late by a session that was voided, or anew by a prune that did not know
 //!    what another one removed meanwhile, and name packs that are gone.
 //! 2. Packs are written before the segments that name them, segments before the snapshot.
@@ -10,21 +11,25 @@
 //!    was declared void and nothing that it wrote may be relied on.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::backend::Listed;
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
+use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
-use crate::format::session_keys::SessionKeys;
+use crate::format::session_keys::{SessionKeys, SessionName};
 use crate::format::snapshot::{SessionOutcome, SnapshotRecord, VoidRecord};
 use crate::format::tombstone::Tombstone;
 use crate::format::{BlobKind, PerKind};
 use crate::id::{PackId, SessionId, TombstoneId};
+use crate::index::PackRecord;
 use crate::repository::index_sync::Place;
+use crate::repository::trust::Trust;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
 
@@ -41,12 +46,29 @@ pub struct Session {
     pub started: Timestamp,
     /// Packs whose chunks count as absent.
     pub tombstoned: HashSet<PackId>,
+    /// Whether a tombstone cannot be read: then any pack might be one that is about to go.
+    pub is_blind: bool,
+    /// What is wrong with tombstones.
+    pub bad_tombstones: Vec<Error>,
+    /// Whether trust was ever taken back: then even what an own snapshot names may not be relied on unasked.
+    pub is_wary: bool,
     /// Packs of each kind that were there when the index was first asked, with their lengths.
     there: Mutex<PerKind<Option<Arc<StoredPacks>>>>,
+    /// Read once it is asked whether to rely on somebody else: a single writer never asks.
+    trust: OnceLock<Trust>,
 }
 
-/// Packs that are there, with their lengths.
-pub type StoredPacks = HashMap<PackId, u64>;
+/// A pack that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredPack {
+    /// Its length in bytes.
+    pub len: u64,
+    /// Since when, as the backend says.
+    pub since: Timestamp,
+}
+
+/// Packs that are there.
+pub type StoredPacks = HashMap<PackId, StoredPack>;
 
 impl Session {
     /// Announces a session, then learns which packs it must not rely on.
@@ -61,11 +83,27 @@ impl Session {
         let name = id.to_string();
         let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
         repository.backend().create(&layout::session(&id), Bytes::from(sealed))?;
-        let tombstoned = tombstoned_packs(repository)?;
+        let tombstones = tombstones(repository)?;
+        let is_blind = !tombstones.unreadable.is_empty();
+        let Tombstones { sound, forged, unreadable } = tombstones;
+        let tombstoned = sound.into_iter().flat_map(|(_, packs)| packs).collect();
+        let bad_tombstones = forged.into_iter().chain(unreadable).collect();
         // A handle that was open before may know packs that were swept since.
         repository.index().expire();
-        let keys = SessionKeys::create(repository.id(), id, repository.keys(), &repository.config().data_public_key);
-        Ok(Self { id, keys, started, tombstoned, there: Mutex::default() })
+        let name = SessionName { repository: repository.id(), session: id, slot: repository.access().certificate.slot };
+        let keys = SessionKeys::create(name, repository.keys(), &repository.config().data_public_key);
+        let is_wary = repository.list_notes()?.may_have_withdrawn_trust();
+        Ok(Self {
+            id,
+            keys,
+            started,
+            tombstoned,
+            is_blind,
+            bad_tombstones,
+            is_wary,
+            there: Mutex::default(),
+            trust: OnceLock::new(),
+        })
     }
 
     /// Counts further packs as absent: their chunks are to be stored anew.
@@ -76,11 +114,37 @@ impl Session {
     /// Returns whether a snapshot of this session may rely on a chunk in this place, which the index told.
     pub fn may_rely_on(&self, repository: &Repository, place: &Place) -> Result<bool> {
         let pack = &place.pack;
-        if self.tombstoned.contains(&pack.id) {
-            return Ok(false);
+        if pack.session == self.keys.header && pack.is_vouched {
+            return Ok(true);
         }
-        let is_own = pack.session == self.keys.header;
-        Ok(is_own || self.there(repository, pack.kind)?.get(&pack.id) == Some(&pack.len))
+        let is_usable = !self.is_blind && !self.tombstoned.contains(&pack.id);
+        Ok(is_usable
+            && self.there(repository, pack.kind)?.get(&pack.id).is_some_and(|stored| stored.len == pack.len)
+            && self.trusts(repository, pack)?)
+    }
+
+    /// Returns whether what somebody wrote may be built on, as far as its signer goes.
+    pub fn relies_on(&self, repository: &Repository, signer: &Certificate) -> Result<bool> {
+        let is_own = signer.slot == repository.access().certificate.slot;
+        Ok(is_own || self.trust(repository)?.in_signer(signer))
+    }
+
+    fn trust(&self, repository: &Repository) -> Result<&Trust> {
+        match self.trust.get() {
+            Some(trust) => Ok(trust),
+            None => {
+                let read = Trust::read(repository)?;
+                Ok(self.trust.get_or_init(|| read))
+            }
+        }
+    }
+
+    /// What a writer cannot open, it relies on only if it comes from whom it trusts.
+    fn trusts(&self, repository: &Repository, pack: &PackRecord) -> Result<bool> {
+        if pack.is_vouched && pack.session.slot == repository.access().certificate.slot {
+            return Ok(true);
+        }
+        Ok(self.trust(repository)?.in_pack(pack))
     }
 
     fn there(&self, repository: &Repository, kind: BlobKind) -> Result<Arc<StoredPacks>> {
@@ -131,51 +195,106 @@ pub fn void(repository: &Repository, id: &SessionId, reason: &str) -> Result<()>
 /// Lists the packs of a kind.
 pub fn stored_packs(repository: &Repository, kind: BlobKind) -> Result<StoredPacks> {
     let listed = repository.backend().list(&layout::packs(kind))?;
-    Ok(listed.iter().filter_map(|object| Some((layout::pack_of(kind, &object.key)?, object.size))).collect())
+    let stored = |object: &Listed| {
+        let found = StoredPack { len: object.size, since: object.modified };
+        Some((layout::pack_of(kind, &object.key)?, found))
+    };
+    Ok(listed.iter().filter_map(stored).collect())
 }
 
-/// Returns the sessions that have ended, as a snapshot, forgotten or not, or void.
-pub fn ended(repository: &Repository) -> Result<HashSet<SessionId>> {
+/// Returns which of these sessions have ended, as a snapshot, forgotten or not, or void.
+///
+/// Whatever stands under the name of its snapshot keeps a session from committing, and so ends it. A record that it was
+/// forgotten must be a maintainer's: anyone who may write to the bucket can put a byte there.
+pub fn ended(repository: &Repository, among: &[SessionId]) -> Result<HashSet<SessionId>> {
+    let mut ended = HashSet::new();
+    if among.is_empty() {
+        return Ok(ended);
+    }
     // A snapshot is removed only after it was forgotten: in this order none is missed.
     let outcomes = repository.backend().list(layout::SNAPSHOTS)?;
     let forgotten = repository.backend().list(layout::FORGOTTEN)?;
-    let ended = outcomes.iter().filter_map(|object| layout::snapshot_of(&object.key));
-    Ok(ended.chain(forgotten.iter().filter_map(|object| layout::forgotten_of(&object.key))).collect())
+    ended.extend(outcomes.iter().filter_map(|object| layout::snapshot_of(&object.key)));
+    let claimed: HashSet<SessionId> = forgotten.iter().filter_map(|object| layout::forgotten_of(&object.key)).collect();
+    for session in among.iter().copied().filter(|session| claimed.contains(session)) {
+        match repository.read_forgotten(&session) {
+            Ok(_) => drop(ended.insert(session)),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    ended.retain(|session| among.contains(session));
+    Ok(ended)
 }
 
 /// Creates a tombstone, and returns its key: sessions that begin from now on rely on none of these packs.
 pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
     let time = repository.clock().now().as_millisecond().max(0) as u64;
     let id = TombstoneId::new(time, random());
-    let body = Tombstone { packs: packs.to_vec() }.encode();
-    let (keys, name) = (repository.keys(), id.to_string());
-    let sealed = object::seal(keys, repository.id(), ObjectKind::Tombstone, &name, &body);
+    let body = Tombstone { packs: packs.to_vec() }.sign(repository.id(), id, &repository.access().signer());
+    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &body);
     let key = layout::tombstone(&id);
     repository.backend().create(&key, Bytes::from(sealed))?;
     Ok(key)
 }
 
-/// Returns the packs that tombstones name. A tombstone that cannot be read is an error: its packs must not be relied on.
-pub fn tombstoned_packs(repository: &Repository) -> Result<HashSet<PackId>> {
-    Ok(tombstones(repository)?.into_iter().flat_map(|(_, packs)| packs).collect())
+/// All tombstones.
+#[derive(Debug, Default)]
+pub struct Tombstones {
+    /// The key of each, and the packs that it names.
+    pub sound: Vec<(String, Vec<PackId>)>,
+    /// Sound objects that no maintainer signed: no prune wrote them, so they mark nothing.
+    pub forged: Vec<Error>,
+    /// Those that cannot be read. Any pack might be marked by them.
+    pub unreadable: Vec<Error>,
 }
 
-/// Returns every tombstone's key and packs.
-pub fn tombstones(repository: &Repository) -> Result<Vec<(String, Vec<PackId>)>> {
-    let mut tombstones = Vec::new();
+impl Tombstones {
+    /// Returns the packs that are marked, as far as that can be read.
+    pub fn into_packs(self) -> HashSet<PackId> {
+        self.sound.into_iter().flat_map(|(_, packs)| packs).collect()
+    }
+
+    /// Fails with [`Error::Refused`] if one cannot be read: two prunes that do not see each other's marks could each delete
+    /// what the other one leaves it.
+    pub fn all_readable(self) -> Result<Self> {
+        match self.unreadable.first() {
+            None => Ok(self),
+            Some(error) => Err(Error::Refused(format!(
+                "Nothing is pruned while a tombstone cannot be read; `mlvault repair objects` moves it away. {error}"
+            ))),
+        }
+    }
+}
+
+/// Reads every tombstone.
+pub fn tombstones(repository: &Repository) -> Result<Tombstones> {
+    let mut tombstones = Tombstones::default();
     for object in repository.backend().list(layout::TOMBSTONES)? {
-        let bytes = match repository.backend().read(&object.key) {
-            Ok(bytes) => bytes,
-            Err(error) if error.fault() == Some(Fault::NotFound) => continue,
+        match read_tombstone(repository, &object.key) {
+            Ok(Some(tombstone)) => tombstones.sound.push((object.key, tombstone.packs)),
+            Ok(None) => {
+                tombstones.forged.push(Error::damaged(&object.key, "no maintainer signed it, so it marks nothing"));
+            }
+            Err(error) if error.fault() == Some(Fault::NotFound) => {}
+            Err(error) if error.is_damage() => tombstones.unreadable.push(error),
             Err(error) => return Err(error),
-        };
-        let name = object.key.rsplit('/').next().unwrap_or_default();
-        let tombstone = object::open(repository.keys(), repository.id(), ObjectKind::Tombstone, name, &bytes)
-            .and_then(|body| Tombstone::decode(&body))
-            .map_err(|error| Error::damaged(&object.key, error))?;
-        tombstones.push((object.key, tombstone.packs));
+        }
     }
     Ok(tombstones)
+}
+
+/// Reads a tombstone; returns nothing if no maintainer signed it.
+pub fn read_tombstone(repository: &Repository, key: &str) -> Result<Option<Tombstone>> {
+    let damaged = |error| Error::damaged(key, error);
+    let Some(id) = layout::tombstone_of(key) else {
+        return Err(Error::damaged(key, "its name is not that of a tombstone"));
+    };
+    let bytes = repository.backend().read(key)?;
+    object::open(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &bytes)
+        .and_then(|body| Tombstone::verify(repository.id(), id, &repository.config().root_key, &body))
+        .map(|(tombstone, _)| tombstone)
+        .map_err(damaged)
 }
 
 /// Returns this machine's or pod's name, for people to read.

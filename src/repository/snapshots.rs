@@ -15,7 +15,7 @@ use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::{self, Completeness, SessionOutcome, Signer, SnapshotRecord, SourceRecord};
+use crate::format::snapshot::{self, Completeness, SessionOutcome, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
 use crate::moment::DayOrTime;
 use crate::parallel;
@@ -238,7 +238,7 @@ impl Repository {
         Ok(())
     }
 
-    fn read_forgotten(&self, id: &SessionId) -> Result<(ForgottenRecord, Certificate)> {
+    pub(super) fn read_forgotten(&self, id: &SessionId) -> Result<(ForgottenRecord, Certificate)> {
         let key = layout::forgotten(id);
         let bytes = self.backend().read(&key)?;
         object::open(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &bytes)
@@ -250,8 +250,7 @@ impl Repository {
     pub fn forget(&self, id: &SessionId, reason: &str) -> Result<()> {
         self.access().require_maintainer("forget snapshots")?;
         let record = ForgottenRecord { at: self.clock().now(), reason: reason.to_owned(), program: PROGRAM.to_owned() };
-        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
-        let body = forgotten::encode(self.id(), *id, &record, &signer);
+        let body = forgotten::encode(self.id(), *id, &record, &self.access().signer());
         let bytes = Bytes::from(object::seal(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &body));
         match self.backend().create(&layout::forgotten(id), bytes) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => self.read_forgotten(id).map(drop),
@@ -328,8 +327,7 @@ impl Repository {
     ///
     /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
     pub(super) fn write_outcome(&self, id: &SessionId, outcome: &SessionOutcome) -> Result<()> {
-        let signer = Signer { certificate: &self.access().certificate, seed: &self.access().signing_seed };
-        let body = snapshot::encode(self.id(), *id, outcome, &signer);
+        let body = snapshot::encode(self.id(), *id, outcome, &self.access().signer());
         let bytes = object::seal(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &body);
         self.backend().create(&layout::snapshot(id), Bytes::from(bytes))?;
         if matches!(outcome, SessionOutcome::Snapshot(_)) {

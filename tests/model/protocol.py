@@ -11,7 +11,12 @@ the index that may be old (so a name can come back after its pack is gone); it d
 session that was declared void may still write segments; a prune marks again what another prune left marked, and
 removes a tombstone of another one only if nothing that it names is left.
 
-  protocol.py [--writers 2] [--pruners 1] [--any-mark] [--break NAME] [--list]     exit 1 and a trace after a loss
+Thieves hold a writer's key, and credentials that only create: a liar stores a pack of garbage and a segment that says
+that it holds the chunk; a hider puts a byte where the record that a session was forgotten would be.
+
+  protocol.py [--writers 2] [--pruners 1] [--liars 0] [--hiders 0] [--any-mark] [--break NAME] [--list]
+
+Exit 1 and a trace after a loss.
 """
 import argparse
 import sys
@@ -32,10 +37,15 @@ BREAKS = {
     "orphans-blindly": "a sweep deletes packs without a segment though a needed chunk is nowhere else",
     "tombstone-first": "a sweep removes its tombstone before segments and packs",
     "foreign-tombstone": "a prune removes tombstones of others though their packs are there",
+    "believe-segments": "a sweep takes a chunk for stored where a segment says so, unopened (needs a liar)",
+    "trust-all": "a session relies on packs of whoever names them (needs a liar)",
+    "bytes-end": "a sweep takes any byte under forgotten/ for the end of a session (needs a hider)",
 }
 ap = argparse.ArgumentParser()
 ap.add_argument("--writers", type=int, default=2)
 ap.add_argument("--pruners", type=int, default=1)
+ap.add_argument("--liars", type=int, default=0)
+ap.add_argument("--hiders", type=int, default=0)
 ap.add_argument("--retries", type=int, default=0, help="sessions that a writer may begin after one was void")
 ap.add_argument("--break", dest="brk", choices=BREAKS)
 ap.add_argument("--any-mark", action="store_true", help="plans that mark any packs at all: safety must not rest on them")
@@ -59,7 +69,17 @@ def needed(outcomes):
 
 
 def ended(outcomes):
-    return {session for session, _ in outcomes}
+    """What keeps a session from committing. A byte under forgotten/ ("byte") does not."""
+    return {session for session, kind in outcomes if kind != "byte"}
+
+
+def looks_ended(outcomes):
+    """What a prune takes for the end of a session."""
+    return {session for session, _ in outcomes} if B == "bytes-end" else ended(outcomes)
+
+
+def honest(packs):
+    return F(p for p in packs if not p[0].startswith("garbage"))
 
 
 def buried(tombstones):
@@ -93,7 +113,7 @@ def writer(i, store, w):
             there = index if B == "no-presence" else index & packs
             yield f"{me} lists packs", store, local(pc=pc + 1, index=there)
     elif pc == 4:
-        usable = index - seen
+        usable = index - seen if B == "trust-all" else honest(index - seen)
         for p in sorted(usable):
             yield f"{me} relies on {p}", store, local(pc=7, relied=p)
         if not usable:
@@ -103,7 +123,7 @@ def writer(i, store, w):
         yield f"{me} uploads the segment of {relied}", (named | {relied}, packs, sessions, outcomes, tombs), local(pc=7)
     elif pc == 7:
         if me not in ended(outcomes) or B == "commit-overwrites":
-            after = F(o for o in outcomes if o[0] != me) | {(me, "snap")}
+            after = F(o for o in outcomes if o[0] != me or o[1] == "byte") | {(me, "snap")}
             yield f"{me} commits", (named, packs, sessions, after, tombs), local(pc=9)
         elif tries < A.retries:
             yield f"{me} is void, begins anew", store, (0, tries + 1, None, F(), F())
@@ -125,9 +145,10 @@ def pruner(i, store, p):
             picks = [F(c) for n in range(1, len(packs) + 1) for c in combinations(sorted(packs), n)]
         else:
             free = named & packs - buried(tombs)
-            keep = {min(free)} if free and needed(S) else set()
-            open_ = {x for x in packs if x[0] not in ended(S) and x[0] != "s0"}
-            picks = [F(packs - keep - open_)]
+            open_ = {x for x in honest(packs) if x[0] not in looks_ended(S) and x[0] != "s0"}
+            # Which copy it would keep is a matter of taste, and a liar may suit that taste.
+            keeps = [{min(free)}] + [{p} for p in free - honest(free)] if free and needed(S) else [set()]
+            picks = [F(packs - keep - open_) for keep in keeps]
         for m in picks:
             yield f"{name} would mark {sorted(m)}", store, local(pc=2 if m else 99, mark=m)
     elif pc == 2:
@@ -138,7 +159,7 @@ def pruner(i, store, p):
         else:
             yield f"{name} lists sessions", store, local(pc=4, H=sessions)
     elif pc == 4:
-        open_ = sorted(s for s in H if s not in ended(outcomes))
+        open_ = sorted(s for s in H if s not in looks_ended(outcomes))
         for s in open_:
             yield f"{name} voids {s}", (named, packs, sessions, outcomes | {(s, "void")}, tombs), p
         if not open_:
@@ -154,7 +175,9 @@ def pruner(i, store, p):
     elif pc == 8:
         yield f"{name} lists packs", store, local(pc=9, H=G if B == "sweep-no-presence" else G & packs)
     elif pc == 9:
-        safe = not needed(S) or bool(H - T)
+        # Opened: garbage does not pass. A pack of garbage holds nothing that is needed.
+        proved = H - T if B == "believe-segments" else honest(H - T)
+        safe = not needed(S) or bool(proved)
         dead = F(x for x in mark if safe or (B == "orphans-blindly" and x not in G))
         yield f"{name} will delete {sorted(dead)}", store, local(pc=10, kill=dead)
     elif pc in (10, 11, 12):
@@ -174,9 +197,26 @@ def pruner(i, store, p):
                 yield f"{name} removes {t[0]}", (named, packs, sessions, outcomes, tombs - {t}), local(pc=14)
 
 
+def thieves(store):
+    named, packs, sessions, outcomes, tombs = store
+    for i in range(A.liars):
+        p = (f"garbage{i}", 0)
+        if p not in packs and p not in named:
+            yield f"liar{i} uploads garbage", (named, packs | {p}, sessions, outcomes, tombs)
+            yield f"liar{i} names a pack that is not there", (named | {p}, packs, sessions, outcomes, tombs)
+        elif p not in named:
+            yield f"liar{i} names its garbage", (named | {p}, packs, sessions, outcomes, tombs)
+    if A.hiders > sum(kind == "byte" for _, kind in outcomes):
+        for session in sessions:
+            if (session, "byte") not in outcomes:
+                yield f"a byte stands for the end of {session}", (named, packs, sessions, outcomes | {(session, "byte")}, tombs)
+
+
 def nexts(state):
     store, ws, ps = state
     named, packs, sessions, outcomes, tombs = store
+    for label, store2 in thieves(store):
+        yield label, (store2, ws, ps)
     for session, kind in outcomes:
         if kind == "snap":
             after = (outcomes - {(session, kind)}) | {(session, "gone")}
@@ -191,7 +231,7 @@ def nexts(state):
 
 def good(state):
     named, packs, _, outcomes, _ = state[0]
-    return not needed(outcomes) or bool(named & packs)
+    return not needed(outcomes) or bool(honest(named & packs))
 
 
 start = ((F([P0]), F([P0]), F(), F([("s0", "snap")]), F()),
@@ -217,4 +257,4 @@ while todo:
     if len(came) > A.max:
         print(f"no loss in {len(came)} states (bound reached)")
         sys.exit(0)
-print(f"holds: {len(came)} states, all orders of {A.writers} writers and {A.pruners} prunes")
+print(f"holds: {len(came)} states, all orders of {A.writers} writers, {A.pruners} prunes and {A.liars + A.hiders} thieves")

@@ -13,7 +13,7 @@ use mlvault::format::BlobKind;
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::snapshot::{self, SessionOutcome};
 use mlvault::id::{ChunkId, SegmentId, SessionId};
-use mlvault::repository::{Repository, index_sync, layout};
+use mlvault::repository::{Repository, layout};
 use mlvault::trees::reachable;
 
 use crate::support::repo::id_of;
@@ -85,8 +85,7 @@ impl Oracle {
         };
         let id: SegmentId = id_of(key).unwrap();
         let kind = if key.starts_with("index/data/") { BlobKind::Data } else { BlobKind::Meta };
-        let (keys, repository) = (self.repository.keys(), self.repository.id());
-        let segment = index_sync::open_segment(keys, repository, kind, &id, &bytes).unwrap();
+        let (segment, _) = self.repository.open_segment(kind, &id, &bytes).unwrap();
         let chunks = |pack: &mlvault::format::segment::IndexedPack| {
             let ids = pack.chunks.iter().map(|chunk| (kind, chunk.id)).collect();
             (layout::pack(kind, &pack.id), ids)

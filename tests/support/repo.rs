@@ -28,6 +28,7 @@ use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::hears::Hears;
 use mlvault::id::{ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor};
+use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
 use mlvault::restore::{self, RestoreOptions};
@@ -78,7 +79,11 @@ impl Vault {
             clock: Arc::new(SystemClock),
             history_file: None,
         };
-        Repository::open(Arc::clone(&self.backend), credential, &options)
+        match self.cache {
+            Some(_) => Repository::open(Arc::clone(&self.backend), credential, &options),
+            // A database would be made and removed each time; the tests of the program do that.
+            None => Repository::open_with_index(Arc::clone(&self.backend), credential, &options, IndexHome::Memory),
+        }
     }
 
     /// Backs up a directory as a new process would.

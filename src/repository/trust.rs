@@ -1,0 +1,127 @@
+//! Whom a writer relies on: whose chunks it does not store again, and whose snapshots it builds on.
+//!
+//! What must stay true: a writer cannot open content, so it can only ask who says that a pack holds what it says. It
+//! believes itself, maintainers, key slots that a maintainer put on one footing with its own (`key trust`), and whatever
+//! somebody who can open content has countersigned. It believes nobody else, nobody whose key was removed, and nothing that
+//! no one vouches for. What is not believed is stored again, which costs space and no more.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use crate::crypto::random;
+use crate::error::{Error, Fault, Result};
+use crate::format::countersignature::{Countersignature, PACKS_MAX, SoundPack};
+use crate::format::key_slot::{Certificate, Role};
+use crate::format::object::{self, ObjectKind};
+use crate::id::{CountersignatureId, SlotId};
+use crate::index::PackRecord;
+use crate::parallel;
+use crate::repository::{Repository, layout};
+
+/// Whom the key in use relies on, as things stood when this was read.
+#[derive(Debug, Default)]
+pub struct Trust {
+    slots: HashSet<SlotId>,
+    countersigned: HashSet<SoundPack>,
+}
+
+impl Trust {
+    /// Reads key slots, notes and countersignatures. What cannot be read gives no trust.
+    pub fn read(repository: &Repository) -> Result<Self> {
+        let slots = trusted_slots(repository)?;
+        let countersigned = repository.countersigned_packs()?.into_packs();
+        Ok(Self { slots, countersigned })
+    }
+
+    /// Returns whether what somebody signed may be built on.
+    pub fn in_signer(&self, signer: &Certificate) -> bool {
+        self.slots.contains(&signer.slot)
+    }
+
+    /// Returns whether a pack holds what it says, as far as anyone can tell.
+    pub fn in_pack(&self, pack: &PackRecord) -> bool {
+        let claim = SoundPack { pack: pack.id, directory: pack.directory };
+        self.countersigned.contains(&claim) || (pack.is_vouched && self.slots.contains(&pack.session.slot))
+    }
+}
+
+/// Returns the key slots that the one in use relies on, itself included.
+pub fn trusted_slots(repository: &Repository) -> Result<HashSet<SlotId>> {
+    let own = repository.access().certificate.slot;
+    let notes = repository.list_notes()?;
+    let equals = notes.trusted_with(&own);
+    let is_trusted = |certificate: &Certificate| {
+        let slot = &certificate.slot;
+        (certificate.role == Role::Maintainer || equals.contains(slot)) && !notes.revoked.contains_key(slot)
+    };
+    let listed = repository.list_keys()?.into_iter().filter_map(|slot| slot.certificate.ok());
+    let mut slots: HashSet<SlotId> = listed.filter(is_trusted).map(|certificate| certificate.slot).collect();
+    slots.insert(own);
+    Ok(slots)
+}
+
+/// What was opened and found sound.
+#[derive(Debug, Default)]
+pub struct Countersigned {
+    /// The key of each countersignature, and the packs that it names.
+    pub sound: Vec<(String, Vec<SoundPack>)>,
+    /// Those that do not count.
+    pub damaged: Vec<Error>,
+}
+
+impl Countersigned {
+    /// Returns all packs.
+    pub fn into_packs(self) -> HashSet<SoundPack> {
+        self.sound.into_iter().flat_map(|(_, packs)| packs).collect()
+    }
+}
+
+impl Repository {
+    /// Reads all countersignatures.
+    pub fn countersigned_packs(&self) -> Result<Countersigned> {
+        let objects = self.backend().list(layout::COUNTERSIGNED)?;
+        let read =
+            parallel::map(&objects, self.backend().concurrency(), |object| self.read_countersignature(&object.key));
+        let mut all = Countersigned::default();
+        for (object, result) in objects.into_iter().zip(read) {
+            match result {
+                Ok(countersignature) => all.sound.push((object.key, countersignature.packs)),
+                Err(error) if error.fault() == Some(Fault::NotFound) => {}
+                Err(error) if error.is_damage() => all.damaged.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    fn read_countersignature(&self, key: &str) -> Result<Countersignature> {
+        let Some(id) = layout::countersignature_of(key) else {
+            return Err(Error::damaged(key, "its name is not that of a countersignature"));
+        };
+        let bytes = self.backend().read(key)?;
+        object::open(self.keys(), self.id(), ObjectKind::Countersignature, &id.to_string(), &bytes)
+            .and_then(|body| Countersignature::verify(self.id(), id, &self.config().root_key, &body))
+            .map(|(countersignature, _)| countersignature)
+            .map_err(|error| Error::damaged(key, error))
+    }
+
+    /// Says of packs that all of their chunks were opened and are what their names say. Returns the keys written.
+    ///
+    /// Fails with [`Error::Role`] unless the key in use opens content.
+    pub fn countersign(&self, packs: &[SoundPack]) -> Result<Vec<String>> {
+        self.access().data_secret()?;
+        let at = self.clock().now();
+        let mut keys = Vec::new();
+        for packs in packs.chunks(PACKS_MAX) {
+            let id = CountersignatureId::new(at.as_millisecond().max(0) as u64, random());
+            let record = Countersignature { at, packs: packs.to_vec() };
+            let body = record.sign(self.id(), id, &self.access().signer());
+            let sealed = object::seal(self.keys(), self.id(), ObjectKind::Countersignature, &id.to_string(), &body);
+            let key = layout::countersignature(&id);
+            self.backend().create(&key, Bytes::from(sealed))?;
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
