@@ -9,6 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Stat};
+
 use crate::diff::{Change, Comparison, DiffSummary, Restored, Side, SideKind, Types, change_of, nowhere};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{Component, FILES};
@@ -104,17 +106,18 @@ fn look(path: &[u8], location: &Path) -> Option<Found> {
         let path = location.display().to_string();
         Some(Found::Unreadable { item: Vec::new(), path, message: format!("it cannot be read: {error}") })
     };
-    let found = match fs::symlink_metadata(location) {
+    let found = match rustix::fs::lstat(location).map_err(io::Error::from) {
         Ok(found) => found,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return None,
         Err(error) => return unreadable(error),
     };
-    let (path, kind) = match found.file_type() {
-        file_type if file_type.is_dir() => ([path, b"/"].concat(), ItemKind::Directory),
-        file_type if file_type.is_file() => {
-            (path.to_vec(), ItemKind::File { size: found.len(), sparse: false, linked: false })
+    let (path, kind) = match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => ([path, b"/"].concat(), ItemKind::Directory),
+        FileType::RegularFile => {
+            let size = found.st_size.max(0) as u64;
+            (path.to_vec(), ItemKind::File { size, sparse: false, linked: false })
         }
-        file_type if file_type.is_symlink() => match fs::read_link(location) {
+        FileType::Symlink => match fs::read_link(location) {
             Ok(target) => (path.to_vec(), ItemKind::Symlink { target: target.into_os_string().into_vec() }),
             Err(error) => return unreadable(error),
         },
@@ -279,7 +282,8 @@ fn live_directory(place: &ComponentDirectory<'_>, entry: &Entry) -> Option<Side>
     if entry.path.ends_with(b"/") {
         return None;
     }
-    let found = fs::symlink_metadata(place.location(&entry.path)).ok().filter(fs::Metadata::is_dir)?;
+    let is_directory = |found: &Stat| FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+    let found = rustix::fs::lstat(place.location(&entry.path)).ok().filter(is_directory)?;
     Some(Side { kind: SideKind::Directory, metadata: metadata(&found) })
 }
 

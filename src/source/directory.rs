@@ -1,24 +1,35 @@
 //! Files and directories of this machine as a source.
 //!
-//! What must stay true: symlinks are stored, never followed, but for a path that the user named; a file is read from
-//! the very inode that was looked at; paths in the tree are what tar would store: relative, without a leading `/`.
+//! What must stay true: symlinks are stored, never followed, but for a path that the user named, not even if one takes the
+//! place of a directory while the walk is in it; a file is read from the very inode that was looked at; paths in the tree
+//! are what tar would store: relative, without a leading `/`.
 
 use std::cmp::Reverse;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
 use crate::globs::Globs;
+use crate::held_directory::{self, LastDirectory, split_name};
 use crate::source::{Content, Found, Item, ItemKind, Source};
+
+/// Unit in which `stat` counts what a file takes on the disk.
+const STAT_BLOCK_BYTES: i64 = 512;
 
 /// Paths given by the user.
 pub struct DirectorySource {
-    roots: Vec<NamedPath>,
+    roots: Vec<Root>,
     excludes: Globs,
+    /// Of the files that are opened.
+    last_directory: LastDirectory,
 }
 
 /// A path given by the user, and where it goes in the tree.
@@ -36,6 +47,46 @@ impl NamedPath {
     }
 }
 
+/// A named path that is walked, and which directory it was when it was opened first.
+struct Root {
+    named: NamedPath,
+    identity: OnceLock<(u64, u64)>,
+}
+
+impl Root {
+    fn new(named: NamedPath) -> Self {
+        Self { named, identity: OnceLock::new() }
+    }
+
+    /// Opens the directory itself, which may be reached through symlinks. It is not held open all along: there can be more
+    /// roots than a process may have open files. So it must be the same directory each time.
+    fn open(&self) -> io::Result<Arc<OwnedFd>> {
+        let directory = held_directory::open_named(&self.named.location)?;
+        let found = rustix::fs::fstat(&directory)?;
+        let identity = (found.st_dev, found.st_ino);
+        if *self.identity.get_or_init(|| identity) != identity {
+            return Err(io::Error::other("it was replaced by something else"));
+        }
+        Ok(Arc::new(directory))
+    }
+
+    /// Opens a directory below the root; none of the steps down follows a symlink.
+    fn open_below(&self, below: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        let mut directory = self.open()?;
+        for name in below.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            directory = Arc::new(held_directory::step_down(&directory, OsStr::from_bytes(name))?);
+        }
+        Ok(directory)
+    }
+
+    fn location(&self, below: &[u8]) -> PathBuf {
+        match below {
+            b"" => self.named.location.clone(),
+            below => self.named.location.join(OsStr::from_bytes(below)),
+        }
+    }
+}
+
 impl DirectorySource {
     /// Prepares a walk of `paths`. Exclude patterns with a `/` match whole tree paths, others match names.
     ///
@@ -49,42 +100,72 @@ impl DirectorySource {
             all[at + 1..].iter().try_for_each(|inner| refuse_collision(outer, inner))?;
         }
         roots.retain(|root| !all.iter().any(|other| contains(other, root)));
-        Ok(Self { roots, excludes: Globs::new(excludes, "exclude pattern")? })
+        Ok(Self::of(roots, Globs::new(excludes, "exclude pattern")?))
     }
 
     /// Prepares a walk of what is in a directory, with paths relative to it.
     pub fn content_of(directory: &Path) -> Result<Self> {
         let fault = |source| Error::source("look at", directory.to_owned(), source);
         let location = std::path::absolute(directory).map_err(fault)?;
-        let roots = vec![NamedPath { tree_path: Vec::new(), location, is_directory: true }];
-        Ok(Self { roots, excludes: Globs::default() })
+        let root = NamedPath { tree_path: Vec::new(), location, is_directory: true };
+        Ok(Self::of(vec![root], Globs::default()))
     }
+
+    fn of(roots: Vec<NamedPath>, excludes: Globs) -> Self {
+        let roots = roots.into_iter().map(Root::new).collect();
+        Self { roots, excludes, last_directory: LastDirectory::default() }
+    }
+
+    /// Opens a file of the walk for reading. Between walk and open another process may have put a symlink or a named pipe in
+    /// its place: the one is not followed, the other does not block.
+    fn open_file(&self, location: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let below =
+            |root: &Root| Some(location.strip_prefix(&root.named.location).ok()?.as_os_str().as_bytes().to_vec());
+        let found = self.roots.iter().enumerate().find_map(|(number, root)| Some((number, root, below(root)?)));
+        let (number, root, below) = found.ok_or(io::ErrorKind::NotFound)?;
+        if below.is_empty() {
+            // The user's own word, which may be a symlink to a file.
+            return Ok(rustix::fs::open(location, flags, Mode::empty())?);
+        }
+        let (directory, name) = split_name(&below);
+        let key = directory_key(number, directory);
+        let directory = self.last_directory.get(&key, || root.open_below(directory))?;
+        Ok(rustix::fs::openat(&directory, name, flags | OFlags::NOFOLLOW, Mode::empty())?)
+    }
+}
+
+/// Tells directories of several roots apart.
+fn directory_key(root: usize, below: &[u8]) -> Vec<u8> {
+    [&root.to_le_bytes()[..], below].concat()
 }
 
 impl Source for DirectorySource {
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(DirectoryWalk { source: self, roots: self.roots.iter(), pending: Vec::new() })
+        Box::new(DirectoryWalk {
+            source: self,
+            next_root: 0,
+            pending: Vec::new(),
+            last_directory: LastDirectory::default(),
+        })
     }
 
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
-        // Between walk and open another process may have put a symlink or a named pipe in its place: the one is not
-        // followed, the other does not block, and neither has the inode that was looked at.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
-            .open(&item.location)?;
-        let opened = file.metadata()?;
-        if !opened.is_file() || opened.ino() != item.metadata.inode || opened.dev() != item.metadata.device {
+        let file = self.open_file(&item.location)?;
+        let opened = rustix::fs::fstat(&file)?;
+        let is_file = FileType::from_raw_mode(opened.st_mode) == FileType::RegularFile;
+        // What took the file's place has not the inode that was looked at.
+        if !is_file || opened.st_ino != item.metadata.inode || opened.st_dev != item.metadata.device {
             return Err(io::Error::other("it was replaced by something else"));
         }
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Box::new(OpenFile { remaining: opened.len(), opened, file }))
+        Ok(Box::new(OpenFile { remaining: len_of(&opened), opened, file: File::from(file) }))
     }
 }
 
 struct OpenFile {
     file: File,
-    opened: fs::Metadata,
+    opened: Stat,
     remaining: u64,
 }
 
@@ -104,14 +185,14 @@ impl Content for OpenFile {
     }
 
     fn size(&self) -> Option<u64> {
-        Some(self.opened.len())
+        Some(len_of(&self.opened))
     }
 
     fn finish(self: Box<Self>) -> io::Result<Option<String>> {
-        let now = self.file.metadata()?;
         // Asked of the open file, not of its path, which may be another file by now.
-        let before = (self.opened.len(), self.opened.mtime(), self.opened.mtime_nsec());
-        let changed = self.remaining > 0 || before != (now.len(), now.mtime(), now.mtime_nsec());
+        let now = rustix::fs::fstat(&self.file)?;
+        let version = |found: &Stat| (found.st_size, found.st_mtime, found.st_mtime_nsec);
+        let changed = self.remaining > 0 || version(&self.opened) != version(&now);
         Ok(changed.then(|| "it changed while it was read".to_owned()))
     }
 }
@@ -119,16 +200,17 @@ impl Content for OpenFile {
 /// The walk: a stack of directories' names still to be visited, deepest last.
 struct DirectoryWalk<'a> {
     source: &'a DirectorySource,
-    roots: std::slice::Iter<'a, NamedPath>,
+    next_root: usize,
     pending: Vec<PendingPath>,
+    last_directory: LastDirectory,
 }
 
 /// Something to visit.
 struct PendingPath {
     tree_path: Vec<u8>,
-    location: PathBuf,
-    /// A path that the user named: followed if it is a symlink.
-    named: bool,
+    root: usize,
+    /// Its path below the root; empty for the root itself, which is followed if it is a symlink.
+    below: Vec<u8>,
 }
 
 impl Iterator for DirectoryWalk<'_> {
@@ -137,8 +219,10 @@ impl Iterator for DirectoryWalk<'_> {
     fn next(&mut self) -> Option<Found> {
         loop {
             if self.pending.is_empty() {
-                let root = self.roots.next()?;
-                self.enter_root(root);
+                let root = self.source.roots.get(self.next_root)?;
+                let tree_path = root.named.tree_path.clone();
+                self.pending.push(PendingPath { tree_path, root: self.next_root, below: Vec::new() });
+                self.next_root += 1;
             }
             let next = self.pending.pop()?;
             if let Some(found) = self.visit(next) {
@@ -149,92 +233,140 @@ impl Iterator for DirectoryWalk<'_> {
 }
 
 impl DirectoryWalk<'_> {
-    fn enter_root(&mut self, root: &NamedPath) {
-        let (tree_path, location) = (root.tree_path.clone(), root.location.clone());
-        self.pending.push(PendingPath { tree_path, location, named: true });
-    }
-
     fn visit(&mut self, next: PendingPath) -> Option<Found> {
         if !next.tree_path.is_empty() && self.source.excludes.matches(&next.tree_path) {
             return None;
         }
-        let looked = if next.named { fs::metadata(&next.location) } else { fs::symlink_metadata(&next.location) };
-        let found = match looked {
+        let found = match self.look(&next) {
             Ok(found) => found,
-            Err(error) => return Some(unreadable(&next, &error)),
+            Err(error) => return Some(self.unreadable(&next, &error)),
         };
-        let file_type = found.file_type();
-        if file_type.is_dir() {
-            return self.visit_directory(next, &found);
-        }
-        let kind = if file_type.is_file() {
-            let sparse = found.blocks() * 512 < found.len();
-            ItemKind::File { size: found.len(), sparse, linked: found.nlink() > 1 }
-        } else if file_type.is_symlink() {
-            match fs::read_link(&next.location) {
-                Ok(target) => ItemKind::Symlink { target: target.into_os_string().into_vec() },
-                Err(error) => return Some(unreadable(&next, &error)),
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => return self.visit_directory(next, &found),
+            FileType::RegularFile => {
+                let sparse = found.st_blocks.saturating_mul(STAT_BLOCK_BYTES) < found.st_size;
+                ItemKind::File { size: len_of(&found), sparse, linked: found.st_nlink > 1 }
             }
-        } else {
-            let what = if file_type.is_socket() { "a socket" } else { "a device or named pipe" };
-            return Some(Found::Skipped { path: next.location.display().to_string(), message: what.to_owned() });
+            FileType::Symlink => match self.read_link(&next) {
+                Ok(target) => ItemKind::Symlink { target },
+                Err(error) => return Some(self.unreadable(&next, &error)),
+            },
+            other => {
+                let what = if other == FileType::Socket { "a socket" } else { "a device or named pipe" };
+                let path = self.location(&next).display().to_string();
+                return Some(Found::Skipped { path, message: what.to_owned() });
+            }
         };
-        Some(Found::Item(Item { path: next.tree_path, metadata: metadata(&found), kind, location: next.location }))
+        let location = self.location(&next);
+        Some(Found::Item(Item { path: next.tree_path, metadata: metadata(&found), kind, location }))
     }
 
-    fn visit_directory(&mut self, next: PendingPath, found: &fs::Metadata) -> Option<Found> {
+    /// Returns what is at a path: of a symlink itself, unless the user named it.
+    fn look(&self, path: &PendingPath) -> io::Result<Stat> {
+        if path.below.is_empty() {
+            return Ok(rustix::fs::stat(&self.source.roots[path.root].named.location)?);
+        }
+        let (parent, name) = self.parent(path)?;
+        Ok(rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn read_link(&self, path: &PendingPath) -> io::Result<Vec<u8>> {
+        let (parent, name) = self.parent(path)?;
+        Ok(rustix::fs::readlinkat(&parent, name, Vec::new())?.into_bytes())
+    }
+
+    /// Opens the directory that a path below a root is in.
+    fn parent<'p>(&self, path: &'p PendingPath) -> io::Result<(Arc<OwnedFd>, &'p OsStr)> {
+        let (directory, name) = split_name(&path.below);
+        Ok((self.directory(path.root, directory)?, name))
+    }
+
+    fn directory(&self, root: usize, below: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        let key = directory_key(root, below);
+        self.last_directory.get(&key, || self.source.roots[root].open_below(below))
+    }
+
+    fn visit_directory(&mut self, next: PendingPath, found: &Stat) -> Option<Found> {
         match self.enter_directory(&next) {
-            Err(error) => Some(unreadable(&next, &error)),
+            Err(error) => Some(self.unreadable(&next, &error)),
             Ok(()) if next.tree_path.is_empty() => None,
             Ok(()) => Some(Found::Item(Item {
                 path: tree_key(&next.tree_path, true),
                 metadata: metadata(found),
                 kind: ItemKind::Directory,
-                location: next.location,
+                location: self.location(&next),
             })),
         }
     }
 
     /// Queues a directory's content so that the smallest path is popped first.
     fn enter_directory(&mut self, directory: &PendingPath) -> io::Result<()> {
+        let opened = self.directory(directory.root, &directory.below)?;
         let mut children = Vec::new();
-        for child in fs::read_dir(&directory.location)? {
+        for child in Dir::read_from(&opened)? {
             let child = child?;
-            let mut tree_path = directory.tree_path.clone();
-            if !tree_path.is_empty() {
-                tree_path.push(b'/');
+            let name = child.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
             }
-            tree_path.extend_from_slice(child.file_name().as_bytes());
-            let is_directory = child.file_type()?.is_dir();
-            let pending = PendingPath { tree_path, location: child.path(), named: false };
-            children.push((is_directory, pending));
+            let pending = PendingPath {
+                tree_path: joined(&directory.tree_path, name),
+                root: directory.root,
+                below: joined(&directory.below, name),
+            };
+            children.push((is_directory(&opened, &child)?, pending));
         }
         // By the key that the tree has, with its `/`: `a/` comes after `a-b`, and parent and cross-check go by that order.
         children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
         Ok(())
     }
+
+    fn location(&self, path: &PendingPath) -> PathBuf {
+        self.source.roots[path.root].location(&path.below)
+    }
+
+    fn unreadable(&self, pending: &PendingPath, error: &io::Error) -> Found {
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
+            _ => format!("it cannot be read: {error}"),
+        };
+        let path = self.location(pending).display().to_string();
+        Found::Unreadable { item: pending.tree_path.clone(), path, message }
+    }
 }
 
-fn unreadable(pending: &PendingPath, error: &io::Error) -> Found {
-    let message = match error.kind() {
-        io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),
-        _ => format!("it cannot be read: {error}"),
+/// Not every file system says in a listing what its entries are.
+fn is_directory(directory: &OwnedFd, child: &rustix::fs::DirEntry) -> io::Result<bool> {
+    let file_type = match child.file_type() {
+        FileType::Unknown => {
+            let found = rustix::fs::statat(directory, child.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            FileType::from_raw_mode(found.st_mode)
+        }
+        known => known,
     };
-    Found::Unreadable { item: pending.tree_path.clone(), path: pending.location.display().to_string(), message }
+    Ok(file_type == FileType::Directory)
+}
+
+fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+}
+
+fn len_of(found: &Stat) -> u64 {
+    found.st_size.max(0) as u64
 }
 
 /// Converts what the operating system tells.
-pub fn metadata(found: &fs::Metadata) -> Metadata {
-    let time = |seconds, nanoseconds: i64| FileTime { seconds, nanoseconds: nanoseconds as u32 };
+pub fn metadata(found: &Stat) -> Metadata {
+    let time = |seconds, nanoseconds: u64| FileTime { seconds, nanoseconds: nanoseconds as u32 };
     Metadata {
-        mode: found.mode() & 0o7777,
-        uid: found.uid(),
-        gid: found.gid(),
-        mtime: time(found.mtime(), found.mtime_nsec()),
-        ctime: time(found.ctime(), found.ctime_nsec()),
-        inode: found.ino(),
-        device: found.dev(),
+        mode: found.st_mode & 0o7777,
+        uid: found.st_uid,
+        gid: found.st_gid,
+        mtime: time(found.st_mtime, found.st_mtime_nsec),
+        ctime: time(found.st_ctime, found.st_ctime_nsec),
+        inode: found.st_ino,
+        device: found.st_dev,
     }
 }
 
@@ -349,6 +481,90 @@ mod tests {
         let found = paths(&source).join("\n");
         assert!(found.contains("keep/a") && found.contains("keep/drop/d"));
         assert!(!found.contains("b.tmp") && !found.contains(&format!("{prefix}/drop")));
+    }
+
+    #[test]
+    fn a_symlink_that_takes_the_place_of_a_directory_during_the_walk_is_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        make(outside.path(), &["d/x", "e/x", "z"]);
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), &["a/d/x", "a/e/x", "a/z", "c"]);
+        let source = DirectorySource::content_of(directory.path()).unwrap();
+        let mut names = Vec::new();
+        for found in source.walk() {
+            names.push(match found {
+                Found::Item(item) => {
+                    if item.path == b"a/d/" {
+                        fs::rename(directory.path().join("a"), directory.path().join("was")).unwrap();
+                        std::os::unix::fs::symlink(outside.path(), directory.path().join("a")).unwrap();
+                    }
+                    String::from_utf8_lossy(&item.path).into_owned()
+                }
+                Found::Unreadable { item, message, .. } => {
+                    assert!(message.contains("a symlink is not followed"), "{message}");
+                    format!("unreadable {}", String::from_utf8_lossy(&item))
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+        // `a/d` was held open when `a` was swapped, and is what it was.
+        assert_eq!(names, ["a/", "a/d/", "a/d/x", "unreadable a/e", "unreadable a/z", "c"]);
+    }
+
+    #[test]
+    fn a_file_whose_directory_was_swapped_for_a_symlink_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), &["a/x", "b/y"]);
+        // The same inode: what the symlink leads to looks like what was found.
+        fs::create_dir(directory.path().join("twin")).unwrap();
+        fs::hard_link(directory.path().join("a/x"), directory.path().join("twin/x")).unwrap();
+        let source = DirectorySource::content_of(directory.path()).unwrap();
+        let items: Vec<Item> =
+            source.walk().filter_map(|found| if let Found::Item(item) = found { Some(item) } else { None }).collect();
+        let of = |path: &str| items.iter().find(|item| item.path == path.as_bytes()).unwrap();
+        source.open(of("a/x")).unwrap();
+        source.open(of("b/y")).unwrap();
+        fs::remove_dir_all(directory.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("twin", directory.path().join("a")).unwrap();
+        let error = source.open(of("a/x")).err().unwrap();
+        assert!(error.to_string().contains("a symlink is not followed"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_the_user_named_may_be_a_symlink() {
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), &["real/x", "file"]);
+        for (link, to) in [("to-directory", "real"), ("to-file", "file")] {
+            std::os::unix::fs::symlink(to, directory.path().join(link)).unwrap();
+        }
+        let roots = ["to-directory", "to-file"].map(|name| directory.path().join(name));
+        let source = DirectorySource::new(&roots, &[]).unwrap();
+        let mut read = Vec::new();
+        for found in source.walk() {
+            let Found::Item(item) = found else { panic!("{found:?}") };
+            if item.size().is_some() {
+                let mut text = String::new();
+                source.open(&item).unwrap().read_to_string(&mut text).unwrap();
+                read.push((item.location.file_name().unwrap().to_owned(), text));
+            }
+        }
+        assert_eq!(read, [("x".into(), "x".to_owned()), ("to-file".into(), "x".to_owned())]);
+    }
+
+    #[test]
+    fn a_root_that_was_replaced_is_not_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), &["root/a", "root/d/x", "other/a", "other/d/x"]);
+        let source = DirectorySource::content_of(&directory.path().join("root")).unwrap();
+        let mut walk = source.walk();
+        walk.next().unwrap();
+        fs::rename(directory.path().join("root"), directory.path().join("old")).unwrap();
+        fs::rename(directory.path().join("other"), directory.path().join("root")).unwrap();
+        let rest: Vec<_> = walk.collect();
+        assert!(
+            rest.iter().any(|found| matches!(found, Found::Unreadable { message, .. } if message.contains("replaced"))),
+            "{rest:?}"
+        );
     }
 
     #[test]

@@ -10,15 +10,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
-use crate::sync::lock;
+use crate::held_directory::{self, LastDirectory};
 
+/// Unit in which `stat` counts what a file takes on the disk, whatever the file system's own blocks are.
+const STAT_BLOCK_BYTES: u64 = 512;
 /// Longest name of one path component in bytes.
 const NAME_LEN_MAX: usize = 255;
 
@@ -46,6 +48,8 @@ pub struct Existing {
     pub kind: ExistingKind,
     /// Length in bytes.
     pub size: u64,
+    /// Bytes that it takes on the disk.
+    pub stored_bytes: u64,
     /// Time of the last change of its content.
     pub mtime: FileTime,
     /// How many names it has.
@@ -71,7 +75,7 @@ pub enum ExistingKind {
 pub struct DirectoryTarget {
     root_path: PathBuf,
     root: Option<Arc<OwnedFd>>,
-    last_parent: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
+    last_parent: LastDirectory,
 }
 
 impl DirectoryTarget {
@@ -84,16 +88,14 @@ impl DirectoryTarget {
 
     /// Opens a directory that must be there.
     pub fn open(path: &Path) -> Result<Self> {
-        // The one step that follows symlinks: this path is the user's word, all others are the repository's. Held open from
-        // here on, so that the directory cannot be exchanged under the restore.
-        let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| Error::target("open", path.to_owned(), error.into()))?;
-        Ok(Self { root_path: path.to_owned(), root: Some(Arc::new(root)), last_parent: Mutex::default() })
+        // Held open from here on, so that the directory cannot be exchanged under the restore.
+        let root = held_directory::open_named(path).map_err(|error| Error::target("open", path.to_owned(), error))?;
+        Ok(Self { root: Some(Arc::new(root)), ..Self::nowhere(path) })
     }
 
     /// Stands for a directory that is not there: everything looks absent. For dry runs, which write nothing.
     pub fn nowhere(path: &Path) -> Self {
-        Self { root_path: path.to_owned(), root: None, last_parent: Mutex::default() }
+        Self { root_path: path.to_owned(), root: None, last_parent: LastDirectory::default() }
     }
 
     /// Returns where a stored path comes to stand, for messages.
@@ -169,7 +171,7 @@ impl DirectoryTarget {
     pub fn remove(&self, path: &[u8]) -> Result<()> {
         let removed = self.parent(path, false).and_then(|(parent, name)| remove_at(&parent, name));
         // It may have been the directory that is remembered: what is made next must not go into one that is gone.
-        *lock(&self.last_parent) = None;
+        self.last_parent.forget();
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|source| self.fault("remove", path, source)),
@@ -219,36 +221,25 @@ impl DirectoryTarget {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is empty"));
         };
         let key = &path[..path.strip_suffix(b"/").unwrap_or(path).len() - name.len()];
-        let known = lock(&self.last_parent).clone();
-        if let Some((known_key, directory)) = known
-            && known_key == key
-        {
-            return Ok((directory, name));
-        }
-        let mut directory = self.root.clone().ok_or(io::ErrorKind::NotFound)?;
-        // Step by step: one call with the whole path would follow symlinks on the way, whatever the flags say of its end.
-        for part in above {
-            directory = Arc::new(step_down(&directory, part, create)?);
-        }
-        let remembered = Some((key.to_vec(), Arc::clone(&directory)));
-        *lock(&self.last_parent) = remembered;
+        let directory = self.last_parent.get(key, || {
+            let mut directory = self.root.clone().ok_or(io::ErrorKind::NotFound)?;
+            for part in above {
+                directory = Arc::new(step_down(&directory, part, create)?);
+            }
+            Ok(directory)
+        })?;
         Ok((directory, name))
     }
 }
 
 fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) if create => {
+    match held_directory::step_down(directory, name) {
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
             make_directory(directory, name, Mode::from_raw_mode(0o755))?;
             // Opened anew without following: somebody may have exchanged what was just made.
-            Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
+            held_directory::step_down(directory, name)
         }
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            let what = format!("{name:?} is not a directory; a symlink is not followed");
-            Err(io::Error::new(io::ErrorKind::NotADirectory, what))
-        }
-        result => Ok(result?),
+        opened => opened,
     }
 }
 
@@ -303,6 +294,7 @@ fn existing(found: &Stat) -> Existing {
     Existing {
         kind,
         size: found.st_size.max(0) as u64,
+        stored_bytes: (found.st_blocks.max(0) as u64).saturating_mul(STAT_BLOCK_BYTES),
         mtime,
         links: found.st_nlink,
         identity: (found.st_dev, found.st_ino),
