@@ -231,6 +231,8 @@ fn a_pg_dump_that_ends_early_or_is_too_old_makes_no_dump() {
         fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
         let mut child = child("database_postgresql::with_a_fake_pg_dump", "");
         child.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display())).env("MLVAULT_TEST_URI", &uri);
+        child.env("MLVAULT_PASSPHRASE", "hunter2").env("AWS_SECRET_ACCESS_KEY", "hunter2");
+        child.env("MLFLOW_TRACKING_PASSWORD", "hunter2");
         let output = child.arg("--nocapture").output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -243,6 +245,11 @@ fn a_pg_dump_that_ends_early_or_is_too_old_makes_no_dump() {
     assert!(failed.contains("exit status: 1") && failed.contains("out of memory"), "{failed}");
     let argv = run(&format!("{version}echo \"$@\" >&2; exit 3"));
     assert!(argv.contains("--snapshot=") && !argv.contains(PASSWORD), "{argv}");
+    // The last lines of standard error are in the message.
+    let names =
+        run(&format!("{version}env | grep -c 'hunter2' >&2; env | cut -d= -f1 | grep -E 'PASS|KEY|PATH' >&2; exit 3"));
+    assert!(names.contains("; 0; ") && names.contains("PGPASSWORD") && names.contains("PATH"), "{names}");
+    assert!(!names.contains("MLVAULT_") && !names.contains("AWS_"), "{names}");
 }
 
 #[test]

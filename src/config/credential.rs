@@ -2,10 +2,11 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use zeroize::Zeroizing;
 
+use crate::child_environment;
 use crate::crypto::passphrase::{Credential, PASSPHRASE_LEN_MIN, decode_key_file};
 use crate::error::{Error, Result};
 
@@ -107,12 +108,8 @@ pub fn read_secret_line(path: &Path) -> Result<Zeroizing<String>> {
 
 fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
     let fault = |source| Error::source("run", line, source);
-    let output = Command::new("sh")
-        .args(["-c", line])
-        .stdin(Stdio::inherit())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(fault)?;
+    let output =
+        child_environment::shell(line).stdin(Stdio::inherit()).stderr(Stdio::inherit()).output().map_err(fault)?;
     let bytes = Zeroizing::new(output.stdout);
     if !output.status.success() {
         return Err(Error::Command { command: line.to_owned(), status: output.status.to_string() });

@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::thread::JoinHandle;
 
+use crate::child_environment;
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
 use crate::source::stream::Stream;
@@ -23,8 +24,7 @@ impl CommandStream {
     /// Starts `sh -c line`. Its standard error is passed through, and its end is kept for a message.
     pub fn start(line: &str) -> Result<Self> {
         let fault = |source| Error::source("run", line, source);
-        let mut child = Command::new("sh")
-            .args(["-c", line])
+        let mut child = child_environment::shell(line)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -2,7 +2,7 @@
 //!
 //! What must stay true: the same database gives the same bytes every day, so the random token of `\restrict` is taken
 //! out; a dump counts as whole only if pg_dump exits with 0 *and* its last comment came; no password is among the
-//! arguments of the process.
+//! arguments of the process, and none but the database's is in its environment.
 
 use std::collections::VecDeque;
 use std::env;
@@ -19,6 +19,7 @@ use super::super::DumpStream;
 use super::super::uri::{PostgresqlUri, SslMode};
 use super::tls;
 use crate::cancel::Cancel;
+use crate::child_environment;
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
 use crate::sql::scanner::{Line, Scanner};
@@ -37,6 +38,21 @@ const CANCEL_LOOK: Duration = Duration::from_millis(50);
 const END_LOOK: Duration = Duration::from_millis(5);
 /// Bytes of lines that are made ready at a time.
 const READY_LEN: usize = 128 << 10;
+/// Variables that programs need whatever they do: pg_dump gets these and libpq's, and no secret that is not for it.
+const PASSED_ON: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "OPENSSL_CONF",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 /// Variables of libpq that could lead pg_dump elsewhere.
 const MISLEADING: [&str; 8] = [
     "PGHOSTADDR",
@@ -87,7 +103,7 @@ impl PgDump {
         scratch: &Path,
         cancel: &Cancel,
     ) -> Result<DumpOutput> {
-        let mut command = Command::new(&self.program);
+        let mut command = child_environment::program(&self.program, is_passed_on);
         command.args(["--format=plain", "--no-owner", "--no-privileges", "--encoding=UTF8", "--no-password"]);
         command.args([LOCK_WAIT_MAX, &format!("--snapshot={snapshot}")]);
         set_environment(&mut command, uri, options, tls::root_file(uri, scratch)?);
@@ -130,7 +146,8 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
 
 /// Returns the version in `pg_dump (PostgreSQL) 15.18 (Debian …)`.
 fn version_of(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let output =
+        child_environment::program(program, is_passed_on).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.split_whitespace().nth(2).filter(|_| output.status.success()).map(str::to_owned)
 }
@@ -141,10 +158,13 @@ fn major_of(version: &str) -> Option<u32> {
     version[..len].parse().ok()
 }
 
+/// Returns whether pg_dump gets a variable of this process. Kerberos has its own (`KRB5…`).
+fn is_passed_on(name: &str) -> bool {
+    let is_of_libpq = name.starts_with("PG") && !MISLEADING.contains(&name);
+    PASSED_ON.contains(&name) || name.starts_with("LC_") || name.starts_with("KRB5") || is_of_libpq
+}
+
 fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, roots: Option<PathBuf>) {
-    for name in MISLEADING {
-        command.env_remove(name);
-    }
     command.env("PGHOST", &uri.host).env("PGPORT", uri.port.to_string()).env("PGUSER", &uri.user);
     command.env("PGDATABASE", &uri.database).env("PGTZ", "UTC").env("LC_MESSAGES", "C");
     command.env("PGAPPNAME", uri.application_name.as_deref().unwrap_or("mlvault"));
