@@ -283,6 +283,11 @@ fn a_listing_that_does_not_advance_is_refused() {
     let same_token = |number, _: &Request| listing(&[&format!("prefix/{number}")], true, Some("token"));
     let same_page = |number, _: &Request| listing(&["prefix/a", "prefix/b"], true, Some(&format!("t{number}")));
     let no_token = |_, _: &Request| listing(&["prefix/a"], true, None);
+    let circle = |number, _: &Request| listing(&[&format!("prefix/{number}")], true, Some(["a", "b", "c"][number % 3]));
+    let (result, requests) = with_server(circle, |backend| backend.list(""));
+    assert_eq!(fault(&result), Fault::BadAnswer);
+    assert!(result.unwrap_err().to_string().contains("goes in circles"));
+    assert_eq!(requests, 4);
     for (result, requests) in [
         with_server(same_token, |backend| backend.list("")),
         with_server(same_page, |backend| backend.list("")),

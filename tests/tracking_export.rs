@@ -233,6 +233,24 @@ fn each_workspace_is_exported_with_what_belongs_to_the_server() {
 }
 
 #[test]
+fn a_server_whose_pages_go_in_circles_is_found_out() {
+    let of_experiments = |number: usize| {
+        let token = ["a", "b"][number % 2];
+        format!("{{\"experiments\": [{{\"experiment_id\": \"{number}\"}}], \"next_page_token\": \"{token}\"}}")
+    };
+    let server = FaultServer::start(move |number, request| match request.target.as_str() {
+        "/version" => Answer::with(200, "3.17.2"),
+        path if path.ends_with("/experiments/search") => Answer::with(200, of_experiments(number)),
+        _ => Answer::with(404, "{}"),
+    });
+    let (_, result) = run(&client(&format!("http://127.0.0.1:{}", server.port()), &[]), None);
+    let error = result.unwrap_err();
+    assert_eq!(error.fault(), Some(Fault::BadAnswer));
+    assert!(error.to_string().contains("goes in circles"), "{error}");
+    assert!(server.requests() < 10, "{}", server.requests());
+}
+
+#[test]
 fn users_are_exported_by_those_who_may_list_them_and_a_wrong_password_exports_nothing() {
     let server = MlflowServer::start_with(&MlflowOptions { has_passwords: true, ..MlflowOptions::default() });
     let wrong = [("MLFLOW_TRACKING_USERNAME", ADMIN), ("MLFLOW_TRACKING_PASSWORD", "wrong-password")];

@@ -16,6 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Fault, Result};
 use crate::format::tree::FileTime;
+use crate::page_tokens::PageTokens;
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{file_time, strong_etag};
 
@@ -51,7 +52,7 @@ impl Bucket {
     /// Lists what begins with a prefix page by page, in whatever order the server has. An object may come twice.
     pub fn pages(&self, prefix: &str) -> Pages {
         let (bucket, prefix) = (self.clone(), prefix.to_owned());
-        Pages { bucket, prefix, token: None, first_key: None, count: 0, has_more: true }
+        Pages { bucket, prefix, token: None, tokens: PageTokens::new(LIST_PAGES_MAX), first_key: None, has_more: true }
     }
 
     /// Returns what a server lists first of a prefix, at most `limit` objects and a thousand, with one request.
@@ -82,37 +83,30 @@ pub struct Pages {
     bucket: Bucket,
     prefix: String,
     token: Option<String>,
+    tokens: PageTokens,
     first_key: Option<String>,
-    count: usize,
     has_more: bool,
 }
 
 impl Pages {
     fn next_page(&mut self) -> Result<Vec<ListedObject>> {
-        self.count += 1;
-        if self.count > LIST_PAGES_MAX {
-            let reason = format!("the listing did not end in {LIST_PAGES_MAX} pages");
-            return Err(self.bucket.bad_listing(&self.prefix, reason));
-        }
         let page = self.bucket.list_page(&self.prefix, self.token.clone(), None)?;
-        let objects = self.advance(&page).and_then(|()| objects_of(&page, &self.prefix));
+        let objects = self.advance(&page).and_then(|()| Ok(objects_of(&page, &self.prefix)?));
         objects.map_err(|reason| self.bucket.bad_listing(&self.prefix, reason))
     }
 
     /// Takes note of where the next page begins, if another one follows.
-    fn advance(&mut self, page: &ListObjectsV2Output) -> Result<(), &'static str> {
+    fn advance(&mut self, page: &ListObjectsV2Output) -> Result<(), String> {
         let first_key = page.contents().first().and_then(|object| object.key());
         if first_key.is_some() && first_key == self.first_key.as_deref() {
-            return Err("the listing does not advance");
+            return Err("the listing does not advance".to_owned());
         }
         self.first_key = first_key.map(str::to_owned);
         // Without this check, an empty or foreign document would pass for an empty listing.
         self.has_more = page.is_truncated().ok_or("the answer is not a listing")?;
         if self.has_more {
             let next = page.next_continuation_token().ok_or("the listing says that there is more, but not where")?;
-            if self.token.as_deref() == Some(next) {
-                return Err("the listing does not advance");
-            }
+            self.tokens.follow(next)?;
             self.token = Some(next.to_owned());
         }
         Ok(())

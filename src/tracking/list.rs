@@ -4,7 +4,8 @@
 //! into the first and is never seen. So a list of several pages is read again until nothing has gone away since the pass
 //! before: then that pass hid nothing.
 //!
-//! What must stay true: every item that any pass saw is handed on, once; whether passes differed is told.
+//! What must stay true: every item that any pass saw is handed on, once; whether passes differed is told; a list ends,
+//! whatever the server says.
 
 use std::collections::HashSet;
 
@@ -13,9 +14,13 @@ use serde_json::{Map, Value, json};
 use super::client::TrackingClient;
 use super::json;
 use crate::error::{Error, Fault, Result};
+use crate::page_tokens::PageTokens;
 
 /// Most often that a list is read because it changes.
 const PASSES_MAX: u32 = 5;
+
+/// Most pages of a list, of which each has up to thousands of items.
+const PAGES_MAX: usize = 1_000_000;
 
 /// Tag of MLflow that tells a prompt from a registered model.
 pub const IS_PROMPT: &str = "mlflow.prompt.is_prompt";
@@ -129,6 +134,7 @@ impl List {
         if let Some(items) = self.page_items {
             request.insert("max_results".to_owned(), json!(page_items_max.unwrap_or(items).min(items)));
         }
+        let mut tokens = PageTokens::new(PAGES_MAX);
         let mut pages = 0;
         loop {
             let mut answer = self.page(client, &request)?;
@@ -138,9 +144,7 @@ impl List {
             if token.is_empty() {
                 return Ok(pages);
             }
-            if request.get("page_token").and_then(Value::as_str) == Some(token) {
-                return Err(self.bad_answer(client, "the next page is the same page again"));
-            }
+            tokens.follow(token).map_err(|reason| self.bad_answer(client, reason))?;
             request.insert("page_token".to_owned(), json!(token));
         }
     }
@@ -172,8 +176,8 @@ impl List {
         }
     }
 
-    fn bad_answer(&self, client: &TrackingClient, reason: &'static str) -> Error {
-        Error::tracking(Fault::BadAnswer, "list", format!("{}{}", client.uri(), self.path), reason)
+    fn bad_answer(&self, client: &TrackingClient, reason: impl Into<String>) -> Error {
+        Error::tracking(Fault::BadAnswer, "list", format!("{}{}", client.uri(), self.path), reason.into())
     }
 
     fn id(&self, item: &Value) -> String {
