@@ -350,6 +350,10 @@ impl<'a> Probe<'a> {
                 return Ok(check.failed(measured));
             }
         }
+        // No probe from one machine alone could see it.
+        if let Some(reason) = self.backend.stale_listing() {
+            return Ok(check.warning(reason));
+        }
         Ok(check.ok(format!("{LISTED_OBJECTS} objects")))
     }
 

@@ -29,6 +29,7 @@ enum Vice {
     CannotWrite,
     IsUnreachableAfterTheFirstWrites,
     IsTenMinutesAhead,
+    IsKeptInACache,
 }
 
 /// A memory backend with one vice.
@@ -91,6 +92,10 @@ impl Backend for Vicious {
     fn concurrency(&self) -> usize {
         1
     }
+
+    fn stale_listing(&self) -> Option<&str> {
+        (self.1 == Vice::IsKeptInACache).then_some("it is kept in a cache")
+    }
 }
 
 fn report(backend: &dyn Backend) -> DoctorReport {
@@ -148,7 +153,7 @@ fn each_vice_is_found_and_only_that() {
         CleanUp, Clock, ConcurrentCreates, CreateOnly, Listing, RangeReads, Removal, Throughput, WriteAndRead,
     };
     use Status::{Failed, Warning};
-    let cases: [(Vice, &[(DoctorCheck, Status)]); 11] = [
+    let cases: [(Vice, &[(DoctorCheck, Status)]); 12] = [
         (Vice::Overwrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LosesSecondWriteQuietly, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LetsAllRivalsWin, &[(ConcurrentCreates, Failed)]),
@@ -160,6 +165,7 @@ fn each_vice_is_found_and_only_that() {
         (Vice::CannotWrite, &[(WriteAndRead, Failed)]),
         (Vice::IsUnreachableAfterTheFirstWrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::IsTenMinutesAhead, &[(Clock, Warning)]),
+        (Vice::IsKeptInACache, &[(Listing, Warning)]),
     ];
     for (vice, expected) in cases {
         let backend = Vicious(MemoryBackend::default(), vice);

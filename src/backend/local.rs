@@ -3,6 +3,7 @@
 //! What must stay true:
 //! - An object appears under its name only by a rename that refuses to replace, after its bytes were synced; the
 //!   directory is synced before `create` returns. What a crash leaves behind lies in `tmp/` and is in no listing.
+//! - On a network file system, an answer can be lost. A create that finds its own bytes there has gone through before.
 //! - Nothing outside the root is ever named: keys have no dots, and symbolic links are refused, not followed.
 //!   (The root itself may be reached through one: that is the user's choice.)
 //! - The root is never created but by [`LocalBackend::create_root`], so that a disk that is not mounted is noticed.
@@ -28,6 +29,7 @@ use rustix::io::Errno;
 use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
+use crate::file_system;
 use crate::sync::lock;
 
 /// Directory below the root where objects are written before they get their names. No key may begin with it.
@@ -44,6 +46,10 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// Mode of the files that are created: for the owner only.
 const FILE_MODE: u32 = 0o600;
 
+/// What is said of a directory on NFS that is mounted as usual.
+const NFS_CACHE: &str = "it is on NFS, and this machine may list a directory as it was up to a minute ago; mount it with \
+                         the option noac, or use the repository from one machine only";
+
 /// Requests in flight that keep a disk busy while others wait for their sync.
 const CONCURRENCY: usize = 4;
 
@@ -53,6 +59,10 @@ pub struct LocalBackend {
     root: PathBuf,
     /// Directories, by the keys' leading parts, that are known to exist and to have been synced into their parents.
     directories: Mutex<HashSet<String>>,
+    /// Whether requests to the file system may be sent twice underway, and their answers get lost.
+    is_remote: bool,
+    /// Why a listing may be stale, if it may.
+    stale_listing: Option<String>,
     /// Set once the file system has refused a rename that does not replace.
     lacks_rename: AtomicBool,
     /// Random part of temporary names, so that processes with equal ids on different machines do not meet.
@@ -69,8 +79,13 @@ impl LocalBackend {
             return Err(failed("open", &root, ErrorKind::NotADirectory.into()));
         }
         let writer = getrandom::u64().map_err(|error| Error::Internal(format!("No random numbers: {error}")))?;
+        let remote = file_system::remote(&root).map_err(|error| failed("open", &root, error))?;
+        let is_cached =
+            remote.is_some_and(|remote| remote.name == file_system::NFS) && file_system::nfs_is_cached(&root);
         Ok(Self {
             root,
+            is_remote: remote.is_some(),
+            stale_listing: is_cached.then(|| NFS_CACHE.to_owned()),
             directories: Mutex::default(),
             lacks_rename: AtomicBool::new(false),
             writer,
@@ -116,7 +131,10 @@ impl LocalBackend {
         self.prepare_directory(TEMPORARY_DIRECTORY)?;
         self.prepare_directory(parent_of(key))?;
         let temporary = self.write_temporary(bytes).map_err(|error| failed("create", path, error))?;
-        self.publish(temporary, path).map_err(|error| failed("create", path, error))?;
+        if let Err(error) = self.publish(temporary, path).map_err(|error| failed("create", path, error)) {
+            self.recognise(path, bytes, error)?;
+            return sync_directory_of(path).map_err(|error| failed("create", path, error));
+        }
         // The name is durable before the caller goes on: what refers to this object is written after it.
         sync_directory_of(path).map_err(|error| {
             // The promise is that a failed create leaves nothing visible; if even this fails, no more can be done.
@@ -125,11 +143,30 @@ impl LocalBackend {
         })
     }
 
+    /// Returns if a create that failed went through all the same. A client of a network file system repeats a request whose
+    /// answer was lost, and the second one finds the name taken: by the object that the first one put there.
+    fn recognise(&self, path: &Path, bytes: &[u8], error: Error) -> Result<()> {
+        if !self.is_remote || error.fault() != Some(Fault::AlreadyExists) {
+            return Err(error);
+        }
+        match self.read_object(path) {
+            Ok(found) if found == bytes => Ok(()),
+            // Nothing is known then, least of all that the name is another's.
+            Err(unknown) if unknown.fault() == Some(Fault::Unavailable) => Err(unknown),
+            _ => Err(error),
+        }
+    }
+
     fn write_temporary(&self, bytes: &[u8]) -> io::Result<Temporary> {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
         let name = format!("{:016x}-{}-{number}", self.writer, process::id());
         let path = self.root.join(TEMPORARY_DIRECTORY).join(name);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path)?;
+        let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
+        let mut file = opened.map_err(|error| match error.kind() {
+            // That would say of the object, whose name this is not, that it is there.
+            ErrorKind::AlreadyExists => io::Error::other("its temporary file is there already"),
+            _ => error,
+        })?;
         let temporary = Temporary { path, is_there: true };
         file.write_all(bytes)?;
         // Before the rename: a name that survives a crash must not lead to content that did not.
@@ -169,6 +206,16 @@ impl LocalBackend {
             return Err(Error::backend(Fault::NotFound, "read", display(path), "it is not a file"));
         }
         Ok((file, metadata.len()))
+    }
+
+    fn read_object(&self, path: &Path) -> Result<Vec<u8>> {
+        let (mut file, len) = self.open_object(path)?;
+        if len > OBJECT_BYTES_MAX {
+            return Err(Error::backend(Fault::BadAnswer, "read", display(path), format!("it has {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_exact(&mut bytes).map_err(|error| failed("read", path, error))?;
+        Ok(bytes)
     }
 
     /// Adds what one directory holds: objects to `listed`, directories to `pending`.
@@ -228,14 +275,7 @@ impl Backend for LocalBackend {
     }
 
     fn read(&self, key: &str) -> Result<Bytes> {
-        let path = self.object_path("read", key)?;
-        let (mut file, len) = self.open_object(&path)?;
-        if len > OBJECT_BYTES_MAX {
-            return Err(Error::backend(Fault::BadAnswer, "read", display(&path), format!("it has {len} bytes")));
-        }
-        let mut bytes = vec![0; len as usize];
-        file.read_exact(&mut bytes).map_err(|error| failed("read", &path, error))?;
-        Ok(bytes.into())
+        self.read_object(&self.object_path("read", key)?).map(Bytes::from)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
@@ -281,6 +321,10 @@ impl Backend for LocalBackend {
 
     fn concurrency(&self) -> usize {
         CONCURRENCY
+    }
+
+    fn stale_listing(&self) -> Option<&str> {
+        self.stale_listing.as_deref()
     }
 
     /// Removes what crashed writers left behind: temporary files older than [`TEMPORARY_AGE_SECONDS_MAX`]. Returns how many.
@@ -437,6 +481,29 @@ mod tests {
         backend.create("packs/object", Bytes::from_static(b"first")).unwrap();
         let second = backend.create("packs/object", Bytes::from_static(b"second"));
         assert_eq!(second.unwrap_err().fault(), Some(Fault::AlreadyExists));
+        assert_eq!(backend.read("packs/object").unwrap(), "first");
+        assert_eq!(fs::read_dir(directory.path().join(TEMPORARY_DIRECTORY)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn on_a_network_file_system_a_write_whose_answer_was_lost_is_recognised_as_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut backend = LocalBackend::open(directory.path()).unwrap();
+        assert!(!backend.is_remote);
+        let create = |backend: &LocalBackend, bytes: &'static [u8]| {
+            backend.create("packs/object", Bytes::from_static(bytes)).map_err(|error| error.fault())
+        };
+        create(&backend, b"first").unwrap();
+        // A local file system answers each request once: whoever was first, it was not this one.
+        assert_eq!(create(&backend, b"first"), Err(Some(Fault::AlreadyExists)));
+        backend.is_remote = true;
+        for lacks_rename in [false, true] {
+            backend.lacks_rename.store(lacks_rename, Ordering::Relaxed);
+            create(&backend, b"first").unwrap();
+            for other in [&b"other"[..], b"firs", b"first!", b""] {
+                assert_eq!(create(&backend, other), Err(Some(Fault::AlreadyExists)));
+            }
+        }
         assert_eq!(backend.read("packs/object").unwrap(), "first");
         assert_eq!(fs::read_dir(directory.path().join(TEMPORARY_DIRECTORY)).unwrap().count(), 0);
     }

@@ -100,6 +100,12 @@ pub trait Backend: Send + Sync {
     /// Returns how many requests in flight make sense.
     fn concurrency(&self) -> usize;
 
+    /// Returns why a listing may not show what another machine wrote a moment ago, if the backend knows that it is used in a
+    /// way in which it cannot keep that promise.
+    fn stale_listing(&self) -> Option<&str> {
+        None
+    }
+
     /// Removes what crashed writers left behind outside of any object, if there can be such a thing. Returns how much.
     fn remove_stale_temporaries(&self, _clock: &dyn Clock) -> Result<usize> {
         Ok(0)

@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde_json::json;
 
-use mlvault::backend::location;
+use mlvault::backend::{Backend, location};
 use mlvault::clock::SystemClock;
 use mlvault::doctor;
 use mlvault::error::Result;
@@ -39,13 +39,17 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         "repository": created.repository,
         "location": backend.location(),
         "create_only": create_only,
+        "stale_listing": backend.stale_listing(),
         "recovery_key": created.recovery_key.as_str(),
     });
-    Ok(Outcome::complete(document, text(&created, &backend.location(), create_only)))
+    Ok(Outcome::complete(document, text(&created, backend.as_ref(), create_only)))
 }
 
-fn text(created: &Created, location: &str, create_only: bool) -> Text {
-    let mut text = Text::from(format!("Created repository {} at {location}", created.repository));
+fn text(created: &Created, backend: &dyn Backend, create_only: bool) -> Text {
+    let mut text = Text::from(format!("Created repository {} at {}", created.repository, backend.location()));
+    if let Some(reason) = backend.stale_listing() {
+        text.line(format!("Warning: {reason}. Otherwise a prune can overlook what a backup elsewhere needs."));
+    }
     if !create_only {
         text.line(
             "Warning: this backend ignores create-only writes (If-None-Match). Backups are safe; run `mlvault doctor` to \

@@ -5,16 +5,11 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::fs::statfs;
-
 use super::postgresql::{ServerConnection, pg_dump::PgDump, reader};
 use super::sqlite::File;
 use super::uri::{DatabaseUri, PostgresqlUri};
 use crate::error::{Error, Result};
-
-/// Types of file systems over a network, whose locks do not keep SQLite's writers apart: NFS, SMB, CIFS, SMB2, AFS.
-const NETWORK_FILE_SYSTEMS: [(i64, &str); 5] =
-    [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB2"), (0x5346_414F, "AFS")];
+use crate::file_system;
 
 /// What a look at a database found.
 pub enum Examination {
@@ -55,7 +50,9 @@ fn examine_server(uri: &PostgresqlUri) -> Result<Examination> {
 
 fn examine_file(path: &Path) -> Result<Examination> {
     let journal_mode = File::open(path)?.journal_mode()?;
-    let network_file_system = network_file_system(path)?;
+    let remote = file_system::remote(path).map_err(fault(path))?;
+    // SQLite's locks keep writers apart only where the file system has locks that do.
+    let network_file_system = remote.filter(|remote| !remote.has_locks).map(|remote| remote.name);
     Ok(Examination::Sqlite { journal_mode, bytes: bytes(path)?, network_file_system })
 }
 
@@ -65,11 +62,6 @@ pub fn bytes(path: &Path) -> Result<u64> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     Ok(len + fs::metadata(log).map_or(0, |log| log.len()))
-}
-
-fn network_file_system(path: &Path) -> Result<Option<&'static str>> {
-    let found = statfs(path).map_err(|error| fault(path)(error.into()))?.f_type as i64;
-    Ok(NETWORK_FILE_SYSTEMS.iter().find(|(kind, _)| *kind == found).map(|(_, name)| *name))
 }
 
 fn fault(path: &Path) -> impl FnOnce(std::io::Error) -> Error {

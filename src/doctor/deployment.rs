@@ -7,7 +7,6 @@ use std::env;
 use std::fmt;
 use std::path::Path;
 
-use rustix::fs::statvfs;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -15,6 +14,7 @@ use super::Status;
 use crate::database::DatabaseUri;
 use crate::database::examine::{self, Examination};
 use crate::error::{Error, Fault, Result};
+use crate::file_system;
 use crate::hears::Hears;
 use crate::mlflow::schema::{self, KEK_PASSPHRASE, KEK_PASSPHRASE_DEFAULT, Order, Store};
 use crate::mlflow::uri;
@@ -184,7 +184,7 @@ impl DeploymentLook<'_> {
             .map_err(|source| Error::target("write to the scratch directory", parent.clone(), source));
         let scratch = self.or_find(DeploymentCheck::Scratch, parent.display(), made)?;
         let needed: u64 = self.deployment.databases.iter().map(|(_, uri)| bytes_of_copy(uri)).sum();
-        let space = statvfs(scratch.path()).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        let space = file_system::room_at(scratch.path()).map_or(u64::MAX, |room| room.free_bytes);
         let measured = format!("{} free, {} needed for copies", format_bytes(space), format_bytes(needed));
         let status = if space < needed { Status::Failed } else { Status::Ok };
         self.find(DeploymentCheck::Scratch, parent.display(), status, measured);
