@@ -150,7 +150,7 @@ install_postgresql() {
 setup_test() {
     setup_build
     install_postgresql
-    debian_packages openssl sqlite3
+    debian_packages openssl sqlite3 strace
     python_parts s3 reader data mlflow
 }
 

@@ -6,7 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -271,30 +271,39 @@ fn store_by_hand(runner: &Runner, entries: &[(&[u8], Option<&[u8]>)]) {
 }
 
 fn store_component_by_hand(runner: &Runner, component: &str, entries: &[(&[u8], Option<&[u8]>)]) {
+    let content = b"evil";
+    store_entries_by_hand(runner, component, |chunks| {
+        let (id, _) = chunks.write(&mut Default::default(), BlobKind::Data, content).unwrap();
+        let digest = Digest::from_bytes(*blake3::hash(content).as_bytes());
+        let file = file_of(vec![ChunkRef { id, len: content.len() as u32 }], digest, false);
+        let kind = |path: &[u8], link: Option<&[u8]>| match link {
+            Some(target) => EntryKind::Symlink { target: target.to_vec() },
+            None if path.ends_with(b"/") => EntryKind::Directory,
+            None => file.clone(),
+        };
+        entries.iter().map(|(path, link)| (path.to_vec(), kind(path, *link))).collect()
+    });
+}
+
+fn file_of(chunks: Vec<ChunkRef>, digest: Digest, sparse: bool) -> EntryKind {
+    let size = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+    let (kind, hard_link) = (BlobKind::Data, None);
+    EntryKind::File(FileContent { size, digest, chunks, kind, indirect: false, sparse, racy: false, hard_link })
+}
+
+fn store_entries_by_hand(
+    runner: &Runner,
+    component: &str,
+    entries: impl FnOnce(&ChunkWriter) -> Vec<(Vec<u8>, EntryKind)>,
+) {
     let repository = runner.open();
     let session = Arc::new(Session::begin(&repository, "test").unwrap());
     let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), Arc::new(Silent));
-    let content = b"evil";
-    let (id, _) = chunks.write(&mut Default::default(), BlobKind::Data, content).unwrap();
+    let entries = entries(&chunks);
     let mut tree = TreeWriter::new(&chunks);
-    for (path, link) in entries {
-        let file = FileContent {
-            size: content.len() as u64,
-            digest: Digest::from_bytes(*blake3::hash(content).as_bytes()),
-            chunks: vec![ChunkRef { id, len: content.len() as u32 }],
-            kind: BlobKind::Data,
-            indirect: false,
-            sparse: false,
-            racy: false,
-            hard_link: None,
-        };
-        let kind = match link {
-            Some(target) => EntryKind::Symlink { target: target.to_vec() },
-            None if path.ends_with(b"/") => EntryKind::Directory,
-            None => EntryKind::File(file),
-        };
+    for (path, kind) in entries {
         let metadata = Metadata { mode: 0o755, ..Metadata::default() };
-        tree.push(&Entry { path: path.to_vec(), metadata, kind, attributes: Vec::new() }).unwrap();
+        tree.push(&Entry { path, metadata, kind, attributes: Vec::new() }).unwrap();
     }
     let root = tree.finish().unwrap();
     chunks.finish().unwrap();
@@ -389,4 +398,66 @@ fn names_cannot_forge_output() {
     }
     let mut command = runner.command(["ls", "latest", "--json"]);
     assert_eq!(finish(&mut command).expect(0).json()["entries"][1]["target"], "t\rarget");
+}
+
+/// Stores files that are one chunk, again and again: next to nothing in the repository, and more than the disk has room for.
+fn store_more_than_the_disk_holds(runner: &Runner, byte: u8, sparse: bool) {
+    let room = rustix::fs::statvfs(&runner.path("")).unwrap();
+    let chunk = vec![byte; runner.open().config().chunk_len_max() as usize];
+    let chunks_of_file = 1024;
+    let count = room.f_bavail * room.f_frsize / (chunk.len() as u64 * chunks_of_file) + 2;
+    store_entries_by_hand(runner, "files", |chunks| {
+        let (id, _) = chunks.write(&mut Default::default(), BlobKind::Data, &chunk).unwrap();
+        let refs = vec![ChunkRef { id, len: chunk.len() as u32 }; chunks_of_file as usize];
+        let digest = Digest::from_bytes([0; 32]);
+        (0..count).map(|number| (format!("{number:08}").into_bytes(), file_of(refs.clone(), digest, sparse))).collect()
+    });
+}
+
+#[test]
+fn a_restore_that_does_not_fit_is_refused_before_it_begins() {
+    let runner = Runner::with_repository();
+    // That it calls itself sparse does not make it smaller.
+    for sparse in [false, true] {
+        store_more_than_the_disk_holds(&runner, b'x', sparse);
+        let refused = restore(&runner, "out", &[]).expect(1);
+        assert!(
+            refused.stderr.contains("of disk space at") && refused.stderr.contains("--ignore-free-space"),
+            "{refused:?}"
+        );
+        assert!(!runner.path("out").exists(), "nothing was begun");
+        let told = restore(&runner, "out", &["--dry-run"]).expect(0);
+        assert!(told.stderr.contains("of disk space at"), "{told:?}");
+        let ignored = restore(&runner, "out", &["--dry-run", "--ignore-free-space"]).expect(0);
+        assert!(!ignored.stderr.contains("of disk space at"), "{ignored:?}");
+    }
+}
+
+#[test]
+fn holes_and_what_is_there_already_need_no_room() {
+    let runner = Runner::with_repository();
+    store_more_than_the_disk_holds(&runner, 0, true);
+    let told = restore(&runner, "out", &["--dry-run"]).expect(0);
+    assert!(!told.stderr.contains("of disk space at"), "{told:?}");
+}
+
+#[test]
+fn what_was_restored_is_written_to_the_disk_before_it_is_called_restored() {
+    let runner = Runner::with_repository();
+    runner.write("a/file", noise(1, 100_000));
+    runner.backup();
+    let target = runner.path("out").display().to_string();
+    // Whoever hears "Restored" may delete the original.
+    let log = runner.path("calls");
+    let mut strace = Command::new("strace");
+    let program = runner.command(["restore", "--snapshot", "latest", "--target", &target]);
+    strace.args(["-f", "-e", "trace=syncfs,write,pwrite64,utimensat", "-o"]).arg(&log).arg(program.get_program());
+    strace.args(program.get_args()).envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let outcome = finish(strace.current_dir(runner.path("src"))).expect(0);
+    assert!(outcome.text().contains("Restored"), "{outcome:?}");
+    let calls = fs::read_to_string(&log).unwrap();
+    let lines: Vec<_> = calls.lines().collect();
+    let at = |what: &str| lines.iter().rposition(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what}"));
+    assert!(at("utimensat") < at("syncfs") && at("pwrite64") < at("syncfs"), "{calls}");
+    assert!(at("syncfs") < at("Restored snapshot"), "{calls}");
 }

@@ -69,6 +69,9 @@ pub struct Args {
     /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Restore even if the target seems to have too little free space (for file systems that compress)
+    #[arg(long)]
+    ignore_free_space: bool,
     #[command(flatten)]
     into: DeploymentRestoreArgs,
     #[command(flatten)]
@@ -111,6 +114,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
     let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
     let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
+    let restore = restore.ignoring_free_space(args.ignore_free_space);
     let request = Request {
         context,
         target: &target,
@@ -183,6 +187,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         delete: args.delete,
         ownership: args.ownership,
         dry_run: args.dry_run,
+        ignore_free_space: args.ignore_free_space,
     };
     let hears = context.hears();
     let summary = match into_bucket {

@@ -159,22 +159,32 @@ impl DirectoryRestore<'_> {
         file: &FileContent,
         existing: &Existing,
     ) -> Result<Option<FileDecision>> {
-        let keep = match self.options.overwrite {
-            Overwrite::Never => true,
-            Overwrite::IfNewer => existing.mtime > entry.metadata.mtime,
-            Overwrite::Always | Overwrite::IfChanged => false,
-        };
-        if keep {
+        if self.is_left(entry, existing) {
             add(&self.tally.files_kept, 1);
             self.hears.monitor.count(Counter::Bytes, file.size);
             return Ok(Some(FileDecision::Done));
         }
-        let looks_same =
-            existing.kind == ExistingKind::File && existing.size == file.size && existing.mtime == entry.metadata.mtime;
-        if self.options.overwrite == Overwrite::IfChanged && looks_same {
+        if self.is_taken_for_same(entry, file, existing) {
             return self.finish_unchanged(entry, file).map(Some);
         }
         Ok(None)
+    }
+
+    /// Returns whether the user wants a file left that is there, whatever it is.
+    pub(super) fn is_left(&self, entry: &Entry, existing: &Existing) -> bool {
+        match self.options.overwrite {
+            Overwrite::Never => true,
+            Overwrite::IfNewer => existing.mtime > entry.metadata.mtime,
+            Overwrite::Always | Overwrite::IfChanged => false,
+        }
+    }
+
+    /// Returns whether a file that is there is taken for the snapshot's without being read.
+    pub(super) fn is_taken_for_same(&self, entry: &Entry, file: &FileContent, existing: &Existing) -> bool {
+        self.options.overwrite == Overwrite::IfChanged
+            && existing.kind == ExistingKind::File
+            && existing.size == file.size
+            && existing.mtime == entry.metadata.mtime
     }
 
     fn finish_unchanged(&self, entry: &Entry, file: &FileContent) -> Result<FileDecision> {

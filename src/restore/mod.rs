@@ -5,29 +5,36 @@
 //! - In place, only what differs is written; so a restore that was killed goes on where it stopped when it is run again.
 //! - Paths come from the repository and are not trusted: see [`crate::target::directory`].
 //! - What cannot be restored is named and the rest goes on; the summary says how much that was.
+//! - Nothing is begun for which the target has no room, and what counts as restored survives a crash.
 //!
-//! The tree is read three times, so that memory does not grow with it: for directories and files, for symlinks and
-//! hard links (when everything that they could be confused with is there), and for the directories' own metadata.
+//! The tree is read four times, so that memory does not grow with it: to add up what will be written, for directories and
+//! files, for symlinks and hard links (when everything that they could be confused with is there), and for the directories'
+//! own metadata.
 
 mod batch;
 pub mod bucket;
 pub mod deployment;
+mod space;
 mod sweep;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
 use crate::chunks::reader::ChunkReader;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::file_system;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
 use crate::hears::Hears;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::batch::FileBatch;
+pub use crate::restore::space::refuse_overfull;
 use crate::target::directory::{self, DirectoryTarget, ExistingKind};
 use crate::trees::contents::{self, Selection, is_selected};
 use crate::trees::reader::TreeReader;
@@ -60,6 +67,8 @@ pub struct RestoreOptions {
     pub ownership: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Begin even if the target seems to have too little room.
+    pub ignore_free_space: bool,
 }
 
 impl RestoreOptions {
@@ -67,7 +76,15 @@ impl RestoreOptions {
     /// removed.
     pub fn into_directory(target: impl Into<PathBuf>) -> Self {
         let target = target.into();
-        Self { target, path: None, overwrite: Overwrite::Always, delete: false, ownership: false, dry_run: false }
+        Self {
+            target,
+            path: None,
+            overwrite: Overwrite::Always,
+            delete: false,
+            ownership: false,
+            dry_run: false,
+            ignore_free_space: false,
+        }
     }
 }
 
@@ -143,12 +160,67 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
 }
 
+/// A part of a snapshot, and the directory that it goes into.
+pub struct Part<'a> {
+    component: &'a Component,
+    prefix: Vec<u8>,
+    /// Whether paths in the target begin behind the prefix.
+    strips_prefix: bool,
+    root: PathBuf,
+}
+
+impl<'a> Part<'a> {
+    /// What an entry's path has behind the path that was selected comes behind the directory.
+    pub fn below(selection: &Selection<'a>, root: impl Into<PathBuf>) -> Self {
+        let Selection { component, path } = selection;
+        Self { component, prefix: path.clone(), strips_prefix: !path.is_empty(), root: root.into() }
+    }
+
+    /// Components other than plain files go into a directory of their name.
+    fn whole(Selection { component, path }: Selection<'a>, target: &Path) -> Self {
+        let root = if component.name == FILES { target.to_owned() } else { target.join(&component.name) };
+        Self { component, prefix: path, strips_prefix: false, root }
+    }
+}
+
+/// What parts that are restored together share.
+struct Job<'a> {
+    reader: &'a ChunkReader,
+    options: &'a RestoreOptions,
+    hears: &'a Hears,
+    tally: RestoreTally,
+}
+
+impl<'a> Job<'a> {
+    fn new(reader: &'a ChunkReader, options: &'a RestoreOptions, hears: &'a Hears) -> Self {
+        Self { reader, options, hears, tally: RestoreTally::default() }
+    }
+
+    fn restore_of<'b>(&'b self, part: &'b Part<'b>, target: &'b DirectoryTarget) -> DirectoryRestore<'b> {
+        let Part { component, prefix, strips_prefix, .. } = part;
+        let Self { reader, options, hears, tally } = self;
+        DirectoryRestore { reader, component, prefix, strips_prefix: *strips_prefix, target, options, hears, tally }
+    }
+
+    /// Returns whether the snapshot has anything of the part.
+    fn restore(&self, part: &Part<'_>) -> Result<bool> {
+        // A dry run must not even make the directory.
+        let target =
+            if self.options.dry_run { look_at_target(&part.root)? } else { DirectoryTarget::create(&part.root)? };
+        self.restore_of(part, &target).restore()
+    }
+}
+
+/// Opens a directory as it is, to look at what is there.
+fn look_at_target(root: &Path) -> Result<DirectoryTarget> {
+    if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
+}
+
 /// One component on its way into one directory.
 struct DirectoryRestore<'a> {
     reader: &'a ChunkReader,
     component: &'a Component,
-    prefix: Vec<u8>,
-    /// Whether paths in the target begin behind the prefix.
+    prefix: &'a [u8],
     strips_prefix: bool,
     target: &'a DirectoryTarget,
     options: &'a RestoreOptions,
@@ -156,7 +228,8 @@ struct DirectoryRestore<'a> {
     tally: &'a RestoreTally,
 }
 
-/// Runs a restore. Components other than plain files go into a directory of their name.
+/// Runs a restore. Components other than plain files go into a directory of their name. When it returns, what was restored
+/// survives a crash.
 pub fn run(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
@@ -165,69 +238,56 @@ pub fn run(
 ) -> Result<RestoreSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
-    let tally = RestoreTally::default();
     let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
-    let mut found = path.is_empty();
+    let selections = contents::select(snapshot, path);
+    let parts: Vec<Part<'_>> = selections.into_iter().map(|it| Part::whole(it, &options.target)).collect();
+    refuse_overfull(&reader, &parts, options, hears)?;
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
     hears.monitor.phase(
         "restore",
         total.map(|components| components.iter().map(|component| component.entries).sum()),
         total.map(|components| components.iter().map(|component| component.bytes).sum()),
     );
-    for Selection { component, path: prefix } in contents::select(snapshot, path) {
-        let root = match component.name.as_str() {
-            FILES => options.target.clone(),
-            name => options.target.join(name),
-        };
-        let target = open_target(&root, options)?;
-        let run = DirectoryRestore {
-            reader: &reader,
-            component,
-            prefix,
-            strips_prefix: false,
-            target: &target,
-            options,
-            hears,
-            tally: &tally,
-        };
-        found |= run.restore()?;
+    let job = Job::new(&reader, options, hears);
+    let mut found = path.is_empty();
+    for part in &parts {
+        found |= job.restore(part)?;
     }
-    if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
+    if !options.dry_run {
+        sync(parts.iter().map(|part| part.root.as_path()), hears)?;
+    }
+    if found { Ok(job.tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
 }
 
 /// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind the path that
 /// was selected comes behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
+///
+/// Who restores into a place that is to stay asks [`refuse_overfull`] before, and [`sync`] afterwards: once for all parts.
 pub fn run_below(
     reader: &ChunkReader,
-    Selection { component, path }: &Selection<'_>,
+    selection: &Selection<'_>,
     options: &RestoreOptions,
     hears: &Hears,
 ) -> Result<RestoreSummary> {
     reader.repository().access().data_secret()?;
-    let tally = RestoreTally::default();
-    let target = open_target(&options.target, options)?;
     let options = RestoreOptions { delete: false, ..options.clone() };
-    let (prefix, strips_prefix) = (path.clone(), !path.is_empty());
-    let run = DirectoryRestore {
-        reader,
-        component,
-        prefix,
-        strips_prefix,
-        target: &target,
-        options: &options,
-        hears,
-        tally: &tally,
-    };
-    run.restore()?;
-    Ok(tally.summary())
+    let job = Job::new(reader, &options, hears);
+    job.restore(&Part::below(selection, &options.target))?;
+    Ok(job.tally.summary())
 }
 
-/// A dry run must not even make the directory.
-fn open_target(root: &std::path::Path, options: &RestoreOptions) -> Result<DirectoryTarget> {
-    if !options.dry_run {
-        return DirectoryTarget::create(root);
+/// Makes everything that was restored into directories survive a crash: content, names and metadata. Only then may a restore
+/// say that it is done, because whoever hears that may delete the original.
+pub fn sync<'p>(directories: impl IntoIterator<Item = &'p Path>, hears: &Hears) -> Result<()> {
+    hears.monitor.phase("write to disk", None, None);
+    for directory in directories.into_iter().collect::<BTreeSet<_>>() {
+        match file_system::sync_below(directory) {
+            // One that was not made has nothing to lose.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            synced => synced.map_err(|source| Error::target("sync", directory.to_owned(), source))?,
+        }
     }
-    if root.exists() { DirectoryTarget::open(root) } else { Ok(DirectoryTarget::nowhere(root)) }
+    Ok(())
 }
 
 impl DirectoryRestore<'_> {
@@ -250,12 +310,11 @@ impl DirectoryRestore<'_> {
     /// Returns the selected entries: all, or the path and what is below it; and an error for each part of the tree that
     /// cannot be read.
     fn entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + '_>> {
-        let tree = match TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, &self.prefix)
-        {
+        let tree = match TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, self.prefix) {
             Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
             tree => tree?,
         };
-        let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, &self.prefix)));
+        let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, self.prefix)));
         let directories = selected.map(|entry| entry.map(contents::as_directory));
         if !self.strips_prefix {
             return Ok(Box::new(directories));
@@ -269,7 +328,7 @@ impl DirectoryRestore<'_> {
     /// Takes the prefix away from an entry's path; the entry of the prefix itself, if it is a directory, is the target.
     fn without_prefix(&self, mut entry: Entry) -> Option<Entry> {
         let behind = |path: &[u8]| {
-            let rest = path.strip_prefix(self.prefix.as_slice())?;
+            let rest = path.strip_prefix(self.prefix)?;
             Some(rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
         };
         entry.path = match behind(&entry.path)? {
@@ -390,9 +449,13 @@ impl DirectoryRestore<'_> {
         self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true)
     }
 
+    fn is_first_selected(&self, first: &[u8]) -> bool {
+        (self.strips_prefix || is_selected(first, self.prefix)) && directory::parts(first).is_ok()
+    }
+
     /// The first name must have been restored too, or else be what the snapshot says.
     fn is_linkable(&self, first: &[u8], entry: &Entry) -> bool {
-        let selected = (self.strips_prefix || is_selected(first, &self.prefix)) && directory::parts(first).is_ok();
+        let selected = self.is_first_selected(first);
         if self.options.dry_run || !selected {
             return selected;
         }

@@ -35,7 +35,7 @@ impl DirectoryRestore<'_> {
 
     /// Returns the topmost paths of the target that are not in the tree.
     fn doomed(&self) -> Result<Vec<Vec<u8>>> {
-        let base = self.target.path_of(&self.prefix);
+        let base = self.target.path_of(self.prefix);
         if !base.is_dir() {
             return Ok(Vec::new());
         }
@@ -44,7 +44,7 @@ impl DirectoryRestore<'_> {
         let mut doomed: Vec<Vec<u8>> = Vec::new();
         for found in source.walk() {
             let Found::Item(item) = found else { continue };
-            let mut path = self.prefix.clone();
+            let mut path = self.prefix.to_vec();
             if !path.is_empty() {
                 path.push(b'/');
             }

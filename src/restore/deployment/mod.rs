@@ -35,7 +35,7 @@ use crate::mlflow::{names, uri};
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::bucket::{self, BucketRestoreOptions, IntoBucket};
-use crate::restore::{Overwrite, RestoreOptions, RestoreSummary, run_below};
+use crate::restore::{self, Overwrite, Part, RestoreOptions, RestoreSummary, run_below};
 use crate::source::deployment::{ArtifactPlace, Deployment};
 use crate::sql::TableRecord;
 use crate::sql::script::ScriptReader;
@@ -133,6 +133,7 @@ pub struct DeploymentRestore<'a> {
     record: &'a DeploymentRecord,
     reader: ChunkReader,
     hears: Hears,
+    ignore_free_space: bool,
 }
 
 impl<'a> DeploymentRestore<'a> {
@@ -142,7 +143,13 @@ impl<'a> DeploymentRestore<'a> {
         let record = snapshot.record.deployment.as_deref().ok_or_else(|| {
             Error::NotFound(format!("The snapshot {} holds no MLflow deployment", snapshot.id.short()))
         })?;
-        Ok(Self { snapshot, record, reader: ChunkReader::new(Arc::clone(repository)), hears: hears.clone() })
+        let reader = ChunkReader::new(Arc::clone(repository));
+        Ok(Self { snapshot, record, reader, hears: hears.clone(), ignore_free_space: false })
+    }
+
+    /// Begins even if directories seem to have too little room.
+    pub fn ignoring_free_space(self, ignore_free_space: bool) -> Self {
+        Self { ignore_free_space, ..self }
     }
 
     /// Looks at everything that could be refused, and says what a restore would do. Writes nothing.
@@ -161,6 +168,10 @@ impl<'a> DeploymentRestore<'a> {
         for artifact in artifacts.iter().filter(|_| !options.resume) {
             refuse_filled_place(&artifact.place)?;
         }
+        let places = artifacts
+            .iter()
+            .map(|artifact| Ok((self.selection(&artifact.component, &artifact.path)?, &artifact.place)));
+        self.refuse_overfull(&places.collect::<Result<Vec<_>>>()?)?;
         Ok(DeploymentRestorePlan { databases, artifacts, warnings })
     }
 
@@ -177,6 +188,7 @@ impl<'a> DeploymentRestore<'a> {
             let selection = self.selection(&artifact.component, &artifact.path)?;
             done.artifacts.add(&self.restore_artifacts(&selection, &artifact.place, Overwrite::Always)?);
         }
+        self.sync(plan.artifacts.iter().map(|artifact| &artifact.place))?;
         for database in &plan.databases {
             done.rewritten += self.load(database, options)?;
             done.rows += database.rows;
@@ -357,6 +369,27 @@ impl<'a> DeploymentRestore<'a> {
         Ok(plans)
     }
 
+    /// Fails if directories have too little room for what goes into them.
+    fn refuse_overfull(&self, places: &[(Selection<'_>, &ArtifactPlace)]) -> Result<()> {
+        let parts = places.iter().filter_map(|(selection, place)| match place {
+            ArtifactPlace::Directory(directory) => Some(Part::below(selection, directory)),
+            ArtifactPlace::Bucket(..) => None,
+        });
+        let parts: Vec<_> = parts.collect();
+        let options =
+            RestoreOptions { ignore_free_space: self.ignore_free_space, ..RestoreOptions::into_directory("") };
+        restore::refuse_overfull(&self.reader, &parts, &options, &self.hears)
+    }
+
+    /// Makes the files that were restored into directories survive a crash. Rows that name them are committed after that.
+    fn sync<'p>(&self, places: impl Iterator<Item = &'p ArtifactPlace>) -> Result<()> {
+        let directories = places.filter_map(|place| match place {
+            ArtifactPlace::Directory(directory) => Some(directory.as_path()),
+            ArtifactPlace::Bucket(..) => None,
+        });
+        restore::sync(directories, &self.hears)
+    }
+
     fn restore_artifacts(
         &self,
         selection: &Selection<'_>,
@@ -366,14 +399,7 @@ impl<'a> DeploymentRestore<'a> {
         self.hears.monitor.phase("artifacts", None, None);
         match place {
             ArtifactPlace::Directory(directory) => {
-                let options = RestoreOptions {
-                    target: directory.clone(),
-                    path: None,
-                    overwrite,
-                    delete: false,
-                    ownership: false,
-                    dry_run: false,
-                };
+                let options = RestoreOptions { overwrite, ..RestoreOptions::into_directory(directory) };
                 run_below(&self.reader, selection, &options, &self.hears)
             }
             ArtifactPlace::Bucket(location, options) => {
@@ -418,12 +444,18 @@ pub fn restore_files(
     let restore = DeploymentRestore::new(repository, snapshot, hears)?;
     let selected = Selected::find(&restore.reader, snapshot, part, hears)?;
     let mut sum = RestoreSummary::default();
-    hears.monitor.phase("restore", None, None);
     let files = selection::files_of(part, &selected);
-    for (reference, below) in &files {
-        let selection = restore.files_of(reference)?;
-        let options = RestoreOptions { target: options.target.join(below), ..options.clone() };
-        sum.add(&run_below(&restore.reader, &selection, &options, hears)?);
+    let selections: Vec<_> = files.iter().map(|(reference, _)| restore.files_of(reference)).collect::<Result<_>>()?;
+    let targets: Vec<_> = files.iter().map(|(_, below)| options.target.join(below)).collect();
+    let parts: Vec<_> = selections.iter().zip(&targets).map(|(it, target)| Part::below(it, target)).collect();
+    restore::refuse_overfull(&restore.reader, &parts, options, hears)?;
+    hears.monitor.phase("restore", None, None);
+    for (selection, target) in selections.iter().zip(&targets) {
+        let options = RestoreOptions { target: target.clone(), ..options.clone() };
+        sum.add(&run_below(&restore.reader, selection, &options, hears)?);
+    }
+    if !options.dry_run {
+        restore::sync(targets.iter().map(|target| target.as_path()), hears)?;
     }
     if files.is_empty() {
         return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));

@@ -293,14 +293,7 @@ impl ImportSource for RestRestore<'_> {
             _ => {}
         }
         let DeploymentRestore { reader, hears, .. } = self.restore;
-        let options = RestoreOptions {
-            target: target.clone(),
-            path: None,
-            overwrite: Overwrite::Always,
-            delete: false,
-            ownership: false,
-            dry_run: false,
-        };
+        let options = RestoreOptions::into_directory(&target);
         let selection = self.restore.selection(component, path)?;
         let done = run_below(reader, &selection, &options, hears)?;
         match done.problems {
@@ -318,6 +311,7 @@ impl ImportSource for RestRestore<'_> {
         };
         let selection = self.restore.selection(component, path)?;
         let done = self.restore.restore_artifacts(&selection, &place, Overwrite::Always)?;
+        self.restore.sync(std::iter::once(&place))?;
         match done.problems {
             0 => Ok(true),
             problems => Err(Error::damaged(format!("files of {owner}"), format!("{problems} cannot be restored"))),

@@ -110,15 +110,20 @@ pub fn merge(
         merges.push(merge);
     }
     let is_refused = options.on_conflict == OnConflict::Refuse && summary.conflicts() > 0;
+    if !is_refused {
+        let places = transfers.iter().map(|transfer| Ok((restore.files_of(transfer.reference)?, &transfer.place)));
+        restore.refuse_overfull(&places.collect::<Result<Vec<_>>>()?)?;
+    }
     if options.dry_run || is_refused {
         return Ok(summary);
     }
     // Files before rows, as MLflow itself writes them: who sees a row finds its files.
-    for transfer in transfers {
+    for transfer in &transfers {
         let selection = restore.files_of(transfer.reference)?;
         let done = restore.restore_artifacts(&selection, &transfer.place, transfer.overwrite)?;
         summary.artifacts.add(&done);
     }
+    restore.sync(transfers.iter().map(|transfer| &transfer.place))?;
     if summary.artifacts.problems > 0 {
         return Err(Error::Refused(format!(
             "{} files could not be restored, so no row was: rows must not promise files that are not there",
