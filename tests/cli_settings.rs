@@ -59,3 +59,69 @@ fn the_variable_of_a_ca_bundle_wins_over_the_file() {
     let message = named(with_file(&runner, &of_file, &of_s3).env("AWS_CA_BUNDLE", &variable));
     assert!(message.contains("of-variable.pem"), "{message}");
 }
+
+#[test]
+fn a_password_among_the_arguments_is_refused_and_in_the_environment_or_a_file_it_is_not() {
+    let runner = Runner::with_repository();
+    let uri = "postgresql://mlflow:hunter2@192.0.2.1/mlflow?connect_timeout=1";
+    let of_set = format!("deployment.p.backend-store-uri={uri}");
+    let of_command = format!("pg_dump '{uri}'");
+    for arguments in [
+        &["doctor", "--backend-store-uri", uri][..],
+        &["doctor", &format!("--backend-store-uri={uri}")],
+        &["backup", "--registry-store-uri", uri, "--artifacts", "/srv"],
+        &["backup", "--auth-database-uri", uri, "--artifacts", "/srv"],
+        &["backup", "--artifacts", "/srv", "--tracking-uri", "https://ann:hunter2@mlflow.example.org"],
+        &["backup", "--deployment", "p", "--set", &of_set],
+        &["--set", &of_set, "snapshots"],
+        &["backup", "--command", &of_command, "--name", "x"],
+        &["snapshots", "--repo", "s3://key:hunter2@bucket/p"],
+        &["snapshots", "--s3-endpoint", "https://key:hunter2@minio.example.org"],
+        &["backup", "s3://key:hunter2@bucket/p"],
+        &["copy", "--all", "--to", "s3://key:hunter2@bucket/p"],
+        &["repair", "packs", "--from", "s3://key:hunter2@bucket/p"],
+    ] {
+        let refused = runner.run(arguments).expect(2);
+        assert!(refused.stderr.contains("list of processes"), "{arguments:?}: {}", refused.stderr);
+        assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    }
+    let refused = runner.run(["doctor", "--backend-store-uri", uri, "--json"]).expect(2);
+    assert!(refused.stderr.contains("\"type\":\"error\"") && refused.stderr.contains("MLVAULT_BACKEND_STORE_URI"));
+
+    // Nothing answers at the address: that it was tried shows that the password was accepted.
+    let file = runner.path("mlvault.toml");
+    fs::write(&file, format!("[deployment.p]\nbackend-store-uri = '{uri}'\n")).unwrap();
+    let mut of_file = runner.command(["doctor", "--deployment", "p"]);
+    of_file.arg("--config").arg(&file);
+    let mut of_variable = runner.command(["doctor"]);
+    of_variable.env("MLVAULT_BACKEND_STORE_URI", uri);
+    let mut of_settings = runner.command(["doctor", "--deployment", "p"]);
+    of_settings.env("MLVAULT_SET", &of_set);
+    for command in [&mut of_file, &mut of_variable, &mut of_settings] {
+        let tried = finish(command).expect(1);
+        let said = format!("{}{}", tried.stderr, String::from_utf8_lossy(&tried.stdout));
+        assert!(said.contains("192.0.2.1") && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn commands_of_the_user_get_the_environment_without_what_is_mlvaults_own() {
+    let runner = Runner::with_repository();
+    let mut backup = runner.command(["backup", "--command", "env", "--name", "environment"]);
+    backup.env("MLVAULT_S3_SECRET_ACCESS_KEY", "hunter2").env("MLVAULT_SET", "memory-limit=512M");
+    backup.env("AWS_SECRET_ACCESS_KEY", "for-the-command").env("OTHER", "1");
+    finish(&mut backup).expect(0);
+    let seen = runner.run(["cat", "latest", "environment"]).expect(0).text();
+    assert!(!seen.contains("MLVAULT_") && !seen.contains("hunter2"), "{seen}");
+    assert!(seen.contains("AWS_SECRET_ACCESS_KEY=for-the-command") && seen.contains("OTHER=1"), "{seen}");
+
+    let line = format!("env > {}; echo correct horse battery", runner.path("seen").display());
+    let mut add = runner.command(["key", "add", "--label", "p", "--role", "reader", "--new-passphrase-file"]);
+    fs::write(runner.path("passphrase"), "correct horse battery").unwrap();
+    finish(add.arg(runner.path("passphrase"))).expect(0);
+    let mut list = runner.command(["key", "list", "--passphrase-command", &line]);
+    list.env_remove("MLVAULT_KEY_FILE").env("MLVAULT_TO_PASSPHRASE", "hunter2");
+    finish(&mut list).expect(0);
+    let seen = fs::read_to_string(runner.path("seen")).unwrap();
+    assert!(!seen.contains("MLVAULT_") && seen.contains("HOME="), "{seen}");
+}

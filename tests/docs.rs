@@ -79,6 +79,24 @@ fn the_page_of_commands_has_the_help_of_each() {
 }
 
 #[test]
+fn no_help_shows_what_is_in_a_variable() {
+    let helps = help::all();
+    let variables: BTreeSet<_> = helps.iter().flat_map(|help| help.options().into_values().flatten()).collect();
+    assert!(variables.contains("MLVAULT_SET") && variables.len() > 20, "{variables:?}");
+    for name in helps.iter().map(|help| &help.name) {
+        for flag in ["-h", "--help"] {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mlvault"));
+            command.args(name.split_whitespace()).arg(flag).env_clear();
+            command.envs(variables.iter().map(|variable| (variable, "hunter2")));
+            let output = command.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success() && text.contains("Usage:"), "{name} {flag}: {text}");
+            assert!(!text.contains("hunter2"), "{name} {flag} shows what a variable holds:\n{text}");
+        }
+    }
+}
+
+#[test]
 fn the_help_of_every_command_has_examples() {
     let helps = help::all();
     let leaves: Vec<_> = helps.iter().filter(|help| help.commands().is_empty()).collect();

@@ -45,7 +45,8 @@ pub struct Args {
     /// Store standard input, under the name given with --name
     #[arg(long, requires = "name", conflicts_with_all = ["paths", "command"])]
     stdin: bool,
-    /// Store the output of a shell command, under the name given with --name; if the command fails, no snapshot is made
+    /// Store the output of a shell command, under the name given with --name; if the command fails, no snapshot is made. It
+    /// gets the environment, but no variable that begins with MLVAULT_
     #[arg(long, requires = "name", conflicts_with = "paths", value_name = "COMMAND")]
     command: Option<String>,
     /// Name of the stream in the snapshot

@@ -49,7 +49,7 @@ pub struct GlobalArgs {
     /// File whose first line is the passphrase; MLVAULT_PASSPHRASE can hold the passphrase itself
     #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_FILE", value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Shell command that prints the passphrase
+    /// Shell command that prints the passphrase; it gets the environment, but no variable that begins with MLVAULT_
     #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_COMMAND", value_name = "COMMAND")]
     passphrase_command: Option<String>,
     /// URL of the S3 server, if it is not AWS
@@ -94,7 +94,7 @@ pub struct GlobalArgs {
     memory_limit: Option<String>,
     /// Print the result as one JSON document; progress and problems go to standard error as JSON lines
     #[arg(long, global = true)]
-    json: bool,
+    pub json: bool,
     /// Print only errors, problems and results
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,

@@ -19,19 +19,19 @@ pub struct DeploymentArgs {
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     pub deployment: Option<String>,
     /// Tracking database, in the form that MLflow uses: postgresql://… or sqlite:///…
-    #[arg(long, env = "MLVAULT_BACKEND_STORE_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, env = "MLVAULT_BACKEND_STORE_URI", value_name = "URI")]
     pub backend_store_uri: Option<String>,
     /// File that holds the password of the tracking database
     #[arg(long, env = "MLVAULT_BACKEND_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub backend_store_password_file: Option<PathBuf>,
     /// Database of the model registry, if it is a separate one
-    #[arg(long, env = "MLVAULT_REGISTRY_STORE_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, env = "MLVAULT_REGISTRY_STORE_URI", value_name = "URI")]
     pub registry_store_uri: Option<String>,
     /// File that holds the password of the registry database
     #[arg(long, env = "MLVAULT_REGISTRY_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub registry_store_password_file: Option<PathBuf>,
     /// Database of users and permissions (basic-auth app), if there is one
-    #[arg(long, env = "MLVAULT_AUTH_DATABASE_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, env = "MLVAULT_AUTH_DATABASE_URI", value_name = "URI")]
     pub auth_database_uri: Option<String>,
     /// File that holds the password of the users database
     #[arg(long, env = "MLVAULT_AUTH_DATABASE_PASSWORD_FILE", value_name = "FILE")]
@@ -44,7 +44,7 @@ pub struct DeploymentArgs {
     #[arg(long = "exclude-root", env = "MLVAULT_EXCLUDE_ROOTS", value_name = "ROOT", value_delimiter = ',')]
     pub exclude_roots: Vec<String>,
     /// URL of the MLflow tracking server
-    #[arg(long, env = "MLFLOW_TRACKING_URI", value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "MLFLOW_TRACKING_URI", value_name = "URL")]
     pub tracking_uri: Option<String>,
 }
 

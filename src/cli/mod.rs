@@ -25,6 +25,7 @@ mod ls;
 mod models;
 mod outcome;
 mod output;
+mod passwords;
 mod progress;
 mod prune;
 mod repair;
@@ -46,7 +47,7 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use mlvault::error::Result;
 
@@ -96,13 +97,19 @@ enum Command {
 
 /// Parses the arguments, runs the command, and returns its exit code.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let mut command = without_values(Cli::command());
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = passwords::refuse(&command, &matches) {
+        return exit::report(&error, cli.global.json);
+    }
     let context = match Context::new(cli.global) {
         Ok(context) => context,
         Err((error, json)) => return exit::report(&error, json),
@@ -118,6 +125,11 @@ pub fn run() -> ExitCode {
         Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
         Err(error) => exit::report(&error, json),
     }
+}
+
+/// Help names variables, and never shows what is in them: a database's password can be in one.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 impl Command {

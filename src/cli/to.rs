@@ -34,7 +34,7 @@ pub struct ToArgs {
     /// File whose first line is its passphrase; MLVAULT_TO_PASSPHRASE can hold the passphrase itself
     #[arg(long, env = "MLVAULT_TO_PASSPHRASE_FILE", value_name = "FILE")]
     to_passphrase_file: Option<PathBuf>,
-    /// Shell command that prints its passphrase
+    /// Shell command that prints its passphrase; it gets the environment, but no variable that begins with MLVAULT_
     #[arg(long, env = "MLVAULT_TO_PASSPHRASE_COMMAND", value_name = "COMMAND")]
     to_passphrase_command: Option<String>,
     /// URL of its S3 server, if it is not AWS

@@ -140,8 +140,10 @@ impl ConfigFile {
     pub fn load(given: Option<&Path>, settings: &[String]) -> Result<Self> {
         let found = given.map(Path::to_owned).or_else(|| usual_places().into_iter().find(|path| path.is_file()));
         let mut table = found.as_deref().map(read_table).transpose()?.unwrap_or_default();
-        for setting in settings.iter().filter(|setting| !setting.trim().is_empty()) {
-            merge(&mut table, parse_setting(setting)?);
+        for (number, setting) in settings.iter().enumerate().filter(|(_, setting)| !setting.trim().is_empty()) {
+            // By its number: the text may hold a password.
+            let invalid = || Error::Invalid(format!("Setting {} of --set or MLVAULT_SET is not KEY=VALUE", number + 1));
+            merge(&mut table, parse_setting(setting).ok_or_else(invalid)?);
         }
         table.try_into().map_err(|error| Error::Invalid(format!("The settings given by --set are invalid: {error}")))
     }
@@ -231,26 +233,29 @@ fn read_table(path: &Path) -> Result<Table> {
         return Err(Error::Invalid(format!("The configuration file {path:?} is larger than 1 MiB")));
     }
     let text = std::fs::read_to_string(path).map_err(fault)?;
-    let invalid = |error| Error::Invalid(format!("The configuration file {path:?} is invalid: {error}"));
+    // The whole message would repeat the line, which may hold a password.
+    let invalid = |error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        Error::Invalid(format!("The configuration file {path:?} is invalid in line {line}: {}", error.message()))
+    };
     ConfigFile::parse(&text).map_err(invalid)?;
     text.parse().map_err(invalid)
 }
 
 /// Reads `KEY=VALUE`: the key as in TOML, with dots, the value as in TOML or else a text as it stands.
-fn parse_setting(setting: &str) -> Result<Table> {
+fn parse_setting(setting: &str) -> Option<Table> {
     if let Ok(table) = setting.parse() {
-        return Ok(table);
+        return Some(table);
     }
-    let invalid = || Error::Invalid(format!("The setting {setting:?} is not KEY=VALUE"));
     let mut is_quoted = false;
     let equals = setting.find(|character| {
         is_quoted ^= character == '"';
         character == '=' && !is_quoted
     });
-    let (key, value) = setting.split_at(equals.ok_or_else(invalid)?);
+    let (key, value) = setting.split_at(equals?);
     // A text in JSON is one in TOML.
     let text = serde_json::Value::from(value[1..].trim());
-    format!("{key}={text}").parse().map_err(|_| invalid())
+    format!("{key}={text}").parse().ok()
 }
 
 /// Puts settings over others; tables are merged, all else is replaced.
@@ -325,5 +330,10 @@ mod tests {
         for nonsense in ["repository", "=x", "a b=c"] {
             assert!(load(&[nonsense]).unwrap_err().to_string().contains("KEY=VALUE"), "{nonsense}");
         }
+        let message = load(&["a=1", "hunter2"]).unwrap_err().to_string();
+        assert!(message.contains("Setting 2") && !message.contains("hunter2"), "{message}");
+        std::fs::write(&path, "repository = '/a'\nkey-fil = 'postgresql://u:hunter2@h/d'\n").unwrap();
+        let message = load(&[]).unwrap_err().to_string();
+        assert!(message.contains("line 2") && message.contains("key-fil") && !message.contains("hunter2"), "{message}");
     }
 }

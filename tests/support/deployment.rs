@@ -67,7 +67,7 @@ impl Place {
     /// Prepares a command of mlvault about the deployment, with JSON as its output.
     pub fn command(&self, runner: &Runner, command: &[&str]) -> Command {
         let mut prepared = runner.command(command);
-        prepared.args(["--json", "--deployment", NAME, "--backend-store-uri", &self.database]);
+        prepared.args(["--json", "--deployment", NAME]).env("MLVAULT_BACKEND_STORE_URI", &self.database);
         prepared.args(["--artifacts", &format!("{ROOT}={}", self.artifacts)]).args(&self.more);
         prepared.envs(self.environment.iter().cloned());
         prepared
