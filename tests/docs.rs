@@ -5,6 +5,7 @@
 
 mod console;
 mod help;
+pub mod json_fields;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -50,6 +50,8 @@ fn a_deployment_comes_back_through_another_server_and_what_does_not_is_told() {
 
     // The maker logs traces and an evaluation data set, which no import brings back.
     let json = bring_back(&runner, &new, &["--id-map", map.to_str().unwrap()]).expect(3).json();
+    crate::docs::json_fields::assert_documented("restore", &planned);
+    crate::docs::json_fields::assert_documented("restore", &json);
     let lost = left_out(&json);
     assert!(lost.iter().any(|what| what.ends_with("table spans")), "{lost:?}");
     assert!(lost.iter().all(|what| what.contains("rows of the table")), "{lost:?}");

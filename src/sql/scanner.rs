@@ -82,6 +82,7 @@ impl Scanner {
 
     /// Returns whether the line was seen that ends a whole dump.
     pub fn is_complete(&self) -> bool {
+        // A text can hold the trailer, too; a dump that was cut within that text is not whole.
         self.is_complete && self.is_between_statements()
     }
 
@@ -121,6 +122,8 @@ impl Scanner {
         if LEFT_OUT.contains(&text) {
             return Ok(Line::LeftOut);
         }
+        // The lexer takes a backslash for itself. Otherwise `'\'` would end a text for the one and not for the other, and
+        // what is data here would run as SQL there.
         if text == b"SET standard_conforming_strings = off;" {
             return Err("its strings do not follow the standard".into());
         }
@@ -167,6 +170,7 @@ impl Scanner {
             Some(start) if !self.is_in_text => text.strip_prefix(start.as_slice()).ok_or("a line is no row")?,
             _ => text,
         };
+        // A doubled quote, which stands for one in a text, counts twice and so changes nothing.
         self.is_in_text ^= part.iter().filter(|byte| **byte == b'\'').count() % 2 == 1;
         match self.is_in_text {
             true => Ok(Line::RowPart),

@@ -185,6 +185,8 @@ impl<R: BufRead> ScriptReader<R> {
 
     /// Appends the next line to the row or line that is under way. Returns whether there was one.
     fn append_line(&mut self) -> Result<bool> {
+        // One byte more is asked for, so that a line that is too long is told from one that just fits. Without a limit, a dump
+        // without line breaks would be read into memory as a whole.
         let left = self.row_len_max.saturating_sub(self.line.len()) as u64;
         let read = (&mut self.input).take(left + 1).read_until(b'\n', &mut self.line);
         let len = read.map_err(|source| Error::source("read", "the database dump", source))?;

@@ -63,6 +63,7 @@ impl TrackingClient {
     pub fn connect(options: &TrackingOptions) -> Result<Self> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
+            // A redirect would take the credentials to wherever the server, or who pretends to be it, says.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .tls_config(tls::settings(options)?)
@@ -174,6 +175,7 @@ impl TrackingClient {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => failure,
             };
+            // A write that may have been acted on is not sent again: there would be a second run, or a version too many.
             let may_help = failure.is_passing && (is_repeatable || failure.is_refusal);
             if !may_help || attempt >= self.options.retries {
                 return Err(failure.error);

@@ -69,6 +69,7 @@ impl Import<'_> {
 
     fn create(&mut self, experiment: &ImportExperiment) -> Result<String> {
         let ImportExperiment { id, name, artifact_location, tags, .. } = experiment;
+        // In the same request: an import that breaks off right after it still knows its own when it is run again.
         let tags = tag_list(borrowed(tags).chain([(SOURCE_EXPERIMENT, id.as_str())]));
         let mut body = json!({ "name": name, "tags": tags });
         if let Some(location) = artifact_location {
@@ -140,6 +141,7 @@ impl Import<'_> {
             "user_id": run.user,
             "run_name": run.name,
             "start_time": run.start_time,
+            // In the same request, as with experiments.
             "tags": tag_list([(SOURCE_RUN, run.id.as_str())]),
         });
         let answer = self.client.write("POST", "/api/2.0/mlflow/runs/create", &body);
@@ -172,6 +174,7 @@ impl Import<'_> {
         }
         let ended = self.client.write("POST", "/api/2.0/mlflow/runs/update", &end);
         self.or_note(|| format!("end of run {}", run.id), ended)?;
+        // After everything else: a run without this tag is filled again, one with it is never touched again.
         if self.failures() == failures {
             self.log(&id, "tags", vec![pairs(&[(WHOLE.to_owned(), "true".to_owned())])])?;
         }

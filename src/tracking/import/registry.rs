@@ -41,6 +41,7 @@ impl Import<'_> {
     }
 
     fn create_registered(&mut self, model: &ImportRegisteredModel) -> Result<bool> {
+        // In the same request: an import that breaks off right after it still knows its own when it is run again.
         let tags = tag_list(borrowed(&model.tags).chain([(SOURCE_NAME, model.name.as_str())]));
         let body = json!({ "name": model.name, "description": model.description, "tags": tags });
         let created = self.client.write("POST", "/api/2.0/mlflow/registered-models/create", &body);
@@ -54,6 +55,7 @@ impl Import<'_> {
     fn versions(&mut self, model: &ImportRegisteredModel) -> Result<()> {
         let known = self.known_versions(model)?;
         let mut versions: Vec<&ImportVersion> = model.versions.iter().collect();
+        // In their order, because the server counts up: a number that was passed cannot be had any more.
         versions.sort_by_key(|version| version.number);
         for version in versions {
             let label = format!("{}/{}", model.name, version.number);
@@ -107,6 +109,7 @@ impl Import<'_> {
                 break number;
             }
             gap += 1;
+            // It bears the mark of the wanted version, and must not be taken for it by an import that comes later.
             let unwanted = json!({ "name": model.name, "version": number.to_string() });
             self.client.write("DELETE", "/api/2.0/mlflow/model-versions/delete", &unwanted)?;
         };
