@@ -15,7 +15,7 @@ use mlvault::chunks::writer::ChunkWriter;
 use mlvault::clock::{Clock, SystemClock};
 use mlvault::compress::Codec;
 use mlvault::crypto::keys::new_secret;
-use mlvault::crypto::passphrase::{Credential, encode_key_file};
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::format::BlobKind;
 use mlvault::format::chunk::{ChunkHeader, OVERHEAD};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
@@ -25,7 +25,6 @@ use mlvault::format::snapshot::{Completeness, Component, FILES, SnapshotRecord, 
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::id::{ChunkId, Digest, PackId};
 use mlvault::monitor::Silent;
-use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
 use mlvault::repository::session::Session;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository, layout};
 use mlvault::trees::writer::TreeWriter;
@@ -140,7 +139,7 @@ fn main() {
     let home = tempfile::tempdir().unwrap();
     let backend = Arc::new(LocalBackend::create_root(home.path().join("repository")).unwrap());
     let secret = new_secret();
-    std::fs::write(home.path().join("key"), encode_key_file(&secret).as_bytes()).unwrap();
+    std::fs::write(home.path().join("key"), KeyFile::new(secret.clone()).encode().as_bytes()).unwrap();
     let credential = Credential::KeyFile(secret);
     let create = CreateOptions {
         label: "bench".to_owned(),
@@ -149,12 +148,7 @@ fn main() {
         create_only: true,
     };
     Repository::create(backend.as_ref(), &credential, &create, &SystemClock).unwrap();
-    let open = OpenOptions {
-        cache_root: None,
-        memory_limit: MEMORY_LIMIT_DEFAULT,
-        clock: Arc::new(SystemClock),
-        history_file: None,
-    };
+    let open = OpenOptions::default();
     let repository = Repository::open(backend, &credential, &open).unwrap();
     let session = Session::begin(&repository, "bench").unwrap();
     write_packs(&repository, &session, files);

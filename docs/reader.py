@@ -76,7 +76,8 @@ class Repository:
         self.root = Path(root)
         config = self.read("config/1")
         self.id = config[16:32]
-        self.unlock(*self.credential())
+        kind, secret, pin = self.credential()
+        self.unlock(kind, secret, pin)
         body = self.open_object(CONFIG, "config/1", config)
         verify(self.root_key.hex(), body[:64], b"mlvault v1 config signature", self.id, body[64:])
         self.config = json.loads(body[64:])
@@ -92,14 +93,15 @@ class Repository:
 
     def credential(self):
         if "MLVAULT_KEY_FILE" not in os.environ:
-            return 1, os.environ["MLVAULT_PASSPHRASE"].encode()
+            return 1, os.environ["MLVAULT_PASSPHRASE"].encode(), None
         text = Path(os.environ["MLVAULT_KEY_FILE"]).read_text().upper().replace("-", " ")
-        digits = "".join(text.split()).removeprefix("MLVK1")
+        kind, digits = "".join(text.split())[:5], "".join(text.split())[5:]
         raw = base64.b32decode(digits + "=" * (-len(digits) % 8))
-        need(blake3(raw[:32]).digest()[:4] == raw[32:], "a digit of the key is wrong")
-        return 2, raw[:32]
+        need(len(raw) == {"MLVK1": 36, "MLVK2": 60}.get(kind), "this is no key, or a digit of it is missing")
+        need(blake3(raw[:-4]).digest()[:4] == raw[-4:], "a digit of the key is wrong")
+        return 2, raw[:32], raw[40:56] or None
 
-    def unlock(self, kind, secret):
+    def unlock(self, kind, secret, pin):
         for path in self.list("keys"):
             slot = path.read_bytes()
             need(slot[:8] == b"MLVKEY01" and slot[8] == FORMAT and slot[16:32] == self.id, f"{path} is no key slot")
@@ -115,7 +117,8 @@ class Repository:
             if derive("mlvault v1 slot commitment", key + slot_id) == slot[72:104]:
                 secrets = open_sealed(key, slot[104:288], slot[:104])
                 self.meta, self.data_secret, self.root_key = secrets[8:40], secrets[72:104], secrets[136:168]
-                return
+                if pin in (None, derive("mlvault v2 pin", self.id + self.root_key)[:16]):
+                    return
         need(False, "no key slot opens with this key")
 
     def session_key(self, kind, session):

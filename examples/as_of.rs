@@ -9,16 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mlvault::config::credential::CredentialSource;
-use mlvault::{Error, Hears, LocalBackend, OpenOptions, Repository, Result, dump};
+use mlvault::{Error, Hears, LocalBackend, Repository, Result, dump};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let ([repository, day, path], Some(key)) = (arguments.as_slice(), std::env::var_os("MLVAULT_KEY")) else {
         return Err(Error::Invalid("usage: MLVAULT_KEY=<key file> as_of <repository> <day> <path>".to_owned()));
     };
-    let credential = CredentialSource::KeyFile(PathBuf::from(key)).read()?;
+    let key = CredentialSource::KeyFile(PathBuf::from(key)).read()?;
     let backend = Arc::new(LocalBackend::open(repository)?);
-    let repository = Repository::open(backend, &credential, &OpenOptions::default())?;
+    let repository = Repository::open(backend, &key.credential, &key.open_options())?;
     let snapshot = repository.find_snapshot(day)?;
     eprintln!("from snapshot {} of {}, signed by {:?}", snapshot.id, snapshot.record.started, snapshot.signer.label);
     let mut out = io::stdout().lock();

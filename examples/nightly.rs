@@ -17,7 +17,7 @@ use mlvault::config::credential::CredentialSource;
 use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, ForgetChoice};
-use mlvault::{BackupOptions, CreateOptions, Fault, Hears, LocalBackend, OpenOptions, Repository, Result, backup};
+use mlvault::{BackupOptions, CreateOptions, Fault, Hears, LocalBackend, Repository, Result, backup};
 
 /// Prints phases and problems, and counts what was done.
 #[derive(Default)]
@@ -60,12 +60,14 @@ fn main() -> ExitCode {
 
 /// Returns how many problems there were.
 fn run(location: &PathBuf, directory: &PathBuf, key: PathBuf) -> Result<u64> {
-    let credential = CredentialSource::KeyFile(key).read()?;
+    let key = CredentialSource::KeyFile(key).read()?;
+    // A key file says of which repository it is: no other is opened, whoever put it there.
+    let (credential, options) = (&key.credential, key.open_options());
     let backend: Arc<dyn Backend> = Arc::new(LocalBackend::create_root(location)?);
-    let repository = match Repository::open(Arc::clone(&backend), &credential, &OpenOptions::default()) {
+    let repository = match Repository::open(Arc::clone(&backend), credential, &options) {
         Err(mlvault::Error::NoRepository { .. }) => {
-            Repository::create(backend.as_ref(), &credential, &CreateOptions::default(), &SystemClock)?;
-            Repository::open(backend, &credential, &OpenOptions::default())?
+            Repository::create(backend.as_ref(), credential, &CreateOptions::default(), &SystemClock)?;
+            Repository::open(backend, credential, &options)?
         }
         // Branch on kinds, never on text.
         Err(error) if error.fault() == Some(Fault::Full) => return Err(error),

@@ -2,7 +2,7 @@
 
 use mlvault::compress::{self, Codec, Encoder};
 use mlvault::crypto::keys::Secret;
-use mlvault::crypto::passphrase::{Argon2Cost, Credential, encode_key_file};
+use mlvault::crypto::passphrase::{Argon2Cost, Credential, KeyFile, KeyHint};
 use mlvault::crypto::sign;
 use mlvault::format::chunk::{ChunkContext, ChunkHeader};
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
@@ -23,7 +23,7 @@ use mlvault::format::tree::{
     self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
 };
 use mlvault::format::{BlobKind, FORMAT_VERSION};
-use mlvault::id::{ChunkId, Digest, DirectoryHash, NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
+use mlvault::id::{ChunkId, Digest, DirectoryHash, NoteId, PackId, Pin, SegmentId, SessionId, SlotId, TombstoneId};
 use mlvault::repository::layout::Object;
 
 use super::targets::{self, REPOSITORY, SESSION};
@@ -55,7 +55,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
         "chunk" => vec![sealed_chunk(b""), sealed_chunk(&[7; 500]), sealed_chunk(&noise(64))],
         "compressed" => vec![compressed(b""), compressed(&[7; 5000]), compressed(&noise(64)), frame_of_zeros()],
-        "key_file" => texts(&[&encode_key_file(&Secret::new([9; 32])), "MLVK1-"]),
+        "key_file" => {
+            let hint = KeyHint { slot: SlotId::from_bytes([3; 8]), pin: Pin::from_bytes([4; 16]) };
+            let hinted = KeyFile { secret: Secret::new([9; 32]), hint: Some(hint) };
+            texts(&[&KeyFile::new(Secret::new([9; 32])).encode(), &hinted.encode(), "MLVK1-", "MLVK2-"])
+        }
         "target_path" => texts(&["a", "runs/0a1b/artifacts/model/data.bin", "a/b\n/\u{FF}/", "..", "/etc/passwd"]),
         "config_file" => {
             [texts(&[CONFIG_FILE, "repository = 's3://b/p'\n"]), vec![nested("repository = ", "[{a=")]].concat()

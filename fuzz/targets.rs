@@ -17,7 +17,7 @@ use mlvault::chunker::{Chunker, ContentClass};
 use mlvault::compress::{self, Codec};
 use mlvault::config::file::ConfigFile;
 use mlvault::crypto::keys::{self, DataPublicKey, MetaKeys, Secret};
-use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::crypto::seal::MessageKey;
 use mlvault::crypto::sign;
 use mlvault::database::uri::DatabaseUri;
@@ -459,9 +459,9 @@ fn compressed(data: &[u8]) {
 
 fn key_file(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(secret) = decode_key_file(text) else { return };
+    let Ok(key) = KeyFile::decode(text) else { return };
     let squeeze = |text: &str| text.to_uppercase().replace(|c: char| c.is_whitespace() || c == '-', "");
-    assert_eq!(squeeze(&encode_key_file(&secret)), squeeze(text));
+    assert_eq!(squeeze(&key.encode()), squeeze(text));
 }
 
 fn target_path(data: &[u8]) {

@@ -107,6 +107,19 @@ pub enum Error {
         /// How many slots were tried.
         slots: usize,
     },
+    /// The key opens a repository, but not the one that was pinned: somebody may have put another one in its place.
+    #[error("The repository at {location:?} is not the one that was pinned: its pin is {found}, not {pinned}{}",
+        .remembered.as_ref().map(|file| format!(", which {file:?} remembers")).unwrap_or_default())]
+    NotPinned {
+        /// The repository's location.
+        location: String,
+        /// What was expected.
+        pinned: crate::id::Pin,
+        /// What is there.
+        found: crate::id::Pin,
+        /// The file that says what to expect, if it was not stated.
+        remembered: Option<PathBuf>,
+    },
     /// The key opens the repository, but its role does not allow this.
     #[error("The key {label:?} has the role {role}, which cannot {action}")]
     Role {

@@ -98,6 +98,10 @@ id_type!(
     SessionId, 16
 );
 id_type!(
+    /// Tells a repository from one that somebody put in its place: a hash of its id and its root key.
+    Pin, 16
+);
+id_type!(
     /// Random name of a key slot.
     SlotId, 8
 );

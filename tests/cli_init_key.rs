@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use mlvault::crypto::keys::new_secret;
-use mlvault::crypto::passphrase::encode_key_file;
+use mlvault::crypto::passphrase::KeyFile;
 
 use crate::support::cli::{Runner, finish, noise};
 
@@ -12,7 +12,7 @@ use crate::support::cli::{Runner, finish, noise};
 fn init_makes_a_repository_once_and_refuses_what_is_there() {
     let runner = Runner::without_repository();
     let made = runner.run(["init", "--json"]).expect(0).json();
-    assert!(made["recovery_key"].as_str().unwrap().starts_with("MLVK1-"));
+    assert!(made["recovery_key"].as_str().unwrap().starts_with("MLVK2-"));
     assert_eq!(made["create_only"], true);
     let before = runner.files("repo");
     let again = runner.run(["init"]).expect(1);
@@ -36,7 +36,7 @@ fn the_recovery_key_opens_the_repository() {
 #[test]
 fn failures_have_their_own_exit_codes() {
     let runner = Runner::with_repository();
-    fs::write(runner.path("foreign"), encode_key_file(&new_secret()).as_bytes()).unwrap();
+    fs::write(runner.path("foreign"), KeyFile::new(new_secret()).encode().as_bytes()).unwrap();
     let foreign = finish(runner.command(["snapshots"]).env("MLVAULT_KEY_FILE", runner.path("foreign"))).expect(12);
     assert!(foreign.stderr.contains("Wrong key"), "{}", foreign.stderr);
     fs::create_dir(runner.path("empty")).unwrap();
@@ -82,15 +82,83 @@ fn keys_are_added_listed_and_removed_but_never_the_last_maintainer() {
     assert_eq!(mode & 0o777, 0o600);
     runner.run(["key", "add", "--label", "x", "--role", "writer", "--new-key-file", &new_key]).expect(1);
     let keys = runner.run(["key", "list", "--json"]).expect(0).json();
-    let mut labels: Vec<_> = keys.as_array().unwrap().iter().map(|key| key["label"].as_str().unwrap()).collect();
+    let mut labels: Vec<_> =
+        keys["keys"].as_array().unwrap().iter().map(|key| key["label"].as_str().unwrap()).collect();
     labels.sort_unstable();
     assert_eq!(labels, ["cron", "first", "recovery"]);
+    let cron = KeyFile::decode(&fs::read_to_string(&new_key).unwrap()).unwrap().hint.unwrap();
+    assert_eq!(cron.pin.to_string(), keys["pin"].as_str().unwrap());
     runner.run(["key", "remove", "cron"]).expect(0);
+    let keys = runner.run(["key", "list", "--json"]).expect(0).json();
+    let removed = keys["keys"].as_array().unwrap().iter().find(|key| key["label"] == "cron").unwrap().clone();
+    assert_eq!(removed["id"], cron.slot.to_string());
+    assert!(removed["removed"].is_string() && removed["role"].is_null(), "{removed}");
+    let text = runner.run(["key", "list"]).expect(0).text();
+    assert!(text.lines().any(|line| line.contains("cron") && line.contains("removed")), "{text}");
     finish(runner.command(["snapshots"]).env("MLVAULT_KEY_FILE", &new_key)).expect(12);
     runner.run(["key", "remove", "recovery"]).expect(0);
     let last = runner.run(["key", "remove", "first"]).expect(2);
     assert!(last.stderr.contains("last maintainer"), "{}", last.stderr);
     runner.run(["key", "remove", "cron"]).expect(1);
+}
+
+#[test]
+fn a_key_that_cannot_be_added_leaves_neither_a_file_nor_a_slot() {
+    let runner = Runner::with_repository();
+    let slots = runner.files("repo/keys");
+    let file = runner.path("new.key").display().to_string();
+    let add =
+        |label: &str| ["key", "add", "--label", label, "--role", "writer", "--new-key-file", &file].map(str::to_owned);
+    runner.run(add("")).expect(2);
+    assert!(!runner.path("new.key").exists());
+    let permit = |mode| fs::set_permissions(runner.path("repo/keys"), fs::Permissions::from_mode(mode)).unwrap();
+    permit(0o500);
+    finish(&mut runner.command_without_privileges(add("cron"))).expect(1);
+    permit(0o700);
+    assert!(!runner.path("new.key").exists());
+    runner.run(["key", "add", "--label", "x", "--role", "writer", "--new-key-file", "/nowhere/key"]).expect(1);
+    assert_eq!(runner.files("repo/keys"), slots);
+    runner.run(add("cron")).expect(0);
+}
+
+#[test]
+fn writers_that_are_trusted_are_listed_and_deduplicate() {
+    let runner = Runner::with_repository();
+    runner.write("model", noise(1, 300_000));
+    for label in ["cron", "host"] {
+        let file = runner.path(label).display().to_string();
+        runner.run(["key", "add", "--label", label, "--role", "writer", "--new-key-file", &file]).expect(0);
+    }
+    let stored = |key: &str| {
+        let args = ["backup", ".", "--force", "--json"];
+        let done = finish(runner.command(args).env("MLVAULT_KEY_FILE", runner.path(key))).expect(0).json();
+        done["record"]["statistics"]["bytes_new"].as_u64().unwrap()
+    };
+    let trusts = || {
+        let keys = runner.run(["key", "list", "--json"]).expect(0).json();
+        let find = |label: &str| keys["keys"].as_array().unwrap().iter().find(|key| key["label"] == label).unwrap();
+        let ids = ["cron", "host"].map(|label| find(label)["id"].clone());
+        assert_eq!(find("first")["trusts"], serde_json::json!([]));
+        (["host", "cron"].map(|label| find(label)["trusts"].clone()), ids.map(|id| serde_json::json!([id])))
+    };
+    assert!(stored("cron") >= 300_000);
+    let told = runner.run(["key", "trust", "cron", "host"]).expect(0).text();
+    assert!(told.contains("\"cron\", \"host\""), "{told}");
+    let (found, expected) = trusts();
+    assert_eq!(found, expected);
+    let text = runner.run(["key", "list"]).expect(0).text();
+    assert!(text.lines().any(|line| line.contains("  cron") && line.ends_with("  host")), "{text}");
+    assert_eq!(stored("host"), 0);
+    let distrusted = runner.run(["key", "distrust", "host", "--json"]).expect(0).json();
+    assert_eq!(distrusted["distrusted"][0]["label"], "host");
+    assert_eq!(trusts().0, [(); 2].map(|()| serde_json::json!([])));
+    assert!(stored("host") >= 300_000);
+    runner.run(["key", "trust", "cron"]).expect(2);
+    runner.run(["key", "trust", "cron", "nobody"]).expect(1);
+    runner.run(["key", "trust", "cron", "first"]).expect(2);
+    let refused = finish(runner.command(["key", "trust", "cron", "host"]).env("MLVAULT_KEY_FILE", runner.path("cron")));
+    let refused = refused.expect(12);
+    assert!(refused.stderr.contains("cannot say which keys"), "{}", refused.stderr);
 }
 
 #[test]
@@ -101,7 +169,7 @@ fn an_exported_key_can_be_put_back() {
     runner.run(["key", "import", &copy]).expect(2);
     runner.run(["key", "remove", "recovery"]).expect(0);
     runner.run(["key", "import", &copy]).expect(0);
-    assert_eq!(runner.run(["key", "list", "--json"]).expect(0).json().as_array().unwrap().len(), 2);
+    assert_eq!(runner.run(["key", "list", "--json"]).expect(0).json()["keys"].as_array().unwrap().len(), 2);
     fs::write(&copy, noise(1, 500)).unwrap();
     runner.run(["key", "import", &copy]).expect(1);
 }

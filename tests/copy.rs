@@ -294,7 +294,7 @@ fn the_program_copies_to_a_bucket_with_settings_of_its_own() {
     let target = Vault { backend, credential, cache: None };
     let key = TempDir::new().unwrap();
     let key_path = key.path().join("key");
-    fs::write(&key_path, mlvault::crypto::passphrase::encode_key_file(&secret).as_bytes()).unwrap();
+    fs::write(&key_path, mlvault::crypto::passphrase::KeyFile::new(secret).encode().as_bytes()).unwrap();
 
     let environment = [
         ("MLVAULT_TO", format!("s3://{BUCKET}/off-site")),

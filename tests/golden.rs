@@ -22,7 +22,7 @@ use mlvault::check::ReadData;
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::clock::SystemClock;
 use mlvault::crypto::keys::new_secret;
-use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::format::key_slot::Role;
 use mlvault::format::object::{self, ObjectKind};
@@ -66,7 +66,7 @@ fn golden_repositories() -> Vec<PathBuf> {
 fn vault(directory: &Path) -> Vault {
     let backend = Arc::new(LocalBackend::open(directory.join("repository")).unwrap());
     let key = fs::read_to_string(directory.join("key")).unwrap();
-    Vault { backend, credential: Credential::KeyFile(decode_key_file(&key).unwrap()), cache: None }
+    Vault { backend, credential: Credential::KeyFile(KeyFile::decode(&key).unwrap().secret), cache: None }
 }
 
 fn passphrase() -> Credential {
@@ -221,7 +221,7 @@ fn a_golden_repository_can_be_made() {
 fn make(directory: &Path) {
     let backend = LocalBackend::create_root(directory.join("repository")).unwrap();
     let secret = new_secret();
-    fs::write(directory.join("key"), encode_key_file(&secret).as_bytes()).unwrap();
+    fs::write(directory.join("key"), KeyFile::new(secret.clone()).encode().as_bytes()).unwrap();
     let options = CreateOptions {
         label: "golden".to_owned(),
         chunk_profiles: PROFILES,

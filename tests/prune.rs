@@ -238,7 +238,7 @@ impl Clock for Ahead {
 /// Prunes some days from now.
 fn prune_after(vault: &Vault, days: i64) -> PruneReport {
     let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * days)));
-    let options = OpenOptions { cache_root: None, memory_limit: MEMORY_LIMIT_MIN, clock, history_file: None };
+    let options = OpenOptions { memory_limit: MEMORY_LIMIT_MIN, clock, ..OpenOptions::default() };
     let repository = Repository::open(Arc::clone(&vault.backend), &vault.credential, &options).unwrap();
     prune::run(&repository, &thorough(), &Hears::nobody()).unwrap()
 }

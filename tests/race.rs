@@ -10,7 +10,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use mlvault::check::ReadData;
-use mlvault::crypto::passphrase::encode_key_file;
+use mlvault::crypto::passphrase::KeyFile;
 use tempfile::TempDir;
 
 use crate::support::repo::{self, Vault, key_file, noise, tree};
@@ -78,7 +78,7 @@ fn killed_writers_and_pruners_on_a_real_server_lose_nothing() {
     vault.open().unwrap().add_key("race", mlvault::format::key_slot::Role::Maintainer, &credential).unwrap();
     vault.credential = credential;
     let home = TempDir::new().unwrap();
-    fs::write(home.path().join("key"), encode_key_file(&secret).as_bytes()).unwrap();
+    fs::write(home.path().join("key"), KeyFile::new(secret).encode().as_bytes()).unwrap();
     let place = Place { home, endpoint: server.options().endpoint.unwrap() };
     let directories: Vec<PathBuf> =
         (0..WRITERS).map(|number| place.home.path().join(format!("source {number}"))).collect();

@@ -13,7 +13,6 @@ use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::format::tree::{Entry, EntryKind, FileContent, Metadata};
 use mlvault::id::{ChunkId, Digest};
 use mlvault::monitor::Silent;
-use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
 use mlvault::repository::session::Session;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
 use mlvault::trees::merge::{Merged, Shared, TreeMerge};
@@ -51,12 +50,7 @@ impl Fixture {
             create_only: true,
         };
         Repository::create(backend.as_ref(), &credential, &options, &SystemClock).unwrap();
-        let options = OpenOptions {
-            cache_root: None,
-            memory_limit: MEMORY_LIMIT_DEFAULT,
-            clock: Arc::new(SystemClock),
-            history_file: None,
-        };
+        let options = OpenOptions::default();
         Self { repository: Repository::open(backend, &credential, &options).unwrap() }
     }
 

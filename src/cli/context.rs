@@ -16,9 +16,10 @@ use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
-use mlvault::id::SessionId;
+use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
+use mlvault::repository::pins::{self, PinMemory, StatedPin};
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, S3Options};
 use mlvault::sync::lock;
@@ -43,7 +44,7 @@ pub struct GlobalArgs {
     /// times (in the variable: one per line)
     #[arg(long = "set", global = true, env = "MLVAULT_SET", value_name = "KEY=VALUE", value_delimiter = '\n')]
     settings: Vec<String>,
-    /// File that holds a key (MLVK1-…)
+    /// File that holds a key (MLVK2-…)
     #[arg(long, global = true, env = "MLVAULT_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// File whose first line is the passphrase; MLVAULT_PASSPHRASE can hold the passphrase itself
@@ -52,6 +53,9 @@ pub struct GlobalArgs {
     /// Shell command that prints the passphrase; it gets the environment, but no variable that begins with MLVAULT_
     #[arg(long, global = true, env = "MLVAULT_PASSPHRASE_COMMAND", value_name = "COMMAND")]
     passphrase_command: Option<String>,
+    /// Refuse any repository but the one with this pin, which `mlvault init` and `mlvault key list` print
+    #[arg(long, global = true, env = "MLVAULT_PIN", value_name = "PIN")]
+    pin: Option<String>,
     /// URL of the S3 server, if it is not AWS
     #[arg(long, global = true, env = "MLVAULT_S3_ENDPOINT", value_name = "URL")]
     s3_endpoint: Option<String>,
@@ -224,41 +228,77 @@ impl Context {
             history_file: self.args.history_file.clone().or_else(|| self.file.history_file.clone()),
             ..self.open_options(memory_limit)
         };
-        let repository =
-            self.open(&self.location()?, &self.backend_options()?, &self.credential_source()?, &options)?;
+        let place = Place {
+            location: self.location()?,
+            s3: self.backend_options()?,
+            credential: self.credential_source()?,
+            pins: stated_pins(&self.args.pin, "--pin or MLVAULT_PIN", &self.file.pin, "`pin` in mlvault.toml")?,
+        };
+        let repository = self.open(&place, options)?;
         self.args.expected.iter().try_for_each(|id| repository.expect_snapshot(id))?;
         Ok(repository)
     }
 
     /// Opens another repository.
-    pub fn open_at(
-        &self,
-        location: &RepositoryLocation,
-        s3: &S3Options,
-        credential: &CredentialSource,
-        memory_limit: u64,
-    ) -> Result<Arc<Repository>> {
-        self.open(location, s3, credential, &self.open_options(memory_limit))
+    pub fn open_at(&self, place: &Place, memory_limit: u64) -> Result<Arc<Repository>> {
+        self.open(place, self.open_options(memory_limit))
     }
 
     fn open_options(&self, memory_limit: u64) -> OpenOptions {
         OpenOptions { cache_root: self.cache_root(), memory_limit, ..OpenOptions::default() }
     }
 
-    fn open(
-        &self,
-        location: &RepositoryLocation,
-        s3: &S3Options,
-        credential: &CredentialSource,
-        options: &OpenOptions,
-    ) -> Result<Arc<Repository>> {
+    /// Opens a repository, unless it is another one than its pin says.
+    fn open(&self, place: &Place, options: OpenOptions) -> Result<Arc<Repository>> {
+        let Place { location, s3, credential, pins } = place;
         let backend = location::open(location, s3).map_err(|error| match error.fault() {
             Some(Fault::NotFound) => Error::NoRepository { location: location.to_string() },
             _ => error,
         })?;
-        let repository = Repository::open(backend, &credential.read()?, options)?;
+        let key = credential.read()?;
+        let of_key = key.hint.map(|hint| StatedPin { pin: hint.pin, by: "the key file".to_owned() });
+        let stated = pins::agreed(&pins.iter().cloned().chain(of_key).collect::<Vec<_>>())?;
+        let memory = self.pin_memory(location, s3);
+        let remembered = memory.as_ref().and_then(|memory| self.remembered_pin(memory));
+        let slot = key.hint.map(|hint| hint.slot);
+        let options = OpenOptions { pin: stated.or(remembered), slot, ..options };
+        let repository =
+            Repository::open(backend, &key.credential, &options).map_err(|error| match (error, &memory) {
+                (Error::NotPinned { location, pinned, found, .. }, Some(memory)) if stated.is_none() => {
+                    Error::NotPinned { location, pinned, found, remembered: Some(memory.path().to_owned()) }
+                }
+                (error, _) => error,
+            })?;
+        if remembered != Some(repository.pin()) {
+            self.remember_pin(location, s3, repository.pin());
+        }
         lock(&self.opened).push(Arc::clone(&repository));
         Ok(repository)
+    }
+
+    /// Remembers, in the cache directory, which repository is at a location.
+    pub fn remember_pin(&self, location: &RepositoryLocation, s3: &S3Options, pin: Pin) {
+        if let Some(Err(error)) = self.pin_memory(location, s3).map(|memory| memory.write(pin)) {
+            self.monitor().note(&format!("Which repository is at \"{location}\" is not remembered: {error}"));
+        }
+    }
+
+    fn remembered_pin(&self, memory: &PinMemory) -> Option<Pin> {
+        memory.read().unwrap_or_else(|error| {
+            self.monitor().note(&format!("Which repository was there before is not known: {error}"));
+            None
+        })
+    }
+
+    fn pin_memory(&self, location: &RepositoryLocation, s3: &S3Options) -> Option<PinMemory> {
+        let server = s3.endpoint.clone().or_else(|| variable("AWS", "ENDPOINT_URL_S3"));
+        let server = server.or_else(|| variable("AWS", "ENDPOINT_URL")).unwrap_or_default();
+        let (location, server) = match location {
+            // The same directory must read the same from everywhere.
+            RepositoryLocation::Local(path) => (format!("{:?}", path.canonicalize().as_ref().unwrap_or(path)), ""),
+            RepositoryLocation::S3(location) => (location.to_string(), server.trim_end_matches('/')),
+        };
+        self.cache_root().map(|root| PinMemory::new(&root, location, server))
     }
 
     /// Says what this machine has seen of the repositories that were opened, and is gone.
@@ -308,6 +348,24 @@ fn gone_text(repository: &Repository, gone: &BTreeSet<SessionId>) -> String {
         named.join(" "),
         files.join(" and "),
     )
+}
+
+/// A repository, and what it takes to open it.
+pub struct Place {
+    /// Where it is.
+    pub location: RepositoryLocation,
+    /// How its S3 is reached.
+    pub s3: S3Options,
+    /// Where its key comes from.
+    pub credential: CredentialSource,
+    /// Which one it must be.
+    pub pins: Vec<StatedPin>,
+}
+
+/// Returns the pins that flag or variable and the configuration file state, with their names.
+pub fn stated_pins(given: &Option<String>, name: &str, in_file: &Option<String>, key: &str) -> Result<Vec<StatedPin>> {
+    let stated = [(given, name), (in_file, key)].map(|(text, by)| StatedPin::parse(text.as_deref().unwrap_or(""), by));
+    Ok(stated.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// Returns a variable's value. An empty variable is how manifests leave one out.

@@ -1,6 +1,7 @@
 //! `mlvault doctor`
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -9,6 +10,8 @@ use mlvault::clock::SystemClock;
 use mlvault::config::credential::CredentialSource;
 use mlvault::doctor::{self, DoctorCheck, DoctorReport, Finding, Status, deployment};
 use mlvault::error::{Error, Result};
+use mlvault::id::Pin;
+use mlvault::repository::Repository;
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
@@ -66,22 +69,25 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 struct BackendLook {
     report: DoctorReport,
     promised: Option<bool>,
+    pin: Option<Pin>,
     disagreement: Option<&'static str>,
 }
 
 fn look_at_backend(context: &Context) -> Result<BackendLook> {
     let backend = context.backend()?;
-    let monitor = context.monitor();
-    let report = doctor::probe(backend.as_ref(), &SystemClock, &context.hears())?;
-    let promised = match promised_create_only(context) {
+    // First: nothing is written where another repository has taken the place of ours.
+    let repository = match repository(context) {
+        Some(Err(error @ Error::NotPinned { .. })) => return Err(error),
         Some(Err(error)) => {
-            monitor.note(&format!("The repository itself was not looked at: {error}"));
+            context.monitor().note(&format!("The repository itself was not looked at: {error}"));
             None
         }
-        promised => promised.and_then(Result::ok),
+        repository => repository.and_then(Result::ok),
     };
+    let report = doctor::probe(backend.as_ref(), &SystemClock, &context.hears())?;
+    let promised = repository.as_ref().map(|repository| repository.config().create_only);
     let disagreement = promised.and_then(|promised| disagreement(&report, promised));
-    Ok(BackendLook { report, promised, disagreement })
+    Ok(BackendLook { report, promised, pin: repository.map(|repository| repository.pin()), disagreement })
 }
 
 fn document(deployment: Option<&deployment::DeploymentReport>, backend: Option<&Result<BackendLook>>) -> Value {
@@ -89,6 +95,7 @@ fn document(deployment: Option<&deployment::DeploymentReport>, backend: Option<&
     let error = backend.and_then(|look| look.as_ref().err()).map(ToString::to_string);
     json!({
         "report": look.map(|look| &look.report), "status": look.map(|look| look.report.status()),
+        "repository_pin": look.and_then(|look| look.pin),
         "repository_create_only": look.and_then(|look| look.promised),
         "repository_disagreement": look.and_then(|look| look.disagreement),
         "repository_error": error,
@@ -114,21 +121,22 @@ fn text(deployment: Option<&deployment::DeploymentReport>, backend: Option<&Resu
         Some(Ok(look)) => {
             text.line(format!("Backend {}", look.report.location));
             text.extend(look.report.findings.iter().flat_map(finding_lines));
+            text.extend(look.pin.map(|pin| format!("Pin of the repository: {pin}")));
             text.extend(look.disagreement.map(|note| format!("Note: {note}")));
         }
     }
     text
 }
 
-/// Returns what the repository says about create-only writes, if there is one and a key is at hand without asking.
-fn promised_create_only(context: &Context) -> Option<Result<bool>> {
+/// Returns the repository, if there is one and a key is at hand without asking.
+fn repository(context: &Context) -> Option<Result<Arc<Repository>>> {
     match context.credential_source() {
         Err(_) | Ok(CredentialSource::Prompt) => return None,
         Ok(_) => {}
     }
     match context.repository() {
         Err(Error::NoRepository { .. }) => None,
-        opened => Some(opened.map(|repository| repository.config().create_only)),
+        opened => Some(opened),
     }
 }
 

@@ -24,7 +24,7 @@ pub const INCOMPLETE: Code = Code(3);
 pub const NO_REPOSITORY: Code = Code(10);
 /// Something is in use, or was ended from outside.
 pub const BUSY: Code = Code(11);
-/// The key does not open the repository, or not for this.
+/// The key does not open the repository, or not for this, or the repository is not the one that was pinned.
 pub const WRONG_KEY: Code = Code(12);
 /// The user or the system asked to stop.
 pub const INTERRUPTED: Code = Code(130);
@@ -41,7 +41,7 @@ pub fn code_of(error: &Error) -> Code {
         Error::Invalid(_) => USAGE,
         Error::NoRepository { .. } => NO_REPOSITORY,
         Error::Busy(_) => BUSY,
-        Error::WrongKey { .. } | Error::Role { .. } => WRONG_KEY,
+        Error::WrongKey { .. } | Error::NotPinned { .. } | Error::Role { .. } => WRONG_KEY,
         Error::Interrupted => INTERRUPTED,
         _ => FAILED,
     }
@@ -54,6 +54,14 @@ fn hint_of(error: &Error) -> Option<&'static str> {
         Error::WrongKey { .. } => {
             Some("the recovery key that `mlvault init` printed opens the repository too: set MLVAULT_KEY_FILE")
         }
+        Error::NotPinned { remembered: None, .. } => Some(
+            "somebody may have put another repository in its place: find out before you back up there. If you made it anew, \
+             state its new pin, and use a key that was made for it",
+        ),
+        Error::NotPinned { remembered: Some(_), .. } => Some(
+            "somebody may have put another repository in its place: find out before you back up there. If you made it anew, \
+             state its new pin (--pin), or remove the file that remembers the old one",
+        ),
         Error::Role { .. } => Some("use a key with another role; `mlvault key list` shows the keys and their roles"),
         Error::MissingChunk { .. } => Some(
             "`mlvault check` shows what else is affected; `mlvault repair index` finds chunks that the index lacks, and \

@@ -30,13 +30,16 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let credential = context.credential_source()?.read_new()?;
-    let backend = location::create(&context.location()?, &context.backend_options()?)?;
+    let (location, s3) = (context.location()?, context.backend_options()?);
+    let backend = location::create(&location, &s3)?;
     Repository::refuse_used_place(backend.as_ref())?;
     let create_only = doctor::honours_create_only(backend.as_ref())?;
     let options = CreateOptions { label: args.label, create_only, ..CreateOptions::default() };
     let created = Repository::create(backend.as_ref(), &credential, &options, &SystemClock)?;
+    context.remember_pin(&location, &s3, created.pin);
     let document = json!({
         "repository": created.repository,
+        "pin": created.pin,
         "location": backend.location(),
         "create_only": create_only,
         "stale_listing": backend.stale_listing(),
@@ -47,6 +50,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 fn text(created: &Created, backend: &dyn Backend, create_only: bool) -> Text {
     let mut text = Text::from(format!("Created repository {} at {}", created.repository, backend.location()));
+    text.line(format!("Pin: {}", created.pin));
     if let Some(reason) = backend.stale_listing() {
         text.line(format!("Warning: {reason}. Otherwise a prune can overlook what a backup elsewhere needs."));
     }
@@ -59,5 +63,9 @@ fn text(created: &Created, backend: &dyn Backend, create_only: bool) -> Text {
     text.line("\nRecovery key, shown only now. Keep it apart from the repository and from your passphrase:\n");
     text.line(format!("  {}\n", created.recovery_key.as_str()));
     text.line("Put it into a file and set MLVAULT_KEY_FILE to that file: it opens the repository as a maintainer.");
+    text.line(
+        "Wherever you use a passphrase, set MLVAULT_PIN to the pin: mlvault then refuses a repository that somebody else put \
+         in this place.",
+    );
     text
 }

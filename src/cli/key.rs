@@ -1,22 +1,25 @@
 //! `mlvault key`
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::config::credential::CredentialSource;
 use mlvault::crypto::keys::new_secret;
-use mlvault::crypto::passphrase::{Credential, encode_key_file};
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::{Certificate, Role};
+use mlvault::id::SlotId;
+use mlvault::repository::Repository;
 use mlvault::repository::keys::ListedSlot;
+use mlvault::repository::notes::{Notes, RemovedKey};
 
 use crate::cli::context::Context;
-use crate::cli::outcome::Outcome;
+use crate::cli::outcome::{Outcome, Text};
 use crate::cli::{exit, output};
 
 /// Manage the keys of a repository
@@ -25,6 +28,7 @@ use crate::cli::{exit, output};
 Examples:
   mlvault key add --label cron --role writer --new-key-file /etc/mlvault/cron.key
   mlvault key list
+  mlvault key trust cron backup-host
   mlvault key remove cron")]
 pub struct Args {
     #[command(subcommand)]
@@ -45,9 +49,36 @@ Examples:
   mlvault key list
   mlvault key list --json")]
     List,
+    /// Let writer keys deduplicate against each other's backups
+    ///
+    /// A writer cannot read stored content, so it cannot tell whether what another writer stored is sound. It therefore
+    /// stores again what only other writers have stored, until somebody who can read it has checked it (`mlvault check
+    /// --read-data`). Keys that trust each other skip this: use it for keys of machines that you trust equally. Needs a
+    /// maintainer key.
+    #[command(after_help = "\
+Examples:
+  mlvault key trust cron backup-host")]
+    Trust {
+        /// Labels or ids of the keys, two or more
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
+    /// Take back `key trust`
+    ///
+    /// Later backups with these keys rely on no other writer key, and those with other writer keys not on these. What was
+    /// backed up stays. Needs a maintainer key.
+    #[command(after_help = "\
+Examples:
+  mlvault key distrust backup-host")]
+    Distrust {
+        /// Labels or ids of the keys
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
     /// Remove a key
     ///
-    /// Data is not encrypted again: whoever kept a copy of the key and can read the repository's storage can still open it.
+    /// Later backups do not rely on what was written with it, unless somebody who can read content has checked it. Data is
+    /// not encrypted again: whoever kept a copy of the key and can read the repository's storage can still open it.
     #[command(after_help = "\
 Examples:
   mlvault key remove cron")]
@@ -122,6 +153,16 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.command {
         Command::Add(args) => add(context, args),
         Command::List => list(context),
+        Command::Trust { keys } => {
+            let trusted = context.repository()?.trust_keys(&keys)?;
+            let text = format!("{} now rely on each other's backups", labels(&trusted));
+            Ok(Outcome::complete(json!({ "trusted": keys_json(&trusted) }), text))
+        }
+        Command::Distrust { keys } => {
+            let distrusted = context.repository()?.distrust_keys(&keys)?;
+            let text = format!("No writer key relies on {} any more, nor the other way round", labels(&distrusted));
+            Ok(Outcome::complete(json!({ "distrusted": keys_json(&distrusted) }), text))
+        }
         Command::Remove { key } => {
             let removed = context.repository()?.remove_key(&key)?;
             Ok(changed("removed", &removed))
@@ -142,68 +183,145 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 fn add(context: &Context, args: AddArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let credential = match (&args.new_key_file, args.new_passphrase_file) {
-        (Some(path), _) => {
-            let secret = new_secret();
-            let mut text = encode_key_file(&secret);
-            text.push('\n');
-            write_new(path, text.as_bytes())?;
-            Credential::KeyFile(secret)
+    let role = args.role.into();
+    let added = match (&args.new_key_file, args.new_passphrase_file) {
+        (Some(path), _) => add_key_file(&repository, &args.label, role, path)?,
+        (None, Some(file)) => {
+            repository.add_key(&args.label, role, &CredentialSource::PassphraseFile(file).read_new()?)?
         }
-        (None, Some(path)) => CredentialSource::PassphraseFile(path).read_new()?,
-        (None, None) => CredentialSource::choose(Vec::new())?.read_new()?,
+        (None, None) => repository.add_key(&args.label, role, &CredentialSource::choose(Vec::new())?.read_new()?)?,
     };
-    let added = repository.add_key(&args.label, args.role.into(), &credential).inspect_err(|_| {
-        if let Some(path) = &args.new_key_file {
-            let _ = std::fs::remove_file(path);
-        }
-    })?;
     Ok(changed("added", &added))
 }
 
+/// The file is safe before the slot is there, so that there is no slot whose key nobody has; and it goes if the slot cannot
+/// be made.
+fn add_key_file(repository: &Repository, label: &str, role: Role, path: &Path) -> Result<Certificate> {
+    let secret = new_secret();
+    let prepared = repository.prepare_key(label, role, &Credential::KeyFile(secret.clone()))?;
+    let mut text = KeyFile { secret, hint: Some(prepared.hint()) }.encode();
+    text.push('\n');
+    write_new(path, text.as_bytes())?;
+    repository.store_key(prepared).inspect_err(|_| drop(std::fs::remove_file(path)))
+}
+
 fn list(context: &Context) -> Result<Outcome> {
-    let slots = context.repository()?.list_keys()?;
-    let mut rows = vec![["", "ID", "LABEL", "ROLE", "CREATED"].map(str::to_owned).to_vec()];
-    rows.extend(slots.iter().map(slot_row));
-    let is_damaged = slots.iter().any(|slot| slot.certificate.is_err());
+    let repository = context.repository()?;
+    let (slots, notes) = (repository.list_keys()?, repository.list_notes()?);
+    for error in &notes.damaged {
+        context.monitor().problem("notes", &error.to_string());
+    }
+    let overview = Overview { repository: &repository, slots: &slots, notes: &notes };
+    let is_damaged = slots.iter().any(|slot| slot.certificate.is_err()) || !notes.damaged.is_empty();
     let code = if is_damaged { exit::INCOMPLETE } else { exit::COMPLETE };
-    Ok(Outcome::new(code, slots.iter().map(slot_json).collect(), rows))
+    Ok(Outcome::new(code, overview.document(), overview.text()))
 }
 
-fn slot_json(slot: &ListedSlot) -> serde_json::Value {
-    match &slot.certificate {
-        Ok(certificate) => json!({
-            "id": slot.slot, "label": certificate.label, "role": certificate.role, "created": certificate.created,
-            "in_use": slot.in_use,
-        }),
-        Err(error) => json!({ "id": slot.slot, "error": error.to_string() }),
+/// The keys of a repository, those that were removed, and who relies on whom.
+struct Overview<'a> {
+    repository: &'a Repository,
+    slots: &'a [ListedSlot],
+    notes: &'a Notes,
+}
+
+impl Overview<'_> {
+    fn document(&self) -> Value {
+        let there = self.slots.iter().map(|slot| self.slot_json(slot));
+        let gone =
+            self.gone().map(|(slot, removed)| json!({ "id": slot, "label": removed.label, "removed": removed.at }));
+        json!({
+            "repository": self.repository.id(), "pin": self.repository.pin(),
+            "keys": there.chain(gone).collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> Text {
+        let mut rows = vec![["", "ID", "LABEL", "ROLE", "SINCE", "TRUSTS"].map(str::to_owned).to_vec()];
+        rows.extend(self.slots.iter().map(|slot| self.slot_row(slot)));
+        rows.extend(self.gone().map(|(slot, removed)| {
+            let (id, since) = (slot.to_string(), output::format_time(&removed.at));
+            vec![String::new(), id, removed.label.clone(), "removed".to_owned(), since]
+        }));
+        let mut text = Text::from(rows);
+        text.line(format!("\nRepository {}, pin {}", self.repository.id(), self.repository.pin()));
+        text
+    }
+
+    /// Keys that were removed and whose slots are gone.
+    fn gone(&self) -> impl Iterator<Item = (&SlotId, &RemovedKey)> {
+        self.notes.revoked.iter().filter(|(id, _)| self.slots.iter().all(|slot| slot.slot != **id))
+    }
+
+    /// The other keys whose backups those with this one rely on because somebody said so.
+    fn trusted(&self, slot: &ListedSlot) -> Vec<&Certificate> {
+        let trusted = self.notes.trusted_with(&slot.slot);
+        let counts = |id: &SlotId| !self.notes.revoked.contains_key(id) && trusted.contains(id);
+        let others =
+            self.slots.iter().filter(|other| other.slot != slot.slot && counts(&slot.slot) && counts(&other.slot));
+        others.filter_map(|other| other.certificate.as_ref().ok()).collect()
+    }
+
+    fn slot_json(&self, slot: &ListedSlot) -> Value {
+        match &slot.certificate {
+            Ok(certificate) => json!({
+                "id": slot.slot, "label": certificate.label, "role": certificate.role, "created": certificate.created,
+                "in_use": slot.in_use, "trusts": keys_ids(&self.trusted(slot)),
+                "removed": self.notes.revoked.get(&slot.slot).map(|removed| removed.at),
+            }),
+            Err(error) => json!({ "id": slot.slot, "error": error.to_string() }),
+        }
+    }
+
+    fn slot_row(&self, slot: &ListedSlot) -> Vec<String> {
+        let mark = if slot.in_use { "*" } else { "" }.to_owned();
+        match &slot.certificate {
+            Ok(certificate) => {
+                let removed = if self.notes.revoked.contains_key(&slot.slot) { ", removed" } else { "" };
+                let trusted: Vec<&str> = self.trusted(slot).iter().map(|key| key.label.as_str()).collect();
+                vec![
+                    mark,
+                    slot.slot.to_string(),
+                    certificate.label.clone(),
+                    format!("{}{removed}", certificate.role.name()),
+                    output::format_time(&certificate.created),
+                    trusted.join(", "),
+                ]
+            }
+            Err(error) => vec![mark, slot.slot.to_string(), error.to_string()],
+        }
     }
 }
 
-fn slot_row(slot: &ListedSlot) -> Vec<String> {
-    let mark = if slot.in_use { "*" } else { "" }.to_owned();
-    match &slot.certificate {
-        Ok(certificate) => vec![
-            mark,
-            slot.slot.to_string(),
-            certificate.label.clone(),
-            certificate.role.name().to_owned(),
-            output::format_time(&certificate.created),
-        ],
-        Err(error) => vec![mark, slot.slot.to_string(), error.to_string()],
-    }
+fn keys_ids(keys: &[&Certificate]) -> Vec<SlotId> {
+    keys.iter().map(|key| key.slot).collect()
+}
+
+fn keys_json(keys: &[Certificate]) -> Vec<Value> {
+    keys.iter().map(key_json).collect()
+}
+
+fn key_json(key: &Certificate) -> Value {
+    json!({ "id": key.slot, "label": key.label, "role": key.role })
+}
+
+fn labels(keys: &[Certificate]) -> String {
+    keys.iter().map(|key| format!("{:?}", key.label)).collect::<Vec<_>>().join(", ")
 }
 
 fn changed(done: &str, certificate: &Certificate) -> Outcome {
     let (label, role) = (&certificate.label, certificate.role.name());
     let text = format!("Key {} {done}: {label:?}, {role}", certificate.slot);
-    let key = json!({ "id": certificate.slot, "label": certificate.label, "role": certificate.role });
-    Outcome::complete(json!({ done: key }), text)
+    Outcome::complete(json!({ done: key_json(certificate) }), text)
 }
 
-/// Writes a new file that only its owner can read.
+/// Writes a new file that only its owner can read. It is there after a crash too; a failure leaves none.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let fault = |source| Error::target("write", path.to_owned(), source);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault)
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.and_then(|()| File::open(parent)?.sync_all()).map_err(|source| {
+        let _ = std::fs::remove_file(path);
+        fault(source)
+    })
 }

@@ -18,7 +18,7 @@ use mlvault::repository::Repository;
 use mlvault::repository::layout::Object;
 use mlvault::units::{count, format_bytes};
 
-use crate::cli::context::Context;
+use crate::cli::context::{Context, Place, stated_pins};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 
@@ -51,6 +51,9 @@ pub struct Args {
     /// File whose first line is the passphrase of the other repositories
     #[arg(long, value_name = "FILE", requires = "from")]
     from_passphrase_file: Option<PathBuf>,
+    /// Pins of the other repositories, one for each --from and in the same order: refuse any others
+    #[arg(long, value_name = "PIN", requires = "from")]
+    from_pin: Vec<String>,
     /// Directory that may hold the same files under the same paths; use / for the original location
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
@@ -63,11 +66,12 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let packs: Result<Vec<PackId>> = args.packs.iter().map(|text| parse_pack(text)).collect();
     let packs = packs?;
+    let helpers = helpers(&args)?;
     let repository = RepositoryWithHelpers::open(
         context.memory_limit()?,
         |memory_limit| context.open_repository(memory_limit),
-        &args.from,
-        |location, memory_limit| open_other(context, &args, location, memory_limit),
+        &helpers,
+        |helper, memory_limit| open_other(context, &args, helper, memory_limit),
     )?;
     let dry_run = args.dry_run;
     let options = RepairPacksOptions { packs, dry_run, source: args.source, ..RepairPacksOptions::default() };
@@ -84,14 +88,33 @@ fn parse_pack(text: &str) -> Result<PackId> {
     named.ok_or_else(|| Error::Invalid(format!("{text:?} is not the name of a pack as `mlvault check` prints it")))
 }
 
-fn open_other(context: &Context, args: &Args, location: &str, memory_limit: u64) -> Result<Arc<Repository>> {
+/// Another repository that may still have what is lost.
+struct Helper<'a> {
+    location: &'a str,
+    pin: Option<String>,
+}
+
+fn helpers(args: &Args) -> Result<Vec<Helper<'_>>> {
+    if !args.from_pin.is_empty() && args.from_pin.len() != args.from.len() {
+        return Err(Error::Invalid("Give one --from-pin for each --from, or none".to_owned()));
+    }
+    let pins = args.from_pin.iter().cloned().map(Some).chain(std::iter::repeat(None));
+    Ok(args.from.iter().zip(pins).map(|(location, pin)| Helper { location, pin }).collect())
+}
+
+fn open_other(context: &Context, args: &Args, helper: &Helper<'_>, memory_limit: u64) -> Result<Arc<Repository>> {
     let credential = match (&args.from_key_file, &args.from_passphrase_file) {
         (Some(file), _) => CredentialSource::KeyFile(file.clone()),
         (None, Some(file)) => CredentialSource::PassphraseFile(file.clone()),
         (None, None) => context.credential_source()?,
     };
-    let location = RepositoryLocation::from_str(location)?;
-    context.open_at(&location, &context.backend_options()?, &credential, memory_limit)
+    let place = Place {
+        location: RepositoryLocation::from_str(helper.location)?,
+        s3: context.backend_options()?,
+        credential,
+        pins: stated_pins(&helper.pin, "--from-pin", &None, "")?,
+    };
+    context.open_at(&place, memory_limit)
 }
 
 fn lines(dry_run: bool, report: &RepairPacksReport) -> Vec<String> {

@@ -16,7 +16,7 @@ use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::s3::S3Options;
 
-use crate::cli::context::{Context, env_credentials, env_passphrase, sources};
+use crate::cli::context::{Context, Place, env_credentials, env_passphrase, sources, stated_pins};
 
 /// Prefix of the variables.
 const PREFIX: &str = "MLVAULT_TO";
@@ -28,7 +28,7 @@ pub struct ToArgs {
     /// Location of the target repository: a path or s3://bucket/prefix
     #[arg(long, env = "MLVAULT_TO", value_name = "LOCATION")]
     to: Option<String>,
-    /// File that holds a key of the target repository (MLVK1-…)
+    /// File that holds a key of the target repository (MLVK2-…)
     #[arg(long, env = "MLVAULT_TO_KEY_FILE", value_name = "FILE")]
     to_key_file: Option<PathBuf>,
     /// File whose first line is its passphrase; MLVAULT_TO_PASSPHRASE can hold the passphrase itself
@@ -37,6 +37,9 @@ pub struct ToArgs {
     /// Shell command that prints its passphrase; it gets the environment, but no variable that begins with MLVAULT_
     #[arg(long, env = "MLVAULT_TO_PASSPHRASE_COMMAND", value_name = "COMMAND")]
     to_passphrase_command: Option<String>,
+    /// Refuse any target but the repository with this pin
+    #[arg(long, env = "MLVAULT_TO_PIN", value_name = "PIN")]
+    to_pin: Option<String>,
     /// URL of its S3 server, if it is not AWS
     #[arg(long, env = "MLVAULT_TO_S3_ENDPOINT", value_name = "URL")]
     to_s3_endpoint: Option<String>,
@@ -62,15 +65,21 @@ pub struct ToArgs {
 impl ToArgs {
     /// Opens the repository.
     pub fn open(&self, context: &Context, memory_limit: u64) -> Result<Arc<Repository>> {
-        context.open_at(
-            &self.place(context)?,
-            &self.s3_options(context)?,
-            &self.credential_source(context)?,
-            memory_limit,
-        )
+        let place = Place {
+            location: self.location(context)?,
+            s3: self.s3_options(context)?,
+            credential: self.credential_source(context)?,
+            pins: stated_pins(
+                &self.to_pin,
+                "--to-pin or MLVAULT_TO_PIN",
+                &context.file().to.pin,
+                "`pin` in [to] of mlvault.toml",
+            )?,
+        };
+        context.open_at(&place, memory_limit)
     }
 
-    fn place(&self, context: &Context) -> Result<RepositoryLocation> {
+    fn location(&self, context: &Context) -> Result<RepositoryLocation> {
         let text = self.to.as_ref().or(context.file().to.repository.as_ref()).ok_or_else(|| {
             Error::Invalid(
                 "No target repository was given: set --to, MLVAULT_TO or `repository` in [to] of mlvault.toml"

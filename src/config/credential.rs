@@ -7,8 +7,9 @@ use std::process::Stdio;
 use zeroize::Zeroizing;
 
 use crate::child_environment;
-use crate::crypto::passphrase::{Credential, PASSPHRASE_LEN_MIN, decode_key_file};
+use crate::crypto::passphrase::{Credential, KeyFile, KeyHint, PASSPHRASE_LEN_MIN};
 use crate::error::{Error, Result};
+use crate::repository::OpenOptions;
 
 /// Largest key or passphrase file that is read, in bytes.
 const SECRET_LEN_MAX: u64 = 64 << 10;
@@ -28,6 +29,28 @@ pub enum CredentialSource {
     Prompt,
 }
 
+/// A key as it was given.
+pub struct GivenKey {
+    /// What opens a slot.
+    pub credential: Credential,
+    /// Which slot, and of which repository, if the key says so.
+    pub hint: Option<KeyHint>,
+}
+
+impl GivenKey {
+    /// Returns options that open no other repository than the one that the key says it is for.
+    pub fn open_options(&self) -> OpenOptions {
+        let hint = self.hint.as_ref();
+        OpenOptions { pin: hint.map(|hint| hint.pin), slot: hint.map(|hint| hint.slot), ..OpenOptions::default() }
+    }
+}
+
+impl From<Credential> for GivenKey {
+    fn from(credential: Credential) -> Self {
+        Self { credential, hint: None }
+    }
+}
+
 impl CredentialSource {
     /// Chooses the only one given; asks on the terminal if none is. Several at one level are refused: it would not be
     /// clear which one counts.
@@ -45,19 +68,26 @@ impl CredentialSource {
     }
 
     /// Reads the key.
-    pub fn read(&self) -> Result<Credential> {
+    pub fn read(&self) -> Result<GivenKey> {
         match self {
             Self::KeyFile(path) => read_key_file(path),
-            Self::Passphrase(words) => Ok(passphrase(words.as_bytes())),
-            Self::PassphraseFile(path) => Ok(passphrase(&read_secret_file(path)?)),
-            Self::PassphraseCommand(line) => Ok(passphrase(&command_output(line)?)),
-            Self::Prompt => prompt("Passphrase: ").map(|words| passphrase(words.as_bytes())),
+            Self::Passphrase(words) => Ok(passphrase(words.as_bytes()).into()),
+            Self::PassphraseFile(path) => Ok(passphrase(&read_secret_file(path)?).into()),
+            Self::PassphraseCommand(line) => Ok(passphrase(&command_output(line)?).into()),
+            Self::Prompt => prompt("Passphrase: ").map(|words| passphrase(words.as_bytes()).into()),
         }
     }
 
-    /// Reads a key for a new slot: a prompt asks twice, and short passphrases are refused.
+    /// Reads a key for a new slot: a prompt asks twice, and short passphrases are refused. So are key files that say of
+    /// which repository they are: they would open no other.
     pub fn read_new(&self) -> Result<Credential> {
-        let credential = self.read()?;
+        let GivenKey { credential, hint } = self.read()?;
+        if let Some(hint) = hint {
+            return Err(Error::Invalid(format!(
+                "The key file belongs to the repository with the pin {}; a new repository needs a key of its own",
+                hint.pin
+            )));
+        }
         if let Credential::Passphrase(words) = &credential
             && words.len() < PASSPHRASE_LEN_MIN
         {
@@ -78,11 +108,11 @@ fn passphrase(bytes: &[u8]) -> Credential {
     Credential::Passphrase(Zeroizing::new(line.to_vec()))
 }
 
-fn read_key_file(path: &Path) -> Result<Credential> {
+fn read_key_file(path: &Path) -> Result<GivenKey> {
     let bytes = read_secret_file(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::Invalid(format!("The key file {path:?} is not text")))?;
-    let secret = decode_key_file(text).map_err(|error| Error::Invalid(format!("The key file {path:?}: {error}")))?;
-    Ok(Credential::KeyFile(secret))
+    let key = KeyFile::decode(text).map_err(|error| Error::Invalid(format!("The key file {path:?}: {error}")))?;
+    Ok(GivenKey { credential: Credential::KeyFile(key.secret), hint: key.hint })
 }
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {

@@ -7,6 +7,7 @@
 //! history-file = "/var/lib/mlvault/history"  # besides the cache directory
 //! memory-limit = "512M"
 //! key-file = "/run/secrets/mlvault/key"     # or passphrase-file, or passphrase-command
+//! pin = "5e1c…"                             # refuse any other repository; `init` and `key list` print it
 //!
 //! [s3]
 //! endpoint = "https://minio.example.org"
@@ -58,6 +59,8 @@ pub struct ConfigFile {
     pub passphrase_file: Option<PathBuf>,
     /// Command that prints the passphrase.
     pub passphrase_command: Option<String>,
+    /// Pin of the repository.
+    pub pin: Option<String>,
     /// How S3 is reached.
     pub s3: S3Section,
     /// Where copies go.
@@ -80,6 +83,8 @@ pub struct ToSection {
     pub passphrase_file: Option<PathBuf>,
     /// Command that prints the passphrase.
     pub passphrase_command: Option<String>,
+    /// Its pin.
+    pub pin: Option<String>,
     /// How its S3 is reached.
     pub s3: S3Section,
 }

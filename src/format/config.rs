@@ -17,7 +17,7 @@ use crate::format::FORMAT_VERSION;
 use crate::format::chunk::CHUNK_LEN_MAX;
 use crate::format::pack::PACK_LEN_MAX;
 use crate::format_error::FormatError;
-use crate::id::{RepositoryId, SignerKey};
+use crate::id::{Pin, RepositoryId, SignerKey};
 use crate::units::{KIB, MIB};
 
 /// Sizes between which FastCDC cuts one class of content, in bytes.
@@ -73,11 +73,23 @@ pub struct RepositoryConfig {
     pub create_only: bool,
 }
 
+/// Returns the pin of the repository that this root key signs for.
+pub fn pin(repository: RepositoryId, root_key: &SignerKey) -> Pin {
+    let material = [&repository.as_bytes()[..], root_key.as_bytes()].concat();
+    let hash = blake3::derive_key("mlvault v2 pin", &material);
+    Pin::from_bytes(*hash.first_chunk().expect("a hash is longer than a pin"))
+}
+
 impl RepositoryConfig {
     /// Smallest pack size that can be set, in bytes.
     pub const PACK_BYTES_MIN: u32 = MIB as u32;
     /// Default pack size in bytes.
     pub const PACK_BYTES: u32 = 32 * MIB as u32;
+
+    /// Returns what tells the repository from one that somebody put in its place.
+    pub fn pin(&self) -> Pin {
+        pin(self.repository, &self.root_key)
+    }
 
     /// Returns the length of the longest chunk that this repository's chunker makes, in bytes.
     pub fn chunk_len_max(&self) -> u64 {

@@ -48,6 +48,9 @@ const CHECKSUM_LEN: usize = 32;
 pub const SLOT_LEN_MAX: u64 = 8 << 10;
 /// Most slots of a repository that are tried.
 pub const SLOTS_MAX: usize = 64;
+/// Most Argon2 work that an opening spends on trying slots, in KiB of memory passed over: as if each slot that is tried
+/// asked for the default cost.
+pub const WORK_MAX: u64 = SLOTS_MAX as u64 * Argon2Cost::DEFAULT_WORK;
 /// Longest label in bytes.
 pub const LABEL_LEN_MAX: usize = 128;
 
@@ -252,6 +255,11 @@ impl SlotHeader {
             cost.check()?;
         }
         Ok(Self { repository, slot, by_passphrase, salt, cost, commitment: cursor.array()? })
+    }
+
+    /// Returns what it costs to try a passphrase on the slot, in KiB of memory passed over; nothing for a key file's.
+    pub fn work(&self) -> u64 {
+        if self.by_passphrase { self.cost.work() } else { 0 }
     }
 }
 

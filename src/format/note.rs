@@ -61,6 +61,8 @@ pub enum Says {
     RevokeKey {
         /// The key slot.
         slot: SlotId,
+        /// What it was called: nothing else tells that once the slot is gone.
+        label: String,
     },
     /// A key that was removed is put back.
     ReinstateKey {
@@ -159,7 +161,7 @@ mod tests {
         let slots = vec![SlotId::from_bytes([3; 8])];
         let further = [
             Says::UpgradeDone { released: vec![snapshot] },
-            Says::RevokeKey { slot: slots[0] },
+            Says::RevokeKey { slot: slots[0], label: "cron".into() },
             Says::TrustKeys { slots: slots.clone() },
             Says::DistrustKeys { slots },
         ];

@@ -6,14 +6,19 @@
 use bytes::Bytes;
 
 use crate::backend::{Backend, Listed};
-use crate::crypto::keys::{Secret, new_secret};
-use crate::crypto::passphrase::{Argon2Cost, Credential};
+use crate::crypto::keys::{MetaKeys, Secret, data_public_key, new_secret};
+use crate::crypto::passphrase::{Argon2Cost, Credential, KeyHint};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
-use crate::format::key_slot::{self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX};
+use crate::format::config::{self, RepositoryConfig};
+use crate::format::key_slot::{
+    self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX, WORK_MAX,
+};
 use crate::format::note::Says;
+use crate::format::object::{self, ObjectKind};
 use crate::format::signed::Signer;
-use crate::id::{RepositoryId, SlotId};
+use crate::id::{Pin, RepositoryId, SlotId};
+use crate::parallel;
 use crate::repository::{Repository, layout};
 
 /// What the key in use allows, and who it belongs to.
@@ -66,40 +71,137 @@ pub struct ListedSlot {
     pub in_use: bool,
 }
 
-/// Tries all slots and returns the secrets that the credential opens.
-///
-/// A damaged slot does not keep the others from opening; if none opens, the damage is what is reported.
-pub(super) fn unlock(
-    backend: &dyn Backend,
-    repository: RepositoryId,
-    credential: &Credential,
-) -> Result<(RoleSecrets, Bytes)> {
-    let slots = backend.list(layout::KEYS)?;
-    let mut damage = None;
-    for object in slots.iter().take(SLOTS_MAX) {
-        let opened = read_slot(backend, object).and_then(|bytes| {
-            let damaged = |error| Error::damaged(&object.key, error);
-            let header = key_slot::checked(&bytes).and_then(key_slot::SlotHeader::decode).map_err(damaged)?;
-            check_name(&object.key, &header.slot)?;
-            // A slot of another repository could hand out that one's secrets under this one's name.
-            if header.repository != repository {
-                return Err(Error::damaged(
-                    &object.key,
-                    format!("it belongs to another repository than {}", layout::CONFIG),
-                ));
+/// A repository that is to be opened.
+pub(super) struct Door<'a> {
+    /// Where it is.
+    pub backend: &'a dyn Backend,
+    /// Its `config`, as stored.
+    pub config: &'a [u8],
+    /// Its name, as `config` tells it.
+    pub repository: RepositoryId,
+    /// What must open one of its slots.
+    pub credential: &'a Credential,
+    /// What it must have if it is the right one.
+    pub pin: Option<Pin>,
+}
+
+/// What a credential opened.
+pub(super) struct Unlocked {
+    /// The symmetric keys.
+    pub keys: MetaKeys,
+    /// The parameters.
+    pub config: RepositoryConfig,
+    /// What the key allows.
+    pub access: Access,
+}
+
+/// A slot that may be tried.
+struct Candidate {
+    key: String,
+    bytes: Bytes,
+    work: u64,
+}
+
+/// Why slots did not count.
+#[derive(Default)]
+struct Refusals {
+    /// One opened, but its root key is not the pinned one.
+    foreign: Option<Error>,
+    /// One opened, but what it leads to is not in order.
+    opened: Option<Error>,
+    /// One cannot be tried.
+    closed: Option<Error>,
+}
+
+impl Door<'_> {
+    /// Tries slots, and first the one that the key is said to open. A slot counts only if its root key is the pinned one
+    /// and signed both `config` and the slot's certificate: one that somebody forged or damaged does not keep the others
+    /// from opening. If none counts, the error says what is wrong with the one that came closest.
+    pub fn unlock(&self, hint: Option<SlotId>) -> Result<Unlocked> {
+        let hinted = hint.map(|slot| layout::key_slot(&slot));
+        let slots = self.backend.list(layout::KEYS)?;
+        let (first, others): (Vec<&Listed>, Vec<&Listed>) =
+            slots.iter().partition(|slot| Some(&slot.key) == hinted.as_ref());
+        let mut refusals = Refusals::default();
+        for group in [&first[..], &others[..others.len().min(SLOTS_MAX)]] {
+            if let Some(unlocked) = self.try_slots(group, &mut refusals)? {
+                return Ok(unlocked);
             }
-            let secrets = key_slot::open(&bytes, credential).map_err(damaged)?;
-            Ok(secrets.map(|secrets| (secrets, bytes)))
-        });
-        match opened {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => {}
-            // A damaged slot must not lock out the others; it is told only if none of them opens.
-            Err(error) if error.is_damage() => damage = Some(error),
-            Err(error) => return Err(error),
+        }
+        let Refusals { foreign, opened, closed } = refusals;
+        let wrong_key = || Error::WrongKey { location: self.backend.location(), slots: slots.len() };
+        Err(foreign.or(opened).or(closed).unwrap_or_else(wrong_key))
+    }
+
+    fn try_slots(&self, slots: &[&Listed], refusals: &mut Refusals) -> Result<Option<Unlocked>> {
+        let mut candidates = Vec::new();
+        for read in parallel::map(slots, self.backend.concurrency(), |slot| self.candidate(slot)) {
+            match read {
+                Ok(candidate) => candidates.push(candidate),
+                Err(error) if error.is_damage() => refusals.closed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        // The cheapest first: slots that somebody made costly use up nothing before those that `key add` makes.
+        candidates.sort_by_key(|candidate| candidate.work);
+        let mut work_left = WORK_MAX;
+        for Candidate { key, bytes, work } in candidates {
+            let Some(left) = work_left.checked_sub(work) else {
+                refusals.closed = Some(Error::damaged(key, "it asks for more work than key slots may"));
+                continue;
+            };
+            work_left = left;
+            match key_slot::open(&bytes, self.credential) {
+                Ok(None) => {}
+                Err(error) => refusals.closed = Some(Error::damaged(key, error)),
+                Ok(Some(secrets)) => match self.enter(&key, &bytes, secrets) {
+                    Ok(unlocked) => return Ok(Some(unlocked)),
+                    Err(error @ Error::NotPinned { .. }) => refusals.foreign = Some(error),
+                    Err(error) => refusals.opened = Some(error),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    fn candidate(&self, slot: &Listed) -> Result<Candidate> {
+        let key = slot.key.clone();
+        let bytes = read_slot(self.backend, slot)?;
+        let header = key_slot::checked(&bytes)
+            .and_then(key_slot::SlotHeader::decode)
+            .map_err(|error| Error::damaged(&key, error))?;
+        check_name(&key, &header.slot)?;
+        // A slot of another repository could hand out that one's secrets under this one's name.
+        if header.repository != self.repository {
+            return Err(Error::damaged(&key, format!("it belongs to another repository than {}", layout::CONFIG)));
+        }
+        let is_costly = matches!(self.credential, Credential::Passphrase(_));
+        Ok(Candidate { key, bytes, work: if is_costly { header.work() } else { 0 } })
+    }
+
+    /// Follows what a slot holds to the rest of the repository.
+    fn enter(&self, key: &str, slot: &[u8], secrets: RoleSecrets) -> Result<Unlocked> {
+        let found = config::pin(self.repository, &secrets.root_key);
+        if let Some(pinned) = self.pin.filter(|pinned| *pinned != found) {
+            return Err(Error::NotPinned { location: self.backend.location(), pinned, found, remembered: None });
+        }
+        let RoleSecrets { role, meta, signing_seed, data, root_seed, root_key } = secrets;
+        let keys = MetaKeys::new(meta);
+        let config = object::open(&keys, self.repository, ObjectKind::Config, layout::CONFIG, self.config)
+            .and_then(|body| RepositoryConfig::verify(&body, self.repository, &root_key))
+            .map_err(|error| Error::damaged(layout::CONFIG, error))?;
+        let certificate = key_slot::open_description(slot, &keys, self.repository, &root_key)
+            .map_err(|error| Error::damaged(key, error))?;
+        // Who overwrites a slot can keep the certificate that belongs there.
+        let fits = certificate.role == role
+            && certificate.signer == sign::signer_key(&signing_seed)
+            && root_seed.as_ref().is_none_or(|seed| sign::signer_key(seed) == root_key)
+            && data.as_ref().is_none_or(|secret| data_public_key(secret) == Some(config.data_public_key));
+        match fits {
+            true => Ok(Unlocked { keys, config, access: Access { certificate, signing_seed, data, root_seed } }),
+            false => Err(Error::damaged(key, "its secrets do not belong to its certificate and the repository")),
         }
     }
-    Err(damage.unwrap_or_else(|| Error::WrongKey { location: backend.location(), slots: slots.len() }))
 }
 
 /// Refuses a slot that stands under another one's name.
@@ -145,9 +247,28 @@ pub(super) fn new_slot(
     Ok((certificate, Bytes::from(bytes)))
 }
 
+/// A key slot that was made and is not in the repository yet.
+pub struct PreparedKey {
+    certificate: Certificate,
+    bytes: Bytes,
+    hint: KeyHint,
+}
+
+impl PreparedKey {
+    /// Returns what its key file is to say of slot and repository.
+    pub fn hint(&self) -> KeyHint {
+        self.hint
+    }
+}
+
 impl Repository {
     /// Adds a key slot. Needs a maintainer's key.
     pub fn add_key(&self, label: &str, role: Role, credential: &Credential) -> Result<Certificate> {
+        self.store_key(self.prepare_key(label, role, credential)?)
+    }
+
+    /// Makes a key slot without adding it, so that its key file can be made safe first. Needs a maintainer's key.
+    pub fn prepare_key(&self, label: &str, role: Role, credential: &Credential) -> Result<PreparedKey> {
         let root_seed = self.access().root_seed()?;
         let slots = self.backend().list(layout::KEYS)?.len();
         if slots >= SLOTS_MAX {
@@ -165,8 +286,20 @@ impl Repository {
         };
         let (certificate, bytes) =
             new_slot(self.id(), root_seed, self.clock().now(), NewSlot { label, credential, secrets })?;
-        self.backend().create(&layout::key_slot(&certificate.slot), bytes)?;
-        Ok(certificate)
+        let hint = KeyHint { slot: certificate.slot, pin: self.pin() };
+        Ok(PreparedKey { certificate, bytes, hint })
+    }
+
+    /// Adds a key slot that was made before.
+    pub fn store_key(&self, key: PreparedKey) -> Result<Certificate> {
+        let name = layout::key_slot(&key.certificate.slot);
+        self.backend().create(&name, key.bytes).inspect_err(|error| {
+            // The answer may be all that was lost, and the key file will go too: a slot whose key nobody has is litter.
+            if error.fault() != Some(Fault::AlreadyExists) {
+                let _ = self.backend().remove(&name);
+            }
+        })?;
+        Ok(key.certificate)
     }
 
     /// Lists all key slots, the oldest first, and last those that cannot be read.
@@ -212,7 +345,7 @@ impl Repository {
             )));
         }
         // First: from the moment the slot is gone nobody relies on what its holder writes, not even if it is put back.
-        self.write_note(Says::RevokeKey { slot: certificate.slot })?;
+        self.write_note(Says::RevokeKey { slot: certificate.slot, label: certificate.label.clone() })?;
         self.backend().remove(&layout::key_slot(&certificate.slot))?;
         Ok(certificate)
     }
@@ -240,7 +373,7 @@ impl Repository {
         }
     }
 
-    fn find_key(&self, name: &str) -> Result<Certificate> {
+    pub(super) fn find_key(&self, name: &str) -> Result<Certificate> {
         let matches: Vec<Certificate> = self
             .list_keys()?
             .into_iter()

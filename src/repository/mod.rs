@@ -10,6 +10,7 @@ pub mod layout;
 pub mod memory_file;
 pub mod memory_plan;
 pub mod notes;
+pub mod pins;
 pub mod session;
 pub mod snapshots;
 pub mod thread_plan;
@@ -25,19 +26,19 @@ use crate::backend::Backend;
 use crate::chunker::Chunker;
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::keys::{MetaKeys, new_data_key_pair, new_secret};
-use crate::crypto::passphrase::{Credential, encode_key_file};
+use crate::crypto::passphrase::{Credential, KeyFile, KeyHint};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::forgotten::ForgottenRecord;
-use crate::format::key_slot::{self, Certificate, Role, RoleSecrets};
+use crate::format::key_slot::{Certificate, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::SessionOutcome;
-use crate::id::RepositoryId;
+use crate::id::{Pin, RepositoryId, SlotId};
 use crate::repository::history::History;
 use crate::repository::index_sync::{Index, IndexHome, SegmentOpener};
-use crate::repository::keys::{Access, NewSlot};
+use crate::repository::keys::{Access, Door, NewSlot, Unlocked};
 use crate::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MemoryPlan};
 use crate::repository::snapshots::Remembered;
 use crate::repository::thread_plan::ThreadPlan;
@@ -53,12 +54,23 @@ pub struct OpenOptions {
     pub clock: Arc<dyn Clock>,
     /// A file that remembers which snapshots were seen, besides the one in the cache directory.
     pub history_file: Option<PathBuf>,
+    /// What the repository must have if it is the right one; without, any repository that the key opens will do.
+    pub pin: Option<Pin>,
+    /// The slot that the key is said to open: it is tried first.
+    pub slot: Option<SlotId>,
 }
 
 impl Default for OpenOptions {
-    /// A temporary index cache, the default memory limit, the system's clock.
+    /// A temporary index cache, the default memory limit, the system's clock, no pin.
     fn default() -> Self {
-        Self { cache_root: None, memory_limit: MEMORY_LIMIT_DEFAULT, clock: Arc::new(SystemClock), history_file: None }
+        Self {
+            cache_root: None,
+            memory_limit: MEMORY_LIMIT_DEFAULT,
+            clock: Arc::new(SystemClock),
+            history_file: None,
+            pin: None,
+            slot: None,
+        }
     }
 }
 
@@ -105,6 +117,8 @@ impl Default for CreateOptions {
 pub struct Created {
     /// The repository's name.
     pub repository: RepositoryId,
+    /// What tells it from one that somebody puts in its place.
+    pub pin: Pin,
     /// Opens the repository as a maintainer if all else is lost. To be shown once and kept elsewhere.
     pub recovery_key: zeroize::Zeroizing<String>,
 }
@@ -125,8 +139,7 @@ impl Repository {
         let (meta, root_seed) = (new_secret(), new_secret());
         let created = clock.now();
         let recovery = new_secret();
-        let slots = [(options.label.as_str(), credential), ("recovery", &Credential::KeyFile(recovery.clone()))];
-        for (label, credential) in slots {
+        let add_slot = |label: &str, credential: &Credential| {
             let secrets = RoleSecrets {
                 role: Role::Maintainer,
                 meta: meta.clone(),
@@ -135,10 +148,12 @@ impl Repository {
                 root_seed: Some(root_seed.clone()),
                 root_key: sign::signer_key(&root_seed),
             };
-            let (certificate, bytes) =
-                keys::new_slot(repository, &root_seed, created, NewSlot { label, credential, secrets })?;
-            backend.create(&layout::key_slot(&certificate.slot), bytes)?;
-        }
+            let slot = NewSlot { label, credential, secrets };
+            let (certificate, bytes) = keys::new_slot(repository, &root_seed, created, slot)?;
+            backend.create(&layout::key_slot(&certificate.slot), bytes).map(|()| certificate.slot)
+        };
+        add_slot(&options.label, credential)?;
+        let recovery_slot = add_slot("recovery", &Credential::KeyFile(recovery.clone()))?;
         let config = RepositoryConfig {
             format: FORMAT_VERSION,
             repository,
@@ -149,10 +164,12 @@ impl Repository {
             pack_bytes: options.pack_bytes,
             create_only: options.create_only,
         };
-        let keys = MetaKeys::new(meta);
+        let keys = MetaKeys::new(meta.clone());
         let sealed = object::seal(&keys, repository, ObjectKind::Config, layout::CONFIG, &config.sign(&root_seed));
         backend.create(layout::CONFIG, Bytes::from(sealed))?;
-        Ok(Created { repository, recovery_key: encode_key_file(&recovery) })
+        let hint = KeyHint { slot: recovery_slot, pin: config.pin() };
+        let recovery_key = KeyFile { secret: recovery, hint: Some(hint) }.encode();
+        Ok(Created { repository, pin: config.pin(), recovery_key })
     }
 
     /// Refuses a place that holds anything.
@@ -174,7 +191,8 @@ impl Repository {
 
     /// Opens a repository.
     ///
-    /// Fails with [`Error::NoRepository`], [`Error::FormatVersion`], [`Error::WrongKey`], or [`Error::Damaged`].
+    /// Fails with [`Error::NoRepository`], [`Error::FormatVersion`], [`Error::WrongKey`], [`Error::NotPinned`], or
+    /// [`Error::Damaged`].
     pub fn open(backend: Arc<dyn Backend>, credential: &Credential, options: &OpenOptions) -> Result<Arc<Self>> {
         let home = options.cache_root.clone().map_or(IndexHome::Temporary, IndexHome::Directory);
         Self::open_with_index(backend, credential, options, home)
@@ -200,22 +218,14 @@ impl Repository {
             return Err(Error::FormatVersion { location, found, supported });
         }
         let id = object::peek_repository(&bytes).map_err(damaged)?;
-        let (secrets, slot) = keys::unlock(backend.as_ref(), id, credential)?;
-        let keys = Arc::new(MetaKeys::new(secrets.meta));
-        let body = object::open(&keys, id, ObjectKind::Config, layout::CONFIG, &bytes).map_err(damaged)?;
-        let config = RepositoryConfig::verify(&body, id, &secrets.root_key).map_err(damaged)?;
-        let certificate = key_slot::open_description(&slot, &keys, id, &config.root_key)
-            .map_err(|error| Error::damaged("the key slot in use", error))?;
+        let door = Door { backend: backend.as_ref(), config: &bytes, repository: id, credential, pin: options.pin };
+        let Unlocked { keys, config, access } = door.unlock(options.slot)?;
+        let keys = Arc::new(keys);
         let opener = SegmentOpener { keys: Arc::clone(&keys), repository: id, root_key: config.root_key };
         let index = Index::new(Arc::clone(&backend), opener, home);
         Ok(Arc::new(Self {
             chunker: Chunker::new(&keys.gear_seed(), config.chunk_profiles),
-            access: Access {
-                certificate,
-                signing_seed: secrets.signing_seed,
-                data: secrets.data,
-                root_seed: secrets.root_seed,
-            },
+            access,
             clock: Arc::clone(&options.clock),
             backend,
             config,
@@ -231,6 +241,11 @@ impl Repository {
     /// Returns the repository's name.
     pub fn id(&self) -> RepositoryId {
         self.config.repository
+    }
+
+    /// Returns what tells it from one that somebody puts in its place.
+    pub fn pin(&self) -> Pin {
+        self.config.pin()
     }
 
     /// Returns where its objects live.

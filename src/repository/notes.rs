@@ -42,6 +42,15 @@ impl Hold {
     }
 }
 
+/// A key that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedKey {
+    /// What it was called.
+    pub label: String,
+    /// When it was removed.
+    pub at: Timestamp,
+}
+
 /// All notes of a repository, taken together.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -49,8 +58,8 @@ pub struct Notes {
     pub holds: Vec<Hold>,
     /// Snapshots from before an upgrade that another one followed.
     pub released: BTreeSet<SessionId>,
-    /// Key slots that were removed, and when.
-    pub revoked: BTreeMap<SlotId, Timestamp>,
+    /// Key slots that were removed.
+    pub revoked: BTreeMap<SlotId, RemovedKey>,
     /// One error for each note that could not be read.
     pub damaged: Vec<Error>,
     /// What each note speaks about, if that is one snapshot.
@@ -80,7 +89,7 @@ impl Notes {
         tags
     }
 
-    /// Returns the key slots that are on one footing with this one.
+    /// Returns the key slots that are on one footing with this one, itself included.
     pub fn trusted_with(&self, slot: &SlotId) -> BTreeSet<SlotId> {
         self.equals.iter().filter(|set| set.contains(slot)).flatten().copied().collect()
     }
@@ -121,7 +130,9 @@ impl Notes {
                 changes.removed.extend(tags);
             }
             Says::UpgradeDone { released } => self.released.extend(released),
-            Says::RevokeKey { slot } => drop(self.revoked.entry(slot).or_insert(record.at)),
+            Says::RevokeKey { slot, label } => {
+                self.revoked.entry(slot).or_insert(RemovedKey { label, at: record.at });
+            }
             Says::ReinstateKey { slot } => drop(self.revoked.remove(&slot)),
             Says::TrustKeys { slots } => self.equals.push(slots.into_iter().collect()),
             Says::DistrustKeys { slots } => {

@@ -13,6 +13,7 @@ use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
 use crate::format::countersignature::{Countersignature, PACKS_MAX, SoundPack};
 use crate::format::key_slot::{Certificate, Role};
+use crate::format::note::Says;
 use crate::format::object::{self, ObjectKind};
 use crate::id::{CountersignatureId, SlotId};
 use crate::index::PackRecord;
@@ -78,6 +79,46 @@ impl Countersigned {
 }
 
 impl Repository {
+    /// Puts writers' keys on one footing: each relies on what the others write. They are named by id, a prefix of it, or
+    /// label. Needs a maintainer's key.
+    pub fn trust_keys(&self, names: &[String]) -> Result<Vec<Certificate>> {
+        let keys = self.writers_named(names)?;
+        if keys.len() < 2 {
+            return Err(Error::Invalid("Trust is between keys: name at least two".to_owned()));
+        }
+        self.write_note(Says::TrustKeys { slots: keys.iter().map(|key| key.slot).collect() })?;
+        Ok(keys)
+    }
+
+    /// Takes back that writers' keys are on one footing with any other. Needs a maintainer's key.
+    pub fn distrust_keys(&self, names: &[String]) -> Result<Vec<Certificate>> {
+        let keys = self.writers_named(names)?;
+        self.write_note(Says::DistrustKeys { slots: keys.iter().map(|key| key.slot).collect() })?;
+        Ok(keys)
+    }
+
+    fn writers_named(&self, names: &[String]) -> Result<Vec<Certificate>> {
+        self.access().require_maintainer("say which keys rely on each other")?;
+        let notes = self.list_notes()?;
+        let mut keys: Vec<Certificate> = Vec::new();
+        for name in names {
+            let key = self.find_key(name)?;
+            let (label, role) = (&key.label, key.role.name());
+            if key.role != Role::Writer {
+                return Err(Error::Invalid(format!(
+                    "The key {label:?} has the role {role}: only writers can be trusted or distrusted"
+                )));
+            }
+            if notes.revoked.contains_key(&key.slot) {
+                return Err(Error::Invalid(format!("The key {label:?} was removed, and its slot has been put back")));
+            }
+            if keys.iter().all(|other| other.slot != key.slot) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
     /// Reads all countersignatures.
     pub fn countersigned_packs(&self) -> Result<Countersigned> {
         let objects = self.backend().list(layout::COUNTERSIGNED)?;

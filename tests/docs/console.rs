@@ -222,7 +222,7 @@ fn masked_word(word: &str) -> String {
     let is_time = core.starts_with(|c: char| c.is_ascii_digit())
         && (core.matches('-').count() == 2 && digits(core) >= 8 || core.contains(':') && digits(core) >= 4)
         && core.chars().all(|c| c.is_ascii_digit() || matches!(c, '-' | ':' | '.' | 'T' | 'Z'));
-    if core.starts_with("MLVK1-") {
+    if core.starts_with("MLVK2-") {
         return format!("KEY{tail}");
     }
     if is_time {
@@ -261,7 +261,7 @@ fn what_differs_between_runs_is_not_compared_and_all_else_is() {
         ("Read 121.9 MiB, stored 7.0 MiB, in 0 s", "Read 1 B, stored 17.0 KiB, in 12 s"),
         ("a  2026-11-24 16:20:48 UTC", "a 2027-01-02 01:02:03 UTC"),
         ("DAMAGED packs/data/25/25044a02…c0b203: x", "DAMAGED packs/data/ff/ffffffffffffffffff: x"),
-        ("  MLVK1-ABAZSF-ESKQPG", "  MLVK1-QQQQQQ-ESKQPG"),
+        ("  MLVK2-ABAZSF-ESKQPG", "  MLVK2-QQQQQQ-ESKQPG"),
         ("Deduplication  3.79", "Deduplication 1.00"),
         ("1 experiments … done", "1 experiments and 2 runs done"),
         ("References: ok (70 with files, 10 without)", "References: ok (71 with files, 9 without)"),

@@ -24,7 +24,7 @@ use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
-use mlvault::clock::{Clock, SystemClock};
+use mlvault::clock::Clock;
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
@@ -204,10 +204,9 @@ impl Drop for Ending {
 
 fn open(process: &Arc<Process>) -> Arc<Repository> {
     let options = OpenOptions {
-        cache_root: None,
         memory_limit: MEMORY_LIMIT_MIN,
         clock: Arc::new(SkewedClock(Arc::clone(process))),
-        history_file: None,
+        ..OpenOptions::default()
     };
     let backend = Arc::clone(process) as Arc<dyn Backend>;
     Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
@@ -215,12 +214,7 @@ fn open(process: &Arc<Process>) -> Arc<Repository> {
 
 /// Opens a repository in memory for one who only looks.
 fn observe(store: &Arc<MemoryBackend>) -> Arc<Repository> {
-    let options = OpenOptions {
-        cache_root: None,
-        memory_limit: MEMORY_LIMIT_MIN,
-        clock: Arc::new(SystemClock),
-        history_file: None,
-    };
+    let options = OpenOptions { memory_limit: MEMORY_LIMIT_MIN, ..OpenOptions::default() };
     let backend = Arc::clone(store) as Arc<dyn Backend>;
     Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
 }

@@ -10,10 +10,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use mlvault::backend::local::LocalBackend;
-use mlvault::clock::SystemClock;
 use mlvault::crypto::keys::new_secret;
-use mlvault::crypto::passphrase::{Credential, decode_key_file, encode_key_file};
-use mlvault::repository::memory_plan::MEMORY_LIMIT_DEFAULT;
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::repository::{OpenOptions, Repository};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,7 +40,7 @@ impl Runner {
         for name in ["src", "home", "tmp"] {
             fs::create_dir(runner.path(name)).unwrap();
         }
-        fs::write(runner.path("key"), encode_key_file(&new_secret()).as_bytes()).unwrap();
+        fs::write(runner.path("key"), KeyFile::new(new_secret()).encode().as_bytes()).unwrap();
         runner
     }
 
@@ -118,13 +116,8 @@ impl Runner {
     pub fn open(&self) -> Arc<Repository> {
         let backend = Arc::new(LocalBackend::open(self.path("repo")).unwrap());
         let key = fs::read_to_string(self.path("key")).unwrap();
-        let credential = Credential::KeyFile(decode_key_file(&key).unwrap());
-        let options = OpenOptions {
-            cache_root: None,
-            memory_limit: MEMORY_LIMIT_DEFAULT,
-            clock: Arc::new(SystemClock),
-            history_file: None,
-        };
+        let credential = Credential::KeyFile(KeyFile::decode(&key).unwrap().secret);
+        let options = OpenOptions::default();
         Repository::open(backend, &credential, &options).unwrap()
     }
 

@@ -22,7 +22,7 @@ use mlvault::cancel::Cancel;
 use mlvault::check::{self, CheckReport, ReadData};
 use mlvault::clock::SystemClock;
 use mlvault::crypto::keys::{Secret, new_secret};
-use mlvault::crypto::passphrase::{Credential, encode_key_file};
+use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::hears::Hears;
@@ -73,12 +73,8 @@ impl Vault {
 
     /// Opens the repository with another key.
     pub fn open_with(&self, credential: &Credential) -> Result<Arc<Repository>> {
-        let options = OpenOptions {
-            cache_root: self.cache.clone(),
-            memory_limit: MEMORY_LIMIT_MIN,
-            clock: Arc::new(SystemClock),
-            history_file: None,
-        };
+        let options =
+            OpenOptions { cache_root: self.cache.clone(), memory_limit: MEMORY_LIMIT_MIN, ..OpenOptions::default() };
         match self.cache {
             Some(_) => Repository::open(Arc::clone(&self.backend), credential, &options),
             // A database would be made and removed each time; the tests of the program do that.
@@ -196,7 +192,7 @@ impl LocalVault {
         let backend = LocalBackend::create_root(directory.path().join("repository")).unwrap();
         let (secret, credential) = key_file();
         create(&backend, &credential).unwrap();
-        fs::write(directory.path().join("key"), encode_key_file(&secret).as_bytes()).unwrap();
+        fs::write(directory.path().join("key"), KeyFile::new(secret).encode().as_bytes()).unwrap();
         let cache = Some(directory.path().join("cache"));
         Self { vault: Vault { backend: Arc::new(backend), credential, cache }, directory }
     }
