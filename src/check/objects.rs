@@ -84,9 +84,9 @@ impl Check<'_> {
     }
 
     fn check_tombstones(&self) -> Result<()> {
-        let session::Tombstones { sound, forged, unreadable } = session::tombstones(self.repository)?;
-        let bad: Vec<Error> = forged.into_iter().chain(unreadable).collect();
-        self.findings.count(|counts| counts.tombstones = (sound.len() + bad.len()) as u64);
+        let tombstones = session::tombstones(self.repository)?;
+        let bad = tombstones.faults();
+        self.findings.count(|counts| counts.tombstones = (tombstones.sound.len() + bad.len()) as u64);
         self.report(ProblemKind::Tombstone, layout::TOMBSTONES, &bad);
         Ok(())
     }

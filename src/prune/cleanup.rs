@@ -39,7 +39,10 @@ impl Prune<'_> {
 
     fn remove_empty_tombstones(&mut self) -> Result<()> {
         // Listed before packs: a pack of a tombstone that is written meanwhile is not taken for one that is gone.
-        let tombstones = session::tombstones(self.repository)?.all_readable()?.sound;
+        let session::Tombstones { sound: tombstones, forged, .. } =
+            session::tombstones(self.repository)?.all_readable()?;
+        // They mark nothing.
+        self.repository.backend().remove_all(&forged)?;
         if tombstones.is_empty() {
             return Ok(());
         }

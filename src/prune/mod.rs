@@ -4,7 +4,7 @@
 //! is in `tests/model/`):
 //! - Nothing that a listed snapshot needs is deleted, whatever runs beside this and wherever it stops.
 //! - The plan decides what is worth doing, the sweep alone what is safe. It deletes a pack only if all that is needed in it
-//!   was proved to be in another one ([`proof`]).
+//!   was proved to be in another one ([`proof`]). Who is found to lie is believed no more by the next round.
 //! - Nothing is pruned while a snapshot, note or segment cannot be read: what it needs is not known.
 //! - A prune can be stopped anywhere; the next one goes on with what was marked.
 
@@ -18,6 +18,7 @@ mod sweep;
 mod view;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ struct Prune<'a> {
     unneeded_trash: Vec<SessionId>,
     /// The session in which this prune moved chunks.
     own_session: Option<SessionId>,
+    /// Packs that were found not to hold what is said of them.
+    accused: HashSet<PackId>,
 }
 
 /// Prunes. Needs a maintainer's key.
@@ -135,7 +138,15 @@ pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) 
         clock_off_seconds: repository.tell_clock_off(hears),
         ..PruneReport::default()
     };
-    let mut prune = Prune { repository, options, hears, report, unneeded_trash: Vec::new(), own_session: None };
+    let mut prune = Prune {
+        repository,
+        options,
+        hears,
+        report,
+        unneeded_trash: Vec::new(),
+        own_session: None,
+        accused: HashSet::new(),
+    };
     prune.run()?;
     Ok(prune.report)
 }
@@ -143,33 +154,48 @@ pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) 
 impl Prune<'_> {
     fn run(&mut self) -> Result<()> {
         let mut needed = Needed::new(Arc::clone(self.repository));
-        self.hears.monitor.phase("look at snapshots", None, None);
-        self.add_needed(&mut needed)?;
-        let view = View::take(self.repository)?;
-        let packs = view.uses(self.repository, &needed)?.packs;
-        let open = self.sessions_in_the_way()?;
-        self.report.sessions_open = open.len() as u64;
-        self.report.plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), !open.is_empty());
+        self.round(&mut needed)?;
         if self.options.dry_run {
             return Ok(());
         }
-        let (delete, repack) =
-            (std::mem::take(&mut self.report.plan.delete), std::mem::take(&mut self.report.plan.repack));
+        if self.report.packs_unproven > 0 && !self.accused.is_empty() {
+            // Nothing is left to the packs that turned out not to hold what is said of them; so they go themselves.
+            self.report.packs_unproven = 0;
+            self.round(&mut needed)?;
+        }
+        self.clean_up()
+    }
+
+    /// Makes a plan and carries it out.
+    fn round(&mut self, needed: &mut Needed) -> Result<()> {
+        self.hears.monitor.phase("look at snapshots", None, None);
+        self.add_needed(needed)?;
+        let view = View::take(self.repository)?;
+        let packs = view.uses(self.repository, needed, &self.accused)?.packs;
+        let open = self.sessions_in_the_way()?;
+        self.report.sessions_open = open.len() as u64;
+        let mut plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), !open.is_empty());
+        let (delete, repack) = (std::mem::take(&mut plan.delete), std::mem::take(&mut plan.repack));
+        if self.accused.is_empty() {
+            self.report.plan = plan;
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
         let duration_max = self.options.limits.duration_max;
-        let what = Repack { packs: &repack, doomed: &delete, needed: &needed, duration_max };
+        let what = Repack { packs: &repack, doomed: &delete, needed, duration_max };
         let moved = repack::run(self.repository, &what, self.hears)?;
-        self.report.chunks_moved = moved.chunks;
-        self.report.bytes_written = moved.bytes_written;
+        self.report.chunks_moved += moved.chunks;
+        self.report.bytes_written += moved.bytes_written;
         self.report.packs_unreadable = moved.unreadable;
         self.own_session = moved.session;
         // Moving was a session, and it has ended: were it open, the sweep would wait for itself (step 4).
         let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();
         mark.extend(moved.packs);
         match self.report.by_grace {
-            false => self.mark_and_sweep(mark, &mut needed)?,
-            true => self.sweep_by_grace(mark, &mut needed)?,
+            false => self.mark_and_sweep(mark, needed),
+            true => self.sweep_by_grace(mark, needed),
         }
-        self.clean_up()
     }
 
     /// Adds what listed, held and freshly forgotten snapshots need. What is damaged might need anything.

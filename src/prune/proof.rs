@@ -52,27 +52,31 @@ struct Claim {
     staying: Vec<Place>,
 }
 
-/// Returns those packs that must stay, because something that is needed in them was proved nowhere else.
-pub fn unproven(
-    repository: &Arc<Repository>,
-    basis: &Basis<'_>,
-    doomed: &Doomed,
-    hears: &Hears,
-) -> Result<HashSet<PackId>> {
+/// What a proof found wanting.
+#[derive(Default)]
+pub struct Unproven {
+    /// Packs that must stay, because something that is needed in them was proved nowhere else.
+    pub packs: HashSet<PackId>,
+    /// Packs that do not hold what is said of them.
+    pub accused: HashSet<PackId>,
+}
+
+/// Looks for proof that packs can go.
+pub fn unproven(repository: &Arc<Repository>, basis: &Basis<'_>, doomed: &Doomed, hears: &Hears) -> Result<Unproven> {
     if doomed.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(Unproven::default());
     }
     hears.monitor.phase("prove copies", None, None);
     let budget = Budget::new(repository.memory_plan().chunk_bytes);
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut proof =
-        Proof { repository, basis, doomed, hears, reader, budget, pending: Vec::new(), unproven: HashSet::new() };
+        Proof { repository, basis, doomed, hears, reader, budget, pending: Vec::new(), found: Unproven::default() };
     for kind in BlobKind::ALL {
         proof.named(kind)?;
     }
     proof.unnamed()?;
     proof.prove_pending()?;
-    Ok(proof.unproven)
+    Ok(proof.found)
 }
 
 struct Proof<'a> {
@@ -83,7 +87,7 @@ struct Proof<'a> {
     reader: ChunkReader,
     budget: Budget,
     pending: Vec<Claim>,
-    unproven: HashSet<PackId>,
+    found: Unproven,
 }
 
 impl Proof<'_> {
@@ -189,12 +193,19 @@ impl Proof<'_> {
     }
 
     /// Tries every place by itself, and says of each that fails who stands for it.
-    fn opens_elsewhere(&self, claim: &Claim) -> Result<bool> {
-        for place in &claim.staying {
+    fn opens_elsewhere(&mut self, claim: &Claim) -> Result<bool> {
+        let doubted = &self.found.accused;
+        let places: Vec<&Place> = claim.staying.iter().filter(|place| !doubted.contains(&place.pack.id)).collect();
+        for place in places {
             let key = layout::pack(claim.kind, &place.pack.id);
             match self.reader.read_at(place) {
                 Ok(_) => return Ok(true),
-                Err(error) if error.is_damage() => self.hears.monitor.problem(&key, &accusation(place, &error)),
+                Err(error) if error.is_damage() => {
+                    // Once for each pack: a liar may speak of a million chunks.
+                    if self.found.accused.insert(place.pack.id) {
+                        self.hears.monitor.problem(&key, &accusation(place, &error));
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -203,7 +214,7 @@ impl Proof<'_> {
 
     fn keep(&mut self, claim: &Claim) {
         for pack in &claim.doomed {
-            if self.unproven.insert(*pack) {
+            if self.found.packs.insert(*pack) {
                 let reason = format!("it stays: no other pack was found to hold its chunk {}", claim.chunk);
                 self.hears.monitor.problem(&layout::pack(claim.kind, pack), &reason);
             }

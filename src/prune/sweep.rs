@@ -16,7 +16,7 @@ use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
 use crate::prune::Prune;
 use crate::prune::needed::Needed;
-use crate::prune::proof::{self, Basis, Doomed};
+use crate::prune::proof::{self, Basis, Doomed, Unproven};
 use crate::prune::segments;
 use crate::prune::view::View;
 use crate::repository::{layout, session, time};
@@ -100,7 +100,7 @@ impl Prune<'_> {
         // Then tombstones, the index and packs, in this order: the chunk that a needed one is left to is in a pack that is
         // named, is there, and that no other prune has marked.
         let view = View::take(self.repository)?;
-        let rescued = view.uses(self.repository, needed)?.rescued;
+        let rescued = view.uses(self.repository, needed, &self.accused)?.rescued;
         // What is in a pack that no segment names is not known. It can go if all that is needed stands elsewhere.
         let is_needless = |pack: &PackId| match view.is_named(pack) {
             true => !rescued.contains(pack),
@@ -114,7 +114,8 @@ impl Prune<'_> {
         self.report.packs_rescued += mark.iter().filter(|pack| !is_needless(pack)).count() as u64;
         let doomed: Doomed = kill.iter().map(|(pack, kind, len)| (*pack, (*kind, *len))).collect();
         let basis = Basis { needed, view: &view, own: self.own_session };
-        let unproven = proof::unproven(self.repository, &basis, &doomed, self.hears)?;
+        let Unproven { packs: unproven, accused } = proof::unproven(self.repository, &basis, &doomed, self.hears)?;
+        self.accused.extend(accused);
         self.report.packs_unproven += unproven.len() as u64;
         kill.retain(|(pack, ..)| !unproven.contains(pack));
         // Sessions that began meanwhile were to see it. One that somebody moved away warned none of them.

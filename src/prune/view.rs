@@ -24,6 +24,12 @@ pub struct View {
     there: PerKind<StoredPacks>,
 }
 
+/// What decides which pack provides a chunk.
+struct Basis<'a> {
+    needed: &'a Needed,
+    accused: &'a HashSet<PackId>,
+}
+
 /// What packs of one kind are good for.
 #[derive(Default)]
 struct Tally {
@@ -81,10 +87,11 @@ impl View {
     }
 
     /// Finds out what each pack is good for. Fails with [`Error::Refused`] if something needed is nowhere.
-    pub fn uses(&self, repository: &Repository, needed: &Needed) -> Result<Uses> {
+    /// `accused` packs provide what no other pack does.
+    pub fn uses(&self, repository: &Repository, needed: &Needed, accused: &HashSet<PackId>) -> Result<Uses> {
         let mut uses = Uses { packs: Vec::new(), rescued: HashSet::new() };
         for kind in BlobKind::ALL {
-            let tally = self.tally(repository, needed, kind)?;
+            let tally = self.tally(repository, &Basis { needed, accused }, kind)?;
             let missing = needed.count(kind).saturating_sub(tally.found);
             if missing > 0 {
                 return Err(Error::Refused(format!(
@@ -117,7 +124,8 @@ impl View {
     }
 
     /// Goes through the index, in which all places of a chunk follow each other.
-    fn tally(&self, repository: &Repository, needed: &Needed, kind: BlobKind) -> Result<Tally> {
+    fn tally(&self, repository: &Repository, basis: &Basis<'_>, kind: BlobKind) -> Result<Tally> {
+        let Basis { needed, accused } = basis;
         let (mut tally, mut current, mut last_found) = (Tally::default(), Places::default(), None);
         let mut settle = |places: &mut Places, tally: &mut Tally| {
             let Some(id) = places.chunk else { return };
@@ -137,7 +145,7 @@ impl View {
                 current = Places { chunk: Some(header.id), at: Vec::new() };
             }
             if let Some(since) = self.since(pack) {
-                let rank = (!pack.is_vouched, since, pack.id);
+                let rank = (accused.contains(&pack.id), !pack.is_vouched, since, pack.id);
                 current.at.push(Candidate { rank, stored: u64::from(header.stored_len) });
             }
             Ok(())
@@ -179,15 +187,15 @@ struct Places {
 /// A pack that may provide a chunk.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    /// The least is preferred: whether nobody vouches for the pack, since when it is there, the pack.
-    rank: (bool, Timestamp, PackId),
+    /// The least is preferred: whether the pack is accused, whether nobody vouches for it, since when it is there, the pack.
+    rank: (bool, bool, Timestamp, PackId),
     /// Stored length of the chunk.
     stored: u64,
 }
 
 impl Candidate {
     fn pack(&self) -> &PackId {
-        &self.rank.2
+        &self.rank.3
     }
 }
 

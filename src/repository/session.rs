@@ -85,9 +85,8 @@ impl Session {
         repository.backend().create(&layout::session(&id), Bytes::from(sealed))?;
         let tombstones = tombstones(repository)?;
         let is_blind = !tombstones.unreadable.is_empty();
-        let Tombstones { sound, forged, unreadable } = tombstones;
-        let tombstoned = sound.into_iter().flat_map(|(_, packs)| packs).collect();
-        let bad_tombstones = forged.into_iter().chain(unreadable).collect();
+        let bad_tombstones = tombstones.faults();
+        let tombstoned = tombstones.into_packs();
         // A handle that was open before may know packs that were swept since.
         repository.index().expire();
         let name = SessionName { repository: repository.id(), session: id, slot: repository.access().certificate.slot };
@@ -243,13 +242,19 @@ pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
 pub struct Tombstones {
     /// The key of each, and the packs that it names.
     pub sound: Vec<(String, Vec<PackId>)>,
-    /// Sound objects that no maintainer signed: no prune wrote them, so they mark nothing.
-    pub forged: Vec<Error>,
+    /// The key of each sound object that no maintainer signed: no prune wrote it, so it marks nothing.
+    pub forged: Vec<String>,
     /// Those that cannot be read. Any pack might be marked by them.
     pub unreadable: Vec<Error>,
 }
 
 impl Tombstones {
+    /// Returns what is wrong with those that do not count.
+    pub fn faults(&self) -> Vec<Error> {
+        let forged = |key: &String| Error::damaged(key, "no maintainer signed it, so it marks nothing");
+        self.forged.iter().map(forged).chain(self.unreadable.iter().cloned()).collect()
+    }
+
     /// Returns the packs that are marked, as far as that can be read.
     pub fn into_packs(self) -> HashSet<PackId> {
         self.sound.into_iter().flat_map(|(_, packs)| packs).collect()
@@ -273,9 +278,7 @@ pub fn tombstones(repository: &Repository) -> Result<Tombstones> {
     for object in repository.backend().list(layout::TOMBSTONES)? {
         match read_tombstone(repository, &object.key) {
             Ok(Some(tombstone)) => tombstones.sound.push((object.key, tombstone.packs)),
-            Ok(None) => {
-                tombstones.forged.push(Error::damaged(&object.key, "no maintainer signed it, so it marks nothing"));
-            }
+            Ok(None) => tombstones.forged.push(object.key),
             Err(error) if error.fault() == Some(Fault::NotFound) => {}
             Err(error) if error.is_damage() => tombstones.unreadable.push(error),
             Err(error) => return Err(error),

@@ -1,6 +1,7 @@
 //! Backups, forgetting, prunes, repairs and restores that run at once on a store where everything goes wrong.
 //!
-//! Goal: whatever the order of single requests, and whoever crashes, is late, repeats itself or has a wrong clock, no
+//! Goal: whatever the order of single requests, and whoever crashes, is late, repeats itself, has a wrong clock or stole a
+//! key, no
 //! listed snapshot loses anything, and in the end nothing is left over.
 //!
 //! Method: the real operations run on threads of their own, each over a backend that hands every request to a
@@ -25,7 +26,9 @@ use mlvault::backend::memory::MemoryBackend;
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::clock::Clock;
+use mlvault::crypto::passphrase::Credential;
 use mlvault::error::{Error, Result};
+use mlvault::format::key_slot::Role;
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
 use mlvault::prune::{self, PruneLimits};
@@ -40,7 +43,8 @@ use tempfile::TempDir;
 use crate::simulator::mutation::{Break, Mutation};
 use crate::simulator::oracle::Oracle;
 use crate::simulator::world::{Dice, Faults, Process, START_MILLISECONDS, SkewedClock, TrueTime, World};
-use crate::support::repo::{self, Problems, Tree, Vault, copy_into, noise, prose, tree};
+use crate::support::repo::{self, Problems, Tree, Vault, copy_into, key_file, noise, prose, tree};
+use crate::support::thief::{FORGERIES, Forgery, Thief};
 
 /// Histories of each of the two tests that look for losses, where nothing else is said.
 const HISTORIES: u64 = 1000;
@@ -48,6 +52,8 @@ const HISTORIES: u64 = 1000;
 const MUTATED_HISTORIES: u64 = 20_000;
 /// Most processes of a history.
 const PROCESSES_MAX: usize = 5;
+/// Label of the thief's key.
+const THIEF: &str = "thief";
 /// By how much the clocks of processes are off: up to one that stands at 1970, and one that believes in 2106.
 const SKEWS_MILLISECONDS: [i64; 8] =
     [0, 0, 0, -7_200_000, 1000, 90_000_000, -(START_MILLISECONDS as i64), 80 * 365 * DAY_MILLISECONDS as i64];
@@ -59,6 +65,8 @@ struct Stage {
     directories: Vec<(PathBuf, Tree)>,
     vault: Vault,
     memory: Arc<MemoryBackend>,
+    /// The key of a writer whom nobody trusts.
+    thief: Credential,
     _home: TempDir,
 }
 
@@ -85,11 +93,13 @@ impl Stage {
         for directory in &directories[..2] {
             vault.backup(directory).unwrap();
         }
+        let (_, thief) = key_file();
+        vault.open().unwrap().add_key(THIEF, Role::Writer, &thief).unwrap();
         let with_tree = |directory: PathBuf| {
             let tree = tree(&directory);
             (directory, tree)
         };
-        Self { directories: directories.into_iter().map(with_tree).collect(), vault, memory, _home: home }
+        Self { directories: directories.into_iter().map(with_tree).collect(), vault, memory, thief, _home: home }
     }
 }
 
@@ -104,6 +114,8 @@ enum Job {
     RepairIndex,
     Restore(usize),
     Check,
+    /// Somebody with a stolen key does something.
+    Forge(Forgery),
 }
 
 impl Job {
@@ -151,6 +163,12 @@ impl Job {
                 Some(snapshot) => restore_beside_others(repository, snapshot, is_calm),
                 None => Ok(()),
             },
+            Self::Forge(forgery) => {
+                // A thief whose request fails is no concern of ours.
+                let forge = || Thief::new(Arc::clone(repository)).forge(*forgery, &noise("f", 12_000));
+                let _ = catch_unwind(AssertUnwindSafe(forge));
+                Ok(())
+            }
             Self::Check => {
                 let options = check::CheckOptions { read_data: ReadData::All };
                 let report = check::run(repository, &options, &hears)?;
@@ -187,7 +205,8 @@ fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: 
         assert_eq!(problems.subjects(), Vec::<String>::new());
     }
     let complaints = problems.subjects();
-    if restored.is_ok() && complaints.is_empty() && !snapshot.is_incomplete() {
+    let is_honest = snapshot.signer.label != THIEF;
+    if restored.is_ok() && complaints.is_empty() && !snapshot.is_incomplete() && is_honest {
         assert_eq!(tree(&target.path().join(directory.strip_prefix("/").unwrap())), *expected);
     }
     restored.map(|_| complaints)
@@ -202,14 +221,14 @@ impl Drop for Ending {
     }
 }
 
-fn open(process: &Arc<Process>) -> Arc<Repository> {
+fn open(process: &Arc<Process>, key: &Credential) -> Arc<Repository> {
     let options = OpenOptions {
         memory_limit: MEMORY_LIMIT_MIN,
         clock: Arc::new(SkewedClock(Arc::clone(process))),
         ..OpenOptions::default()
     };
     let backend = Arc::clone(process) as Arc<dyn Backend>;
-    Repository::open_with_index(backend, &STAGE.vault.credential, &options, IndexHome::Memory).unwrap()
+    Repository::open_with_index(backend, key, &options, IndexHome::Memory).unwrap()
 }
 
 /// Opens a repository in memory for one who only looks.
@@ -240,20 +259,22 @@ impl History {
     /// Lets processes run at once. Returns what happened; fails with what was lost.
     fn play(&mut self, jobs: Vec<Vec<Job>>, faults: Faults, what: Break) -> std::result::Result<Vec<String>, String> {
         let count = jobs.len();
+        let is_calm = faults.failing == 0 && forgery_in(&jobs).is_none();
         let mut heads: Vec<String> = vec![format!("seed {}, {faults:?}", self.seed)];
         let mut threads = Vec::new();
         for (number, jobs) in jobs.into_iter().enumerate() {
             heads.push(format!("  process {number}: {jobs:?}"));
             let is_prune = jobs.iter().any(|job| matches!(job, Job::Prune(_)));
+            let key = if matches!(jobs[..], [Job::Forge(_)]) { &STAGE.thief } else { &STAGE.vault.credential };
             let skew = SKEWS_MILLISECONDS[self.dice.below(SKEWS_MILLISECONDS.len())];
             let mutation = Mutation::new(what, is_prune);
             let process = Process::new(number, Arc::clone(&self.world), skew, mutation);
             threads.push(std::thread::spawn(move || {
                 let _ending = Ending(Arc::clone(&process));
-                let repository = open(&process);
+                let repository = open(&process, key);
                 process.arm();
                 // A process ends with its first failure, as a real one does.
-                jobs.iter().try_for_each(|job| job.run(&repository, faults.failing == 0))
+                jobs.iter().try_for_each(|job| job.run(&repository, is_calm))
             }));
         }
         let (world, dice, oracle) = (Arc::clone(&self.world), &mut self.dice, &mut self.oracle);
@@ -285,7 +306,7 @@ impl History {
         };
         // The first ends sessions, the second removes what they left, and the third what that left marked.
         let process = Process::new(0, Arc::clone(&self.world), 2 * 90_000_000, Mutation::new(Break::Nothing, true));
-        let repository = open(&process);
+        let repository = open(&process, &STAGE.vault.credential);
         for _ in 0..3 {
             Job::Prune(options.clone()).run(&repository, true).unwrap();
         }
@@ -318,7 +339,20 @@ fn jobs(dice: &mut Dice) -> Vec<Vec<Job>> {
     for _ in 0..dice.below(PROCESSES_MAX - 1) {
         all.push((0..=dice.below(2)).map(|_| Job::roll(dice)).collect());
     }
+    if dice.below(3) == 0 {
+        all.push(vec![Job::Forge(FORGERIES[dice.below(FORGERIES.len())])]);
+    }
     all
+}
+
+fn forgery_in(jobs: &[Vec<Job>]) -> Option<Forgery> {
+    jobs.iter().flatten().find_map(|job| if let Job::Forge(forgery) = job { Some(*forgery) } else { None })
+}
+
+/// Returns whether a prune may leave something when there was a thief: it refuses to work where it cannot read what may
+/// concern it, and leaves what is said of honest packs, until somebody repairs that.
+fn may_leave_something(forgery: Option<Forgery>) -> bool {
+    matches!(forgery, Some(Forgery::Forgotten | Forgery::ForgottenByte | Forgery::SegmentOfHonestPacks))
 }
 
 fn faults(dice: &mut Dice) -> Faults {
@@ -333,7 +367,11 @@ fn faults(dice: &mut Dice) -> Faults {
 fn history(seed: u64, what: Break) -> std::result::Result<(), String> {
     let mut history = History::new(seed);
     let (jobs, faults) = (jobs(&mut history.dice), faults(&mut history.dice));
+    let forgery = forgery_in(&jobs);
     let trace = history.play(jobs, faults, what)?;
+    if may_leave_something(forgery) {
+        return Ok(());
+    }
     let tidied = catch_unwind(AssertUnwindSafe(|| history.assert_tidy_in_the_end(seed.is_multiple_of(8))));
     tidied.map_err(|panic| format!("{}\n{}", trace.join("\n"), text_of(&*panic)))
 }

@@ -69,6 +69,7 @@ struct Memory {
     tombstones: Option<Vec<Listed>>,
     postponed: Vec<Operation>,
     own_tombstone: Option<String>,
+    own_tombstone_bytes: Bytes,
     first_snapshots: Option<BTreeSet<String>>,
 }
 
@@ -157,8 +158,10 @@ impl Mutation {
     fn prune(&self, process: &Process, operation: Operation) -> Result<Answer> {
         let own = self.memory.lock().unwrap().own_tombstone.clone();
         match (self.what, &operation, own) {
-            (what, Operation::Create(key, _), _) if key.starts_with("tombstones/") => {
-                self.memory.lock().unwrap().own_tombstone = Some(key.clone());
+            (what, Operation::Create(key, bytes), _) if key.starts_with("tombstones/") => {
+                let mut memory = self.memory.lock().unwrap();
+                (memory.own_tombstone, memory.own_tombstone_bytes) = (Some(key.clone()), bytes.clone());
+                drop(memory);
                 if what == Break::NoTombstone { Ok(Answer::Done) } else { process.send(operation) }
             }
             (Break::OwnTombstoneOnly, Operation::List(prefix), Some(own)) if prefix == "tombstones/" => {
@@ -177,6 +180,10 @@ impl Mutation {
                     process.send(Operation::Remove(listed.key))?;
                 }
                 Ok(Answer::Done)
+            }
+            // It does not look either whether its tombstone is there.
+            (Break::NoTombstone | Break::ForeignTombstones, Operation::Read(key), Some(own)) if *key == own => {
+                Ok(Answer::Bytes(self.memory.lock().unwrap().own_tombstone_bytes.clone()))
             }
             (Break::OrphansBlindly, Operation::Remove(key), Some(own)) if *key == own => {
                 self.delete_unnamed_packs(process)?;

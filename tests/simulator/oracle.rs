@@ -6,16 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
+use mlvault::chunks::pack_reader;
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::format::BlobKind;
+use mlvault::format::forgotten;
 use mlvault::format::object::{self, ObjectKind};
+use mlvault::format::segment::IndexedPack;
 use mlvault::format::snapshot::{self, SessionOutcome};
 use mlvault::id::{ChunkId, SegmentId, SessionId};
 use mlvault::repository::{Repository, layout};
 use mlvault::trees::reachable;
 
+use crate::simulator::THIEF;
 use crate::support::repo::id_of;
 
 /// The chunks of a kind that something refers to.
@@ -45,7 +50,7 @@ impl Oracle {
 
     /// Returns the snapshots that are listed.
     pub fn listed(&self) -> Vec<SessionId> {
-        let is_listed = |id: &&SessionId| !self.is_there(&layout::forgotten(id));
+        let is_listed = |id: &&SessionId| !self.is_forgotten(id);
         self.needs.keys().filter(is_listed).copied().collect()
     }
 
@@ -69,6 +74,16 @@ impl Oracle {
         }
     }
 
+    /// A byte under that name is no record, and neither is one that no maintainer signed.
+    fn is_forgotten(&self, id: &SessionId) -> bool {
+        let repository = &self.repository;
+        self.store.read(&layout::forgotten(id)).is_ok_and(|bytes| {
+            object::open(repository.keys(), repository.id(), ObjectKind::Forgotten, &id.to_string(), &bytes)
+                .and_then(|body| forgotten::decode(repository.id(), *id, &repository.config().root_key, &body))
+                .is_ok()
+        })
+    }
+
     fn is_there(&self, key: &str) -> bool {
         self.store.read(key).is_ok()
     }
@@ -86,11 +101,26 @@ impl Oracle {
         let id: SegmentId = id_of(key).unwrap();
         let kind = if key.starts_with("index/data/") { BlobKind::Data } else { BlobKind::Meta };
         let (segment, _) = self.repository.open_segment(kind, &id, &bytes).unwrap();
-        let chunks = |pack: &mlvault::format::segment::IndexedPack| {
+        let chunks = |pack: &IndexedPack| {
             let ids = pack.chunks.iter().map(|chunk| (kind, chunk.id)).collect();
             (layout::pack(kind, &pack.id), ids)
         };
-        self.segments.insert(key.to_owned(), segment.packs.iter().map(chunks).collect());
+        let believed = segment.packs.iter().filter(|pack| self.is_so(kind, pack));
+        self.segments.insert(key.to_owned(), believed.map(chunks).collect());
+    }
+
+    /// Garbage says of itself what the thief wants. Of other packs, a word that nobody vouches for is compared with them.
+    fn is_so(&self, kind: BlobKind, pack: &IndexedPack) -> bool {
+        let is_thiefs = || {
+            let keys = self.repository.list_keys().unwrap().into_iter().filter_map(|slot| slot.certificate.ok());
+            keys.into_iter().any(|key| key.label == THIEF && key.slot == pack.session.slot)
+        };
+        let own = |bytes: &Bytes| pack_reader::directory_of(&self.repository, kind, &pack.id, bytes);
+        match self.store.read(&layout::pack(kind, &pack.id)) {
+            _ if is_thiefs() => false,
+            Ok(bytes) if !pack.is_vouched => own(&bytes).is_ok_and(|own| own.chunks == pack.chunks),
+            _ => true,
+        }
     }
 
     fn look_at_snapshot(&mut self, key: &str, trace: &[String]) {
@@ -103,7 +133,7 @@ impl Oracle {
         let body = object::open(repository.keys(), repository.id(), ObjectKind::Snapshot, &id.to_string(), &bytes);
         let decoded = snapshot::decode(repository.id(), id, &repository.config().root_key, &body.unwrap()).unwrap();
         // One that was forgotten and pruned may come back by a late write; it stays forgotten.
-        let (SessionOutcome::Snapshot(record), false) = (decoded.0, self.is_there(&layout::forgotten(&id))) else {
+        let (SessionOutcome::Snapshot(record), false) = (decoded.0, self.is_forgotten(&id)) else {
             return;
         };
         repository.index().expire();

@@ -12,6 +12,7 @@ pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
 pub mod sqlite_file;
+pub mod thief;
 
 use std::env;
 use std::path::PathBuf;
