@@ -243,6 +243,21 @@ fn prune_after(vault: &Vault, days: i64) -> PruneReport {
     prune::run(&repository, &thorough(), &Hears::nobody()).unwrap()
 }
 
+/// A bucket may be moved to a server that answers otherwise than the one where the repository was made.
+#[test]
+fn a_backend_that_no_longer_keeps_what_is_there_loses_nothing_to_a_prune() {
+    let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
+    forget(&vault, &[first]);
+    let careless = WatchedBackend::new(Arc::clone(&vault.backend)).before_create(|backend, key| {
+        let _ = backend.remove(key);
+    });
+    let before = vault.keys_under("packs/");
+    let refused = prune_with(&vault.through(Arc::new(careless)), &thorough());
+    assert!(matches!(&refused, Err(Error::Refused(reason)) if reason.contains("create-only")), "{refused:?}");
+    assert!(before.iter().all(|key| vault.keys_under("packs/").contains(key)));
+    vault.assert_restores(second, directory.path(), &expected);
+}
+
 #[test]
 fn where_creates_may_overwrite_what_is_marked_waits_for_longer_than_any_session() {
     let credential = Credential::KeyFile(new_secret());

@@ -156,7 +156,7 @@ impl Thief {
             let mut chunks = self.honest_chunks(kind);
             chunks.reverse();
             let lies = self.repository.index().packs(kind).unwrap().into_iter().map(|pack| {
-                let mut room = pack.len - 2000;
+                let mut room = pack.len.saturating_sub(2000);
                 let fits = |chunk: &&ChunkHeader| {
                     let fits = room >= u64::from(chunk.stored_len);
                     room -= if fits { u64::from(chunk.stored_len) } else { 0 };
@@ -189,6 +189,7 @@ impl Thief {
         for mut entry in entries {
             if let EntryKind::File(content) = &mut entry.kind
                 && content.hard_link.is_none()
+                && content.size == evil.size
             {
                 // The size stays, so that the file looks unchanged.
                 (content.chunks, content.digest, content.indirect) = (evil.chunks.clone(), evil.digest, evil.indirect);
