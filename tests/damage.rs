@@ -348,7 +348,7 @@ fn damage_to_the_configuration_is_told_when_the_repository_is_opened() {
     let mut newer = scene.memory.read(layout::CONFIG).unwrap().to_vec();
     newer[9] += 1;
     scene.memory.overwrite(layout::CONFIG, newer);
-    assert!(matches!(scene.vault.open(), Err(Error::FormatVersion { found: 2, .. })));
+    assert!(matches!(scene.vault.open(), Err(Error::FormatVersion { found: 3, .. })));
 }
 
 fn error_of<T>(result: Result<T>) -> String {
