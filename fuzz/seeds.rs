@@ -88,6 +88,19 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "sqlite_row" => texts(&["\u{5}1,-2.5e-8,NULL,'it''s\n',X'00ff'", "\u{1}CAST(X'00' AS TEXT)", "\u{2}9e999,''"]),
         "script_postgresql" => texts(&[POSTGRESQL_DUMP, "COPY public.\"a\"\"b\" (c, \"d\") FROM stdin;\n1\t2\n\\.\n"]),
         "script_sqlite" => texts(&[SQLITE_DUMP]),
+        "statement_postgresql" => texts(&[
+            "CREATE TABLE public.t (a character varying(9) DEFAULT 'x'::text NOT NULL, CONSTRAINT c CHECK ((a > 'b')))",
+            "CREATE INDEX i ON public.t USING btree (a, lower(b) DESC) INCLUDE (c) WHERE (a IS NOT NULL)",
+            "ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(b) ON DELETE CASCADE",
+            "SELECT pg_catalog.setval('public.s', 1, false)",
+            "COPY (SELECT 1) TO PROGRAM 'x'",
+        ]),
+        "statement_sqlite" => texts(&[
+            "CREATE TABLE \"t\" (a VARCHAR(9) DEFAULT '0' CHECK (a IN (1)), b AS (a) STORED, PRIMARY KEY (a)) WITHOUT ROWID",
+            "CREATE UNIQUE INDEX i ON t (a COLLATE NOCASE DESC) WHERE a > 1",
+            "INSERT INTO sqlite_sequence VALUES('t',9)",
+            "CREATE TRIGGER t UPDATE ON u BEGIN SELECT 1; END",
+        ]),
         "database_uri" => texts(&[
             "postgresql+psycopg2://ml%40flow:secret@[::1]:5432/mlflow?sslmode=verify-full&sslrootcert=/ca.pem",
             "postgresql://u@/d?host=/run/postgresql&connect_timeout=5&options=-c%20a%3Db&application_name=x",

@@ -42,7 +42,9 @@ use mlvault::repository::layout::Object;
 use mlvault::repository::snapshots::{Snapshot, select};
 use mlvault::retention::policy::Age;
 use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
-use mlvault::sql::script::{Piece, ScriptReader};
+use mlvault::sql::guard::{Guard, id_of};
+use mlvault::sql::lexer::statements;
+use mlvault::sql::script::{Piece, ScriptReader, Statement};
 use mlvault::sql::{Dialect, copy, literal};
 use mlvault::target::directory::parts;
 use mlvault::units::parse_bytes;
@@ -87,6 +89,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sqlite_row", sqlite_row),
     ("script_postgresql", script_postgresql),
     ("script_sqlite", script_sqlite),
+    ("statement_postgresql", statement_postgresql),
+    ("statement_sqlite", statement_sqlite),
     ("database_uri", database_uri),
 ];
 
@@ -614,12 +618,36 @@ fn script(data: &[u8], dialect: Dialect) {
     let mut columns = None;
     while let Ok(Some(piece)) = reader.next_piece() {
         match piece {
-            Piece::Statements(text) => assert!(columns.is_none() && !text.is_empty()),
+            Piece::Statement(statement) => assert!(columns.is_none() && !statement.text.is_empty()),
             Piece::Table(head) => assert!(columns.replace(head.columns.len()).is_none()),
             Piece::Row(row) => assert_eq!(Some(row.len()), columns),
             Piece::TableEnd => assert!(columns.take().is_some()),
         }
     }
+}
+
+fn statement_postgresql(data: &[u8]) {
+    statement(data, Dialect::Postgresql);
+}
+
+fn statement_sqlite(data: &[u8]) {
+    statement(data, Dialect::Sqlite);
+}
+
+/// What may be run is one statement and begins as one that makes or fills tables; what may not can be allowed by its id.
+fn statement(data: &[u8], dialect: Dialect) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let statement = Statement { text: text.to_owned(), line: 1 };
+    let Err(refused) = Guard::new(dialect, &[]).check(&statement) else {
+        let found = statements(dialect, data);
+        assert_eq!(found.len(), 1);
+        let begins = ["ALTER", "COMMENT", "CREATE", "DELETE", "INSERT", "PRAGMA", "SELECT", "SET"];
+        let first = text.split_whitespace().next().unwrap_or_default();
+        assert!(begins.iter().any(|word| first.eq_ignore_ascii_case(word)), "{first}");
+        return;
+    };
+    assert_eq!(refused.id, Some(id_of(text)));
+    assert!(Guard::new(dialect, &[id_of(text)]).check(&statement).is_ok());
 }
 
 /// A URI shows no password, and what it shows is read as the same place.

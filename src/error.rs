@@ -177,6 +177,14 @@ pub enum Error {
         /// The cause.
         reason: String,
     },
+    /// A database dump does more than make tables and fill them; nothing of that was run.
+    #[error("Refused to load the dump of {dump:?}: {reason}")]
+    Statements {
+        /// Whose dump it is: a store, or the database that it was to be loaded into.
+        dump: String,
+        /// Which statements, with their lines and ids.
+        reason: String,
+    },
     /// A request to an MLflow server failed.
     #[error("Cannot {action} {url:?}: {source}")]
     Tracking {

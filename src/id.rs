@@ -125,6 +125,10 @@ id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );
+id_type!(
+    /// Name of a statement of a database dump: the first bytes of the BLAKE3 of its text.
+    StatementId, 20
+);
 
 /// Digits of a session id that are shown where a short form will do: all of its timestamp.
 const SHORT_SESSION_ID_LEN: usize = 12;

@@ -12,11 +12,13 @@ use mlvault::cancel::Cancel;
 use mlvault::database::uri::DatabaseUri;
 use mlvault::database::{Engine, Rewrite, open_live, open_reader, open_writer};
 use mlvault::error::{Error, Result};
+use mlvault::sql::guard::Guard;
 use mlvault::sql::script::{Piece, ScriptReader};
 use mlvault::sql::{Dialect, TableRecord, Value};
 use tempfile::TempDir;
 
 use crate::support::child;
+use crate::support::dumps::{allow_all, load};
 use crate::support::mlflow_rows::{self, Numbers, literal};
 use crate::support::postgres_server::{PASSWORD, PostgresServer};
 
@@ -73,7 +75,7 @@ fn dump(uri: &DatabaseUri) -> Result<(Vec<u8>, Vec<TableRecord>)> {
     let mut stream = reader.dump()?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).unwrap();
-    Ok((text, stream.finish()?))
+    Ok((text, stream.finish()?.tables))
 }
 
 fn refusal(uri: &DatabaseUri) -> String {
@@ -101,7 +103,8 @@ fn a_dump_is_the_same_every_time_and_loads_into_the_same_database() {
     server.create("two");
     let mut writer = open_writer(&server.uri("two")).unwrap();
     assert!(writer.contents().unwrap().is_empty());
-    assert_eq!(writer.load(&mut text.as_slice(), &[], &tables).unwrap(), Vec::<u64>::new());
+    let guard = allow_all(Dialect::Postgresql, &text);
+    assert_eq!(load(writer.as_mut(), &guard, &text, &[], &tables).unwrap(), Vec::<u64>::new());
     assert!(writer.contents().unwrap().contains(&("runs".to_owned(), 120)));
     let (loaded, loaded_tables) = dump(&server.uri("two")).unwrap();
     assert_eq!(tables, loaded_tables);
@@ -143,7 +146,7 @@ fn a_reader_sees_one_instant_while_others_write() {
             reader.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut runs)).unwrap();
             let mut stream = reader.dump().unwrap();
             std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
-            let tables = stream.finish().unwrap();
+            let tables = stream.finish().unwrap().tables;
             let rows = |name: &str| tables.iter().find(|table| table.name == name).unwrap().rows;
             reader.query("SELECT count(*) FROM metrics", &mut |row| read_count(row, &mut metrics)).unwrap();
             assert_eq!((rows("runs"), rows("metrics")), (runs, metrics));
@@ -267,7 +270,8 @@ fn a_load_that_fails_anywhere_leaves_the_database_as_it_was() {
     server.create("two");
     let mut writer = open_writer(&server.uri("two")).unwrap();
     let mut load = |text: &[u8], rewrites: &[Rewrite], tables: &[TableRecord]| {
-        let message = writer.load(&mut &*text, rewrites, tables).unwrap_err().to_string();
+        let guard = allow_all(Dialect::Postgresql, text);
+        let message = load(writer.as_mut(), &guard, text, rewrites, tables).unwrap_err().to_string();
         assert!(writer.contents().unwrap().is_empty());
         message
     };
@@ -321,18 +325,19 @@ fn locations_are_rewritten_as_a_dry_run_counts_and_too_long_ones_are_refused() {
     let mut writer = open_writer(&server.uri("two")).unwrap();
 
     let long = location_rewrites(&format!("s3://{}", "b".repeat(180)));
-    let message = writer.load(&mut text.as_slice(), &long, &tables).unwrap_err().to_string();
+    let guard = Guard::new(Dialect::Postgresql, &[]);
+    let message = load(writer.as_mut(), &guard, &text, &long, &tables).unwrap_err().to_string();
     assert!(message.contains("runs.artifact_uri holds at most 200") && message.contains("run_uuid="), "{message}");
     assert!(writer.contents().unwrap().is_empty());
     let count = |rewrites: &[Rewrite]| {
         let mut script = ScriptReader::new(text.as_slice(), Dialect::Postgresql);
-        mlvault::database::rewrite::count_rewrites(&mut script, rewrites).unwrap()
+        mlvault::database::review::review(&mut script, &guard, rewrites).unwrap().counts
     };
     assert_eq!(count(&long)[1].too_long, 4);
     assert!(count(&long)[1].examples[0].contains("run_uuid=00000001"), "{:?}", count(&long));
 
     let rewrites = location_rewrites("gs://new/");
-    let changed = writer.load(&mut text.as_slice(), &rewrites, &tables).unwrap();
+    let changed = load(writer.as_mut(), &guard, &text, &rewrites, &tables).unwrap();
     assert_eq!(changed, count(&rewrites).iter().map(|count| count.rows).collect::<Vec<_>>());
     assert_eq!(changed, [2, 8, 8]);
     let mut found = Vec::new();
@@ -350,7 +355,9 @@ fn a_database_with_mlflows_empty_tables_is_not_empty() {
     let server = PostgresServer::start();
     server.create_mlflow("mlflow");
     let (text, tables) = dump(&server.uri("mlflow")).unwrap();
-    let message = open_writer(&server.uri("mlflow")).unwrap().load(&mut text.as_slice(), &[], &tables).unwrap_err();
+    let mut writer = open_writer(&server.uri("mlflow")).unwrap();
+    let guard = Guard::new(Dialect::Postgresql, &[]);
+    let message = load(writer.as_mut(), &guard, &text, &[], &tables).unwrap_err();
     assert!(message.to_string().contains("it is not empty"), "{message}");
 }
 

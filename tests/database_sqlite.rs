@@ -11,10 +11,12 @@ use mlvault::cancel::Cancel;
 use mlvault::database::uri::DatabaseUri;
 use mlvault::database::{Engine, Rewrite, open_live, open_reader, open_writer};
 use mlvault::error::Result;
-use mlvault::sql::{TableRecord, Value};
+use mlvault::sql::guard::Guard;
+use mlvault::sql::{Dialect, TableRecord, Value};
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
+use crate::support::dumps::{allow_all, load};
 use crate::support::mlflow_rows::{self, Numbers};
 use crate::support::sqlite_file::create_mlflow;
 
@@ -73,7 +75,7 @@ fn dump(path: &Path) -> Result<(Vec<u8>, Vec<TableRecord>)> {
         let mut stream = reader.dump()?;
         let mut text = Vec::new();
         stream.read_to_end(&mut text).unwrap();
-        Ok((text, stream.finish()?))
+        Ok((text, stream.finish()?.tables))
     });
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy was left behind");
     result
@@ -118,7 +120,7 @@ fn a_dump_loads_into_the_same_database_by_mlvault_and_by_hand() {
 
     let mut writer = open_writer(&uri(&path("two.db"))).unwrap();
     assert!(writer.contents().unwrap().is_empty());
-    writer.load(&mut text.as_slice(), &[], &tables).unwrap();
+    load(writer.as_mut(), &allow_all(Dialect::Sqlite, &text), &text, &[], &tables).unwrap();
     fs::write(path("dump.sql"), &text).unwrap();
     let mut shell = Command::new("sqlite3");
     let input = File::open(path("dump.sql")).unwrap();
@@ -165,7 +167,7 @@ fn read_beside_a_writer(journal_mode: &str) {
             assert_eq!(reader.facts().engine, Engine::Sqlite);
             let mut stream = reader.dump().unwrap();
             std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
-            let tables = stream.finish().unwrap();
+            let tables = stream.finish().unwrap().tables;
             let rows = |name: &str| tables.iter().find(|table| table.name == name).unwrap().rows;
             let mut runs = 0;
             reader.query("SELECT count(*) FROM runs", &mut |row| read_count(row, &mut runs)).unwrap();
@@ -227,21 +229,23 @@ fn a_load_that_fails_anywhere_leaves_the_file_as_it_was() {
     let (text, tables) = dump(&path("one.db")).unwrap();
     let text = String::from_utf8(text).unwrap();
     let mut writer = open_writer(&uri(&path("two.db"))).unwrap();
-    let mut load = |text: &str, tables: &[TableRecord]| {
-        let message = writer.load(&mut text.as_bytes(), &[], tables).unwrap_err().to_string();
+    let guard = Guard::new(Dialect::Sqlite, &[]);
+    let mut fail = |text: &str, tables: &[TableRecord]| {
+        let message = load(writer.as_mut(), &guard, text.as_bytes(), &[], tables).unwrap_err().to_string();
         assert!(writer.contents().unwrap().is_empty());
         message
     };
-    assert!(load(&text[..text.len() / 2], &tables).contains("database dump"));
-    assert!(load(&text, &tables[1..]).contains("expected"));
+    assert!(fail(&text[..text.len() / 2], &tables).contains("database dump"));
+    assert!(fail(&text, &tables[1..]).contains("expected"));
     let attach = format!("ATTACH DATABASE '{}' AS other;\n", path("three.db").display());
-    let message = load(&text.replacen("CREATE TABLE", &format!("{attach}CREATE TABLE"), 1), &tables);
-    assert!(message.contains("may not hold such a statement") && !path("three.db").exists(), "{message}");
+    let message = fail(&text.replacen("CREATE TABLE", &format!("{attach}CREATE TABLE"), 1), &tables);
+    assert!(message.contains("have no such statement") && !path("three.db").exists(), "{message}");
     let start = text.find("INSERT INTO \"experiments\" VALUES(1,").unwrap();
     let end = start + text[start..].find(");\n").unwrap() + 3;
-    let message = load(&format!("{}{}", &text[..start], &text[end..]), &[]);
+    let message = fail(&format!("{}{}", &text[..start], &text[end..]), &[]);
     assert!(message.contains("not expected") || message.contains("missing row"), "{message}");
-    let message = open_writer(&uri(&path("one.db"))).unwrap().load(&mut text.as_bytes(), &[], &tables).unwrap_err();
+    let mut writer = open_writer(&uri(&path("one.db"))).unwrap();
+    let message = load(writer.as_mut(), &guard, text.as_bytes(), &[], &tables).unwrap_err();
     assert!(message.to_string().contains("it is not empty"), "{message}");
 }
 
@@ -261,12 +265,13 @@ fn locations_are_rewritten_in_a_file_that_others_have_open() {
         roots: vec![("s3://models/".into(), "s3://other".into())],
     };
     let mut writer = open_writer(&uri(&path("two.db"))).unwrap();
-    let message = writer.load(&mut text.as_slice(), &[rewrite(20)], &tables).unwrap_err().to_string();
+    let guard = Guard::new(Dialect::Sqlite, &[]);
+    let message = load(writer.as_mut(), &guard, &text, &[rewrite(20)], &tables).unwrap_err().to_string();
     assert!(
         message.contains("runs.artifact_uri holds at most 20 characters") && message.contains("run_uuid="),
         "{message}"
     );
-    assert_eq!(writer.load(&mut text.as_slice(), &[rewrite(200)], &tables).unwrap(), [4]);
+    assert_eq!(load(writer.as_mut(), &guard, &text, &[rewrite(200)], &tables).unwrap(), [4]);
     let first: String = other.query_row("SELECT min(artifact_uri) FROM runs", [], |row| row.get(0)).unwrap();
     assert!(first.starts_with("s3://other/1/0000000100"), "{first}");
 }

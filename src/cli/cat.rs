@@ -25,7 +25,7 @@ use crate::cli::{exit, output};
 #[command(after_help = "\
 Examples:
   mlvault cat latest models/fraud/MLmodel
-  mlvault cat 2026-11-21 dumps/mlflow.sql | psql mlflow")]
+  mlvault cat 2026-11-21 dumps/mlflow.sql > mlflow.sql")]
 pub struct Args {
     /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,

@@ -71,6 +71,10 @@ fn hint_of(error: &Error) -> Option<&'static str> {
             Some("`mlvault check` shows what else is affected, and which `mlvault repair` command helps")
         }
         Error::FormatVersion { .. } => Some("use the mlvault version that wrote the repository, or a newer one"),
+        Error::Statements { .. } => Some(
+            "read these statements: the dump is what `mlvault restore --component database --target -` prints; allow those \
+             that you want to run with --allow-statement ID",
+        ),
         Error::Backend { fault: Fault::Denied, .. } => Some("check the credentials and their permissions"),
         Error::Backend { fault: Fault::Full, .. } => {
             Some("free some space and run the command again; nothing half-written is visible")

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
+use mlvault::id::StatementId;
 use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
@@ -33,6 +34,10 @@ pub struct DeploymentRestoreArgs {
     /// The MLflow version that will run on the restored database; a version that is too old for it is refused
     #[arg(long, value_name = "VERSION")]
     mlflow_version: Option<String>,
+    /// Run a statement of a database dump that MLflow's schema does not have, named by the id that the refusal prints; can
+    /// be given several times
+    #[arg(long = "allow-statement", value_name = "ID")]
+    allowed_statements: Vec<StatementId>,
     /// With --experiment, --run or --model: what to do with rows that exist and differ
     #[arg(long, value_enum, default_value = "refuse")]
     on_conflict: OnConflictArg,
@@ -65,6 +70,7 @@ pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outc
         components: args.components.clone(),
         resume: args.resume,
         mlflow_version: args.mlflow_version.clone(),
+        allowed_statements: args.allowed_statements.clone(),
     };
     let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, &plan_lines(snapshot, plan));
     let consent = confirm::consent(request.dry_run, request.yes, &ask);

@@ -5,6 +5,7 @@
 //!   SQLite file is never just copied.
 //! - A dump that fails, ends early, or was made by a program that cannot dump this server, ends in an error.
 //! - Writing happens in one transaction: after an error the database is what it was.
+//! - Nothing of a dump is run that a [`Guard`] has not looked at; [`review`] looks at all of it before any is run.
 //! - Passwords never appear in arguments of child processes, in messages, or in what is stored.
 
 pub mod examine;
@@ -12,6 +13,7 @@ mod load;
 mod merge;
 mod pgpass;
 pub mod postgresql;
+pub mod review;
 pub mod rewrite;
 pub mod sqlite;
 pub mod uri;
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::error::Result;
+use crate::sql::guard::{Guard, Refusals};
 use crate::sql::{Dialect, TableRecord, Value};
 pub use uri::DatabaseUri;
 
@@ -79,10 +82,30 @@ pub trait DatabaseReader: Send {
     fn query(&mut self, sql: &str, row: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()>;
 }
 
+/// What was in a dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dumped {
+    /// Its tables.
+    pub tables: Vec<TableRecord>,
+    /// Statements that a restore will not run unless the user allows them.
+    pub refused: Refusals,
+}
+
 /// The text of a dump. Reading to the end does not mean that it is whole: [`DumpStream::finish`] tells.
 pub trait DumpStream: Read + Send {
-    /// Ends the dump: an error unless it is whole. Returns the tables that were in it.
-    fn finish(self: Box<Self>) -> Result<Vec<TableRecord>>;
+    /// Ends the dump: an error unless it is whole. Returns what was in it.
+    fn finish(self: Box<Self>) -> Result<Dumped>;
+}
+
+/// What a dump that is loaded has to be, and what is changed in it on the way.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadPlan<'a> {
+    /// Says which statements may be run.
+    pub guard: &'a Guard,
+    /// Changes of artifact locations.
+    pub rewrites: &'a [Rewrite],
+    /// The tables that it has to give.
+    pub expected: &'a [TableRecord],
 }
 
 /// What to do with rows that are there already and differ.
@@ -150,9 +173,12 @@ pub struct TableMerge {
 pub trait DatabaseWriter: Send {
     /// Returns the tables (of whatever schema) that are there, with the number of their rows.
     fn contents(&mut self) -> Result<Vec<(String, u64)>>;
-    /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are what
-    /// `expected` says; all in one transaction. Returns how many rows each rewrite changed.
-    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>>;
+    /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are the
+    /// expected ones; all in one transaction. Returns how many rows each rewrite changed.
+    ///
+    /// A statement that may not be run ends it when its turn comes; [`review`] says before anything is run whether there
+    /// is one.
+    fn load(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>>;
     /// Begins to merge rows into a database in use. `order` names the tables so that those that others refer to come
     /// first.
     fn merge(&mut self, order: &[MergeTable]) -> Result<Box<dyn Merge + '_>>;

@@ -3,12 +3,8 @@
 //! What must stay true: only whole path segments at the front of a text are replaced, the longest old one that fits
 //! counts, and both forms here agree on every text.
 
-use std::io::BufRead;
-
 use super::Rewrite;
-use crate::error::Result;
 use crate::sql::scanner::TableHead;
-use crate::sql::script::{Piece, ScriptReader};
 use crate::sql::{Value, quoted, text_literal};
 
 /// Rows that a report on texts that become too long names.
@@ -60,26 +56,8 @@ pub fn rewrite_row(rewrites: &[Rewrite], head: &TableHead, row: &mut [Value]) {
     }
 }
 
-/// Reads a dump to its end, and counts what each rewrite would change in it.
-pub fn count_rewrites<R: BufRead>(script: &mut ScriptReader<R>, rewrites: &[Rewrite]) -> Result<Vec<RewriteCount>> {
-    let mut counts = vec![RewriteCount::default(); rewrites.len()];
-    let mut table = None;
-    while let Some(piece) = script.next_piece()? {
-        match piece {
-            Piece::Table(head) => table = Some(head),
-            Piece::Row(row) => {
-                let Some(head) = &table else { continue };
-                for (rewrite, count) in rewrites.iter().zip(&mut counts).filter(|(it, _)| it.table == head.name) {
-                    count_row(count, rewrite, head, &row);
-                }
-            }
-            Piece::Statements(_) | Piece::TableEnd => {}
-        }
-    }
-    Ok(counts)
-}
-
-fn count_row(count: &mut RewriteCount, rewrite: &Rewrite, head: &TableHead, row: &[Value]) {
+/// Counts what a rewrite would do to a row of its table.
+pub(super) fn count_row(count: &mut RewriteCount, rewrite: &Rewrite, head: &TableHead, row: &[Value]) {
     let value = |column: &str| {
         let at = head.columns.iter().position(|known| known == column)?;
         row.get(at).and_then(Value::as_text)

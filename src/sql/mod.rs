@@ -4,6 +4,7 @@
 //! changed on its way from a script into a database and back.
 
 pub mod copy;
+pub mod guard;
 pub mod lexer;
 pub mod literal;
 pub mod scanner;

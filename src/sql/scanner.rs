@@ -28,6 +28,8 @@ const LEFT_OUT: [&[u8]; 3] = [b"BEGIN;", b"COMMIT;", b"SET transaction_timeout =
 pub struct TableHead {
     /// Its name, without a schema.
     pub name: String,
+    /// Its schema, if the dialect has any.
+    pub schema: Option<String>,
     /// The columns that rows have values for.
     pub columns: Vec<String>,
     /// Its name as SQL, with the schema if the dialect has any.
@@ -133,7 +135,7 @@ impl Scanner {
         self.statement(line)
     }
 
-    /// SQLite's triggers end with END, so there the loader looks at whole statements.
+    /// SQLite's `COMMIT` is left out, and what else its dumps hold cannot end a transaction: the loader looks.
     fn statement(&mut self, line: &[u8]) -> Result<Line, String> {
         self.lexer.line(line);
         if self.dialect == Dialect::Postgresql && self.lexer.ends_transaction() {
@@ -189,7 +191,7 @@ fn sqlite_head(json: &[u8]) -> Result<TableHead, String> {
     let names: Vec<String> = serde_json::from_slice(json).map_err(|error| format!("a line before rows: {error}"))?;
     let mut names = names.into_iter();
     let name = names.next().ok_or("a line before rows names no table")?;
-    Ok(TableHead { target: quoted(&name), name, columns: names.collect() })
+    Ok(TableHead { target: quoted(&name), name, schema: None, columns: names.collect() })
 }
 
 /// Reads `schema.table (column, …)`.
@@ -212,7 +214,7 @@ fn postgresql_head(text: &[u8]) -> Option<TableHead> {
             }
         }
     }
-    Some(TableHead { name, columns, target })
+    Some(TableHead { name, schema: Some(schema), columns, target })
 }
 
 /// Takes a name, quoted or not, from the front of a text.
@@ -249,6 +251,7 @@ mod tests {
         let text = "COPY public.\"Odd \"\"t\" (a, \"b, c\") FROM stdin;\n1\t2\n\\.\n";
         let head = TableHead {
             name: "Odd \"t".into(),
+            schema: Some("public".into()),
             columns: vec!["a".into(), "b, c".into()],
             target: "\"public\".\"Odd \"\"t\"".into(),
         };

@@ -3,24 +3,69 @@
 //! What must stay true: it never panics, and no input makes it keep more than one row or statement of bounded length;
 //! the end of the input is an error unless the dump is whole.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, Read};
 
 use super::scanner::{Line, Scanner, TableHead};
-use super::{Dialect, Value, copy, literal};
+use super::{Dialect, Value, copy, lexer, literal};
 use crate::error::{Error, Result};
 
 /// Longest row in bytes, unless the caller sets another limit. PostgreSQL's limit for one value is 1 GiB.
 pub const ROW_LEN_MAX: usize = 1 << 30;
 /// Longest statement in bytes.
 const STATEMENT_LEN_MAX: usize = 64 << 20;
-/// Bytes of statements of PostgreSQL that are handed out together at most, unless a single one is longer.
-const STATEMENTS_LEN: usize = 1 << 20;
+
+/// One statement of a dump.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its text, from its first word to the last one before the semicolon.
+    pub text: String,
+    /// The line of the dump that it begins in, from 1.
+    pub line: u64,
+}
+
+/// Puts the lines of statements together, until they are whole.
+pub struct Statements {
+    dialect: Dialect,
+    lines: Vec<u8>,
+    /// Where the first of those lines is in the dump.
+    first_line: u64,
+}
+
+impl Statements {
+    /// Begins without any line.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, lines: Vec::new(), first_line: 0 }
+    }
+
+    /// Takes a line, and returns the statements that are whole with it; the reason if there can be none.
+    /// `is_between` says whether the scanner is between two statements behind the line.
+    pub fn line(&mut self, line: &[u8], number: u64, is_between: bool) -> Result<Vec<Statement>, String> {
+        if self.lines.is_empty() {
+            self.first_line = number;
+        }
+        if self.lines.len() + line.len() > STATEMENT_LEN_MAX {
+            return Err("a statement is too long".to_owned());
+        }
+        self.lines.extend_from_slice(line);
+        if !is_between {
+            return Ok(Vec::new());
+        }
+        let lines = std::mem::take(&mut self.lines);
+        let statement = |range: std::ops::Range<usize>| {
+            let before = lines[..range.start].iter().filter(|byte| **byte == b'\n').count();
+            let text = std::str::from_utf8(&lines[range]).map_err(|_| "a statement is not UTF-8".to_owned())?;
+            Ok(Statement { text: text.to_owned(), line: self.first_line + before as u64 })
+        };
+        lexer::statements(self.dialect, &lines).into_iter().map(statement).collect()
+    }
+}
 
 /// A part of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// One or more whole statements, as they stand there.
-    Statements(String),
+    /// A whole statement.
+    Statement(Statement),
     /// The rows of this table follow.
     Table(TableHead),
     /// A row: a value for each column.
@@ -36,11 +81,11 @@ pub struct ScriptReader<R> {
     scanner: Scanner,
     row_len_max: usize,
     columns: usize,
-    statements: Vec<u8>,
+    statements: Statements,
     line: Vec<u8>,
     line_number: u64,
-    /// What follows the statements that were just handed out.
-    waiting: Option<Piece>,
+    /// Statements that are to be handed out before another line is read.
+    waiting: VecDeque<Statement>,
 }
 
 impl<R: BufRead> ScriptReader<R> {
@@ -52,10 +97,10 @@ impl<R: BufRead> ScriptReader<R> {
             scanner: Scanner::new(dialect),
             row_len_max: ROW_LEN_MAX,
             columns: 0,
-            statements: Vec::new(),
+            statements: Statements::new(dialect),
             line: Vec::new(),
             line_number: 0,
-            waiting: None,
+            waiting: VecDeque::new(),
         }
     }
 
@@ -72,10 +117,10 @@ impl<R: BufRead> ScriptReader<R> {
 
     /// Returns the next piece, or none at the end of a whole dump.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
-        if let Some(piece) = self.waiting.take() {
-            return Ok(Some(piece));
-        }
         loop {
+            if let Some(statement) = self.waiting.pop_front() {
+                return Ok(Some(Piece::Statement(statement)));
+            }
             self.line.clear();
             if !self.append_line()? {
                 return self.end();
@@ -87,76 +132,24 @@ impl<R: BufRead> ScriptReader<R> {
     }
 
     fn end(&mut self) -> Result<Option<Piece>> {
-        if !self.scanner.is_complete() {
-            return Err(self.damaged("it ends early"));
-        }
-        self.take_statements()
+        if self.scanner.is_complete() { Ok(None) } else { Err(self.damaged("it ends early")) }
     }
 
     fn take_line(&mut self) -> Result<Option<Piece>> {
-        let was_between = self.scanner.is_between_statements();
         match self.scan()? {
-            Line::Statement if was_between && self.is_trivia() => self.trivia(),
             Line::Statement => {
-                self.keep_statement()?;
-                if self.is_enough() { self.take_statements() } else { Ok(None) }
+                let is_between = self.scanner.is_between_statements();
+                let whole = self.statements.line(&self.line, self.line_number, is_between);
+                self.waiting.extend(whole.map_err(|reason| self.damaged(reason))?);
+                Ok(None)
             }
             Line::LeftOut => Ok(None),
             Line::TableStart(head) => {
                 self.columns = head.columns.len();
-                self.after_statements(Piece::Table(head))
+                Ok(Some(Piece::Table(head)))
             }
             Line::Row | Line::RowPart => self.row().map(Some),
             Line::TableEnd => Ok(Some(Piece::TableEnd)),
-        }
-    }
-
-    /// Returns whether the line is blank or a comment, between statements.
-    fn is_trivia(&self) -> bool {
-        let is_blank = self.line.iter().all(u8::is_ascii_whitespace);
-        self.scanner.is_between_statements() && (is_blank || self.line.starts_with(b"--"))
-    }
-
-    /// PostgreSQL's statements are told apart by the blank lines between them. In SQLite's triggers, what looks like the
-    /// space between statements may be inside of one; its statements need not be told apart.
-    fn trivia(&mut self) -> Result<Option<Piece>> {
-        match self.dialect {
-            Dialect::Postgresql => self.take_statements(),
-            Dialect::Sqlite => self.keep_statement().map(|()| None),
-        }
-    }
-
-    /// Large objects come as many statements without a blank line between them.
-    fn is_enough(&self) -> bool {
-        let is_long = self.statements.len() > STATEMENTS_LEN && self.dialect == Dialect::Postgresql;
-        is_long && self.scanner.is_between_statements()
-    }
-
-    fn keep_statement(&mut self) -> Result<()> {
-        if self.statements.len() + self.line.len() > STATEMENT_LEN_MAX {
-            return Err(self.damaged("a statement is too long"));
-        }
-        self.statements.extend_from_slice(&self.line);
-        Ok(())
-    }
-
-    fn take_statements(&mut self) -> Result<Option<Piece>> {
-        if self.statements.is_empty() {
-            return Ok(None);
-        }
-        match String::from_utf8(std::mem::take(&mut self.statements)) {
-            Ok(text) => Ok(Some(Piece::Statements(text))),
-            Err(_) => Err(self.damaged("a statement is not UTF-8")),
-        }
-    }
-
-    fn after_statements(&mut self, piece: Piece) -> Result<Option<Piece>> {
-        match self.take_statements()? {
-            Some(statements) => {
-                self.waiting = Some(piece);
-                Ok(Some(statements))
-            }
-            None => Ok(Some(piece)),
         }
     }
 
@@ -221,14 +214,26 @@ mod tests {
         Ok(pieces)
     }
 
+    fn statement(line: u64, text: &str) -> Piece {
+        Piece::Statement(Statement { text: text.to_owned(), line })
+    }
+
     #[test]
     fn a_dump_comes_apart_into_statements_and_rows() {
         let pieces = pieces(POSTGRESQL, Dialect::Postgresql).unwrap();
-        assert_eq!(pieces[0], Piece::Statements("SET a = 1;\nSET b = ';\n\n';\n".into()));
-        assert_eq!(pieces[1], Piece::Statements("CREATE TABLE public.t (\n    a integer\n);\n".into()));
-        assert!(matches!(&pieces[2], Piece::Table(head) if head.name == "t" && head.columns == ["a", "b"]));
-        assert_eq!(pieces[3], Piece::Row(vec![Value::Text(b"1".to_vec()), Value::Null]));
-        assert_eq!(pieces[4..], [Piece::TableEnd]);
+        assert_eq!(pieces[0], statement(7, "SET a = 1"));
+        assert_eq!(pieces[1], statement(8, "SET b = ';\n\n'"));
+        assert_eq!(pieces[2], statement(17, "CREATE TABLE public.t (\n    a integer\n)"));
+        assert!(matches!(&pieces[3], Piece::Table(head) if head.name == "t" && head.columns == ["a", "b"]));
+        assert_eq!(pieces[4], Piece::Row(vec![Value::Text(b"1".to_vec()), Value::Null]));
+        assert_eq!(pieces[5..], [Piece::TableEnd]);
+    }
+
+    #[test]
+    fn statements_of_one_line_are_told_apart() {
+        let text = POSTGRESQL.replace("SET a = 1;", "SET a = 1; /* ; */ SET c = 2; -- ;");
+        let pieces = pieces(&text, Dialect::Postgresql).unwrap();
+        assert_eq!(pieces[..2], [statement(7, "SET a = 1"), statement(7, "SET c = 2")]);
     }
 
     #[test]
@@ -256,7 +261,6 @@ mod tests {
         let pieces = pieces(text, Dialect::Sqlite).unwrap();
         assert_eq!(pieces[2], Piece::Row(vec![Value::Text(b"x\n;'\n".to_vec())]));
         assert_eq!(pieces[3], Piece::Row(vec![Value::Number("1".into())]));
-        assert!(matches!(&pieces[5], Piece::Statements(text) if text.contains("END;") && !text.contains("COMMIT")));
-        assert_eq!(pieces.len(), 6);
+        assert_eq!(pieces[5..], [statement(11, "CREATE TRIGGER r BEGIN\nSELECT 1;\n\n-- rows [\"t\",\"a\"]\nEND")]);
     }
 }

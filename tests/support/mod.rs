@@ -4,6 +4,7 @@ pub mod allocations;
 pub mod buckets;
 pub mod cli;
 pub mod deployment;
+pub mod dumps;
 pub mod fault_server;
 pub mod mlflow_rows;
 pub mod mlflow_server;

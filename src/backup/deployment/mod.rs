@@ -40,6 +40,7 @@ use crate::format::deployment::{
 use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, Statistics};
 use crate::mlflow::catalogue::{self, Reference, ReferenceState, StoredTable};
 use crate::mlflow::schema::{ReferenceKind, Store};
+use crate::monitor::Monitor;
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, Deployment, Layout};
@@ -47,7 +48,6 @@ use crate::source::directory::DirectorySource;
 use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
 use crate::source::stream::{Opener, Stream, StreamSource};
-use crate::sql::TableRecord;
 use crate::sync::{self, lock};
 
 /// What was stored.
@@ -204,7 +204,9 @@ impl DeploymentBackup<'_> {
         let tables = Mutex::new(Vec::new());
         let mut named: Vec<_> = databases.into_iter().map(|database| (database.store.file_name(), database)).collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
-        let streams = named.into_iter().map(|(name, database)| (name, dump_opener(database, &tables))).collect();
+        let monitor = self.job.hears.monitor.as_ref();
+        let streams =
+            named.into_iter().map(|(name, database)| (name, dump_opener(database, &tables, monitor))).collect();
         let source = StreamSource::new(streams, read_at);
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
@@ -389,6 +391,7 @@ struct DatabaseDump<'a> {
     stream: Box<dyn DumpStream>,
     database: OpenDatabase,
     tables: &'a Mutex<Vec<StoredTable>>,
+    monitor: &'a dyn Monitor,
 }
 
 impl Read for DatabaseDump<'_> {
@@ -401,16 +404,28 @@ impl Stream for DatabaseDump<'_> {
     fn finish(self: Box<Self>) -> Result<()> {
         let store = self.database.store;
         let found = self.stream.finish()?;
-        let named = found.into_iter().map(|table: TableRecord| StoredTable { store, table });
-        lock(self.tables).extend(named);
+        lock(self.tables).extend(found.tables.into_iter().map(|table| StoredTable { store, table }));
+        // Better known now than in the night in which it is to be restored.
+        if !found.refused.is_empty() {
+            self.monitor.note(&format!(
+                "a restore of the {} database will refuse statements that MLflow's own schema does not have, unless \
+                 --allow-statement names their ids: {}",
+                store.name(),
+                found.refused
+            ));
+        }
         Ok(())
     }
 }
 
-fn dump_opener<'a>(mut database: OpenDatabase, tables: &'a Mutex<Vec<StoredTable>>) -> Opener<'a> {
+fn dump_opener<'a>(
+    mut database: OpenDatabase,
+    tables: &'a Mutex<Vec<StoredTable>>,
+    monitor: &'a dyn Monitor,
+) -> Opener<'a> {
     Box::new(move || {
         let stream = database.reader.dump()?;
-        Ok(Box::new(DatabaseDump { stream, database, tables }))
+        Ok(Box::new(DatabaseDump { stream, database, tables, monitor }))
     })
 }
 

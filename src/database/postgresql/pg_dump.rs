@@ -15,15 +15,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::super::DumpStream;
 use super::super::uri::{PostgresqlUri, SslMode};
+use super::super::{DumpStream, Dumped};
 use super::tls;
 use crate::cancel::Cancel;
 use crate::child_environment;
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
+use crate::sql::guard::{Guard, Refusals};
 use crate::sql::scanner::{Line, Scanner};
-use crate::sql::script::ROW_LEN_MAX;
+use crate::sql::script::{ROW_LEN_MAX, Statements};
 use crate::sql::table_digest::TableDigest;
 use crate::sql::{Dialect, TableRecord};
 use crate::sync::lock;
@@ -124,6 +125,10 @@ impl PgDump {
             lines: BufReader::with_capacity(READY_LEN, output),
             errors: Some(thread::spawn(move || last_lines(BufReader::new(errors)))),
             scanner: Scanner::new(Dialect::Postgresql),
+            guard: Guard::new(Dialect::Postgresql, &[]),
+            statements: Statements::new(Dialect::Postgresql),
+            line_number: 0,
+            refused: Refusals::default(),
             table: None,
             tables: Vec::new(),
             ready: Vec::new(),
@@ -210,6 +215,11 @@ pub struct DumpOutput {
     lines: BufReader<ChildStdout>,
     errors: Option<JoinHandle<VecDeque<String>>>,
     scanner: Scanner,
+    guard: Guard,
+    statements: Statements,
+    /// The last line that is handed on, from 1.
+    line_number: u64,
+    refused: Refusals,
     /// The table whose rows are passing.
     table: Option<(String, TableDigest)>,
     tables: Vec<TableRecord>,
@@ -243,6 +253,7 @@ impl DumpOutput {
         if !line.ends_with(b"\n") {
             return Ok(());
         }
+        self.line_number += 1;
         match self.scanner.line(line).map_err(io::Error::other)? {
             Line::Row => {
                 if let Some((_, digest)) = &mut self.table {
@@ -251,8 +262,17 @@ impl DumpOutput {
             }
             Line::TableStart(head) => self.table = Some((head.name, TableDigest::default())),
             Line::TableEnd => self.tables.extend(self.table.take().map(|(name, digest)| digest.record(&name))),
-            Line::LeftOut if line.starts_with(b"\\") => self.ready.truncate(start),
-            Line::LeftOut | Line::Statement | Line::RowPart => {}
+            Line::LeftOut if line.starts_with(b"\\") => {
+                self.line_number -= 1;
+                self.ready.truncate(start);
+            }
+            Line::Statement => {
+                let is_between = self.scanner.is_between_statements();
+                let whole = self.statements.line(line, self.line_number, is_between).map_err(io::Error::other)?;
+                let refused = whole.iter().filter_map(|statement| self.guard.check(statement).err());
+                refused.for_each(|refused| self.refused.add(refused));
+            }
+            Line::LeftOut | Line::RowPart => {}
         }
         Ok(())
     }
@@ -302,7 +322,7 @@ impl Read for DumpOutput {
 }
 
 impl DumpStream for DumpOutput {
-    fn finish(mut self: Box<Self>) -> Result<Vec<TableRecord>> {
+    fn finish(mut self: Box<Self>) -> Result<Dumped> {
         self.cancel.check()?;
         if !self.is_at_end || self.taken < self.ready.len() {
             return Err(Error::database("dump", &self.location, "the dump was not read to its end"));
@@ -317,7 +337,7 @@ impl DumpStream for DumpOutput {
         if !self.scanner.is_complete() {
             return Err(Error::database("dump", &self.location, "pg_dump ended early, without an error"));
         }
-        Ok(std::mem::take(&mut self.tables))
+        Ok(Dumped { tables: std::mem::take(&mut self.tables), refused: std::mem::take(&mut self.refused) })
     }
 }
 

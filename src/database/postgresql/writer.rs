@@ -1,10 +1,13 @@
 //! Loads dumps into an empty PostgreSQL database.
 //!
 //! psql is not used: it would run programs that a dump names, and go on after errors. Statements go to the server as
-//! they are, rows through COPY, all in one transaction.
+//! they are, one at a time, rows through COPY, all in one transaction.
 //!
-//! What must stay true: whatever the dump holds, the transaction that began is the one that is committed, after the
-//! tables were read back and compared.
+//! What must stay true:
+//! - No statement of the dump is run that the guard has not let pass, and no name in it is looked up in a schema that the
+//!   role, the database or the URI put on the search path.
+//! - Whatever the dump holds, the transaction that began is the one that is committed, after the tables were read back
+//!   and compared.
 
 use std::io::{BufReader, Read, Write};
 
@@ -12,9 +15,10 @@ use postgres::types::ToSql;
 
 use super::super::rewrite::{RewriteSql, too_long_reason};
 use super::super::uri::PostgresqlUri;
-use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
+use super::super::{DatabaseWriter, LoadPlan, Merge, MergeTable, Rewrite, load};
 use super::{ServerConnection, USER_SCHEMAS, describe, merge};
 use crate::error::{Error, Result};
+use crate::sql::guard::{Guard, Refusals, Refused};
 use crate::sql::scanner::TableHead;
 use crate::sql::script::{Piece, ScriptReader};
 use crate::sql::table_digest::TableDigest;
@@ -36,24 +40,20 @@ impl PostgresqlWriter {
         Ok(Self { server })
     }
 
-    fn load_in_transaction(
-        &mut self,
-        dump: &mut dyn Read,
-        rewrites: &[Rewrite],
-        expected: &[TableRecord],
-    ) -> Result<Vec<u64>> {
+    fn load_in_transaction(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {
         if let Some(reason) = load::not_empty(&self.contents()?) {
             return Err(self.server.error("load into", reason));
         }
         let transaction = self.server.text("load into", "SELECT txid_current()")?;
-        let heads = self.run_script(dump)?;
+        self.server.run("load into", "SET search_path = ''")?;
+        let heads = self.run_script(dump, plan.guard)?;
         self.server.run("load into", "RESET ALL")?;
         self.server.settle()?;
         let loaded = heads.iter().map(|head| self.record(head)).collect::<Result<Vec<_>>>()?;
-        if let Some(reason) = load::difference(expected, &loaded) {
+        if let Some(reason) = load::difference(plan.expected, &loaded) {
             return Err(self.server.error("load into", reason));
         }
-        let changed = rewrites.iter().map(|rewrite| self.rewrite(rewrite, &heads)).collect::<Result<Vec<_>>>()?;
+        let changed = plan.rewrites.iter().map(|rewrite| self.rewrite(rewrite, &heads)).collect::<Result<Vec<_>>>()?;
         if self.server.text("load into", "SELECT txid_current()")? != transaction {
             return Err(self.server.error("load into", "the dump ended the transaction that it was loaded in"));
         }
@@ -63,13 +63,17 @@ impl PostgresqlWriter {
     }
 
     /// Returns the tables that had rows in the dump, or could have.
-    fn run_script(&mut self, dump: &mut dyn Read) -> Result<Vec<TableHead>> {
+    fn run_script(&mut self, dump: &mut dyn Read, guard: &Guard) -> Result<Vec<TableHead>> {
         let mut script = ScriptReader::new(BufReader::with_capacity(COPY_LEN, dump), Dialect::Postgresql);
         let mut heads = Vec::new();
         while let Some(piece) = script.next_piece()? {
             match piece {
-                Piece::Statements(sql) => self.statements(&sql)?,
+                Piece::Statement(statement) => {
+                    guard.check(&statement).map_err(|refused| self.refusal(refused))?;
+                    self.statement(&statement.text)?;
+                }
                 Piece::Table(head) => {
+                    guard.check_table(&head, script.line_number()).map_err(|refused| self.refusal(refused))?;
                     self.copy_in(&head, &mut script)?;
                     heads.push(head);
                 }
@@ -79,7 +83,11 @@ impl PostgresqlWriter {
         Ok(heads)
     }
 
-    fn statements(&mut self, sql: &str) -> Result<()> {
+    fn refusal(&self, refused: Refused) -> Error {
+        Refusals::from(refused).into_error(&self.server.location)
+    }
+
+    fn statement(&mut self, sql: &str) -> Result<()> {
         self.server.client.batch_execute(sql).map_err(|error| {
             let reason = format!("{}; in: {}", describe(&error), load::beginning(sql));
             self.server.error("load into", reason)
@@ -162,9 +170,9 @@ impl DatabaseWriter for PostgresqlWriter {
         Ok(contents)
     }
 
-    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>> {
+    fn load(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {
         self.server.run("load into", "BEGIN")?;
-        let result = self.load_in_transaction(dump, rewrites, expected);
+        let result = self.load_in_transaction(dump, plan);
         if result.is_err() {
             // What failed first is the message; a server that is gone has rolled back by itself.
             let _ = self.server.run("roll back", "ROLLBACK");

@@ -1,4 +1,4 @@
-//! Writes a SQLite database as SQL text, which `sqlite3 new.db < dump.sql` reads.
+//! Writes a SQLite database as SQL text, which `sqlite3 new.db < dump.sql` reads, too.
 //!
 //! Tables come first, then their rows in the order of their keys, so that a small change of a database is a small change
 //! of its dump; then indexes, views and triggers, which would slow down or change the inserts.
@@ -8,24 +8,26 @@
 
 use std::io::{BufWriter, Write};
 
+use super::super::Dumped;
 use super::File;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::sql::guard::{Guard, Refusals};
 use crate::sql::scanner::{SQLITE_COMPLETE, SQLITE_ROWS_END, SQLITE_TABLE, SQLITE_TABLE_END, sqlite_row_start};
-use crate::sql::script::ROW_LEN_MAX;
+use crate::sql::script::{ROW_LEN_MAX, Statement};
 use crate::sql::table_digest::TableDigest;
-use crate::sql::{TableRecord, literal, quoted, quoted_list, text_literal};
+use crate::sql::{Dialect, TableRecord, literal, quoted, quoted_list, text_literal};
 
 const ACTION: &str = "dump";
 /// Bytes that are handed on at a time.
 const BUFFER_LEN: usize = 256 << 10;
 /// The first lines.
-const HEADER: &str = "-- SQLite database dump\n-- To load it by hand: sqlite3 new.db < this-file\n\
-    PRAGMA foreign_keys = OFF;\nBEGIN;\n\n";
+const HEADER: &str = "-- SQLite database dump\nPRAGMA foreign_keys = OFF;\nBEGIN;\n\n";
 
-/// Writes the dump; returns the tables in it.
-pub fn write_dump(file: &File, output: impl Write, cancel: &Cancel) -> Result<Vec<TableRecord>> {
-    let mut dump = Dump { file, output: BufWriter::with_capacity(BUFFER_LEN, output), cancel };
+/// Writes the dump; returns what is in it.
+pub fn write_dump(file: &File, output: impl Write, cancel: &Cancel) -> Result<Dumped> {
+    let output = BufWriter::with_capacity(BUFFER_LEN, output);
+    let mut dump = Dump { file, output, cancel, lines: 0, refused: Refusals::default() };
     let tables = dump.tables()?;
     dump.text(HEADER)?;
     dump.schema("type = 'table'")?;
@@ -44,7 +46,7 @@ pub fn write_dump(file: &File, output: impl Write, cancel: &Cancel) -> Result<Ve
     dump.line("COMMIT;")?;
     dump.line(SQLITE_COMPLETE)?;
     dump.output.flush().map_err(|error| dump.unwritable(error))?;
-    Ok(records)
+    Ok(Dumped { tables: records, refused: dump.refused })
 }
 
 /// Returns the record of a table as it is, whatever the order of its rows.
@@ -64,6 +66,10 @@ struct Dump<'a, W: Write> {
     file: &'a File,
     output: BufWriter<W>,
     cancel: &'a Cancel,
+    /// Lines that were written.
+    lines: u64,
+    /// Statements that a restore will not run by itself.
+    refused: Refusals,
 }
 
 impl<W: Write> Dump<'_, W> {
@@ -72,6 +78,7 @@ impl<W: Write> Dump<'_, W> {
     }
 
     fn text(&mut self, text: &str) -> Result<()> {
+        self.lines += line_breaks(text.as_bytes());
         self.output.write_all(text.as_bytes()).map_err(|error| self.unwritable(error))
     }
 
@@ -98,7 +105,12 @@ impl<W: Write> Dump<'_, W> {
             "SELECT sql FROM main.sqlite_schema WHERE {condition} AND sql IS NOT NULL \
              AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
         );
+        let guard = Guard::new(Dialect::Sqlite, &[]);
         for statement in self.file.texts(ACTION, &sql)? {
+            // As a restore will see it: without what stands behind its last word.
+            let text = statement.trim_end().to_owned();
+            let checked = guard.check(&Statement { text, line: self.lines + 1 });
+            checked.unwrap_or_else(|refused| self.refused.add(refused));
             self.text(&statement)?;
             self.text(";\n\n")?;
         }
@@ -114,7 +126,7 @@ impl<W: Write> Dump<'_, W> {
         let start = sqlite_row_start(table);
         let mut digest = TableDigest::default();
         let mut line = start.clone();
-        let (file, cancel, output) = (self.file, self.cancel, &mut self.output);
+        let (file, cancel, output, lines) = (self.file, self.cancel, &mut self.output, &mut self.lines);
         file.select(&sql, &mut |row| {
             cancel.check()?;
             line.truncate(start.len());
@@ -126,6 +138,7 @@ impl<W: Write> Dump<'_, W> {
             }
             digest.add(&line[start.len()..]);
             line.extend_from_slice(b");\n");
+            *lines += line_breaks(&line);
             output.write_all(&line).map_err(|error| file.error(ACTION, error))
         })?;
         self.line(SQLITE_TABLE_END)?;
@@ -155,14 +168,19 @@ impl<W: Write> Dump<'_, W> {
         self.line("DELETE FROM sqlite_sequence;")?;
         let file = self.file;
         let mut line = Vec::new();
-        let output = &mut self.output;
+        let (output, lines) = (&mut self.output, &mut self.lines);
         file.select("SELECT name, seq FROM main.sqlite_sequence ORDER BY rowid", &mut |row| {
             line.clear();
             line.extend_from_slice(b"INSERT INTO sqlite_sequence VALUES(");
             literal::encode_values(row, &mut line);
             line.extend_from_slice(b");\n");
+            *lines += 1;
             output.write_all(&line).map_err(|error| file.error(ACTION, error))
         })?;
         self.text("\n")
     }
+}
+
+fn line_breaks(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
 }

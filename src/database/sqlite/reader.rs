@@ -13,11 +13,11 @@ use std::time::Instant;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine};
+use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Dumped, Engine};
 use super::{BUSY_MAX, FINDINGS_MAX, File, describe, dump};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::sql::{TableRecord, Value};
+use crate::sql::Value;
 
 /// All pages in one step: a backup in several steps begins anew whenever somebody writes.
 const ALL_PAGES: i32 = -1;
@@ -160,7 +160,7 @@ struct DumpText {
     part: Vec<u8>,
     taken: usize,
     is_at_end: bool,
-    writer: JoinHandle<Result<Vec<TableRecord>>>,
+    writer: JoinHandle<Result<Dumped>>,
     location: String,
 }
 
@@ -182,7 +182,7 @@ impl Read for DumpText {
 }
 
 impl DumpStream for DumpText {
-    fn finish(self: Box<Self>) -> Result<Vec<TableRecord>> {
+    fn finish(self: Box<Self>) -> Result<Dumped> {
         let Self { received, is_at_end, writer, location, .. } = *self;
         drop(received);
         let result = writer.join().map_err(|_| Error::Internal("the thread of a dump panicked".to_owned()))?;

@@ -1,34 +1,25 @@
 //! Loads dumps into an empty SQLite database.
 //!
-//! What must stay true: a dump can only make things and fill them in the one file: statements of other kinds, such as
-//! ATTACH, are refused; rows are bound as values, never run as text.
+//! What must stay true: no statement of the dump is run that the guard has not let pass; rows are bound as values, never
+//! run as text.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use rusqlite::fallible_iterator::FallibleIterator;
-use rusqlite::{Batch, OpenFlags, params_from_iter};
+use rusqlite::config::DbConfig;
+use rusqlite::{OpenFlags, params_from_iter};
 
 use super::super::rewrite::{RewriteSql, too_long_reason};
-use super::super::{DatabaseWriter, Merge, MergeTable, Rewrite, load};
+use super::super::{DatabaseWriter, LoadPlan, Merge, MergeTable, Rewrite, load};
 use super::{File, Parameter, describe, dump, merge};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::sql::guard::{Guard, Refusals, Refused};
 use crate::sql::scanner::TableHead;
 use crate::sql::script::{Piece, ScriptReader};
-use crate::sql::{Dialect, TableRecord, Value, quoted, quoted_list};
+use crate::sql::{Dialect, Value, quoted, quoted_list};
 
 /// Bytes of a dump that are read at a time.
 const READ_LEN: usize = 256 << 10;
-/// How the statements begin that a dump may hold.
-const ALLOWED: [&str; 6] = [
-    "CREATE ",
-    "INSERT INTO sqlite_sequence ",
-    "DELETE FROM sqlite_sequence",
-    "PRAGMA foreign_keys = OFF",
-    "PRAGMA user_version = ",
-    "PRAGMA application_id = ",
-];
-
 /// A SQLite database to restore into.
 pub struct SqliteWriter {
     file: File,
@@ -41,24 +32,19 @@ impl SqliteWriter {
         Ok(Self { file: File::open_with(path, flags)? })
     }
 
-    fn load_in_transaction(
-        &mut self,
-        dump: &mut dyn Read,
-        rewrites: &[Rewrite],
-        expected: &[TableRecord],
-    ) -> Result<Vec<u64>> {
+    fn load_in_transaction(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {
         let file = &self.file;
         file.run("load into", "BEGIN IMMEDIATE")?;
         if let Some(reason) = load::not_empty(&contents(file)?) {
             return Err(file.error("load into", reason));
         }
-        let heads = run_script(file, dump)?;
+        let heads = run_script(file, dump, plan.guard)?;
         let loaded: Vec<_> =
             heads.iter().map(|head| dump::record(file, &head.name, &head.columns)).collect::<Result<_>>()?;
-        if let Some(reason) = load::difference(expected, &loaded) {
+        if let Some(reason) = load::difference(plan.expected, &loaded) {
             return Err(file.error("load into", reason));
         }
-        let changed = rewrites.iter().map(|rewrite| run_rewrite(file, rewrite, &heads)).collect::<Result<_>>()?;
+        let changed = plan.rewrites.iter().map(|rewrite| run_rewrite(file, rewrite, &heads)).collect::<Result<_>>()?;
         file.check_references("load into")?;
         if file.connection.is_autocommit() {
             return Err(file.error("load into", "the dump ended the transaction that it was loaded in"));
@@ -78,13 +64,17 @@ fn contents(file: &File) -> Result<Vec<(String, u64)>> {
     file.tables()?.into_iter().map(count).collect()
 }
 
-fn run_script(file: &File, dump: &mut dyn Read) -> Result<Vec<TableHead>> {
+fn run_script(file: &File, dump: &mut dyn Read, guard: &Guard) -> Result<Vec<TableHead>> {
     let mut script = ScriptReader::new(BufReader::with_capacity(READ_LEN, dump), Dialect::Sqlite);
     let mut heads = Vec::new();
     while let Some(piece) = script.next_piece()? {
         match piece {
-            Piece::Statements(sql) => run_statements(file, &sql)?,
+            Piece::Statement(statement) => {
+                guard.check(&statement).map_err(|refused| refusal(file, refused))?;
+                run_statement(file, &statement.text)?;
+            }
             Piece::Table(head) => {
+                guard.check_table(&head, script.line_number()).map_err(|refused| refusal(file, refused))?;
                 insert_rows(file, &head, &mut script)?;
                 heads.push(head);
             }
@@ -94,29 +84,15 @@ fn run_script(file: &File, dump: &mut dyn Read) -> Result<Vec<TableHead>> {
     Ok(heads)
 }
 
-fn run_statements(file: &File, sql: &str) -> Result<()> {
-    let failed = |error: &dyn ToString, sql: &str| {
-        file.error("load into", format!("{}; in: {}", error.to_string(), load::beginning(sql)))
-    };
-    let mut statements = Batch::new(&file.connection, sql);
-    while let Some(mut statement) = statements.next().map_err(|error| failed(&error, sql))? {
-        let text = statement.expanded_sql().unwrap_or_default();
-        let text = without_comments(&text);
-        if !ALLOWED.iter().any(|start| text.starts_with(start)) {
-            return Err(failed(&"a dump may not hold such a statement", text));
-        }
-        statement.raw_execute().map_err(|error| failed(&error, text))?;
-    }
-    Ok(())
+fn refusal(file: &File, refused: Refused) -> Error {
+    Refusals::from(refused).into_error(&file.location)
 }
 
-/// Returns a text from its first line that is neither blank nor a comment.
-fn without_comments(text: &str) -> &str {
-    let mut rest = text.trim_start();
-    while rest.starts_with("--") {
-        rest = rest.split_once('\n').map_or("", |(_, after)| after.trim_start());
-    }
-    rest
+fn run_statement(file: &File, sql: &str) -> Result<()> {
+    file.connection.execute_batch(sql).map_err(|error| {
+        let reason = format!("{}; in: {}", describe(&error), load::beginning(sql));
+        file.error("load into", reason)
+    })
 }
 
 fn insert_rows<R: BufRead>(file: &File, head: &TableHead, script: &mut ScriptReader<R>) -> Result<()> {
@@ -162,10 +138,12 @@ impl DatabaseWriter for SqliteWriter {
         contents(&self.file)
     }
 
-    fn load(&mut self, dump: &mut dyn Read, rewrites: &[Rewrite], expected: &[TableRecord]) -> Result<Vec<u64>> {
+    fn load(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {
         // References are checked once, at the end. SQLite ignores this within a transaction.
         self.file.run("load into", "PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF")?;
-        let result = self.load_in_transaction(dump, rewrites, expected);
+        let defends = self.file.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true);
+        defends.map_err(self.file.fault("load into"))?;
+        let result = self.load_in_transaction(dump, plan);
         if result.is_err() && !self.file.connection.is_autocommit() {
             self.file.run("roll back", "ROLLBACK")?;
         }

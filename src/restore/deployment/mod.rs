@@ -4,6 +4,7 @@
 //! - Nothing is written before everything that could be refused was looked at: engines, versions, emptiness, lengths.
 //! - Neither a database nor an artifact store that holds anything is touched; a restore that broke off goes on only where
 //!   the user says so, and even then deletes nothing.
+//! - Each dump was read to its end, and everything in it may be run, before the first statement of any is run.
 //! - Each database is loaded in one transaction, and commits only if every table is what the snapshot recorded.
 
 mod rest;
@@ -23,12 +24,14 @@ pub use selection::{DeploymentPart, Selected};
 
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
+use crate::database::review::{Review, review};
 use crate::database::rewrite::RewriteCount;
-use crate::database::{self, DatabaseUri, Engine, Rewrite};
+use crate::database::{self, DatabaseUri, Engine, LoadPlan, Rewrite};
 use crate::error::{Error, Result};
 use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
 use crate::format::snapshot::{Component, DATABASE};
 use crate::hears::Hears;
+use crate::id::StatementId;
 use crate::mlflow::catalogue::{Reference, StoredTable, TABLES};
 use crate::mlflow::schema::{self, LOCATION_COLUMNS, LOCATION_TRACE_TAGS, Order, Store};
 use crate::mlflow::{names, uri};
@@ -38,6 +41,7 @@ use crate::restore::bucket::{self, BucketRestoreOptions, IntoBucket};
 use crate::restore::{self, Overwrite, Part, RestoreOptions, RestoreSummary, run_below};
 use crate::source::deployment::{ArtifactPlace, Deployment};
 use crate::sql::TableRecord;
+use crate::sql::guard::Guard;
 use crate::sql::script::ScriptReader;
 use crate::target::bucket::BucketTarget;
 use crate::trees::contents::{Selection, entry_at};
@@ -57,6 +61,14 @@ pub struct DeploymentRestoreOptions {
     pub resume: bool,
     /// The MLflow release that will be started on the result.
     pub mlflow_version: Option<String>,
+    /// Statements of the dumps that may be run although MLflow's schema has none such.
+    pub allowed_statements: Vec<StatementId>,
+}
+
+impl DeploymentRestoreOptions {
+    fn guard(&self, engine: Engine) -> Guard {
+        Guard::new(engine.dialect(), &self.allowed_statements)
+    }
 }
 
 /// A database that will be loaded.
@@ -298,21 +310,25 @@ impl<'a> DeploymentRestore<'a> {
                 engine.name()
             )));
         }
-        let rewrites = if options.map_roots.is_empty() || record.store == Store::Auth {
-            Vec::new()
-        } else {
-            self.count_rewrites(record.store, engine, &rewrites(&options.map_roots))?
-        };
+        let rewrites = self.review_dump(record.store, engine, options)?;
         let (to, tables, rows) = (uri.to_string(), record.tables, record.rows);
         Ok(DatabasePlan { store: record.store, to, tables, rows, rewrites, uri: uri.clone() })
     }
 
-    /// Reads the dump once to count what would change, and refuses what a column could not hold.
-    fn count_rewrites(&self, store: Store, engine: Engine, rewrites: &[Rewrite]) -> Result<Vec<ColumnRewrite>> {
-        self.hears.monitor.phase("counting", None, None);
-        let dump = self.open_dump(store)?;
-        let mut script = ScriptReader::new(BufReader::new(dump), engine.dialect());
-        let counts = database::rewrite::count_rewrites(&mut script, rewrites)?;
+    /// Reads the dump once, refuses what may not be run and what a column could not hold, and counts what would change.
+    fn review_dump(
+        &self,
+        store: Store,
+        engine: Engine,
+        options: &DeploymentRestoreOptions,
+    ) -> Result<Vec<ColumnRewrite>> {
+        self.hears.monitor.phase("reviewing", None, None);
+        let rewrites = rewrites_of(store, options);
+        let mut script = ScriptReader::new(BufReader::new(self.open_dump(store)?), engine.dialect());
+        let Review { refused, counts } = review(&mut script, &options.guard(engine), &rewrites)?;
+        if !refused.is_empty() {
+            return Err(refused.into_error(&format!("the {} database", store.name())));
+        }
         let columns: Vec<_> = rewrites
             .iter()
             .zip(counts)
@@ -423,10 +439,12 @@ impl<'a> DeploymentRestore<'a> {
         let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, &self.hears)?;
         let expected: Vec<TableRecord> =
             tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
-        let rewrites = if plan.store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) };
+        let (guard, rewrites) = (options.guard(plan.uri.engine()), rewrites_of(plan.store, options));
         let mut dump = self.open_dump(plan.store)?;
-        // In one transaction, which commits only if every table is what the snapshot recorded.
-        let changed = database::open_writer(&plan.uri)?.load(&mut dump, &rewrites, &expected)?;
+        // In one transaction, which commits only if every table is what the snapshot recorded. The dump is read again, and
+        // each statement looked at again right before it is run.
+        let load = LoadPlan { guard: &guard, rewrites: &rewrites, expected: &expected };
+        let changed = database::open_writer(&plan.uri)?.load(&mut dump, load)?;
         Ok(changed.iter().sum())
     }
 }
@@ -461,6 +479,11 @@ pub fn restore_files(
         return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));
     }
     Ok(sum)
+}
+
+/// Makes the rewrites of one database. That of users holds no locations.
+fn rewrites_of(store: Store, options: &DeploymentRestoreOptions) -> Vec<Rewrite> {
+    if store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) }
 }
 
 /// Makes the rewrites that move roots: of the eight columns that hold locations, and of no other.

@@ -245,7 +245,7 @@ impl Staging<'_> {
                     let Some((head, table)) = &open else { continue };
                     self.stage_row(head, table, &mut row, merge)?;
                 }
-                Piece::Statements(_) | Piece::TableEnd => {}
+                Piece::Statement(_) | Piece::TableEnd => {}
             }
         }
         Ok(())

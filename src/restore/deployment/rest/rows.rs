@@ -173,7 +173,7 @@ impl RestRestore<'_> {
                     let fields = Fields { columns: &head.columns, row: &row };
                     self.collect_row(&head.name, &fields)?;
                 }
-                Piece::Statements(_) | Piece::TableEnd => {}
+                Piece::Statement(_) | Piece::TableEnd => {}
             }
         }
         Ok(())
