@@ -23,8 +23,8 @@ use mlvault::format::pack::HEADER_LEN;
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::snapshot::{Completeness, Component, FILES, SnapshotRecord, SourceRecord, Statistics};
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
+use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest, PackId};
-use mlvault::monitor::Silent;
 use mlvault::repository::session::Session;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository, layout};
 use mlvault::trees::writer::TreeWriter;
@@ -69,7 +69,7 @@ fn write_packs(repository: &Repository, session: &Session, files: u64) {
 }
 
 fn write_snapshot(repository: &Arc<Repository>, session: Arc<Session>, files: u64) {
-    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::new(Silent));
+    let writer = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), &Hears::nobody());
     let mut tree = TreeWriter::new(&writer);
     for file in 0..files {
         let content = FileContent {

@@ -1,18 +1,32 @@
-//! Cancellation: one flag that every long loop looks at.
+//! Cancellation: one flag that every long loop looks at, and every wait for a server.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 /// A flag shared by all threads of an operation; once raised it stays raised.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    flag: Arc<AtomicBool>,
+    /// When it was first seen raised: a signal handler can raise it, and do no more.
+    seen: OnceLock<Instant>,
+}
 
 impl Cancel {
     /// Returns whether the flag is raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.raised_for().is_some()
+    }
+
+    /// Returns for how long the flag is known to be raised, if it is.
+    pub fn raised_for(&self) -> Option<Duration> {
+        let is_raised = self.0.flag.load(Ordering::Relaxed);
+        is_raised.then(|| self.0.seen.get_or_init(Instant::now).elapsed())
     }
 
     /// Returns [`Error::Interrupted`] once the flag is raised.
@@ -22,6 +36,22 @@ impl Cancel {
 
     /// Returns the flag itself, for signal handlers.
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.0.flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_is_raised_is_known_to_all_and_grows_old() {
+        let cancel = Cancel::default();
+        let other = cancel.clone();
+        assert!(cancel.raised_for().is_none() && other.check().is_ok());
+        cancel.flag().store(true, Ordering::Relaxed);
+        assert!(cancel.is_raised() && matches!(other.check(), Err(Error::Interrupted)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(other.raised_for().unwrap() >= Duration::from_millis(20));
     }
 }

@@ -49,7 +49,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`child_environment`] [`page_tokens`] [`file_system`] [`held_directory`] [`error`] [`format_error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`child_environment`] [`page_tokens`] [`file_system`] [`held_directory`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
@@ -69,6 +69,8 @@ pub mod cancel;
 #[doc(hidden)]
 pub mod catalogue;
 pub mod check;
+#[doc(hidden)]
+pub mod child;
 #[doc(hidden)]
 pub mod child_environment;
 #[doc(hidden)]

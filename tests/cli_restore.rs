@@ -14,8 +14,8 @@ use mlvault::chunks::writer::ChunkWriter;
 use mlvault::format::BlobKind;
 use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceRecord, Statistics};
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
+use mlvault::hears::Hears;
 use mlvault::id::Digest;
-use mlvault::monitor::Silent;
 use mlvault::repository::session::Session;
 use mlvault::trees::writer::TreeWriter;
 use serde_json::Value;
@@ -298,7 +298,7 @@ fn store_entries_by_hand(
 ) {
     let repository = runner.open();
     let session = Arc::new(Session::begin(&repository, "test").unwrap());
-    let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), Arc::new(Silent));
+    let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), &Hears::nobody());
     let entries = entries(&chunks);
     let mut tree = TreeWriter::new(&chunks);
     for (path, kind) in entries {

@@ -9,7 +9,6 @@ use mlvault::format::snapshot::SnapshotRecord;
 use mlvault::format::tree::{self, ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest, SessionId};
-use mlvault::monitor::Silent;
 use mlvault::prune::{self, PruneLimits, PruneOptions};
 use mlvault::repository::Repository;
 use mlvault::repository::session::Session;
@@ -37,7 +36,7 @@ fn commit_node_as_content(repository: &Arc<Repository>, like: &SnapshotRecord) -
     let root = like.components[0].root;
     let node = ChunkReader::new(Arc::clone(repository)).read(BlobKind::Meta, &root, &String::new).unwrap();
     let session = Arc::new(Session::begin(repository, "test").unwrap());
-    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), Arc::new(Silent));
+    let chunks = ChunkWriter::new(Arc::clone(repository), Arc::clone(&session), &Hears::nobody());
     let (id, _) = chunks.write(&mut Default::default(), BlobKind::Meta, &node).unwrap();
     assert_eq!(id, root);
     let kind = EntryKind::File(meta_file(&node, id));
@@ -75,7 +74,7 @@ fn an_indirect_file_is_held_only_with_its_lists() {
     let (vault, _) = Vault::in_memory();
     let repository = vault.open().unwrap();
     let session = Arc::new(Session::begin(&repository, "test").unwrap());
-    let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), Arc::new(Silent));
+    let chunks = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), &Hears::nobody());
     let part = ChunkRef { id: ChunkId::from_bytes([7; 32]), len: 10 };
     let mut list = Vec::new();
     tree::encode_chunk_ref(&part, &mut list);

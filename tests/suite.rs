@@ -43,6 +43,7 @@ mod hostile_dumps;
 mod hostile_key;
 mod hostile_pin;
 mod hostile_times;
+mod interrupts;
 mod lying_segment;
 mod memory;
 mod mlflow_deployment;

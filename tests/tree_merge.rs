@@ -11,8 +11,8 @@ use mlvault::crypto::keys::new_secret;
 use mlvault::crypto::passphrase::Credential;
 use mlvault::format::config::{ChunkProfiles, RepositoryConfig};
 use mlvault::format::tree::{Entry, EntryKind, FileContent, Metadata};
+use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest};
-use mlvault::monitor::Silent;
 use mlvault::repository::session::Session;
 use mlvault::repository::{CreateOptions, OpenOptions, Repository};
 use mlvault::trees::merge::{Merged, Shared, TreeMerge};
@@ -57,7 +57,7 @@ impl Fixture {
     /// Writes a tree with these files, none of which has any content.
     fn write(&self, content: &Content) -> ChunkId {
         let session = Arc::new(Session::begin(&self.repository, "test").unwrap());
-        let chunks = ChunkWriter::new(Arc::clone(&self.repository), session, Arc::new(Silent));
+        let chunks = ChunkWriter::new(Arc::clone(&self.repository), session, &Hears::nobody());
         let mut tree = TreeWriter::new(&chunks);
         for (path, digest) in content {
             let file = FileContent {

@@ -284,7 +284,7 @@ fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &
         }
         BackupSource::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
         BackupSource::Command { line, name } => {
-            store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line)?))))?
+            store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line, &job.hears.cancel)?))))?
         }
         BackupSource::Deployment(deployment) => {
             let deployment::StoredDeployment { components, statistics, record } =

@@ -264,6 +264,10 @@ impl<'a> Reader<'a> {
                 Err(ReadError::Changed) => {
                     file.has_problem(&format!("it changed each of the {READ_ATTEMPTS_MAX} times that it was read"));
                 }
+                // What is given up because somebody wants to stop is nothing that is wrong with the file.
+                Err(ReadError::Source(_)) if self.stages.job.hears.cancel.is_raised() => {
+                    self.stages.failure.set(Error::Interrupted);
+                }
                 Err(ReadError::Source(error)) => {
                     let message = match error.kind() {
                         std::io::ErrorKind::NotFound => "it vanished during the backup".to_owned(),

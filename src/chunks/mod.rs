@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod cut;
+pub mod ending;
 pub mod fetch;
 pub mod pack_reader;
 pub mod read_plan;

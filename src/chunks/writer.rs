@@ -4,7 +4,8 @@
 //! - A chunk is stored once: what the index has, or what this session has begun to store, is not stored again.
 //! - A pack is in the backend before a segment names it, and a segment is there before the local index knows it.
 //! - New chunks go to one of two open packs at random, so that nobody who sees packs knows which file's chunk is where.
-//! - After the first failed write every further call fails: nothing may be built on a hole.
+//! - After the first failed write every further call fails: nothing may be built on a hole. What was uploaded before is
+//!   indexed all the same, so that the next session finds it.
 //! - Memory: at most three open packs, one waiting and [`crate::repository::memory_plan::MemoryPlan::uploads`] under way.
 
 use std::collections::HashSet;
@@ -16,12 +17,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::cancel::Cancel;
+use crate::chunks::ending::{Ender, Ending};
 use crate::compress::Encoder;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::chunk::{ChunkContext, ChunkHeader};
 use crate::format::pack::{CHUNKS_MAX, FinishedPack, PackBuilder, PackHeader};
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
 use crate::format::{BlobKind, PerKind};
+use crate::hears::Hears;
 use crate::id::{ChunkId, PackId};
 use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
@@ -73,6 +77,8 @@ struct Shared {
     repository: Arc<Repository>,
     session: Arc<Session>,
     monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
+    ending: Ending,
     data_packs: [Mutex<Option<PackBuilder>>; OPEN_DATA_PACKS],
     meta_pack: Mutex<Option<PackBuilder>>,
     data_pack_bytes: OnceLock<usize>,
@@ -115,14 +121,16 @@ impl Unindexed {
 
 impl ChunkWriter {
     /// Starts the upload threads.
-    pub fn new(repository: Arc<Repository>, session: Arc<Session>, monitor: Arc<dyn Monitor>) -> Self {
+    pub fn new(repository: Arc<Repository>, session: Arc<Session>, hears: &Hears) -> Self {
         let plan = *repository.memory_plan();
         let threads = plan.uploads.min(repository.backend().concurrency());
         let (sender, receiver) = bounded(1);
         let shared = Arc::new(Shared {
             repository,
             session,
-            monitor,
+            monitor: Arc::clone(&hears.monitor),
+            cancel: hears.cancel.clone(),
+            ending: Ending::default(),
             data_packs: Default::default(),
             meta_pack: Mutex::default(),
             data_pack_bytes: OnceLock::new(),
@@ -173,14 +181,21 @@ impl ChunkWriter {
 
     /// Packs are in the backend before a segment names them: the upload threads end first.
     fn flush(&mut self) -> Result<()> {
-        let flushed = self.shared.flush_open_packs();
+        // Who wants to stop gets no more packs, which may be large: the time that is left is for saying what is there.
+        let flushed = self.shared.cancel.check().and_then(|()| self.shared.flush_open_packs());
         lock(&self.shared.uploads).take();
         for uploader in self.uploaders.drain(..) {
             uploader.join().map_err(|_| Error::Internal("an upload thread panicked".to_owned()))?;
         }
+        let indexed = self.shared.index_uploaded();
         self.shared.failure.check()?;
         flushed?;
-        BlobKind::ALL.into_iter().try_for_each(|kind| self.shared.write_segment(kind))
+        indexed
+    }
+
+    /// Returns who else can end the session in the middle of its work.
+    pub fn watched(&self) -> WatchedWriter {
+        WatchedWriter(Arc::clone(&self.shared))
     }
 
     /// Returns what was done so far.
@@ -189,11 +204,37 @@ impl ChunkWriter {
     }
 }
 
+/// A writer as the one sees it who watches its session.
+pub struct WatchedWriter(Arc<Shared>);
+
+impl WatchedWriter {
+    /// Returns whether the session is for the watch to end: whoever works in it has not begun to.
+    pub fn claim_end(&self) -> bool {
+        self.0.ending.claim(Ender::Watch)
+    }
+
+    /// Returns whether the session is for whoever works in it to end: the watch has not begun to.
+    pub fn claim_end_of_work(&self) -> bool {
+        self.0.ending.claim(Ender::Worker)
+    }
+
+    /// Stops all further writes, and indexes what was uploaded.
+    pub fn stop(&self) -> Result<()> {
+        self.0.failure.set(Error::Interrupted);
+        self.0.index_uploaded()
+    }
+}
+
 impl Drop for ChunkWriter {
     fn drop(&mut self) {
-        if !self.uploaders.is_empty() {
+        if self.uploaders.is_empty() {
+            return;
+        }
+        match self.shared.ending.claim(Ender::Worker) {
             // Whoever drops a writer has failed already; what was uploaded is indexed all the same where that can be.
-            let _ = self.flush();
+            true => drop(self.flush()),
+            // The watch sees to that. The upload threads end when they find that nothing more can come.
+            false => drop(lock(&self.shared.uploads).take()),
         }
     }
 }
@@ -286,6 +327,10 @@ impl Shared {
     /// Body of an upload thread. After a failure it drains its channel, so that nobody waits for it for ever.
     fn upload_all(&self, packs: &Receiver<(BlobKind, PackBuilder)>) {
         for (kind, pack) in packs {
+            if let Err(error) = self.cancel.check() {
+                // A pack that is begun now would come too late for a segment to name it.
+                self.failure.set(error);
+            }
             if !self.failure.is_set()
                 && let Err(error) = self.upload(kind, pack)
             {
@@ -308,9 +353,23 @@ impl Shared {
             let mut unindexed = lock(&self.unindexed);
             let of_kind = &mut unindexed[kind];
             of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, is_vouched: true, chunks });
-            of_kind.is_due()
+            // Once somebody wants to stop, nobody may be there later to do it.
+            of_kind.is_due() || self.cancel.is_raised()
         };
         if due { self.write_segment(kind) } else { Ok(()) }
+    }
+
+    /// Writes segments for what is uploaded, also after a failure. A backend that was waited for in vain is not waited for
+    /// again, unless the wait is short because somebody wants to stop.
+    fn index_uploaded(&self) -> Result<()> {
+        if let Err(error) = self.failure.check()
+            && error.fault() == Some(Fault::Unavailable)
+            && !self.cancel.is_raised()
+        {
+            return Err(error);
+        }
+        let written = BlobKind::ALL.map(|kind| self.write_segment(kind));
+        written.into_iter().collect()
     }
 
     fn write_segment(&self, kind: BlobKind) -> Result<()> {
@@ -320,7 +379,11 @@ impl Shared {
         }
         let segment = Segment { kind, packs };
         let (id, bytes) = self.repository.seal_segment(&segment);
-        self.create(&layout::segment(kind, &id), bytes)?;
+        if let Err(error) = self.create(&layout::segment(kind, &id), bytes) {
+            // So that the end of the session tries again.
+            lock(&self.unindexed)[kind].packs.extend(segment.packs);
+            return Err(error);
+        }
         self.repository.index().add(id, &segment)?;
         let mut claimed = lock(&self.claimed);
         for chunk in segment.packs.iter().flat_map(|pack| &pack.chunks) {

@@ -3,22 +3,33 @@
 //! What must stay true:
 //! - A session that was begun ends, however its work ends: one that is dropped is closed, so that no prune waits for it. Only
 //!   a process that is killed, or a backend that is out of reach, leaves one open, until a prune ends it.
+//! - After a wish to stop it ends in any case: if whoever works in it is held up, by a database, a disk or a command, a
+//!   watch indexes what was uploaded and closes it in its place.
 //! - What was uploaded is indexed before the session ends, also after a failure: the next one finds it.
 //! - Once a commit was tried, nothing else is written under the session's name. The answer may have been lost, and where
 //!   creates may overwrite a void marker would destroy the snapshot.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use jiff::Timestamp;
 
-use crate::chunks::writer::{ChunkWriter, Written};
-use crate::error::Result;
+use crate::cancel::Cancel;
+use crate::chunks::writer::{ChunkWriter, WatchedWriter, Written};
+use crate::error::{Error, Result};
 use crate::format::snapshot::SnapshotRecord;
 use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::repository::Repository;
 use crate::repository::session::Session;
 use crate::repository::snapshots::Snapshot;
+
+/// How long after a wish to stop the work in a session may go on before its watch ends the session.
+const HELD_UP_AFTER: Duration = Duration::from_secs(5);
+/// How often the watch looks whether somebody wants to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A session that has begun, and what writes in it.
 pub struct WritingSession {
@@ -37,7 +48,16 @@ struct Guard {
     repository: Arc<Repository>,
     session: Arc<Session>,
     purpose: &'static str,
+    writer: WatchedWriter,
+    watch: Watch,
     is_over: bool,
+}
+
+/// The thread that ends a session whose work is held up.
+struct Watch {
+    /// Dropped to say that there is nothing more to watch.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl WritingSession {
@@ -65,9 +85,16 @@ impl WritingSession {
             );
         }
         let session = Arc::new(session);
-        let guard =
-            Guard { repository: Arc::clone(repository), session: Arc::clone(&session), purpose, is_over: false };
-        let writer = ChunkWriter::new(Arc::clone(repository), session, Arc::clone(&hears.monitor));
+        let repository = Arc::clone(repository);
+        let writer = ChunkWriter::new(Arc::clone(&repository), Arc::clone(&session), hears);
+        let watch = Watch::start(Watched {
+            repository: Arc::clone(&repository),
+            session: Arc::clone(&session),
+            writer: writer.watched(),
+            cancel: hears.cancel.clone(),
+            purpose,
+        });
+        let guard = Guard { repository, session, purpose, writer: writer.watched(), watch, is_over: false };
         Ok(Self { writer, guard })
     }
 
@@ -109,6 +136,7 @@ impl WritingSession {
     /// Uploads and indexes what is still open.
     pub fn finish(self) -> Result<(FinishedSession, Written)> {
         let Self { writer, guard } = self;
+        guard.claim()?;
         let written = writer.finish()?;
         Ok((FinishedSession { guard }, written))
     }
@@ -134,11 +162,58 @@ impl FinishedSession {
     }
 }
 
+impl Guard {
+    /// Fails if the watch has ended the session.
+    fn claim(&self) -> Result<()> {
+        if self.writer.claim_end_of_work() { Ok(()) } else { Err(Error::Interrupted) }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.is_over && self.claim().is_ok() {
             // Without an answer the session stays open until a prune ends it.
             let _ = self.session.close(&self.repository, &format!("the {} failed", self.purpose));
+        }
+        self.watch.end();
+    }
+}
+
+/// What a watch needs to end a session.
+struct Watched {
+    repository: Arc<Repository>,
+    session: Arc<Session>,
+    writer: WatchedWriter,
+    cancel: Cancel,
+    purpose: &'static str,
+}
+
+impl Watch {
+    fn start(watched: Watched) -> Self {
+        let (end, ended) = bounded(0);
+        let thread = std::thread::spawn(move || watched.wait(&ended));
+        Self { end: Some(end), thread: Some(thread) }
+    }
+
+    /// Ends the thread; if it is ending the session, after that.
+    fn end(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Watched {
+    fn wait(&self, ended: &Receiver<()>) {
+        while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            let is_held_up = self.cancel.raised_for().is_some_and(|time| time > HELD_UP_AFTER);
+            if is_held_up && self.writer.claim_end() {
+                // Nobody hears of it any more if this fails. Then the session stays open until a prune ends it.
+                let _ = self.writer.stop();
+                let _ = self.session.close(&self.repository, &format!("the {} was held up", self.purpose));
+                return;
+            }
         }
     }
 }

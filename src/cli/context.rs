@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -25,6 +26,7 @@ use mlvault::s3::{Credentials, S3Options};
 use mlvault::sync::lock;
 use mlvault::units::{count, parse_bytes};
 
+use crate::cli::exit;
 use crate::cli::progress::{Progress, Verbosity};
 
 /// Snapshots that a warning names.
@@ -129,6 +131,7 @@ impl Context {
         };
         let cancel = Cancel::default();
         listen_for_signals(&cancel);
+        end_when_stuck(&cancel, json);
         Ok(Self { progress: Progress::start(verbosity, json), args, file, cancel, opened: Mutex::default() })
     }
 
@@ -180,7 +183,8 @@ impl Context {
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
     /// its own.
     pub fn artifact_options(&self) -> S3Options {
-        S3Options { insecure_http: self.args.s3_insecure_http.unwrap_or(false), ..S3Options::default() }
+        let (insecure_http, cancel) = (self.args.s3_insecure_http.unwrap_or(false), self.cancel.clone());
+        S3Options { insecure_http, cancel, ..S3Options::default() }
     }
 
     /// Returns how the repository's S3 is reached.
@@ -198,6 +202,7 @@ impl Context {
             },
             ca_bundle: variable("AWS", "CA_BUNDLE").map(PathBuf::from).or_else(|| s3.ca_bundle.clone()),
             ignore_tls: false,
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -406,7 +411,25 @@ fn cgroup_limit() -> Option<u64> {
         .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
-/// The first signal asks to stop; a second one of the same kind ends the process at once.
+/// Ends the process if it does not end by itself after a signal: a server, a disk or a command can hold up any thread.
+/// Sessions have been closed by then, also those whose own thread is held up.
+fn end_when_stuck(cancel: &Cancel, json: bool) {
+    /// How long after a signal. Kubernetes kills a pod after 30 seconds, and some run with less.
+    const STOP_MAX: Duration = Duration::from_secs(17);
+    /// How often the flag is looked at.
+    const LOOK: Duration = Duration::from_millis(100);
+    let cancel = cancel.clone();
+    let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        while cancel.raised_for().is_none_or(|time| time < STOP_MAX) {
+            std::thread::sleep(LOOK);
+        }
+        let _ = exit::report(&Error::Interrupted, json);
+        // Not the usual way out, which would wait for what hangs.
+        signal_hook::low_level::exit(i32::from(exit::INTERRUPTED));
+    });
+}
+
+/// The first signal asks to stop; a second one ends the process at once.
 fn listen_for_signals(cancel: &Cancel) {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         let flag = cancel.flag();

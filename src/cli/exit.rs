@@ -35,6 +35,12 @@ impl From<Code> for ExitCode {
     }
 }
 
+impl From<Code> for i32 {
+    fn from(code: Code) -> Self {
+        code.0.into()
+    }
+}
+
 /// Returns the exit code of an error.
 pub fn code_of(error: &Error) -> Code {
     match error {

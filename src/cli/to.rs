@@ -102,6 +102,7 @@ impl ToArgs {
             },
             ca_bundle: s3.ca_bundle.clone(),
             ignore_tls: false,
+            cancel: context.cancel().clone(),
         })
     }
 

@@ -12,9 +12,11 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Fault, Result};
 use crate::s3::connection::{self, DateHeader};
 use crate::s3::fault;
+use crate::s3::interruption::{self, Kind};
 use crate::s3::options::S3Options;
 use crate::s3::patience::Patience;
 
@@ -25,14 +27,17 @@ pub struct Bucket {
     client: Client,
     name: String,
     patience: Patience,
+    cancel: Cancel,
 }
 
 impl Bucket {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
     pub fn connect(name: &str, options: &S3Options, patience: Patience) -> Result<Self> {
         let runtime = connection::runtime()?;
-        let client = runtime.block_on(connection::connect(options, &patience))?;
-        Ok(Self { runtime, client, name: name.to_owned(), patience })
+        let cancel = options.cancel.clone();
+        let client = interruption::answer(&cancel, Kind::Read, || connection::connect(options, &patience));
+        let client = runtime.block_on(client)??;
+        Ok(Self { runtime, client, name: name.to_owned(), patience, cancel })
     }
 
     /// Returns its name.
@@ -48,15 +53,16 @@ impl Bucket {
     /// Fails if the bucket does not exist, does not answer, or may not be listed with these credentials.
     pub fn check_listable(&self, prefix: &str) -> Result<()> {
         let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix).max_keys(1);
-        self.block_on(request.send()).map_err(|error| self.failed("open", prefix.trim_end_matches('/'), error))?;
+        let answer = self.ask(Kind::Read, || request.clone().send())?;
+        answer.map_err(|error| self.failed("open", prefix.trim_end_matches('/'), error))?;
         Ok(())
     }
 
     /// Returns the server's own idea of the time, if it tells it.
     pub fn date(&self) -> Result<Option<Timestamp>> {
         let header = DateHeader::default();
-        let request = self.client.head_bucket().bucket(&self.name).customize().interceptor(header.clone());
-        let answer = self.block_on(request.send());
+        let request = self.client.head_bucket().bucket(&self.name);
+        let answer = self.ask(Kind::Read, || request.clone().customize().interceptor(header.clone()).send())?;
         match (header.timestamp(), answer) {
             // An answer that refuses tells the time as well.
             (Some(date), _) => Ok(Some(date)),
@@ -68,7 +74,8 @@ impl Bucket {
     /// Returns the tags of an object.
     pub fn tags(&self, key: &str) -> Result<BTreeMap<String, String>> {
         let request = self.client.get_object_tagging().bucket(&self.name).key(key);
-        let answer = self.block_on(request.send()).map_err(|error| self.failed("read the tags of", key, error))?;
+        let answer = self.ask(Kind::Read, || request.clone().send())?;
+        let answer = answer.map_err(|error| self.failed("read the tags of", key, error))?;
         Ok(answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect())
     }
 
@@ -80,11 +87,15 @@ impl Bucket {
         &self.patience
     }
 
-    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+    /// Waits for the answer to a request, unless somebody asks to stop. The request may be sent again.
+    pub(super) fn ask<T, F: Future<Output = T>>(&self, kind: Kind, request: impl Fn() -> F) -> Result<T> {
+        self.runtime.block_on(interruption::answer(&self.cancel, kind, request))
     }
 
+    /// Begins what is given up once somebody asks to stop.
     pub(super) fn later<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Later<T> {
+        let cancel = self.cancel.clone();
+        let work = async move { interruption::unless_stopped(&cancel, Kind::Read, work).await? };
         Later { runtime: self.runtime, task: self.runtime.spawn(work) }
     }
 

@@ -19,6 +19,7 @@ use crate::format::tree::FileTime;
 use crate::page_tokens::PageTokens;
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{file_time, strong_etag};
+use crate::s3::interruption::Kind;
 
 /// Pages of up to 1,000 keys that one listing may have: 10⁸ objects.
 const LIST_PAGES_MAX: usize = 100_000;
@@ -70,7 +71,8 @@ impl Bucket {
     fn list_page(&self, prefix: &str, token: Option<String>, max_keys: Option<i32>) -> Result<ListObjectsV2Output> {
         let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).set_max_keys(max_keys);
         let request = request.encoding_type(EncodingType::Url).set_continuation_token(token);
-        self.block_on(request.send()).map_err(|error| self.failed("list", prefix.trim_end_matches('/'), error))
+        let answer = self.ask(Kind::Read, || request.clone().send())?;
+        answer.map_err(|error| self.failed("list", prefix.trim_end_matches('/'), error))
     }
 
     fn bad_listing(&self, prefix: &str, reason: impl Into<BoxError>) -> Error {

@@ -1,7 +1,8 @@
 //! Talks to S3 servers, for the backend of a repository and for artifact buckets: AWS, or whatever speaks its protocol.
 //!
 //! What must stay true:
-//! - Every wait is bounded by [`Patience`]; a server that stalls ends in [`Fault::Unavailable`].
+//! - Every wait is bounded by [`Patience`]; a server that stalls ends in [`Fault::Unavailable`]. Every wait is cut short
+//!   once somebody has asked to stop (`interruption`).
 //! - A body is returned only when it has exactly the length that was announced and asked for.
 //! - Everything that is written carries a checksum.
 //! - Messages are one line and hold no credentials and no query strings.
@@ -10,8 +11,8 @@
 //! on this module's own.
 //!
 //! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
-//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `fault`, `conflict`, `headers`) knows
-//! neither.
+//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `interruption`, `fault`, `conflict`,
+//! `headers`) knows neither.
 
 mod body;
 mod bucket;
@@ -19,6 +20,7 @@ mod conflict;
 mod connection;
 mod fault;
 mod headers;
+mod interruption;
 mod listing;
 mod location;
 mod options;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
+use crate::cancel::Cancel;
+
 /// How to reach an S3 server.
 #[derive(Debug, Clone, Default)]
 pub struct S3Options {
@@ -24,6 +26,8 @@ pub struct S3Options {
     pub ca_bundle: Option<PathBuf>,
     /// Does not verify the server's certificate: only for what the user asked it for. No proxy is used then.
     pub ignore_tls: bool,
+    /// Says when to stop: requests do not wait for the server any longer then.
+    pub cancel: Cancel,
     /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,
     /// container or instance metadata. Two buckets on different servers need one of it here.
     pub credentials: Option<Credentials>,

@@ -13,6 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::s3::body;
 use crate::s3::bucket::{Bucket, Later};
 use crate::s3::headers::ObjectFacts;
+use crate::s3::interruption::Kind;
 use crate::s3::patience::{Attempts, BODY_ATTEMPTS_MAX};
 
 /// Which part of an object to read.
@@ -40,7 +41,7 @@ impl Bucket {
     ///
     /// Fails with [`Fault::AlreadyExists`] where the object has another ETag: the server calls it a failed condition.
     pub fn get(&self, key: &str, extent: &Extent, etag: Option<&str>) -> Result<Fetched> {
-        self.block_on(self.fetch(key, extent, etag))
+        self.ask(Kind::Read, || self.fetch(key, extent, etag))?
     }
 
     /// Begins to read a part of an object while the caller does something else.
@@ -52,7 +53,8 @@ impl Bucket {
     /// Returns the length of an object.
     pub fn len_of(&self, key: &str) -> Result<u64> {
         let request = self.client().head_object().bucket(self.name()).key(key);
-        let head = self.block_on(request.send()).map_err(|error| self.failed("read", key, error))?;
+        let head = self.ask(Kind::Read, || request.clone().send())?;
+        let head = head.map_err(|error| self.failed("read", key, error))?;
         let len = head.content_length().and_then(|len| u64::try_from(len).ok());
         len.ok_or_else(|| self.fault(Fault::BadAnswer, "read", key, "the answer does not tell its length"))
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Fault, Result};
 use crate::s3::bucket::{Bucket, Later};
 use crate::s3::headers::{ObjectHeaders, with_headers};
+use crate::s3::interruption::Kind;
 use crate::s3::{body, conflict};
 use crate::units::MIB;
 
@@ -36,7 +37,7 @@ impl Upload {
             .bucket(bucket.name())
             .key(key)
             .checksum_algorithm(ChecksumAlgorithm::Crc32);
-        let id = match bucket.block_on(request.send()) {
+        let id = match bucket.ask(Kind::Write, || request.clone().send())? {
             Ok(answer) => answer.upload_id().map(str::to_owned),
             Err(error) => match id_in_odd_answer(&error) {
                 None => return Err(bucket.failed("create", key, error)),
@@ -88,15 +89,17 @@ impl Upload {
             .upload_id(&self.id)
             .set_if_none_match(create_only.then(|| "*".to_owned()))
             .multipart_upload(parts);
-        let answer = conflict::outlast(self.bucket.patience(), || request.clone().send());
-        self.bucket.block_on(answer).map_err(|error| self.bucket.failed("create", &self.key, error))?;
+        let complete = || conflict::outlast(self.bucket.patience(), || request.clone().send());
+        let answer = self.bucket.ask(Kind::Write, complete)?;
+        answer.map_err(|error| self.bucket.failed("create", &self.key, error))?;
         self.is_completed = true;
         Ok(())
     }
 
     fn abort(&self) -> Result<(), Error> {
         let request = self.bucket.client().abort_multipart_upload().bucket(self.bucket.name());
-        let answer = self.bucket.block_on(request.key(&self.key).upload_id(&self.id).send());
+        let request = request.key(&self.key).upload_id(&self.id);
+        let answer = self.bucket.ask(Kind::Write, || request.clone().send())?;
         answer.map(drop).map_err(|error| self.bucket.failed("give up", &self.key, error))
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::{Error, Fault, Result};
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{ObjectHeaders, with_headers};
+use crate::s3::interruption::Kind;
 use crate::s3::{body, conflict, fault};
 
 /// Objects that one request removes, by the protocol at most.
@@ -22,8 +23,8 @@ impl Bucket {
     ///
     /// A request that is repeated underway is refused as well: who gets that fault looks at what is there.
     pub fn put(&self, key: &str, bytes: &Bytes, headers: &ObjectHeaders, create_only: bool) -> Result<()> {
-        let put = || self.put_once(key, bytes, headers, create_only);
-        self.block_on(conflict::outlast(self.patience(), put)).map_err(|error| self.failed("create", key, error))
+        let put = || conflict::outlast(self.patience(), || self.put_once(key, bytes, headers, create_only));
+        self.ask(Kind::of_write(bytes.len()), put)?.map_err(|error| self.failed("create", key, error))
     }
 
     async fn put_once(
@@ -50,7 +51,7 @@ impl Bucket {
     /// Removes an object. That it is not there is no error; that the bucket is not there is one.
     pub fn remove(&self, key: &str) -> Result<()> {
         let request = self.client().delete_object().bucket(self.name()).key(key);
-        match self.block_on(request.send()) {
+        match self.ask(Kind::Write, || request.clone().send())? {
             Err(error) if error.code() != Some("NoSuchBucket") && fault::of(&error) == Fault::NotFound => Ok(()),
             answer => answer.map(drop).map_err(|error| self.failed("remove", key, error)),
         }
@@ -64,7 +65,8 @@ impl Bucket {
         let objects = keys.into_iter().map(identify).collect::<Result<Vec<_>, _>>().map_err(unusable)?;
         let delete = Delete::builder().quiet(true).set_objects(Some(objects)).build().map_err(unusable)?;
         let request = self.client().delete_objects().bucket(self.name()).delete(delete);
-        let answer = self.block_on(request.send()).map_err(|error| self.failed("remove objects from", "", error))?;
+        let answer = self.ask(Kind::Write, || request.clone().send())?;
+        let answer = answer.map_err(|error| self.failed("remove objects from", "", error))?;
         let named = |failure: &aws_sdk_s3::types::Error| failure.key().map(str::to_owned);
         let failed = answer.errors().iter().map(named).collect::<Option<Vec<_>>>();
         failed.ok_or_else(|| {

@@ -4,9 +4,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Read};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::ChildStdout;
 use std::thread::JoinHandle;
 
+use crate::cancel::Cancel;
+use crate::child::WatchedChild;
 use crate::child_environment;
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
@@ -15,32 +17,27 @@ use crate::source::stream::Stream;
 /// A running command whose standard output is read.
 pub struct CommandStream {
     line: String,
-    child: Child,
+    child: WatchedChild,
+    cancel: Cancel,
     output: ChildStdout,
     errors: Option<JoinHandle<VecDeque<String>>>,
 }
 
 impl CommandStream {
     /// Starts `sh -c line`. Its standard error is passed through, and its end is kept for a message.
-    pub fn start(line: &str) -> Result<Self> {
-        let fault = |source| Error::source("run", line, source);
-        let mut child = child_environment::shell(line)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(fault)?;
-        let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Error::Internal("a child process has no pipes".to_owned()));
-        };
+    pub fn start(line: &str, cancel: &Cancel) -> Result<Self> {
+        let started = WatchedChild::start(&mut child_environment::shell(line), cancel);
+        let (child, output, errors) = started.map_err(|source| Error::source("run", line, source))?;
         // Read all along: a command whose standard error nobody takes would block on a full pipe.
         let errors = std::thread::spawn(move || last_lines(BufReader::new(errors)));
-        Ok(Self { line: line.to_owned(), child, output, errors: Some(errors) })
+        Ok(Self { line: line.to_owned(), child, cancel: cancel.clone(), output, errors: Some(errors) })
     }
 
     fn wait(mut self) -> Result<()> {
         let fault = |source| Error::source("wait for", self.line.clone(), source);
         let status = self.child.wait().map_err(fault)?;
+        // It was ended because somebody wants to stop, which is no failure of the command.
+        self.cancel.check()?;
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         if status.success() {
             return Ok(());
@@ -67,22 +64,12 @@ impl Stream for CommandStream {
     }
 }
 
-impl Drop for CommandStream {
-    /// A command whose output is no longer wanted is ended.
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn run(line: &str) -> (String, Result<()>) {
-        let mut stream = CommandStream::start(line).unwrap();
+        let mut stream = CommandStream::start(line, &Cancel::default()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         (text, stream.wait())

@@ -19,8 +19,8 @@ use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session_keys::{SessionKeys, SessionName};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::EntryKind;
+use mlvault::hears::Hears;
 use mlvault::id::{CountersignatureId, PackId, SessionId, TombstoneId};
-use mlvault::monitor::Silent;
 use mlvault::repository::{Repository, layout, session};
 use mlvault::trees::reader::TreeReader;
 use mlvault::trees::writer::TreeWriter;
@@ -184,7 +184,7 @@ impl Thief {
         let evil = contents.max_by_key(|content| content.size).unwrap();
         let Ok(begun) = session::Session::begin(&self.repository, "backup") else { return };
         let begun = Arc::new(begun);
-        let writer = ChunkWriter::new(Arc::clone(&self.repository), Arc::clone(&begun), Arc::new(Silent));
+        let writer = ChunkWriter::new(Arc::clone(&self.repository), Arc::clone(&begun), &Hears::nobody());
         let mut planted = TreeWriter::new(&writer);
         for mut entry in entries {
             if let EntryKind::File(content) = &mut entry.kind

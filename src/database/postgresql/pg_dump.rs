@@ -9,16 +9,14 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use super::super::uri::{PostgresqlUri, SslMode};
 use super::super::{DumpStream, Dumped};
 use super::tls;
 use crate::cancel::Cancel;
+use crate::child::WatchedChild;
 use crate::child_environment;
 use crate::error::{Error, Result};
 use crate::last_lines::last_lines;
@@ -27,16 +25,11 @@ use crate::sql::scanner::{Line, Scanner};
 use crate::sql::script::{ROW_LEN_MAX, Statements};
 use crate::sql::table_digest::TableDigest;
 use crate::sql::{Dialect, TableRecord};
-use crate::sync::lock;
 
 /// Where Debian keeps the programs of each version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 /// How long pg_dump waits for a lock on a table, such as a migration holds, in milliseconds.
 const LOCK_WAIT_MAX: &str = "--lock-wait-timeout=300000";
-/// How often the flag of an interrupt is looked at.
-const CANCEL_LOOK: Duration = Duration::from_millis(50);
-/// How often is looked whether a child whose output has ended has ended, too.
-const END_LOOK: Duration = Duration::from_millis(5);
 /// Bytes of lines that are made ready at a time.
 const READY_LEN: usize = 128 << 10;
 /// Variables that programs need whatever they do: pg_dump gets these and libpq's, and no secret that is not for it.
@@ -108,19 +101,11 @@ impl PgDump {
         command.args(["--format=plain", "--no-owner", "--no-privileges", "--encoding=UTF8", "--no-password"]);
         command.args([LOCK_WAIT_MAX, &format!("--snapshot={snapshot}")]);
         set_environment(&mut command, uri, options, tls::root_file(uri, scratch)?);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child
+        let (child, output, errors) = WatchedChild::start(&mut command, cancel)
             .map_err(|error| Error::database("dump", uri, format!("{:?} does not start: {error}", self.program)))?;
-        let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Error::Internal("a child process has no pipes".to_owned()));
-        };
-        let child = Arc::new(Mutex::new(child));
-        let has_ended = Arc::new(AtomicBool::new(false));
         Ok(DumpOutput {
             location: uri.to_string(),
-            watcher: Some(watch(Arc::clone(&child), Arc::clone(&has_ended), cancel.clone())),
             child,
-            has_ended,
             cancel: cancel.clone(),
             lines: BufReader::with_capacity(READY_LEN, output),
             errors: Some(thread::spawn(move || last_lines(BufReader::new(errors)))),
@@ -192,26 +177,11 @@ fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, ro
     }
 }
 
-/// Kills the child once the flag is raised, until it has ended.
-fn watch(child: Arc<Mutex<Child>>, has_ended: Arc<AtomicBool>, cancel: Cancel) -> JoinHandle<()> {
-    thread::spawn(move || {
-        while !has_ended.load(Ordering::Relaxed) {
-            if cancel.is_raised() {
-                let _ = lock(&child).kill();
-                return;
-            }
-            thread::sleep(CANCEL_LOOK);
-        }
-    })
-}
-
 /// The output of a running pg_dump.
 pub struct DumpOutput {
     location: String,
-    child: Arc<Mutex<Child>>,
-    has_ended: Arc<AtomicBool>,
+    child: WatchedChild,
     cancel: Cancel,
-    watcher: Option<JoinHandle<()>>,
     lines: BufReader<ChildStdout>,
     errors: Option<JoinHandle<VecDeque<String>>>,
     scanner: Scanner,
@@ -277,23 +247,6 @@ impl DumpOutput {
         Ok(())
     }
 
-    /// Waits for the child, which has closed its output or is killed.
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        // Not `wait`: it would keep the watcher from the child.
-        let status = loop {
-            match lock(&self.child).try_wait() {
-                Ok(None) => thread::sleep(END_LOOK),
-                Ok(Some(status)) => break Ok(status),
-                Err(error) => break Err(error),
-            }
-        };
-        self.has_ended.store(true, Ordering::Relaxed);
-        if let Some(watcher) = self.watcher.take() {
-            let _ = watcher.join();
-        }
-        status
-    }
-
     fn failure(&mut self, status: ExitStatus) -> Error {
         let mut reason = format!("pg_dump failed ({status})");
         let lines = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
@@ -327,7 +280,7 @@ impl DumpStream for DumpOutput {
         if !self.is_at_end || self.taken < self.ready.len() {
             return Err(Error::database("dump", &self.location, "the dump was not read to its end"));
         }
-        let status = self.end().map_err(|error| Error::database("dump", &self.location, error))?;
+        let status = self.child.wait().map_err(|error| Error::database("dump", &self.location, error))?;
         if self.cancel.is_raised() {
             return Err(Error::Interrupted);
         }
@@ -338,16 +291,6 @@ impl DumpStream for DumpOutput {
             return Err(Error::database("dump", &self.location, "pg_dump ended early, without an error"));
         }
         Ok(Dumped { tables: std::mem::take(&mut self.tables), refused: std::mem::take(&mut self.refused) })
-    }
-}
-
-impl Drop for DumpOutput {
-    /// A dump that is no longer wanted is ended.
-    fn drop(&mut self) {
-        if !self.has_ended.load(Ordering::Relaxed) {
-            let _ = lock(&self.child).kill();
-            let _ = self.end();
-        }
     }
 }
 

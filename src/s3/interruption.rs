@@ -1,0 +1,90 @@
+//! What becomes of requests once somebody has asked to stop.
+//!
+//! A server that stalls is waited for with patience, which would outlast the time that Kubernetes leaves a pod by far. So
+//! what is under way is given up early, but for small writes. Those, and what is begun after that, end a session: they say
+//! which packs are there, and whether a snapshot will come. They are tried in short attempts, because the server may
+//! answer again.
+//!
+//! What must stay true: once the flag is raised, every request ends within [`CLOSING_MAX`].
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::units::MIB;
+
+/// How long a write may go on that is under way when somebody asks to stop: it may be almost done.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+/// How long requests are tried that end a session.
+const CLOSING_MAX: Duration = Duration::from_secs(12);
+/// How long the first attempt of such a request may take; each further one may take twice as long.
+const ATTEMPT_FIRST: Duration = Duration::from_secs(2);
+/// Longest body of a write that is sent again after a wish to stop. What is longer is content, of no use to anybody unless
+/// a segment names it.
+const SMALL_BYTES_MAX: u64 = 4 * MIB;
+/// How often the flag is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a request does, which decides how long it may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It asks for something, which nobody wants any more.
+    Read,
+    /// It changes something, and is small.
+    Write,
+    /// It brings content.
+    Content,
+}
+
+impl Kind {
+    /// Returns what a write with a body of `len` bytes is.
+    pub fn of_write(len: usize) -> Self {
+        if len as u64 > SMALL_BYTES_MAX { Self::Content } else { Self::Write }
+    }
+
+    /// Returns how long it may go on if it was begun before the wish to stop.
+    fn grace(self) -> Duration {
+        if self == Self::Read { Duration::ZERO } else { SETTLE_MAX }
+    }
+}
+
+/// Waits for an answer. `request` may be sent again.
+pub async fn answer<T, F: Future<Output = T>>(cancel: &Cancel, kind: Kind, request: impl Fn() -> F) -> Result<T> {
+    if !cancel.is_raised() {
+        let answer = unless_stopped(cancel, kind, request()).await;
+        if answer.is_ok() || kind != Kind::Write {
+            return answer;
+        }
+    }
+    closing(cancel, request).await
+}
+
+/// Waits for an answer, until somebody asks to stop.
+pub async fn unless_stopped<T>(cancel: &Cancel, kind: Kind, request: impl Future<Output = T>) -> Result<T> {
+    let mut request = pin!(request);
+    loop {
+        if let Ok(answer) = timeout(LOOK, &mut request).await {
+            return Ok(answer);
+        }
+        if cancel.raised_for().is_some_and(|time| time >= kind.grace()) {
+            return Err(Error::Interrupted);
+        }
+    }
+}
+
+async fn closing<T, F: Future<Output = T>>(cancel: &Cancel, request: impl Fn() -> F) -> Result<T> {
+    let mut attempt = ATTEMPT_FIRST;
+    loop {
+        let left = CLOSING_MAX.saturating_sub(cancel.raised_for().unwrap_or_default());
+        if left.is_zero() {
+            return Err(Error::Interrupted);
+        }
+        if let Ok(answer) = timeout(attempt.min(left), request()).await {
+            return Ok(answer);
+        }
+        attempt *= 2;
+    }
+}
