@@ -240,6 +240,7 @@ impl Prune<'_> {
         if mark.is_empty() {
             return self.keep_index_tidy();
         }
+        session::require_create_only(self.repository)?;
         // Before sessions are listed: one that begins after this sees the tombstone and relies on none of its packs, and
         // one that began before is in the listing. Before tombstones are listed too: of two prunes one sees the other.
         let tombstone = session::bury(self.repository, &mark)?;

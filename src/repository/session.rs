@@ -227,30 +227,31 @@ pub fn ended(repository: &Repository, among: &[SessionId]) -> Result<HashSet<Ses
 }
 
 /// Creates a tombstone, and returns its key: sessions that begin from now on rely on none of these packs.
-///
-/// Tries to write it a second time, and fails with [`Error::Refused`] if that succeeds though the backend honoured
-/// create-only writes when the repository was made: then nothing keeps a session that is voided from committing.
 pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
     let time = repository.clock().now().as_millisecond().max(0) as u64;
     let id = TombstoneId::new(time, random());
+    let body = Tombstone { packs: packs.to_vec() }.sign(repository.id(), id, &repository.access().signer());
+    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &body);
     let key = layout::tombstone(&id);
-    let create = || {
-        let body = Tombstone { packs: packs.to_vec() }.sign(repository.id(), id, &repository.access().signer());
-        // Sealed with another salt each time, so that no two writes have the same bytes.
-        let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &body);
-        repository.backend().create(&key, Bytes::from(sealed))
-    };
-    create()?;
-    if !repository.config().create_only {
-        return Ok(key);
-    }
-    match create() {
-        Err(error) if error.fault() == Some(Fault::AlreadyExists) => Ok(key),
+    repository.backend().create(&key, Bytes::from(sealed))?;
+    Ok(key)
+}
+
+/// Fails with [`Error::Refused`] if the backend overwrites what is there, though it honoured create-only writes when the
+/// repository was made: then nothing keeps a session that is voided from committing. Buckets move to other servers.
+pub fn require_create_only(repository: &Repository) -> Result<()> {
+    let key = format!("{}{}/create-only", layout::PROBE, data_encoding::HEXLOWER.encode(&random::<8>()));
+    let backend = repository.backend();
+    backend.create(&key, Bytes::from_static(b"first"))?;
+    let second = backend.create(&key, Bytes::from_static(b"second"));
+    backend.remove(&key)?;
+    match second {
+        Err(error) if error.fault() == Some(Fault::AlreadyExists) => Ok(()),
         Err(error) => Err(error),
         Ok(()) => Err(Error::Refused(format!(
             "{} has ignored a create-only write (If-None-Match), which it honoured when the repository was made. Nothing is \
              deleted; `mlvault doctor` tells what does not work there",
-            repository.backend().location()
+            backend.location()
         ))),
     }
 }

@@ -256,6 +256,7 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("hold remove", &[&hold], 0);
     printed.run("tag add", &["latest", "one"], 0);
     printed.run("tag remove", &["latest", "one"], 0);
+    printed.run("tag add", &["latest", "pre-upgrade"], 0);
     printed.run("upgrade-done", &[], 0);
     printed.run("stats", &[], 0);
     printed.run("stats", &["latest"], 0);
