@@ -124,7 +124,7 @@ fn mount_options(mounts: &str, (major, minor): (u32, u32)) -> Option<&str> {
 fn keeps_directories(options: &str) -> bool {
     let has = |wanted: &str| options.split(',').any(|option| option == wanted);
     // `actimeo=0` is shown as the four limits that it sets.
-    !has("noac") && !(has("acdirmin=0") && has("acdirmax=0"))
+    !(has("noac") || (has("acdirmin=0") && has("acdirmax=0")))
 }
 
 #[cfg(test)]

@@ -402,7 +402,7 @@ fn names_cannot_forge_output() {
 
 /// Stores files that are one chunk, again and again: next to nothing in the repository, and more than the disk has room for.
 fn store_more_than_the_disk_holds(runner: &Runner, byte: u8, sparse: bool) {
-    let room = rustix::fs::statvfs(&runner.path("")).unwrap();
+    let room = rustix::fs::statvfs(runner.path("")).unwrap();
     let chunk = vec![byte; runner.open().config().chunk_len_max() as usize];
     let chunks_of_file = 1024;
     let count = room.f_bavail * room.f_frsize / (chunk.len() as u64 * chunks_of_file) + 2;

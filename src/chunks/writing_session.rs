@@ -81,7 +81,7 @@ impl WritingSession {
         if session.is_blind {
             hears.monitor.note(
                 "A tombstone cannot be read, so nothing in the repository is relied on and everything is stored again; \
-                 `mlvault repair objects` moves it away",
+                 if no prune runs, remove that object from the storage",
             );
         }
         let session = Arc::new(session);

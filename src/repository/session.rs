@@ -285,7 +285,8 @@ impl Tombstones {
         match self.unreadable.first() {
             None => Ok(self),
             Some(error) => Err(Error::Refused(format!(
-                "Nothing is pruned while a tombstone cannot be read; `mlvault repair objects` moves it away. {error}"
+                "Nothing is pruned while a tombstone cannot be read. If no prune runs, remove this object from the storage. \
+                 {error}"
             ))),
         }
     }

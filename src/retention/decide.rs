@@ -181,9 +181,8 @@ impl Reading {
 
     /// Returns those that count, by time.
     fn read<'a>(self, stream: &[&'a Candidate]) -> Vec<Member<'a>> {
-        let member = |(at, candidate): (usize, &&'a Candidate)| {
-            self.time(candidate).map(|time| Member { at, candidate: *candidate, time })
-        };
+        let member =
+            |(at, candidate): (usize, &&'a Candidate)| self.time(candidate).map(|time| Member { at, candidate, time });
         let mut members: Vec<Member<'_>> = stream.iter().enumerate().filter_map(member).collect();
         members.sort_by_key(|member| (member.time, member.candidate.id));
         members
@@ -428,25 +427,30 @@ mod tests {
         prop_oneof![3 => near, 1 => anywhere]
     }
 
+    /// When it began and arrived, whose it is, and whether it is complete, tagged, held and released.
+    type Drawn = ((Timestamp, Option<Timestamp>), u8, [bool; 4]);
+    /// Tells the time by which a candidate is judged, if it is judged at all.
+    type Reading<'a> = dyn Fn(&Candidate) -> Option<Timestamp> + 'a;
+
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
         let arrival = prop_oneof![2 => Just(None), 1 => times().prop_map(Some)];
         let one = ((times(), arrival), 0..4u8, any::<[bool; 4]>());
         proptest::collection::vec(one, 1..40).prop_map(|all| {
-            let make = |(number, ((started, arrived), stream, [complete, tagged, held, released])): (
-                usize,
-                ((Timestamp, Option<Timestamp>), u8, [bool; 4]),
-            )| Candidate {
-                id: SessionId::from_bytes([number as u8; 16]),
-                started,
-                arrived: arrived.unwrap_or(started),
-                is_doubtful: arrived.is_some(),
-                group: format!("group {}", stream % 2),
-                signer: SlotId::from_bytes([stream / 2; 8]),
-                by: String::new(),
-                tags: if tagged { vec![PRE_UPGRADE.to_owned()] } else { Vec::new() },
-                is_complete: complete,
-                hold: (held && number % 5 == 0).then(|| "audit".to_owned()),
-                is_released: released,
+            let make = |(number, drawn): (usize, Drawn)| {
+                let ((started, arrived), stream, [complete, tagged, held, released]) = drawn;
+                Candidate {
+                    id: SessionId::from_bytes([number as u8; 16]),
+                    started,
+                    arrived: arrived.unwrap_or(started),
+                    is_doubtful: arrived.is_some(),
+                    group: format!("group {}", stream % 2),
+                    signer: SlotId::from_bytes([stream / 2; 8]),
+                    by: String::new(),
+                    tags: if tagged { vec![PRE_UPGRADE.to_owned()] } else { Vec::new() },
+                    is_complete: complete,
+                    hold: (held && number % 5 == 0).then(|| "audit".to_owned()),
+                    is_released: released,
+                }
             };
             all.into_iter().enumerate().map(make).collect()
         })
@@ -491,7 +495,7 @@ mod tests {
         let word = |candidate: &Candidate| Some(candidate.started);
         let arrival =
             |candidate: &Candidate| Some(if candidate.is_doubtful { candidate.arrived } else { candidate.started });
-        let readings: [&dyn Fn(&Candidate) -> Option<Timestamp>; 3] = [&undisputed, &word, &arrival];
+        let readings: [&Reading<'_>; 3] = [&undisputed, &word, &arrival];
         let same = |other: &&Candidate| other.group == one.group && other.signer == one.signer;
         readings.into_iter().any(|time| {
             let counted = all.iter().filter(same).filter_map(|other| Some((time(other)?, other))).collect::<Vec<_>>();

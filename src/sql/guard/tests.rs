@@ -120,7 +120,7 @@ fn the_tables_of_the_system_are_not_filled() {
     };
     let may = |dialect, schema, name| Guard::new(dialect, &[]).check_table(&head(schema, name), 1).is_ok();
     assert!(may(Dialect::Postgresql, Some("public"), "runs") && may(Dialect::Sqlite, None, "runs"));
-    for schema in ["pg_catalog", "PG_TOAST", "information_schema", "pg_temp_1"] {
+    for schema in ["pg_catalog", "Pg_Toast", "information_schema", "pg_temp_1"] {
         assert!(!may(Dialect::Postgresql, Some(schema), "pg_authid"), "{schema}");
     }
     assert!(!may(Dialect::Sqlite, None, "SQLite_schema"));
