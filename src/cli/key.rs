@@ -227,8 +227,12 @@ struct Overview<'a> {
 impl Overview<'_> {
     fn document(&self) -> Value {
         let there = self.slots.iter().map(|slot| self.slot_json(slot));
-        let gone =
-            self.gone().map(|(slot, removed)| json!({ "id": slot, "label": removed.label, "removed": removed.at }));
+        let gone = self.gone().map(|(slot, removed)| {
+            json!({
+                "id": slot, "label": removed.label, "role": null, "created": null, "in_use": false, "trusts": [],
+                "removed": removed.at, "error": null,
+            })
+        });
         json!({
             "repository": self.repository.id(), "pin": self.repository.pin(),
             "keys": there.chain(gone).collect::<Vec<_>>(),
@@ -262,14 +266,16 @@ impl Overview<'_> {
     }
 
     fn slot_json(&self, slot: &ListedSlot) -> Value {
-        match &slot.certificate {
-            Ok(certificate) => json!({
-                "id": slot.slot, "label": certificate.label, "role": certificate.role, "created": certificate.created,
-                "in_use": slot.in_use, "trusts": keys_ids(&self.trusted(slot)),
-                "removed": self.notes.revoked.get(&slot.slot).map(|removed| removed.at),
-            }),
-            Err(error) => json!({ "id": slot.slot, "error": error.to_string() }),
-        }
+        let (known, error) = match &slot.certificate {
+            Ok(certificate) => (Some(certificate), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        json!({
+            "id": slot.slot, "label": known.map(|key| &key.label), "role": known.map(|key| key.role),
+            "created": known.map(|key| key.created), "in_use": slot.in_use,
+            "trusts": self.trusted(slot).iter().map(|key| key.slot).collect::<Vec<_>>(),
+            "removed": self.notes.revoked.get(&slot.slot).map(|removed| removed.at), "error": error,
+        })
     }
 
     fn slot_row(&self, slot: &ListedSlot) -> Vec<String> {
@@ -290,10 +296,6 @@ impl Overview<'_> {
             Err(error) => vec![mark, slot.slot.to_string(), error.to_string()],
         }
     }
-}
-
-fn keys_ids(keys: &[&Certificate]) -> Vec<SlotId> {
-    keys.iter().map(|key| key.slot).collect()
 }
 
 fn keys_json(keys: &[Certificate]) -> Vec<Value> {

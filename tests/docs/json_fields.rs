@@ -234,6 +234,13 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("key export", &["second", "--output", &slot], 0);
     printed.run("key remove", &["second"], 0);
     printed.run("key import", &[&slot], 0);
+    for label in ["cron", "host"] {
+        printed.run("key add", &["--label", label, "--role", "writer", "--new-key-file", &path(label)], 0);
+    }
+    printed.run("key trust", &["cron", "host"], 0);
+    printed.run("key list", &[], 0);
+    printed.run("key distrust", &["cron"], 0);
+    printed.run("key remove", &["cron"], 0);
     printed.run("key list", &[], 0);
     fs::write(runner.path("repo/keys").join("0".repeat(16)), "damaged").unwrap();
     printed.run("key list", &[], 3);
