@@ -4,7 +4,7 @@
 //! is in `tests/model/`):
 //! - Nothing that a listed snapshot needs is deleted, whatever runs beside this and wherever it stops.
 //! - The plan decides what is worth doing, the sweep alone what is safe. It deletes a pack only if all that is needed in it
-//!   was proved to be in another one ([`proof`]). Who is found to lie is believed no more by the next round.
+//!   was proved to be in another one (`prune/proof`). Who is found to lie is believed no more by the next round.
 //! - Nothing is pruned while a snapshot, note or segment cannot be read: what it needs is not known.
 //! - A prune can be stopped anywhere; the next one goes on with what was marked.
 

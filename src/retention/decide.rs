@@ -7,7 +7,7 @@
 //!   nobody can drive one out by adding more, whatever time he gives them. An incomplete one never takes the place of a
 //!   complete one.
 //! - A snapshot from the future is kept, and counts for nothing.
-//! - A group whose times are in doubt is read in three ways ([`Reading`]), and what any of them keeps is kept. So what is
+//! - A group whose times are in doubt is read in three ways (`Reading`), and what any of them keeps is kept. So what is
 //!   doubtful makes nothing go that is not, and goes by age only once it is old by its word and by its arrival.
 
 use std::collections::{BTreeMap, BTreeSet};
