@@ -22,7 +22,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::cli::{Outcome, Runner, noise};
 use crate::support::fault_server::{Answer, FaultServer, Request};
-use crate::support::postgres_server::PASSWORD;
 use crate::support::recording_proxy::RecordingProxy;
 use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY};
 
@@ -240,7 +239,7 @@ fn a_signal_ends_a_backup_in_time_while_a_database_a_server_or_a_command_says_no
         drop(streams);
     });
     let tracking = FaultServer::start(|_, _| Answer::Silent(SILENCE));
-    let database = format!("postgresql://owner:{PASSWORD}@127.0.0.1:{port}/mlflow");
+    let database = format!("postgresql://owner@127.0.0.1:{port}/mlflow");
     let uri = format!("http://127.0.0.1:{}", tracking.port());
     let of_database = ["backup", "--deployment", "d", "--backend-store-uri", &database, "--artifacts", "s3://x=."];
     let of_server = ["backup", "--deployment", "d", "--tracking-uri", &uri];

@@ -175,7 +175,7 @@ mod tests {
 
     fn config() -> RepositoryConfig {
         RepositoryConfig {
-            format: 1,
+            format: FORMAT_VERSION,
             repository: RepositoryId::from_bytes([1; 16]),
             created: Timestamp::UNIX_EPOCH,
             data_public_key: DataPublicKey([2; 32]),
