@@ -106,7 +106,7 @@ fn field(text: &mut &str) -> Field {
 
 /// Returns the shapes of the documents of a command.
 fn shapes(page: &Page, command: &str) -> Vec<Shape> {
-    let paragraphs = page.section(command).split("\n\n").filter(|paragraph| paragraph.trim_start().starts_with("JSON"));
+    let paragraphs = page.section(command).split("\n\n").filter(|paragraph| paragraph.starts_with("JSON"));
     let text: Vec<String> = paragraphs.map(|paragraph| paragraph.replace('\n', " ")).collect();
     let code = text.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
     code.filter(|code| code.starts_with("{\"")).map(|mut code| shape(&mut code)).collect()
