@@ -106,7 +106,7 @@ fn field(text: &mut &str) -> Field {
 
 /// Returns the shapes of the documents of a command.
 fn shapes(page: &Page, command: &str) -> Vec<Shape> {
-    let paragraphs = page.section(command).split("\n\n").filter(|paragraph| paragraph.starts_with("JSON"));
+    let paragraphs = page.section(command).split("\n\n").map(str::trim).filter(|text| text.starts_with("JSON"));
     let text: Vec<String> = paragraphs.map(|paragraph| paragraph.replace('\n', " ")).collect();
     let code = text.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
     code.filter(|code| code.starts_with("{\"")).map(|mut code| shape(&mut code)).collect()
@@ -214,8 +214,10 @@ fn the_page_lists_exactly_the_fields_of_json_documents() {
         offences.extend(found.offences);
         met.extend(found.met);
     }
-    let commands =
-        page.headings().into_iter().map(|(_, title)| title).filter(|title| title.starts_with(char::is_lowercase));
+    let titles: Vec<_> = page.headings().into_iter().map(|(_, title)| title).collect();
+    // The section of a command that has others below it has theirs.
+    let has_below = |title: &str| titles.iter().any(|other| other.starts_with(&format!("{title} ")));
+    let commands = titles.iter().filter(|title| title.starts_with(char::is_lowercase) && !has_below(title));
     let listed = commands.flat_map(|command| {
         shapes(&page, command).iter().flat_map(|shape| objects(shape, &format!("{command}: "))).collect::<Vec<_>>()
     });
