@@ -52,6 +52,24 @@ impl Budget {
     }
 }
 
+impl Permit {
+    /// Returns how many bytes it stands for.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes `bytes` more if they fit now. It never waits: two that waited for each other would wait for ever.
+    pub fn try_grow(&mut self, bytes: u64) -> bool {
+        let mut used = lock(&self.pool.used);
+        let fits = *used + bytes <= self.pool.capacity;
+        if fits {
+            *used += bytes;
+            self.bytes += bytes;
+        }
+        fits
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         *lock(&self.pool.used) -= self.bytes;
@@ -81,6 +99,16 @@ mod tests {
         let first = budget.try_take(8).unwrap();
         assert!(budget.try_take(3).is_none());
         drop(first);
+        assert!(budget.try_take(10).is_some());
+    }
+
+    #[test]
+    fn a_permit_grows_as_far_as_there_is_room() {
+        let budget = Budget::new(10);
+        let mut permit = budget.take(4);
+        assert!(permit.try_grow(6) && !permit.try_grow(1));
+        assert_eq!(permit.bytes(), 10);
+        drop(permit);
         assert!(budget.try_take(10).is_some());
     }
 

@@ -98,7 +98,10 @@ pub fn encode_small(plain: &[u8]) -> (Codec, Vec<u8>) {
 /// Decodes bytes that were `plain_len` bytes before.
 pub fn decode(codec: Codec, stored: &[u8], plain_len: usize) -> Result<Vec<u8>, FormatError> {
     let mut plain = Vec::new();
-    decode_into(codec, stored.to_vec(), plain_len, &mut plain)?;
+    match codec {
+        Codec::Raw => decode_into(codec, stored.to_vec(), plain_len, &mut plain)?,
+        Codec::Zstd => decode_zstd(stored, plain_len, &mut plain)?,
+    }
     Ok(plain)
 }
 

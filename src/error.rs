@@ -100,12 +100,14 @@ pub enum Error {
         supported: u16,
     },
     /// No key slot opens with the key given.
-    #[error("Wrong key: none of the {slots} key slots of {location:?} opens with it")]
+    #[error("Wrong key: none of the {slots} key slots of {location:?} opens with it{others}")]
     WrongKey {
         /// The repository's location.
         location: String,
         /// How many slots were tried.
         slots: usize,
+        /// What is to be said of those that could not be tried.
+        others: String,
     },
     /// The key opens a repository, but not the one that was pinned: somebody may have put another one in its place.
     #[error("The repository at {location:?} is not the one that was pinned: its pin is {found}, not {pinned}{}",

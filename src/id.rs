@@ -122,6 +122,10 @@ id_type!(
     CountersignatureId, 16
 );
 id_type!(
+    /// Name of what was put into quarantine, made as that of a session.
+    QuarantineId, 16
+);
+id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );
@@ -143,6 +147,13 @@ fn with_time(unix_milliseconds: u64, entropy: [u8; 10]) -> [u8; 16] {
 
 impl NoteId {
     /// Makes the id of a note that is written at `unix_milliseconds`.
+    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
+        Self(with_time(unix_milliseconds, entropy))
+    }
+}
+
+impl QuarantineId {
+    /// Makes the id of what is put into quarantine at `unix_milliseconds`.
     pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
         Self(with_time(unix_milliseconds, entropy))
     }

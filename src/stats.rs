@@ -104,7 +104,7 @@ pub fn repository(repository: &Arc<Repository>, list: &SnapshotList, hears: &Hea
     hears.monitor.phase("stats", None, None);
     let mut stats = RepositoryStats {
         snapshots: list.snapshots.len() as u64,
-        snapshots_damaged: list.damaged.len() as u64,
+        snapshots_damaged: list.damaged.count(),
         data: kind_stats(repository, BlobKind::Data)?,
         meta: kind_stats(repository, BlobKind::Meta)?,
         ..RepositoryStats::default()

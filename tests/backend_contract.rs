@@ -27,8 +27,9 @@ const MORE_THAN_A_PAGE: usize = 1_050;
 type Sentence = fn(&dyn Backend);
 
 /// What holds everywhere.
-const SENTENCES: [Sentence; 15] = [
+const SENTENCES: [Sentence; 16] = [
     an_object_is_read_back_as_it_was_written,
+    an_object_longer_than_it_may_be_is_refused,
     creating_the_same_bytes_again_changes_nothing,
     a_missing_object_is_not_found,
     removing_removes_and_may_be_repeated,
@@ -118,6 +119,12 @@ fn an_object_is_read_back_as_it_was_written(backend: &dyn Backend) {
         backend.create(&key, bytes_of(len)).unwrap();
         assert!(backend.read(&key).unwrap() == bytes_of(len), "{len} bytes");
     }
+}
+
+fn an_object_longer_than_it_may_be_is_refused(backend: &dyn Backend) {
+    backend.create("limited/object", bytes_of(1000)).unwrap();
+    assert_eq!(backend.read_up_to("limited/object", 1000).unwrap(), bytes_of(1000));
+    assert_eq!(fault(backend.read_up_to("limited/object", 999)), Some(Fault::BadAnswer));
 }
 
 fn creating_the_same_bytes_again_changes_nothing(backend: &dyn Backend) {

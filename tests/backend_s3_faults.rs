@@ -341,6 +341,17 @@ fn an_object_of_absurd_size_is_refused_before_it_is_read() {
 }
 
 #[test]
+fn an_object_is_refused_before_it_is_read_if_its_answer_is_longer_than_it_may_be() {
+    let (read, requests) =
+        with_server(|_, _| Answer::CutOff(1001, vec![1; 10]), |backend| backend.read_up_to("object", 1000));
+    assert_eq!((fault(&read), requests), (Fault::BadAnswer, 1));
+    // Nor is one taken whose length is not told.
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (read, _) = with_server(|_, _| Answer::Relayed(chunked.into()), |backend| backend.read_up_to("object", 1000));
+    assert_eq!(fault(&read), Fault::BadAnswer);
+}
+
+#[test]
 fn every_write_is_conditional_and_carries_a_checksum() {
     let answer = |_, request: &Request| {
         let header = |name: &str| request.headers.get(name).map(String::as_str);

@@ -138,7 +138,7 @@ fn a_session_that_was_declared_void_commits_nothing_and_is_begun_anew_once() {
             fill(directory.path(), "void");
             let result = backup_voided(&vault, directory.path(), at, times);
             let list = vault.open().unwrap().list_snapshots().unwrap();
-            assert_eq!((list.snapshots.len(), list.voids.len(), list.damaged.len()), (2 - times, times, 0), "{at}");
+            assert_eq!((list.snapshots.len(), list.voids.len(), list.damaged.count()), (2 - times, times, 0), "{at}");
             vault.assert_clean();
             let id = match result {
                 Ok(id) => id,

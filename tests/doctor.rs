@@ -55,8 +55,8 @@ impl Backend for Vicious {
         Ok(())
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
-        let bytes = self.0.read(key)?;
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
+        let bytes = self.0.read_up_to(key, bytes_max)?;
         let is_altered = self.1 == Vice::AltersReads && bytes.len() > 1024 * 1024;
         Ok(if is_altered { bytes.iter().map(|byte| !byte).collect() } else { bytes })
     }

@@ -6,11 +6,13 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use mlvault::id::SessionId;
+use mlvault::repository::layout::Object;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
-use mlvault::units::MIB;
+use mlvault::units::{GIB, KIB, MIB};
 
 use crate::support::cli::Runner;
 use crate::support::s3_server::{ACCESS_KEY_ID, Program, S3Server, SECRET_ACCESS_KEY};
@@ -33,8 +35,15 @@ fn write_noise(path: &Path, len: u64) {
     }
 }
 
-/// Runs a command to its end and returns the largest resident set that was seen, in bytes.
-fn peak_of(mut command: Command) -> u64 {
+/// Runs a command that must succeed, and returns the largest resident set that was seen, in bytes.
+fn peak_of(command: Command) -> u64 {
+    let (peak, status) = run(command);
+    assert!(status.success());
+    peak
+}
+
+/// Runs a command to its end. Returns the largest resident set that was seen, in bytes, and how it ended.
+fn run(mut command: Command) -> (u64, ExitStatus) {
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
@@ -45,8 +54,7 @@ fn peak_of(mut command: Command) -> u64 {
         });
         peak = peak.max(seen.unwrap_or(0) * 1024);
         if let Some(ended) = child.try_wait().unwrap() {
-            assert!(ended.success());
-            return peak;
+            return (peak, ended);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -105,4 +113,70 @@ fn buckets_stay_below_the_memory_limit() {
     let target = server.bucket_directory().join("to");
     assert_eq!(fs::metadata(target.join("large")).unwrap().len(), LARGE_FILE_BYTES);
     assert_eq!(fs::read_dir(target.join("small")).unwrap().count(), SMALL_OBJECTS);
+}
+
+/// Objects of each kind that somebody puts into the bucket: as large as one can be, and larger.
+const LARGE_JUNK: u64 = 6;
+const SMALL_JUNK: u64 = 200;
+
+#[test]
+fn junk_as_large_as_can_be_under_every_prefix_stays_below_the_memory_limit() {
+    let runner = Runner::with_repository();
+    runner.write("file", "content");
+    let snapshot = runner.backup();
+    let repo = runner.path("repo");
+    // What is in the clear is right, so that it is found out as late as can be. Holes cost no disk, and are read like any
+    // other bytes.
+    let mut header = fs::read(repo.join(format!("snapshots/{snapshot}"))).unwrap()[..64].to_vec();
+    let mut plant = |key: String, bytes: u64| {
+        header[8] = Object::parse(&key).and_then(Object::envelope).map_or(0, |(kind, _)| kind as u8);
+        let path = repo.join(key);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = File::create(path).unwrap();
+        file.write_all(&header).unwrap();
+        file.set_len(bytes).unwrap();
+    };
+    let id = |number: u64| format!("{number:032x}");
+    let limit_of = |key: &str| Object::parse(key).unwrap().bytes_max();
+    for number in 0..LARGE_JUNK {
+        let outcome = format!("snapshots/{}", id(number));
+        plant(outcome.clone(), limit_of(&outcome));
+        for kind in ["data", "meta"] {
+            let segment = format!("index/{kind}/{number:064x}");
+            plant(segment.clone(), limit_of(&segment));
+            plant(format!("packs/{kind}/00/{number:064x}"), 128 * MIB);
+            plant(format!("packs/{kind}/readme-{number}"), 4 * GIB);
+        }
+        plant(format!("snapshots/{}", id(1000 + number)), 4 * GIB);
+        plant(format!("sessions/{}", id(number)), 4 * GIB);
+        plant(format!("readme-{number}"), 4 * GIB);
+    }
+    let session: SessionId = snapshot.parse().unwrap();
+    plant(Object::Forgotten(session).key(), limit_of(&Object::Forgotten(session).key()));
+    for number in 0..SMALL_JUNK {
+        let note = format!("notes/{}", id(number));
+        plant(note.clone(), limit_of(&note));
+        plant(format!("keys/{number:016x}"), 8 * KIB);
+    }
+    let limit = (MEMORY_LIMIT_MIN / MIB).to_string() + "M";
+    let target = runner.path("target");
+    let commands: [(&[&str], i32); 8] = [
+        (&["snapshots"], 3),
+        (&["backup", "."], 0),
+        (&["restore", "--snapshot", &snapshot, "--target", target.to_str().unwrap()], 0),
+        (&["forget", &snapshot], 1),
+        (&["prune"], 1),
+        (&["check"], 1),
+        (&["key", "list"], 3),
+        (&["repair", "objects", "--dry-run"], 0),
+    ];
+    for (arguments, code) in commands {
+        let mut command = runner.command(["--quiet", "--memory-limit", &limit]);
+        command.args(arguments);
+        let (peak, status) = run(command);
+        println!("{arguments:?}: {} MiB", peak / MIB);
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+        assert!(peak < MEMORY_LIMIT_MIN, "{arguments:?}: {} MiB", peak / MIB);
+    }
+    assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "content");
 }

@@ -205,7 +205,7 @@ fn a_record_of_forgetting_that_no_maintainer_signed_hides_nothing() {
     let record = memory.read(&layout::forgotten(&first)).unwrap();
     memory.overwrite(&layout::forgotten(&second), record);
     let list = vault.open().unwrap().list_snapshots().unwrap();
-    assert_eq!((list.snapshots.len(), list.trash.len(), list.damaged.len()), (1, 1, 1));
+    assert_eq!((list.snapshots.len(), list.trash.len(), list.doubts.count()), (1, 1, 1));
     // And nothing is pruned while that is not explained.
     assert!(matches!(prune_with(&vault, &thorough()), Err(Error::Refused(_))));
 }

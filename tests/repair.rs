@@ -310,7 +310,10 @@ fn a_damaged_tombstone_costs_deduplication_and_stops_prunes() {
     let directory = scene.snapshots[0].1.path();
     let again = |vault: &Vault| repo::backup_with(&vault.open().unwrap(), directory).unwrap();
     assert_eq!(again(&scene.vault).record.statistics.chunks_new, 0);
-    for key in ["tombstones/1".to_owned(), format!("tombstones/{}", "00".repeat(16))] {
+    // Nobody writes a tombstone under such a name: it is junk, and marks nothing.
+    scene.memory.overwrite("tombstones/1", "garbage");
+    assert_eq!(again(&scene.vault).record.statistics.chunks_new, 0);
+    for key in [0, 1].map(|number: u128| format!("tombstones/{number:032x}")) {
         scene.memory.overwrite(&key, "garbage");
         let report = scene.vault.check(ReadData::Nothing);
         assert_eq!(report.problems[0].object, key);
@@ -320,7 +323,7 @@ fn a_damaged_tombstone_costs_deduplication_and_stops_prunes() {
         scene.vault.assert_restores(stored.snapshot.unwrap(), directory, &repo::tree(directory));
         let refused = prune::run(&scene.vault.open().unwrap(), &prune::PruneOptions::default(), &Hears::nobody());
         assert!(
-            matches!(&refused, Err(Error::Refused(reason)) if reason.contains("remove this object")),
+            matches!(&refused, Err(Error::Refused(reason)) if reason.contains("mlvault repair objects")),
             "{refused:?}"
         );
         scene.memory.remove(&key).unwrap();

@@ -39,6 +39,7 @@ mod doctor_deployment;
 mod fuzz_smoke;
 mod golden;
 mod history;
+mod hostile_bucket;
 mod hostile_dumps;
 mod hostile_key;
 mod hostile_pin;

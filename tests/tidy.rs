@@ -29,6 +29,7 @@ const HOMES: [(&str, &[&str]); 33] = [
             "src/restore/",
             "src/target/bucket.rs",
             "src/check/",
+            "src/repair/objects.rs",
             "src/diff/live.rs",
             "src/dump.rs",
             "src/sql/",

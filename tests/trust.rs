@@ -152,7 +152,7 @@ fn only_a_maintainer_says_who_trusts_whom_and_only_of_writers() {
     let body = note::encode(writer.id(), id, &record, &writer.access().signer());
     let sealed = object::seal(writer.keys(), writer.id(), ObjectKind::Note, &id.to_string(), &body);
     writer.backend().create(&layout::note(&id), sealed.into()).unwrap();
-    assert_eq!(maintainer.list_notes().unwrap().damaged.len(), 1);
+    assert_eq!(maintainer.list_notes().unwrap().damaged.count(), 1);
     assert_eq!(scene.stored_by_a_newcomer("third"), all);
 }
 

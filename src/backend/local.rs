@@ -149,7 +149,7 @@ impl LocalBackend {
         if !self.is_remote || error.fault() != Some(Fault::AlreadyExists) {
             return Err(error);
         }
-        match self.read_object(path) {
+        match self.read_object(path, bytes.len() as u64) {
             Ok(found) if found == bytes => Ok(()),
             // Nothing is known then, least of all that the name is another's.
             Err(unknown) if unknown.fault() == Some(Fault::Unavailable) => Err(unknown),
@@ -208,10 +208,11 @@ impl LocalBackend {
         Ok((file, metadata.len()))
     }
 
-    fn read_object(&self, path: &Path) -> Result<Vec<u8>> {
+    fn read_object(&self, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
         let (mut file, len) = self.open_object(path)?;
-        if len > OBJECT_BYTES_MAX {
-            return Err(Error::backend(Fault::BadAnswer, "read", display(path), format!("it has {len} bytes")));
+        if len > bytes_max {
+            let reason = format!("it has {len} bytes, more than {bytes_max}");
+            return Err(Error::backend(Fault::BadAnswer, "read", display(path), reason));
         }
         let mut bytes = vec![0; len as usize];
         file.read_exact(&mut bytes).map_err(|error| failed("read", path, error))?;
@@ -274,8 +275,8 @@ impl Backend for LocalBackend {
         }
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
-        self.read_object(&self.object_path("read", key)?).map(Bytes::from)
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
+        self.read_object(&self.object_path("read", key)?, bytes_max).map(Bytes::from)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

@@ -75,10 +75,15 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
         Self::check_key("read", key)?;
-        let found = self.objects().get(key).map(|stored| stored.bytes.clone());
-        found.ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))
+        let object = self.objects().get(key).map(|stored| stored.bytes.clone());
+        let bytes = object.ok_or_else(|| Error::backend(Fault::NotFound, "read", key, "no such object"))?;
+        if bytes.len() as u64 > bytes_max {
+            let reason = format!("it has {} bytes, more than {bytes_max}", bytes.len());
+            return Err(Error::backend(Fault::BadAnswer, "read", key, reason));
+        }
+        Ok(bytes)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

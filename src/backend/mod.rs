@@ -75,8 +75,15 @@ pub trait Backend: Send + Sync {
     /// one else would write.
     fn create(&self, key: &str, bytes: Bytes) -> Result<()>;
 
-    /// Reads a whole object.
-    fn read(&self, key: &str) -> Result<Bytes>;
+    /// Reads a whole object if it has at most `bytes_max` bytes. A longer one is refused with [`Fault::BadAnswer`] before
+    /// memory is taken for it, also where only its answer shows that it is longer.
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes>;
+
+    /// Reads a whole object, whatever it is: for probes. What a repository consists of is read by
+    /// [`crate::repository::objects`], which knows how long it may be.
+    fn read(&self, key: &str) -> Result<Bytes> {
+        self.read_up_to(key, OBJECT_BYTES_MAX)
+    }
 
     /// Reads `range` of an object. Fails if the object is shorter than the range's end.
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;

@@ -61,7 +61,7 @@ impl S3Backend {
     /// Returns whether an object has exactly these bytes.
     fn holds(&self, full_key: &str, bytes: &Bytes) -> Result<bool> {
         let has_len = self.bucket.len_of(full_key)? == bytes.len() as u64;
-        Ok(has_len && self.fetch(full_key, &Extent::Whole(OBJECT_BYTES_MAX))? == *bytes)
+        Ok(has_len && self.fetch(full_key, &Extent::Whole(bytes.len() as u64))? == *bytes)
     }
 
     fn fetch(&self, full_key: &str, extent: &Extent) -> Result<Bytes> {
@@ -117,8 +117,8 @@ impl Backend for S3Backend {
         }
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
-        self.fetch(&self.full_key("read", key)?, &Extent::Whole(OBJECT_BYTES_MAX))
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
+        self.fetch(&self.full_key("read", key)?, &Extent::Whole(bytes_max))
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

@@ -48,6 +48,7 @@ use crate::sync::lock;
 use crate::trees::earlier;
 use crate::trees::reader::TreeReader;
 use crate::trees::writer::TreeSummary;
+use crate::units::MIB;
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -114,6 +115,9 @@ impl BackupOptions {
     }
 }
 
+/// Bytes of paths and messages of problems that a record has room for.
+const PROBLEM_BYTES_MAX: u64 = 4 * MIB;
+
 /// How a backup went.
 #[derive(Debug, Clone)]
 pub struct BackupSummary {
@@ -129,7 +133,14 @@ pub struct BackupSummary {
 /// Collects what went wrong: named up to a limit, counted beyond.
 pub(crate) struct Problems {
     monitor: Arc<dyn Monitor>,
-    found: Mutex<(Vec<ProblemRecord>, u64)>,
+    found: Mutex<FoundProblems>,
+}
+
+#[derive(Default)]
+struct FoundProblems {
+    named: Vec<ProblemRecord>,
+    bytes: u64,
+    count: u64,
 }
 
 impl Problems {
@@ -140,18 +151,21 @@ impl Problems {
     fn add(&self, path: &str, message: &str) {
         self.monitor.problem(path, message);
         let mut found = lock(&self.found);
-        if found.0.len() < PROBLEMS_MAX {
-            found.0.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
+        let bytes = (path.len() + message.len()) as u64;
+        if found.named.len() < PROBLEMS_MAX && found.bytes + bytes <= PROBLEM_BYTES_MAX {
+            found.bytes += bytes;
+            found.named.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
         }
-        found.1 += 1;
+        found.count += 1;
     }
 
     fn count(&self) -> u64 {
-        lock(&self.found).1
+        lock(&self.found).count
     }
 
     fn take(&self) -> (Vec<ProblemRecord>, u64) {
-        std::mem::take(&mut *lock(&self.found))
+        let FoundProblems { named, count, .. } = std::mem::take(&mut *lock(&self.found));
+        (named, count)
     }
 }
 
@@ -356,9 +370,7 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
 }
 
 fn note_damage(list: &SnapshotList, hears: &Hears) {
-    for error in &list.damaged {
-        hears.monitor.note(&format!("A snapshot cannot be read, see `mlvault check`: {error}"));
-    }
+    list.note_to(hears.monitor.as_ref());
 }
 
 fn report_index_damage(repository: &Repository, hears: &Hears) {

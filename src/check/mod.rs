@@ -127,8 +127,7 @@ impl Check<'_> {
             return Ok(None);
         }
         let list = self.repository.list_snapshots()?;
-        let damaged = list.damaged.iter().filter_map(objects::snapshot_of);
-        Ok(Some(list.snapshots.iter().map(|snapshot| snapshot.id).chain(damaged).collect()))
+        Ok(Some(list.snapshots.iter().map(|snapshot| snapshot.id).chain(list.damaged_ids).collect()))
     }
 
     /// Runs one of many calls that go on in parallel: after the first that fails, and on request, the others do nothing.

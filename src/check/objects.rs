@@ -1,19 +1,13 @@
 //! The small objects: key slots, snapshots, notes, sessions, tombstones.
 
-use std::collections::HashSet;
-
-use bytes::Bytes;
-
 use crate::backend::Listed;
 use crate::check::Check;
 use crate::check::findings::ProblemKind;
-use crate::error::{Error, Result};
-use crate::format::object::{self, ObjectKind};
-use crate::format::session::SessionRecord;
-use crate::format_error::FormatError;
+use crate::error::{Error, Fault, Result};
 use crate::id::SessionId;
 use crate::parallel;
 use crate::repository::layout::{self, Object};
+use crate::repository::objects::{BATCH_OBJECTS, Unreadable};
 use crate::repository::session;
 use crate::repository::snapshots::Snapshot;
 
@@ -48,16 +42,10 @@ impl Check<'_> {
 
     fn check_snapshots(&self) -> Result<Vec<Snapshot>> {
         let list = self.repository.list_snapshots()?;
-        for error in &list.damaged {
-            let object = match error {
-                Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
-                _ => layout::SNAPSHOTS,
-            };
-            self.findings.problem(ProblemKind::Snapshot, object, &error.reason());
-        }
-        let damaged: HashSet<SessionId> = list.damaged.iter().filter_map(snapshot_of).collect();
+        self.problems(ProblemKind::Snapshot, &list.damaged, layout::SNAPSHOTS);
+        self.problems(ProblemKind::Snapshot, &list.doubts, layout::FORGOTTEN);
         for (id, seen_by) in self.repository.vanished(&list)? {
-            if !damaged.contains(&id) {
+            if !list.damaged_ids.contains(&id) {
                 let reason = match seen_by.len() {
                     0 => "it is gone, but this machine has seen it".to_owned(),
                     count => format!("it is gone, but {count} later snapshots saw it"),
@@ -78,85 +66,62 @@ impl Check<'_> {
                 "{open} sessions ended neither as a snapshot nor void: they are running, or were interrupted"
             ));
         }
-        self.check_sealed(sessions, ProblemKind::Session, ObjectKind::Session, |body| {
-            SessionRecord::decode(body).map(drop)
-        })
+        self.check_each(sessions, ProblemKind::Session)
     }
 
     fn check_tombstones(&self) -> Result<()> {
         let tombstones = session::tombstones(self.repository)?;
         let bad = tombstones.faults();
-        self.findings.count(|counts| counts.tombstones = (tombstones.sound.len() + bad.len()) as u64);
-        self.report(ProblemKind::Tombstone, layout::TOMBSTONES, &bad);
+        self.findings.count(|counts| counts.tombstones = tombstones.sound.len() as u64 + bad.count());
+        self.problems(ProblemKind::Tombstone, &bad, layout::TOMBSTONES);
         Ok(())
     }
 
     fn check_countersignatures(&self) -> Result<()> {
         let damaged = self.repository.countersigned_packs()?.damaged;
-        self.report(ProblemKind::Countersignature, layout::COUNTERSIGNED, &damaged);
+        self.problems(ProblemKind::Countersignature, &damaged, layout::COUNTERSIGNED);
         Ok(())
     }
 
     fn check_notes(&self) -> Result<()> {
-        self.report(ProblemKind::Note, layout::NOTES, &self.repository.list_notes()?.damaged);
+        self.problems(ProblemKind::Note, &self.repository.list_notes()?.damaged, layout::NOTES);
         Ok(())
     }
 
-    /// Reports objects that do not count; `prefix` is where they are if an error does not say more.
-    fn report(&self, problem: ProblemKind, prefix: &str, errors: &[Error]) {
-        for error in errors {
+    /// Adds what could not be read under a prefix.
+    fn problems(&self, kind: ProblemKind, unreadable: &Unreadable, prefix: &str) {
+        for error in unreadable.iter() {
             let object = match error {
                 Error::Damaged { object, .. } | Error::Backend { object, .. } => object,
                 _ => prefix,
             };
-            self.findings.problem(problem, object, &error.reason());
+            self.findings.problem(kind, object, &error.reason());
+        }
+        let more = unreadable.count() - unreadable.iter().count() as u64;
+        if more > 0 {
+            self.findings.problem(kind, prefix, &format!("{more} more objects there cannot be read"));
         }
     }
 
-    /// Opens objects that are bound to their names, and decodes them. One that is gone by now was removed by a prune.
-    fn check_sealed(
-        &self,
-        objects: &[Listed],
-        problem: ProblemKind,
-        kind: ObjectKind,
-        decode: impl Fn(&[u8]) -> Result<(), FormatError> + Sync,
-    ) -> Result<()> {
-        let repository = self.repository;
-        let threads = repository.backend().concurrency();
-        let checked = parallel::map(objects, threads, |listed| {
-            self.guarded(|| {
-                let name = listed.key.rsplit('/').next().unwrap_or_default();
-                let open = |bytes: Bytes| {
-                    object::open(repository.keys(), repository.id(), kind, name, &bytes)
-                        .and_then(|body| decode(&body))
-                        .map_err(|error| Error::damaged(&listed.key, error))
-                };
-                match repository.backend().read(&listed.key).and_then(open) {
-                    Err(error) if error.fault() == Some(crate::error::Fault::NotFound) => Ok(()),
-                    Err(error) if error.is_damage() => {
-                        self.findings.problem(problem, &listed.key, &error.reason());
-                        Ok(())
-                    }
-                    result => result,
+    /// Looks at objects of one kind. One that is gone by now was removed by a prune; what
+    /// stands under a name that no such object has is noted with all that is unknown.
+    fn check_each(&self, listed: &[Listed], problem: ProblemKind) -> Result<()> {
+        let (repository, mut unreadable) = (self.repository, Unreadable::default());
+        for batch in listed.chunks(BATCH_OBJECTS) {
+            let checked = parallel::map(batch, repository.backend().concurrency(), |listed| {
+                let Some(object) = Object::parse(&listed.key) else { return Ok(()) };
+                self.guarded(|| repository.examine(object, listed.size))
+            });
+            for result in checked {
+                match result {
+                    Err(error) if error.fault() == Some(Fault::NotFound) => {}
+                    Err(error) if error.is_damage() => unreadable.push(error),
+                    result => result?,
                 }
-            })
-        });
-        checked.into_iter().collect()
-    }
-}
-
-/// Returns the snapshot that an error is about.
-pub(super) fn snapshot_of(error: &Error) -> Option<SessionId> {
-    let (Error::Damaged { object, .. } | Error::Backend { object, .. }) = error else { return None };
-    match Object::at(object)? {
-        Object::Snapshot(id) | Object::Forgotten(id) => Some(id),
-        Object::Config
-        | Object::KeySlot(_)
-        | Object::Pack(..)
-        | Object::Segment(..)
-        | Object::Session(_)
-        | Object::Note(_)
-        | Object::Tombstone(_)
-        | Object::Countersignature(_) => None,
+            }
+        }
+        let prefix = listed.first().map_or("", |listed| listed.key.split_inclusive('/').next().unwrap_or_default());
+        self.problems(problem, &unreadable, prefix);
+        Ok(())
     }
 }

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
+
 use crate::backend::Listed;
 use crate::check::findings::{Coverage, Loss, ProblemKind};
 use crate::check::subset::PackSelection;
@@ -18,16 +20,15 @@ use crate::format::chunk::ChunkHeader;
 use crate::format::countersignature::SoundPack;
 use crate::format::key_slot::Role;
 use crate::format::segment::{IndexedPack, Segment};
-use crate::id::{ChunkId, DirectoryHash, PackId};
+use crate::id::{ChunkId, DirectoryHash, PackId, SegmentId};
 use crate::index::PackRecord;
 use crate::monitor::Counter;
 use crate::parallel;
 use crate::repository::layout::{self, Object};
+use crate::repository::objects;
 use crate::sync::lock;
-use crate::units::{MIB, format_bytes};
+use crate::units::{count, format_bytes};
 
-/// Stored bytes of segments that are opened together.
-const SEGMENT_BATCH_BYTES: u64 = 16 * MIB;
 /// Chunks of packs that are looked at together; each costs 44 bytes.
 const BATCH_CHUNKS_MAX: usize = 256 << 10;
 /// Packs that are looked at together.
@@ -177,6 +178,7 @@ impl Check<'_> {
     /// Sorts the listing of the whole repository; what mlvault did not make is noted.
     fn stored_packs(&self, objects: &[Listed]) -> HashMap<PackId, (BlobKind, u64)> {
         let (mut stored, mut unknown, mut probes) = (HashMap::new(), Vec::new(), 0);
+        let (mut quarantined, mut quarantined_bytes) = (0, 0);
         for Listed { key, size, .. } in objects {
             match Object::parse(key) {
                 Some(Object::Pack(kind, id)) => drop(stored.insert(id, (kind, *size))),
@@ -192,11 +194,21 @@ impl Check<'_> {
                     | Object::Tombstone(_)
                     | Object::Countersignature(_),
                 ) => {}
+                Some(Object::QuarantineRecord(_)) => quarantined += 1,
+                Some(Object::Quarantined(..)) => quarantined_bytes += size,
                 None if key.starts_with(layout::PROBE) => probes += 1,
                 None => unknown.push(key),
             }
         }
         self.note_foreign(&unknown, probes);
+        if quarantined > 0 {
+            self.findings.note(&format!(
+                "{} in quarantine ({}): {} says what each was",
+                count(quarantined, "object"),
+                format_bytes(quarantined_bytes),
+                format_args!("{}*/record", layout::QUARANTINE)
+            ));
+        }
         stored
     }
 
@@ -222,15 +234,14 @@ impl Check<'_> {
         seen: &mut HashSet<PackId>,
     ) -> Result<()> {
         let mut jobs = Vec::new();
-        let mut rest = segments;
-        while !rest.is_empty() {
-            let batch;
-            (batch, rest) = rest.split_at(batch_len(rest));
-            let opened = parallel::map(batch, self.repository.backend().concurrency(), |listed| {
-                self.guarded(|| self.open_segment(kind, listed))
+        for batch in objects::batches(segments) {
+            let fetched = parallel::map(batch, self.repository.backend().concurrency(), |listed| {
+                self.guarded(|| self.fetch_segment(kind, listed))
             });
-            for segment in opened {
-                let Some((segment, told_by)) = segment? else { continue };
+            for fetched in fetched {
+                // Opened one after the other: what a segment unfolds to is not known before.
+                let opened = fetched?.and_then(|(id, bytes)| self.open_segment(kind, id, &bytes));
+                let Some((segment, told_by)) = opened else { continue };
                 seen.extend(segment.packs.iter().map(|pack| pack.id));
                 let is_new = |pack: &IndexedPack| lock(&packs.claims).told.insert((pack.id, pack.directory_hash()));
                 let fresh = segment.packs.into_iter().filter(is_new);
@@ -241,22 +252,33 @@ impl Check<'_> {
         self.check_jobs(&mut jobs, packs, true)
     }
 
-    /// Returns nothing for a segment that is damaged, and for one that was replaced since it was listed.
-    fn open_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<(Segment, Arc<str>)>> {
-        let repository = self.repository;
+    /// Returns nothing for a segment that cannot be read, and for one that was replaced since it was listed.
+    fn fetch_segment(&self, kind: BlobKind, listed: &Listed) -> Result<Option<(SegmentId, Bytes)>> {
         let Some(id) = layout::segment_of(kind, &listed.key) else { return Ok(None) };
-        match repository.read_segment(kind, &id) {
-            Ok((segment, signer)) => {
-                self.findings.count(|counts| counts.segments += 1);
-                let told_by = format!("{}, signed by the key {} ({})", listed.key, signer.label, signer.slot);
-                Ok(Some((segment, told_by.into())))
-            }
+        match objects::read(self.repository.backend(), Object::Segment(kind, id), Some(listed.size)) {
+            Ok(bytes) => Ok(Some((id, bytes))),
             Err(error) if error.fault() == Some(Fault::NotFound) => Ok(None),
             Err(error) if error.is_damage() => {
                 self.findings.problem(ProblemKind::Segment, &listed.key, &error.reason());
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Returns a segment and who told it; nothing for one that is damaged.
+    fn open_segment(&self, kind: BlobKind, id: SegmentId, bytes: &[u8]) -> Option<(Segment, Arc<str>)> {
+        let key = layout::segment(kind, &id);
+        match self.repository.open_segment(kind, &id, bytes) {
+            Ok((segment, signer)) => {
+                self.findings.count(|counts| counts.segments += 1);
+                let told_by = format!("{key}, signed by the key {} ({})", signer.label, signer.slot);
+                Some((segment, told_by.into()))
+            }
+            Err(error) => {
+                self.findings.problem(ProblemKind::Segment, &key, &error.to_string());
+                None
+            }
         }
     }
 
@@ -416,16 +438,6 @@ impl Check<'_> {
             Err(error) => self.unreadable(id, &layout::pack(kind, &id), error),
         }
     }
-}
-
-/// Returns how many segments are opened together: at least one.
-fn batch_len(segments: &[Listed]) -> usize {
-    let mut bytes = 0;
-    let fits = |segment: &&Listed| {
-        bytes += segment.size;
-        bytes <= SEGMENT_BATCH_BYTES
-    };
-    segments.iter().take_while(fits).count().max(1)
 }
 
 /// Returns what a bad pack costs. Chunks that were not opened are lost if the bytes are not what the pack's name says.

@@ -15,7 +15,8 @@ use crate::format::BlobKind;
 use crate::format::segment::IndexedPack;
 use crate::id::ChunkId;
 use crate::repository::index_sync::Place;
-use crate::repository::layout;
+use crate::repository::layout::Object;
+use crate::repository::objects;
 
 /// What is in memory beside a pack's own bytes while it is looked at: one sealed chunk and two open ones.
 const CHUNK_COPIES: u64 = 3;
@@ -104,7 +105,7 @@ impl<'a> PackVerifier<'a> {
     /// Fails with what reading fails with, damage included: what cannot be read was not looked at.
     pub fn read(&self, kind: BlobKind, pack: &IndexedPack, size: u64) -> Result<(u64, PackFindings)> {
         let _permit = self.room_for(size);
-        let bytes = self.reader.repository().backend().read(&layout::pack(kind, &pack.id))?;
+        let bytes = objects::read(self.reader.repository().backend(), Object::Pack(kind, pack.id), Some(size))?;
         Ok((bytes.len() as u64, self.examine(kind, pack, &bytes)?))
     }
 

@@ -112,6 +112,11 @@ impl Unindexed {
             || (!self.packs.is_empty() && self.since.elapsed() > SEGMENT_AGE_MAX)
     }
 
+    /// Returns whether a pack of so many chunks is too much for the segment that the others will be in.
+    fn is_full_for(&self, chunks: usize) -> bool {
+        self.packs.iter().map(|pack| pack.chunks.len()).sum::<usize>() + chunks > SEGMENT_CHUNKS_MAX
+    }
+
     fn take(&mut self) -> Vec<IndexedPack> {
         self.since = Instant::now();
         self.packs_wanted = (self.packs_wanted * 2).min(SEGMENT_PACKS_MAX);
@@ -349,13 +354,15 @@ impl Shared {
     }
 
     fn remember(&self, kind: BlobKind, id: PackId, len: u64, chunks: Vec<ChunkHeader>) -> Result<()> {
-        let due = {
+        let (before, due) = {
             let mut unindexed = lock(&self.unindexed);
             let of_kind = &mut unindexed[kind];
+            let before = if of_kind.is_full_for(chunks.len()) { of_kind.take() } else { Vec::new() };
             of_kind.packs.push(IndexedPack { id, session: self.session.keys.header, len, is_vouched: true, chunks });
             // Once somebody wants to stop, nobody may be there later to do it.
-            of_kind.is_due() || self.cancel.is_raised()
+            (before, of_kind.is_due() || self.cancel.is_raised())
         };
+        self.write_segment_of(kind, before)?;
         if due { self.write_segment(kind) } else { Ok(()) }
     }
 
@@ -374,6 +381,10 @@ impl Shared {
 
     fn write_segment(&self, kind: BlobKind) -> Result<()> {
         let packs = lock(&self.unindexed)[kind].take();
+        self.write_segment_of(kind, packs)
+    }
+
+    fn write_segment_of(&self, kind: BlobKind, packs: Vec<IndexedPack>) -> Result<()> {
         if packs.is_empty() {
             return Ok(());
         }

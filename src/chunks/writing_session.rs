@@ -77,7 +77,7 @@ impl WritingSession {
     ) -> Result<Self> {
         let mut session = Session::begin(repository, purpose)?;
         session.disregard(disregarded);
-        session.bad_tombstones.iter().for_each(|error| hears.monitor.note(&error.to_string()));
+        session.bad_tombstones.note_to(hears.monitor.as_ref());
         if session.is_blind {
             hears.monitor.note(
                 "A tombstone cannot be read, so nothing in the repository is relied on and everything is stored again; \

@@ -36,7 +36,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
     write(context, &repository, &snapshot, args.path.as_bytes())
 }
 

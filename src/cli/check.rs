@@ -142,6 +142,13 @@ fn advice(report: &CheckReport) -> Vec<&'static str> {
     let is_index_wrong =
         any(&[ProblemKind::Segment]) || report.counts.unreferenced_packs > 0 && any(&[ProblemKind::MissingChunks]);
     let is_content_lost = any(&[ProblemKind::MissingChunks, ProblemKind::Pack]);
+    let is_record_lost = any(&[
+        ProblemKind::KeySlot,
+        ProblemKind::Snapshot,
+        ProblemKind::Note,
+        ProblemKind::Session,
+        ProblemKind::Tombstone,
+    ]);
     let mut steps = Vec::new();
     if is_index_wrong {
         steps.push("Run `mlvault repair index`: it makes the index again from the packs that are still there");
@@ -154,6 +161,12 @@ fn advice(report: &CheckReport) -> Vec<&'static str> {
         steps.push("Run `mlvault backup --force` while the source still has the files: it stores lost chunks again");
         steps.push(
             "Then run `mlvault repair snapshots`: it writes snapshots that still lack something anew, without what is lost",
+        );
+    }
+    if is_record_lost {
+        steps.push(
+            "Run `mlvault repair objects`: it says what the records that cannot be read may have been, and moves them into \
+             quarantine, out of the way of prunes",
         );
     }
     steps

@@ -1,5 +1,6 @@
 //! What all commands share: global arguments, settings, the open repository, the monitor, the wish to stop.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
+use mlvault::repository::snapshots::{Found, Snapshot};
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, S3Options};
 use mlvault::sync::lock;
@@ -117,6 +119,8 @@ pub struct Context {
     cancel: Cancel,
     /// Repositories that were opened: when the command has ended, they tell what is gone.
     opened: Mutex<Vec<Arc<Repository>>>,
+    /// Whether a snapshot was found that may not be the one that is meant.
+    is_in_doubt: Cell<bool>,
 }
 
 impl Context {
@@ -132,7 +136,15 @@ impl Context {
         let cancel = Cancel::default();
         listen_for_signals(&cancel);
         end_when_stuck(&cancel, json);
-        Ok(Self { progress: Progress::start(verbosity, json), args, file, cancel, opened: Mutex::default() })
+        let opened = Mutex::default();
+        Ok(Self {
+            progress: Progress::start(verbosity, json),
+            args,
+            file,
+            cancel,
+            opened,
+            is_in_doubt: Cell::new(false),
+        })
     }
 
     /// Returns whether output is for programs.
@@ -318,6 +330,36 @@ impl Context {
                 self.monitor().problem(&repository.backend().location(), &gone_text(&repository, &gone));
             }
         }
+    }
+
+    /// Finds the snapshot that a name means.
+    pub fn find_snapshot(&self, repository: &Repository, name: &str) -> Result<Snapshot> {
+        repository.find(name).map(|found| self.take_found(found))
+    }
+
+    /// Finds the last snapshot of a deployment, as of a day or time.
+    pub fn find_deployment(
+        &self,
+        repository: &Repository,
+        deployment: Option<&str>,
+        as_of: Option<&str>,
+    ) -> Result<Snapshot> {
+        repository.find_of_deployment(deployment, as_of).map(|found| self.take_found(found))
+    }
+
+    /// Takes what can be read, and says what may be missed by that. Such a command does not end as if all were well.
+    fn take_found(&self, found: Found) -> Snapshot {
+        found.note.iter().for_each(|note| self.monitor().note(note));
+        if let Some(doubt) = &found.doubt {
+            self.monitor().problem("snapshots", doubt);
+            self.is_in_doubt.set(true);
+        }
+        found.snapshot
+    }
+
+    /// Returns whether a snapshot was found that may not be the one that is meant.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt.get()
     }
 
     fn cache_root(&self) -> Option<PathBuf> {

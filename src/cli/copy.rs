@@ -55,8 +55,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     )?;
     let choice = Choice { names: args.snapshots, deployment: args.deployment, tags: args.tags };
     let CopiedSnapshots { plan, summary, unreadable } = pair.copy(&choice, args.dry_run, &context.hears())?;
-    for error in &unreadable {
-        context.monitor().problem("snapshots", &error.to_string());
+    for line in unreadable.lines() {
+        context.monitor().problem("snapshots", &line);
     }
     let is_whole = summary.failed.is_empty() && unreadable.is_empty();
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };

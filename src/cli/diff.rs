@@ -56,7 +56,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let old = repository.find_snapshot(&args.old)?;
+    let old = context.find_snapshot(&repository, &args.old)?;
     let options = DiffOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
     let hears = context.hears();
     let (mut listing, summary);
@@ -70,7 +70,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
                 diff::directory(&repository, Restored { snapshot: &old, directory }, &options, &mut visit, &hears)?;
         }
         (new, _) => {
-            let new = repository.find_snapshot(new.as_deref().unwrap_or_default())?;
+            let new = context.find_snapshot(&repository, new.as_deref().unwrap_or_default())?;
             let head = json!({ "old": old.id, "new": new.id });
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);

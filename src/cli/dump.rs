@@ -34,7 +34,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
     let path = args.path.map(OsString::into_vec).unwrap_or_default();
     write(context, &repository, &snapshot, &path)
 }

@@ -10,6 +10,7 @@ use mlvault::error::{Error, Result};
 use mlvault::find::{self, FoundEntry, Query, Version};
 use mlvault::id::Digest;
 use mlvault::repository::Repository;
+use mlvault::repository::objects::Unreadable;
 use mlvault::repository::snapshots::Snapshot;
 
 use crate::cli::context::Context;
@@ -52,17 +53,17 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         path: args.path.map(OsString::into_vec).unwrap_or_default(),
     };
     let repository = context.repository()?;
-    let (snapshots, damaged) = choose(&repository, &args.snapshots)?;
+    let (snapshots, damaged) = choose(context, &repository, &args.snapshots)?;
     let monitor = context.monitor();
-    for error in &damaged {
-        monitor.problem("snapshots", &error.to_string());
+    for line in damaged.lines() {
+        monitor.problem("snapshots", &line);
     }
     let mut listing = Listing::begin(context.json(), &json!({}), "found")?;
     let mut show = |found| listing.item(|| text(&found, &snapshots), || found_json(&found, &snapshots));
     let unreadable = find::run(&repository, &snapshots, &query, &mut show, &context.hears())?;
     let count = listing.items();
     listing.finish("", &json!({ "unreadable_nodes": unreadable }))?;
-    let code = match (unreadable as usize + damaged.len(), count) {
+    let code = match (unreadable + damaged.count(), count) {
         (0, 0) => exit::FAILED,
         (0, _) => exit::COMPLETE,
         _ => exit::INCOMPLETE,
@@ -71,15 +72,16 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 }
 
 /// Returns the snapshots named, or all, by time, and what could not be read.
-fn choose(repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, Vec<Error>)> {
+fn choose(context: &Context, repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, Unreadable)> {
     if names.is_empty() {
         let list = repository.list_snapshots()?;
-        return Ok((list.snapshots, list.damaged));
+        let unreadable = list.unreadable();
+        return Ok((list.snapshots, unreadable));
     }
-    let mut chosen = names.iter().map(|name| repository.find_snapshot(name)).collect::<Result<Vec<_>>>()?;
+    let mut chosen = names.iter().map(|name| context.find_snapshot(repository, name)).collect::<Result<Vec<_>>>()?;
     chosen.sort_by_key(Snapshot::order);
     chosen.dedup_by_key(|snapshot| snapshot.id);
-    Ok((chosen, Vec::new()))
+    Ok((chosen, Unreadable::default()))
 }
 
 fn text(found: &FoundEntry, snapshots: &[Snapshot]) -> String {

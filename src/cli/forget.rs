@@ -136,6 +136,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     // A prune says it too.
     let clock_off = if prunes { None } else { repository.tell_clock_off(&context.hears()) };
     let plan = retention::plan(&repository, &what, max_forget)?;
+    plan.unreadable.iter().for_each(|line| context.monitor().problem("snapshots", line));
     let mut text = Text::from(plan_rows(&plan));
     let options = ForgetAndPruneOptions { force, prune: prunes.then(mlvault::prune::PruneOptions::default) };
     let done = match dry_run {

@@ -64,7 +64,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.command {
         Command::Add { snapshot, reason, until } => {
             let until = until.map(|until| until.end()).transpose()?;
-            let (hold, snapshot) = retention::hold(&repository, &snapshot, &reason, until)?;
+            let id = context.find_snapshot(&repository, &snapshot)?.id.to_string();
+            let (hold, snapshot) = retention::hold(&repository, &id, &reason, until)?;
             let text = format!("Hold {hold} on snapshot {}", snapshot.short());
             Ok(Outcome::complete(json!({ "added": { "id": hold, "snapshot": snapshot } }), text))
         }
@@ -75,8 +76,8 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         }
         Command::List => {
             let notes = repository.list_notes()?;
-            for error in &notes.damaged {
-                context.monitor().problem("notes", &error.to_string());
+            for line in notes.damaged.lines() {
+                context.monitor().problem("notes", &line);
             }
             let code = if notes.damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
             let now = Timestamp::now();

@@ -208,7 +208,7 @@ fn add_key_file(repository: &Repository, label: &str, role: Role, path: &Path) -
 fn list(context: &Context) -> Result<Outcome> {
     let repository = context.repository()?;
     let (slots, notes) = (repository.list_keys()?, repository.list_notes()?);
-    for error in &notes.damaged {
+    for error in notes.damaged.iter() {
         context.monitor().problem("notes", &error.to_string());
     }
     let overview = Overview { repository: &repository, slots: &slots, notes: &notes };

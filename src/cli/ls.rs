@@ -44,7 +44,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(&args.snapshot)?;
+    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
     let options =
         ListOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
     let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id }), "entries")?;

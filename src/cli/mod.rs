@@ -29,6 +29,7 @@ mod passwords;
 mod progress;
 mod prune;
 mod repair;
+mod repair_objects;
 mod repair_packs;
 mod repair_snapshots;
 mod restore;
@@ -120,6 +121,7 @@ pub fn run() -> ExitCode {
     context.finish();
     match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
         Ok(Outcome { error: Some(error), .. }) => exit::report(&error, json),
+        Ok(outcome) if outcome.code == exit::COMPLETE && context.is_in_doubt() => exit::INCOMPLETE.into(),
         Ok(outcome) => outcome.code.into(),
         // Whoever read the output has seen enough of it.
         Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),

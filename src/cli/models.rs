@@ -69,7 +69,7 @@ pub struct ExperimentArgs {
 /// Runs `mlvault models`.
 pub fn models(context: &Context, args: ModelArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
+    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let models =
         Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.models(args.name.as_deref())?;
@@ -142,7 +142,7 @@ fn size(files: Option<&Files>) -> String {
 /// Runs `mlvault runs`.
 pub fn runs(context: &Context, args: RunArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
+    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let browser = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() };
     let mut found = Vec::new();
@@ -196,7 +196,7 @@ fn run_text(listing: &RunListing) -> Text {
 /// Runs `mlvault experiments`.
 pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, args.deployment.as_deref())?;
+    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
     let reader = ChunkReader::new(repository);
     let experiments = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.experiments()?;
     let mut rows = vec![["ID", "NAME", "STAGE", "RUNS", "DELETED", "ARTIFACTS"].map(str::to_owned).to_vec()];

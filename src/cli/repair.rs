@@ -9,7 +9,7 @@ use mlvault::units::count;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
-use crate::cli::{exit, repair_packs, repair_snapshots};
+use crate::cli::{exit, repair_objects, repair_packs, repair_snapshots};
 
 /// Repair a damaged repository
 #[derive(Parser)]
@@ -26,6 +26,7 @@ pub struct Args {
 #[derive(Subcommand)]
 enum What {
     Index(IndexArgs),
+    Objects(repair_objects::Args),
     Packs(repair_packs::Args),
     Snapshots(repair_snapshots::Args),
 }
@@ -48,6 +49,7 @@ struct IndexArgs {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.what {
         What::Index(args) => repair_index(context, &args),
+        What::Objects(args) => repair_objects::run(context, &args),
         What::Packs(args) => repair_packs::run(context, args),
         What::Snapshots(args) => repair_snapshots::run(context, &args),
     }

@@ -111,7 +111,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     let target = args.deployment.resolve(context)?;
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
+    let snapshot = args.snapshot.find(context, &repository, args.deployment.deployment.as_deref())?;
     let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
     let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
     let restore = restore.ignoring_free_space(args.ignore_free_space);
@@ -146,7 +146,7 @@ fn find_snapshot(context: &Context, args: &Args) -> Result<(Arc<Repository>, Sna
     if args.wanted.wanted().is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
         return Err(Error::Invalid("No snapshot was given: set --snapshot, for example to latest".to_owned()));
     }
-    let snapshot = args.snapshot.find(&repository, args.deployment.deployment.as_deref())?;
+    let snapshot = args.snapshot.find(context, &repository, args.deployment.deployment.as_deref())?;
     Ok((repository, snapshot))
 }
 

@@ -7,6 +7,8 @@ use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::DeploymentPart;
 
+use crate::cli::context::Context;
+
 /// Which snapshot of a deployment is meant.
 #[derive(Args)]
 pub struct SnapshotArgs {
@@ -21,10 +23,10 @@ pub struct SnapshotArgs {
 
 impl SnapshotArgs {
     /// Finds the snapshot that is meant.
-    pub fn find(&self, repository: &Repository, deployment: Option<&str>) -> Result<Snapshot> {
+    pub fn find(&self, context: &Context, repository: &Repository, deployment: Option<&str>) -> Result<Snapshot> {
         match &self.snapshot {
-            Some(name) => repository.find_snapshot(name),
-            None => repository.find_deployment(deployment, self.as_of.as_deref()),
+            Some(name) => context.find_snapshot(repository, name),
+            None => context.find_deployment(repository, deployment, self.as_of.as_deref()),
         }
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use mlvault::error::Result;
-use mlvault::format::snapshot::SourceRecord;
+use mlvault::format::snapshot::{SnapshotRecord, SourceRecord};
 use mlvault::repository::notes::Notes;
 use mlvault::repository::snapshots::{Snapshot, Trashed};
 use mlvault::units::{count, format_bytes};
@@ -39,9 +39,13 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
     let gone = repository.vanished(&list)?;
-    for error in list.damaged.iter().chain(&notes.damaged) {
-        context.monitor().problem("snapshots", &error.to_string());
+    let mut unreadable = list.unreadable();
+    unreadable.extend(notes.damaged.clone());
+    for line in unreadable.lines() {
+        context.monitor().problem("snapshots", &line);
     }
+    list.foreign.note_to(context.monitor().as_ref());
+    notes.foreign.note_to(context.monitor().as_ref());
     for (id, seen_by) in &gone {
         let message = match seen_by.len() {
             0 => "it is gone, but this machine has seen it".to_owned(),
@@ -49,7 +53,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         };
         context.monitor().problem(&format!("snapshot {}", id.short()), &message);
     }
-    let is_whole = list.damaged.is_empty() && notes.damaged.is_empty() && gone.is_empty();
+    let is_whole = unreadable.is_empty() && gone.is_empty();
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
     if args.trash {
         let trash: Value = list.trash.iter().map(trashed_json).collect();
@@ -58,11 +62,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let listed = Listed { notes, now: Timestamp::now() };
     let shown: Vec<&Snapshot> =
         list.snapshots.iter().filter(|snapshot| listed.has_tags(snapshot, &args.tags)).collect();
-    let damaged = list.damaged.iter().chain(&listed.notes.damaged).map(ToString::to_string).collect::<Vec<_>>();
     let document = json!({
         "snapshots": shown.iter().map(|snapshot| listed.json(snapshot)).collect::<Vec<_>>(),
         "trash": list.trash.len(),
-        "damaged": damaged,
+        "damaged": unreadable.lines(),
         "vanished": gone,
     });
     Ok(Outcome::new(code, document, listed.rows(&shown)))
@@ -83,7 +86,7 @@ impl Listed {
     fn json(&self, snapshot: &Snapshot) -> Value {
         let hold = self.notes.hold_on(&snapshot.id, self.now).map(|hold| &hold.reason);
         json!({
-            "id": snapshot.id, "signer": snapshot.signer, "record": snapshot.record,
+            "id": snapshot.id, "signer": snapshot.signer, "record": record_json(&snapshot.record),
             "tags": self.notes.tags_of(snapshot), "hold": hold,
             "arrived": snapshot.arrived, "time_doubtful": snapshot.is_time_doubtful(),
         })
@@ -102,9 +105,18 @@ impl Listed {
     }
 }
 
+/// Returns a record without what lists of snapshots do not keep of it.
+fn record_json(record: &SnapshotRecord) -> Value {
+    let mut document = json!(record);
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("seen");
+    }
+    document
+}
+
 fn trashed_json(trashed: &Trashed) -> Value {
     let Trashed { snapshot, forgotten, by, .. } = trashed;
-    json!({ "id": snapshot.id, "record": snapshot.record, "forgotten": forgotten, "by": by })
+    json!({ "id": snapshot.id, "record": record_json(&snapshot.record), "forgotten": forgotten, "by": by })
 }
 
 fn trash_rows(trash: &[Trashed]) -> Vec<Vec<String>> {

@@ -43,10 +43,10 @@ fn repository(context: &Context) -> Result<Outcome> {
     let list = repository.list_snapshots()?;
     let monitor = context.monitor();
     let stats = stats::repository(&repository, &list, &context.hears())?;
-    let mut problems = list.damaged;
-    problems.extend(repository.index().take_damage());
-    for error in &problems {
-        monitor.problem("repository", &error.to_string());
+    let mut problems = list.unreadable();
+    repository.index().take_damage().into_iter().for_each(|error| problems.push(error));
+    for line in problems.lines() {
+        monitor.problem("repository", &line);
     }
     let ratios = json!({
         "deduplication": stats.deduplication(), "compression": stats.compression(), "total": stats.total(),
@@ -83,12 +83,12 @@ fn repository_rows(stats: &RepositoryStats) -> Vec<Vec<String>> {
 
 fn snapshot(context: &Context, name: &str, exclusive: bool) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = repository.find_snapshot(name)?;
+    let snapshot = context.find_snapshot(&repository, name)?;
     let others: Option<Vec<Snapshot>> = if exclusive {
         let mut list = repository.list_snapshots()?;
-        if !list.damaged.is_empty() {
+        if let Some(damage) = list.damaged.first() {
             // What a damaged snapshot refers to is unknown: no chunk can be called exclusive.
-            return Err(list.damaged.swap_remove(0));
+            return Err(damage.clone());
         }
         list.snapshots.retain(|other| other.id != snapshot.id);
         Some(list.snapshots)

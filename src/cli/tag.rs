@@ -50,7 +50,9 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         Command::Add(change) => (change, true),
         Command::Remove(change) => (change, false),
     };
-    let snapshot = retention::tag(context.repository()?.as_ref(), &change.snapshot, change.tags.clone(), add)?;
+    let repository = context.repository()?;
+    let id = context.find_snapshot(&repository, &change.snapshot)?.id.to_string();
+    let snapshot = retention::tag(&repository, &id, change.tags.clone(), add)?;
     let done = if add { "added" } else { "removed" };
     let text = format!("Snapshot {}: tags {done}: {}", snapshot.short(), change.tags.join(", "));
     Ok(Outcome::complete(json!({ "snapshot": snapshot, done: change.tags }), text))

@@ -15,6 +15,7 @@ pub mod key_slot;
 pub mod note;
 pub mod object;
 pub mod pack;
+pub mod quarantine;
 pub mod segment;
 pub mod session;
 pub mod session_header;

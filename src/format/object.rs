@@ -64,6 +64,25 @@ pub enum ObjectKind {
     Countersignature = 11,
 }
 
+impl ObjectKind {
+    /// Returns the length in bytes beyond which a plain body of this kind is refused, before any memory is taken for it.
+    pub const fn body_len_max(self) -> usize {
+        match self {
+            Self::SlotDescription => 8 << 10,
+            Self::Config | Self::Session => 64 << 10,
+            Self::Forgotten | Self::Note => 1 << 20,
+            Self::Snapshot => 16 << 20,
+            Self::Tombstone | Self::Segment | Self::Countersignature | Self::Verified | Self::History => BODY_LEN_MAX,
+        }
+    }
+
+    /// Returns the length in bytes beyond which a stored object of this kind is refused: that of the largest body, which
+    /// is stored raw if it does not compress.
+    pub fn stored_len_max(self) -> u64 {
+        padme((HEADER_LEN + PAYLOAD_HEADER_LEN + self.body_len_max() + TAG_LEN) as u64)
+    }
+}
+
 /// Seals a body. `name` is empty for objects that are named by their bytes.
 pub fn seal(keys: &MetaKeys, repository: RepositoryId, kind: ObjectKind, name: &str, body: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_LEN);
@@ -87,6 +106,17 @@ pub fn open(
     name: &str,
     bytes: &[u8],
 ) -> Result<Vec<u8>, FormatError> {
+    unseal(keys, repository, kind, name, bytes)?.into_body()
+}
+
+/// Opens an object of the expected kind and name as far as to know how long its body is.
+pub fn unseal(
+    keys: &MetaKeys,
+    repository: RepositoryId,
+    kind: ObjectKind,
+    name: &str,
+    bytes: &[u8],
+) -> Result<Payload, FormatError> {
     let mut cursor = Cursor::new(bytes);
     if peek_repository(bytes)? != repository {
         return Err(FormatError::new("it belongs to another repository"));
@@ -96,7 +126,50 @@ pub fn open(
         return Err(FormatError::new("it is an object of another kind"));
     }
     let payload = keys.object_cipher(&header[32..]).open(&associated(header, name), cursor.remainder())?;
-    open_payload(&payload)
+    Payload::parse(payload, kind.body_len_max())
+}
+
+/// An opened payload whose body is still as it was stored.
+pub struct Payload {
+    bytes: Vec<u8>,
+    codec: Codec,
+    stored_len: usize,
+    plain_len: usize,
+}
+
+impl Payload {
+    /// Reads what stands before the body. A body that is to be longer than `plain_len_max` is refused.
+    fn parse(bytes: Vec<u8>, plain_len_max: usize) -> Result<Self, FormatError> {
+        let mut cursor = Cursor::new(&bytes);
+        let codec = Codec::from_byte(cursor.u8()?)?;
+        cursor.zeros(3)?;
+        let stored_len = cursor.u32()? as usize;
+        let plain_len = cursor.u32()? as usize;
+        if plain_len > plain_len_max {
+            return Err(FormatError::new("its declared length is above the limit"));
+        }
+        cursor.bytes(stored_len)?;
+        if cursor.remainder().iter().any(|byte| *byte != 0) {
+            return Err(FormatError::new("its padding is not zero"));
+        }
+        Ok(Self { bytes, codec, stored_len, plain_len })
+    }
+
+    /// Returns how many bytes it takes.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns how many bytes the body will have.
+    pub fn plain_len(&self) -> usize {
+        self.plain_len
+    }
+
+    /// Decodes the body.
+    pub fn into_body(self) -> Result<Vec<u8>, FormatError> {
+        let stored = &self.bytes[PAYLOAD_HEADER_LEN..PAYLOAD_HEADER_LEN + self.stored_len];
+        compress::decode(self.codec, stored, self.plain_len)
+    }
 }
 
 /// Returns the repository id of an object without opening it, after checking what is in the clear.
@@ -143,20 +216,7 @@ fn payload(body: &[u8]) -> Vec<u8> {
 
 /// Reads an opened payload. Separate from [`open`] so that it can be fuzzed.
 pub fn open_payload(payload: &[u8]) -> Result<Vec<u8>, FormatError> {
-    let mut cursor = Cursor::new(payload);
-    let codec = Codec::from_byte(cursor.u8()?)?;
-    cursor.zeros(3)?;
-    let stored_len = cursor.u32()? as usize;
-    let plain_len = cursor.u32()? as usize;
-    if plain_len > BODY_LEN_MAX {
-        return Err(FormatError::new("its declared length is above the limit"));
-    }
-    let stored = cursor.bytes(stored_len)?;
-    let padding = cursor.remainder();
-    if padding.iter().any(|byte| *byte != 0) {
-        return Err(FormatError::new("its padding is not zero"));
-    }
-    compress::decode(codec, stored, plain_len)
+    Payload::parse(payload.to_vec(), BODY_LEN_MAX)?.into_body()
 }
 
 #[cfg(test)]
@@ -202,5 +262,15 @@ mod tests {
         payload.extend_from_slice(&u32::MAX.to_le_bytes());
         payload.extend_from_slice(&[0; 4]);
         assert!(open_payload(&payload).is_err());
+    }
+
+    #[test]
+    fn a_body_above_the_limit_of_its_kind_is_refused_however_well_it_compresses() {
+        let zeros = vec![0; ObjectKind::Session.body_len_max() + 1];
+        for (len, is_right) in [(zeros.len() - 1, true), (zeros.len(), false)] {
+            let sealed = seal(&keys(), REPOSITORY, ObjectKind::Session, "", &zeros[..len]);
+            assert!(sealed.len() < 1000);
+            assert_eq!(open(&keys(), REPOSITORY, ObjectKind::Session, "", &sealed).is_ok(), is_right);
+        }
     }
 }

@@ -33,6 +33,8 @@ use crate::id::{DirectoryHash, PackId, RepositoryId, SignerKey};
 
 /// Most chunks in a segment.
 pub const SEGMENT_CHUNKS_MAX: usize = 1 << 20;
+/// Most packs in a segment.
+pub const SEGMENT_PACKS_MAX: usize = 4096;
 const PACK_RECORD_LEN: usize = 52;
 const FOUND: u8 = 1;
 
@@ -133,13 +135,22 @@ impl Segment {
         if session_count > body.len() / SESSION_HEADER_LEN || pack_count > body.len() / PACK_RECORD_LEN {
             return Err(FormatError::new("a count exceeds what is there"));
         }
+        if pack_count > SEGMENT_PACKS_MAX {
+            return Err(FormatError::new("it lists more packs than a segment can"));
+        }
         let sessions = (0..session_count).map(|_| SessionHeader::decode(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
         if sessions.iter().collect::<HashSet<_>>().len() != session_count {
             return Err(FormatError::new("it lists a session twice"));
         }
-        let mut named = 0;
-        let decode = |_| decode_pack(&mut cursor, &sessions, &mut named);
-        let packs = (0..pack_count).map(decode).collect::<Result<Vec<_>, _>>()?;
+        let (mut named, mut chunks, mut packs) = (0, 0, Vec::with_capacity(pack_count));
+        for _ in 0..pack_count {
+            let pack = decode_pack(&mut cursor, &sessions, &mut named)?;
+            chunks += pack.chunks.len();
+            if chunks > SEGMENT_CHUNKS_MAX {
+                return Err(FormatError::new("it lists more chunks than a segment can"));
+            }
+            packs.push(pack);
+        }
         cursor.finish()?;
         if named != session_count {
             return Err(FormatError::new("it lists a session that no pack names"));
@@ -261,6 +272,17 @@ mod tests {
         let mut twice = body.clone();
         twice.copy_within(first..second, second);
         assert!(Segment::decode(&twice).is_err());
+    }
+
+    #[test]
+    fn more_packs_or_chunks_than_a_segment_can_list_are_refused() {
+        let one = segment().packs[0].clone();
+        let of = |packs: usize, chunks: usize| {
+            let pack = IndexedPack { len: PACK_LEN_MAX, chunks: vec![one.chunks[0]; chunks], ..one.clone() };
+            Segment::decode(&Segment { kind: BlobKind::Meta, packs: vec![pack; packs] }.encode()).is_ok()
+        };
+        assert!(of(SEGMENT_PACKS_MAX, 1) && !of(SEGMENT_PACKS_MAX + 1, 1));
+        assert!(of(2, SEGMENT_CHUNKS_MAX / 2) && !of(2, SEGMENT_CHUNKS_MAX / 2 + 1));
     }
 
     #[test]

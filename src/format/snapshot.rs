@@ -181,6 +181,10 @@ pub struct SnapshotRecord {
     pub more: BTreeMap<String, serde_json::Value>,
 }
 
+/// Values that the JSON of a record may have. A short one takes many times its bytes once it is read; an honest record
+/// that is as long as can be has half as many.
+const RECORD_VALUES_MAX: usize = 1 << 20;
+
 /// Why a session was ended from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoidRecord {
@@ -231,8 +235,26 @@ pub fn decode(
     }
 }
 
+/// Returns how many values a JSON text has at most: one for each that begins a list or object, or follows another one.
+fn count_values(json: &[u8]) -> usize {
+    let (mut count, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in json {
+        match (in_text, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b',' | b'[' | b'{') => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// Reads a record without verifying who wrote it. Separate so that it can be fuzzed.
 pub fn decode_record(kind: u8, record: &[u8]) -> Result<SessionOutcome, FormatError> {
+    if count_values(record) > RECORD_VALUES_MAX {
+        return Err(FormatError::new("its record has too many values"));
+    }
     let fault = |error: serde_json::Error| FormatError::new(format!("its record: {error}"));
     match kind {
         1 => Ok(SessionOutcome::Snapshot(serde_json::from_slice(record).map_err(fault)?)),
@@ -249,6 +271,15 @@ mod tests {
     use crate::format::key_slot::Grant;
     use crate::format::key_slot::Role;
     use crate::id::SlotId;
+
+    #[test]
+    fn a_record_of_more_values_than_it_may_have_is_refused_before_it_is_read() {
+        assert_eq!(count_values(br#"{"a": [1, 2, "x,[{\",,"], "b": {}}"#), 7);
+        let many =
+            format!(r#"{{"at": "2026-01-01T00:00:00Z", "reason": "", "more": [{}0]}}"#, "0,".repeat(RECORD_VALUES_MAX));
+        let error = decode_record(2, many.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("too many values"), "{error}");
+    }
 
     #[test]
     fn an_outcome_is_bound_to_its_session_and_signer() {

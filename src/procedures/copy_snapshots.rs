@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use crate::copy::{self, Choice, CopyPlan, CopySummary};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hears::Hears;
+use crate::repository::objects::Unreadable;
 use crate::repository::{Repository, memory_plan};
 
 /// A repository to copy from, and one to copy to.
@@ -23,7 +24,7 @@ pub struct CopiedSnapshots {
     /// What was copied; nothing in a dry run.
     pub summary: CopySummary,
     /// Snapshots and notes that could not be read, of either repository.
-    pub unreadable: Vec<Error>,
+    pub unreadable: Unreadable,
 }
 
 impl RepositoryPair {
@@ -49,7 +50,9 @@ impl RepositoryPair {
             true => CopySummary::default(),
             false => copy::run(&self.source, &self.target, &plan.missing, hears)?,
         };
-        let unreadable = list.damaged.into_iter().chain(notes.damaged).chain(there.damaged).collect();
+        let mut unreadable = list.unreadable();
+        unreadable.extend(notes.damaged);
+        unreadable.extend(there.unreadable());
         Ok(CopiedSnapshots { plan, summary, unreadable })
     }
 }

@@ -7,6 +7,7 @@
 pub mod consent;
 pub mod copy_snapshots;
 pub mod forget_and_prune;
+pub mod repair_objects;
 pub mod repair_packs;
 pub mod repair_snapshots;
 pub mod restore_deployment;

@@ -36,7 +36,8 @@ pub use crate::prune::plan::{PackSum, PruneLimits, PrunePlan};
 use crate::prune::repack::Repack;
 use crate::prune::sweep::OpenSession;
 use crate::prune::view::View;
-use crate::repository::snapshots::Snapshot;
+use crate::repository::notes::Notes;
+use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::{Repository, layout, session, time};
 
 /// How to prune.
@@ -151,6 +152,18 @@ pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) 
     Ok(prune.report)
 }
 
+/// What stands under the name of a snapshot or note and cannot be read may need anything, or hold anything.
+fn refuse_unknown(list: &SnapshotList, notes: &Notes) -> Result<()> {
+    let mut unknown = list.unreadable();
+    unknown.extend(notes.damaged.clone());
+    let Some(error) = unknown.first() else { return Ok(()) };
+    Err(Error::Refused(format!(
+        "Nothing is pruned while snapshots or notes cannot be read ({}); `mlvault repair objects` takes them out of the \
+         way. {error}",
+        unknown.count()
+    )))
+}
+
 impl Prune<'_> {
     fn run(&mut self) -> Result<()> {
         let mut needed = Needed::new(Arc::clone(self.repository));
@@ -202,9 +215,7 @@ impl Prune<'_> {
     fn add_needed(&mut self, needed: &mut Needed) -> Result<()> {
         let (list, notes) = (self.repository.list_snapshots()?, self.repository.list_notes()?);
         // A snapshot that cannot be read may need any chunk, and a note that cannot be read may hold any snapshot.
-        if let Some(error) = list.damaged.first().or(notes.damaged.first()) {
-            return Err(Error::Refused(format!("Nothing is pruned while something cannot be read. {error}")));
-        }
+        refuse_unknown(&list, &notes)?;
         let now = self.repository.now_there()?;
         let mut counted: Vec<&Snapshot> = list.snapshots.iter().collect();
         self.unneeded_trash.clear();

@@ -23,8 +23,9 @@ use crate::monitor::Counter;
 use crate::prune::needed::Needed;
 use crate::prune::plan::PackUse;
 use crate::prune::view::key_of;
-use crate::repository::Repository;
 use crate::repository::index_sync::Place;
+use crate::repository::layout::Object;
+use crate::repository::{Repository, objects};
 
 /// What was moved.
 #[derive(Debug, Default)]
@@ -122,7 +123,9 @@ impl Mover<'_> {
     fn pack(&mut self, pack: &PackUse) -> Result<u64> {
         let repository = Arc::clone(self.reader.repository());
         let is_mostly_used = pack.used > pack.len / 2;
-        let whole = is_mostly_used.then(|| repository.backend().read(&key_of(pack))).transpose()?;
+        let whole = is_mostly_used
+            .then(|| objects::read(repository.backend(), Object::Pack(pack.kind, pack.id), None))
+            .transpose()?;
         let directory = match &whole {
             Some(bytes) => pack_reader::directory_of(&repository, pack.kind, &pack.id, bytes)?,
             None => pack_reader::read_directory(&repository, pack.kind, &pack.id, pack.len)?,

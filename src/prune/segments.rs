@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::cancel::Cancel;
 use crate::error::{Fault, Result};
 use crate::format::BlobKind;
-use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, SEGMENT_PACKS_MAX, Segment};
 use crate::id::{PackId, SegmentId};
 use crate::repository::{Repository, layout};
 
@@ -79,7 +79,7 @@ impl Writer<'_> {
         if !self.named.insert(pack.id) {
             return Ok(());
         }
-        if self.chunks + pack.chunks.len() > SEGMENT_CHUNKS {
+        if self.pending.len() >= SEGMENT_PACKS_MAX || self.chunks + pack.chunks.len() > SEGMENT_CHUNKS {
             self.flush()?;
         }
         self.chunks += pack.chunks.len();

@@ -119,7 +119,9 @@ impl Prune<'_> {
         self.report.packs_unproven += unproven.len() as u64;
         kill.retain(|(pack, ..)| !unproven.contains(pack));
         // Sessions that began meanwhile were to see it. One that somebody moved away warned none of them.
-        if session::read_tombstone(self.repository, tombstone)?
+        let id = layout::tombstone_of(tombstone)
+            .ok_or_else(|| Error::Internal(format!("{tombstone:?} was taken for a tombstone")))?;
+        if session::read_tombstone(self.repository, id, None)?
             .is_none_or(|read| !mark.iter().all(|it| read.packs.contains(it)))
         {
             return Err(Error::Refused(format!("The tombstone {tombstone} was replaced; prune again")));

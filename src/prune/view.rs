@@ -64,7 +64,9 @@ impl View {
         };
         let named = PerKind::try_new(named)?;
         if let Some(error) = index.take_damage().into_iter().next() {
-            return Err(Error::Refused(format!("Nothing is pruned while the index is damaged. {error}")));
+            return Err(Error::Refused(format!(
+                "Nothing is pruned while the index is damaged; `mlvault repair index` makes it anew. {error}"
+            )));
         }
         // After the index: names may outlive their packs, and only a pack that is there provides a chunk.
         let there = PerKind::try_new(|kind| session::stored_packs(repository, kind))?;

@@ -20,7 +20,7 @@ use crate::chunks::pack_reader;
 use crate::error::{Error, Fault, Result};
 use crate::format::BlobKind;
 use crate::format::key_slot::Certificate;
-use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, Segment};
+use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, SEGMENT_PACKS_MAX, Segment};
 use crate::hears::Hears;
 use crate::id::{PackId, SegmentId, SlotId};
 use crate::monitor::{Counter, Monitor};
@@ -29,8 +29,6 @@ use crate::repository::{Repository, layout, session};
 
 /// Chunks of a new segment, but for one pack that has more.
 const SEGMENT_CHUNKS: usize = SEGMENT_CHUNKS_MAX / 4;
-/// Packs of a new segment.
-const SEGMENT_PACKS_MAX: usize = 4096;
 /// Packs whose directories are read before they are looked at; bounds memory to this many directories.
 const PACK_BATCH: usize = 64;
 /// Faults that a report names one by one.

@@ -2,6 +2,7 @@
 
 pub mod index;
 mod losses;
+pub mod objects;
 pub mod packs;
 mod replace;
 pub mod snapshots;

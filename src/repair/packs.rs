@@ -25,8 +25,8 @@ use crate::repair::losses::{self, Losses, Lost};
 use crate::repair::replace::{Replacer, Wanted};
 use crate::repair::survey::{self, Chunk, DamagedPack, Survey};
 use crate::repository::index_sync::Place;
-use crate::repository::session;
-use crate::repository::{Repository, layout};
+use crate::repository::layout::Object;
+use crate::repository::{Repository, objects, session};
 
 /// How to repair.
 #[derive(Clone, Default)]
@@ -194,7 +194,7 @@ impl Repair<'_> {
         encoder: &mut Encoder,
     ) -> Result<u64> {
         let kind = damaged.kind;
-        let bytes = match self.repository.backend().read(&layout::pack(kind, &damaged.pack.id)) {
+        let bytes = match objects::read(self.repository.backend(), Object::Pack(kind, damaged.pack.id), None) {
             Err(error) if error.is_damage() => return Ok(0),
             bytes => bytes?,
         };

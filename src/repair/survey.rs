@@ -98,7 +98,7 @@ pub fn still_lost(repository: &Arc<Repository>, chunks: &BTreeSet<Chunk>) -> Res
 /// Returns the listed snapshots. One whose record cannot be read is named: nothing is known of it.
 pub fn snapshots(repository: &Repository, hears: &Hears) -> Result<Vec<Snapshot>> {
     let list = repository.list_snapshots()?;
-    list.damaged.iter().for_each(|error| hears.monitor.note(&format!("It cannot be repaired: {error}")));
+    list.note_to(hears.monitor.as_ref());
     Ok(list.snapshots)
 }
 

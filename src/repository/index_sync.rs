@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Listed};
 use crate::crypto::keys::MetaKeys;
 use crate::error::{Error, Fault, Result};
 use crate::format::chunk::ChunkHeader;
@@ -26,7 +26,8 @@ use crate::index::memory::MemoryIndex;
 use crate::index::rocks::RocksIndex;
 use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::parallel;
-use crate::repository::{Repository, layout};
+use crate::repository::layout::Object;
+use crate::repository::{Repository, layout, objects};
 use crate::sync::lock;
 
 /// Caches of one repository that processes running at once may use before they fall back to a temporary one.
@@ -35,8 +36,6 @@ const SHARED_CACHES_MAX: usize = 4;
 const PACK_RECORDS_MAX: usize = 4096;
 /// Listings of segments before what another process removes meanwhile is let go.
 const LISTINGS_MAX: usize = 4;
-/// Segments fetched before they are taken in; bounds memory to this many segments.
-const SEGMENT_BATCH: usize = 8;
 
 /// A chunk's place, complete.
 #[derive(Debug, Clone)]
@@ -269,16 +268,18 @@ impl Index {
     /// segment listed was still there.
     fn take_in(&self, cache: &dyn ChunkIndex, kind: BlobKind) -> Result<bool> {
         let listed = self.backend.list(&layout::segments(kind))?;
-        let present: BTreeSet<SegmentId> =
-            listed.iter().filter_map(|object| layout::segment_of(kind, &object.key)).collect();
+        let id_of = |object: &Listed| layout::segment_of(kind, &object.key);
+        let present: BTreeSet<SegmentId> = listed.iter().filter_map(id_of).collect();
         let known = cache.segments(kind)?;
-        let missing: Vec<SegmentId> = present.difference(&known).copied().collect();
+        let is_missing = |object: &Listed| id_of(object).is_some_and(|id| !known.contains(&id));
+        let missing: Vec<Listed> = listed.into_iter().filter(is_missing).collect();
         let mut all_there = true;
-        for batch in missing.chunks(SEGMENT_BATCH) {
-            let fetched = parallel::map(batch, self.backend.concurrency(), |id| self.fetch(kind, id));
-            for (id, segment) in batch.iter().zip(fetched) {
-                match segment {
-                    Ok(segment) => cache.add(*id, &segment)?,
+        for batch in objects::batches(&missing) {
+            let fetched = parallel::map(batch, self.backend.concurrency(), |object| self.fetch(kind, object));
+            for fetched in fetched {
+                // Opened one after the other: what a segment unfolds to is not known before.
+                match fetched.and_then(|(id, bytes)| self.open(kind, id, bytes)) {
+                    Ok((id, segment)) => cache.add(id, &segment)?,
                     Err(error) if error.fault() == Some(Fault::NotFound) => all_there = false,
                     Err(error) if error.is_damage() => {
                         lock(&self.damage).push(error);
@@ -291,10 +292,17 @@ impl Index {
         Ok(all_there)
     }
 
-    fn fetch(&self, kind: BlobKind, id: &SegmentId) -> Result<Segment> {
-        let key = layout::segment(kind, id);
-        let bytes = self.backend.read(&key)?;
-        self.opener.open(kind, id, &bytes).map(|(segment, _)| segment).map_err(|error| Error::damaged(key, error))
+    fn fetch(&self, kind: BlobKind, object: &Listed) -> Result<(SegmentId, Bytes)> {
+        let id = layout::segment_of(kind, &object.key)
+            .ok_or_else(|| Error::Internal(format!("{:?} was taken for a segment", object.key)))?;
+        Ok((id, objects::read(self.backend.as_ref(), Object::Segment(kind, id), Some(object.size))?))
+    }
+
+    fn open(&self, kind: BlobKind, id: SegmentId, bytes: Bytes) -> Result<(SegmentId, Segment)> {
+        self.opener
+            .open(kind, &id, &bytes)
+            .map(|(segment, _)| (id, segment))
+            .map_err(|error| Error::damaged(layout::segment(kind, &id), error))
     }
 
     fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: ChunkLocation) -> Result<Option<Place>> {
@@ -352,7 +360,7 @@ impl Repository {
     /// Fails with [`Fault::NotFound`] if it is gone, perhaps replaced, and with [`Error::Damaged`].
     pub fn read_segment(&self, kind: BlobKind, id: &SegmentId) -> Result<(Segment, Certificate)> {
         let key = layout::segment(kind, id);
-        let bytes = self.backend().read(&key)?;
+        let bytes = objects::read(self.backend(), Object::Segment(kind, *id), None)?;
         self.open_segment(kind, id, &bytes).map_err(|error| Error::damaged(key, error))
     }
 

@@ -11,15 +11,18 @@ use crate::crypto::passphrase::{Argon2Cost, Credential, KeyHint};
 use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
 use crate::format::config::{self, RepositoryConfig};
-use crate::format::key_slot::{
-    self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOT_LEN_MAX, SLOTS_MAX, WORK_MAX,
-};
+use crate::format::key_slot::{self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOTS_MAX, WORK_MAX};
 use crate::format::note::Says;
 use crate::format::object::{self, ObjectKind};
 use crate::format::signed::Signer;
 use crate::id::{Pin, RepositoryId, SlotId};
 use crate::parallel;
+use crate::repository::layout::Object;
+use crate::repository::objects::{self, Unreadable};
 use crate::repository::{Repository, layout};
+
+/// Objects below `keys/` that are read to find slots: each costs a request.
+const SLOTS_LOOKED_AT_MAX: usize = 4096;
 
 /// What the key in use allows, and who it belongs to.
 pub struct Access {
@@ -109,8 +112,27 @@ struct Refusals {
     foreign: Option<Error>,
     /// One opened, but what it leads to is not in order.
     opened: Option<Error>,
-    /// One cannot be tried.
-    closed: Option<Error>,
+    /// One asks for too much work.
+    costly: Option<Error>,
+    /// What is no slot of this repository.
+    unreadable: Unreadable,
+    /// How many were tried, and are of other keys.
+    tried: usize,
+}
+
+impl Refusals {
+    /// Says why nothing opened. Where no slot could be tried, that is damage, and the key may be the right one.
+    fn into_error(self, backend: &dyn Backend) -> Error {
+        let Self { foreign, opened, costly, unreadable, tried } = self;
+        let nothing_opens = || match (unreadable.first(), unreadable.count()) {
+            (Some(first), _) if tried == 0 => first.clone(),
+            (first, count) => {
+                let others = first.map_or_else(String::new, |first| format!("; {count} more cannot be read: {first}"));
+                Error::WrongKey { location: backend.location(), slots: tried, others }
+            }
+        };
+        foreign.or(opened).or(costly).unwrap_or_else(nothing_opens)
+    }
 }
 
 impl Door<'_> {
@@ -123,37 +145,28 @@ impl Door<'_> {
         let (first, others): (Vec<&Listed>, Vec<&Listed>) =
             slots.iter().partition(|slot| Some(&slot.key) == hinted.as_ref());
         let mut refusals = Refusals::default();
-        for group in [&first[..], &others[..others.len().min(SLOTS_MAX)]] {
+        for group in [&first[..], &others[..others.len().min(SLOTS_LOOKED_AT_MAX)]] {
             if let Some(unlocked) = self.try_slots(group, &mut refusals)? {
                 return Ok(unlocked);
             }
         }
-        let Refusals { foreign, opened, closed } = refusals;
-        let wrong_key = || Error::WrongKey { location: self.backend.location(), slots: slots.len() };
-        Err(foreign.or(opened).or(closed).unwrap_or_else(wrong_key))
+        Err(refusals.into_error(self.backend))
     }
 
     fn try_slots(&self, slots: &[&Listed], refusals: &mut Refusals) -> Result<Option<Unlocked>> {
-        let mut candidates = Vec::new();
-        for read in parallel::map(slots, self.backend.concurrency(), |slot| self.candidate(slot)) {
-            match read {
-                Ok(candidate) => candidates.push(candidate),
-                Err(error) if error.is_damage() => refusals.closed = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
+        let mut candidates = self.candidates(slots, refusals)?;
         // The cheapest first: slots that somebody made costly use up nothing before those that `key add` makes.
         candidates.sort_by_key(|candidate| candidate.work);
         let mut work_left = WORK_MAX;
         for Candidate { key, bytes, work } in candidates {
             let Some(left) = work_left.checked_sub(work) else {
-                refusals.closed = Some(Error::damaged(key, "it asks for more work than key slots may"));
+                refusals.costly = Some(Error::damaged(key, "it asks for more work than key slots may"));
                 continue;
             };
             work_left = left;
             match key_slot::open(&bytes, self.credential) {
-                Ok(None) => {}
-                Err(error) => refusals.closed = Some(Error::damaged(key, error)),
+                Ok(None) => refusals.tried += 1,
+                Err(error) => refusals.unreadable.push(Error::damaged(key, error)),
                 Ok(Some(secrets)) => match self.enter(&key, &bytes, secrets) {
                     Ok(unlocked) => return Ok(Some(unlocked)),
                     Err(error @ Error::NotPinned { .. }) => refusals.foreign = Some(error),
@@ -164,9 +177,30 @@ impl Door<'_> {
         Ok(None)
     }
 
+    /// Returns the first slots of a listing, at most [`SLOTS_MAX`]. What is no slot of this repository takes no place.
+    fn candidates(&self, slots: &[&Listed], refusals: &mut Refusals) -> Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
+        for batch in slots.chunks(SLOTS_MAX) {
+            for read in parallel::map(batch, self.backend.concurrency(), |slot| self.candidate(slot)) {
+                match read {
+                    Ok(candidate) => candidates.push(candidate),
+                    Err(error) if error.is_damage() => refusals.unreadable.push(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if candidates.len() >= SLOTS_MAX {
+                break;
+            }
+        }
+        candidates.truncate(SLOTS_MAX);
+        Ok(candidates)
+    }
+
     fn candidate(&self, slot: &Listed) -> Result<Candidate> {
         let key = slot.key.clone();
-        let bytes = read_slot(self.backend, slot)?;
+        let id =
+            layout::key_slot_of(&key).ok_or_else(|| Error::damaged(&key, "its name is not one that mlvault makes"))?;
+        let bytes = objects::read(self.backend, Object::KeySlot(id), Some(slot.size))?;
         let header = key_slot::checked(&bytes)
             .and_then(key_slot::SlotHeader::decode)
             .map_err(|error| Error::damaged(&key, error))?;
@@ -207,13 +241,6 @@ impl Door<'_> {
 /// Refuses a slot that stands under another one's name.
 fn check_name(key: &str, slot: &SlotId) -> Result<()> {
     if key == layout::key_slot(slot) { Ok(()) } else { Err(Error::damaged(key, format!("it is the slot {slot}"))) }
-}
-
-fn read_slot(backend: &dyn Backend, object: &Listed) -> Result<Bytes> {
-    if object.size > SLOT_LEN_MAX {
-        return Err(Error::damaged(&object.key, "it is larger than a key slot can be"));
-    }
-    backend.read(&object.key)
 }
 
 /// A slot that is to be made.
@@ -270,7 +297,8 @@ impl Repository {
     /// Makes a key slot without adding it, so that its key file can be made safe first. Needs a maintainer's key.
     pub fn prepare_key(&self, label: &str, role: Role, credential: &Credential) -> Result<PreparedKey> {
         let root_seed = self.access().root_seed()?;
-        let slots = self.backend().list(layout::KEYS)?.len();
+        // What is no slot takes no place: see `unlock`.
+        let slots = self.list_keys()?.iter().filter(|slot| slot.certificate.is_ok()).count();
         if slots >= SLOTS_MAX {
             return Err(Error::Invalid(format!(
                 "The repository has {slots} keys; no more than {SLOTS_MAX} are possible"
@@ -305,10 +333,10 @@ impl Repository {
     /// Lists all key slots, the oldest first, and last those that cannot be read.
     pub fn list_keys(&self) -> Result<Vec<ListedSlot>> {
         let mut slots = Vec::new();
-        for object in self.backend().list(layout::KEYS)? {
+        for object in self.backend().list(layout::KEYS)?.iter().take(SLOTS_LOOKED_AT_MAX) {
             let Some(slot) = layout::key_slot_of(&object.key) else { continue };
             slots.push(ListedSlot {
-                certificate: self.read_certificate(&object.key),
+                certificate: self.read_certificate(slot, Some(object.size)),
                 slot,
                 in_use: slot == self.access().certificate.slot,
             });
@@ -321,11 +349,13 @@ impl Repository {
         Ok(slots)
     }
 
-    fn read_certificate(&self, key: &str) -> Result<Certificate> {
-        let bytes = self.backend().read(key)?;
+    /// Reads a slot's certificate, and makes sure that a maintainer gave it to this slot.
+    pub fn read_certificate(&self, slot: SlotId, size: Option<u64>) -> Result<Certificate> {
+        let key = layout::key_slot(&slot);
+        let bytes = objects::read(self.backend(), Object::KeySlot(slot), size)?;
         let certificate = key_slot::open_description(&bytes, self.keys(), self.id(), &self.config().root_key)
-            .map_err(|error| Error::damaged(key, error))?;
-        check_name(key, &certificate.slot).map(|()| certificate)
+            .map_err(|error| Error::damaged(&key, error))?;
+        check_name(&key, &certificate.slot).map(|()| certificate)
     }
 
     /// Removes a key slot, named by its id, a prefix of it, or its label. Needs a maintainer's key.
@@ -353,7 +383,7 @@ impl Repository {
     /// Returns the stored form of a key slot, to be kept elsewhere: it is useless without its passphrase or key file.
     pub fn export_key(&self, name: &str) -> Result<Bytes> {
         let certificate = self.find_key(name)?;
-        self.backend().read(&layout::key_slot(&certificate.slot))
+        objects::read(self.backend(), Object::KeySlot(certificate.slot), None)
     }
 
     /// Puts an exported key slot back.

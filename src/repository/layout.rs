@@ -5,7 +5,11 @@
 //! variant, and the compiler then names every place that must learn of it.
 
 use crate::format::BlobKind;
-use crate::id::{CountersignatureId, NoteId, PackId, SegmentId, SessionId, SlotId, TombstoneId};
+use crate::format::key_slot::SLOT_LEN_MAX;
+use crate::format::object::ObjectKind;
+use crate::format::pack::PACK_LEN_MAX;
+use crate::id::{CountersignatureId, NoteId, PackId, QuarantineId, SegmentId, SessionId, SlotId, TombstoneId};
+use crate::units::{KIB, MIB};
 
 /// The repository's parameters, and the generation of keys that they belong to.
 pub const CONFIG: &str = "config/1";
@@ -29,6 +33,15 @@ pub const TOMBSTONES: &str = "tombstones/";
 pub const COUNTERSIGNED: &str = "countersigned/";
 /// Prefix of the entries of an append-only log, which a later version may write.
 pub const LOG: &str = "log/";
+/// Prefix of what was put aside because it is none of the repository's objects. Nothing there is ever read but by people.
+pub const QUARANTINE: &str = "quarantine/";
+
+/// Largest part of an object in quarantine, in bytes: larger ones lie there in several.
+pub const QUARANTINE_PART_BYTES_MAX: u64 = 8 * MIB;
+/// Largest record of what is in quarantine, in bytes.
+const QUARANTINE_RECORD_BYTES_MAX: u64 = 64 * KIB;
+/// Last part of the key of such a record.
+const QUARANTINE_RECORD: &str = "record";
 
 /// Prefix of what is written to try a backend. It belongs to no repository; credentials that cannot delete leave some.
 pub const PROBE: &str = "probe/";
@@ -56,6 +69,10 @@ pub enum Object {
     Tombstone(TombstoneId),
     /// That packs were opened and found sound.
     Countersignature(CountersignatureId),
+    /// What is said of an object in quarantine.
+    QuarantineRecord(QuarantineId),
+    /// A part of an object in quarantine, by its number.
+    Quarantined(QuarantineId, u32),
 }
 
 impl Object {
@@ -76,6 +93,41 @@ impl Object {
             Self::Note(id) => format!("{NOTES}{id}"),
             Self::Tombstone(id) => format!("{TOMBSTONES}{id}"),
             Self::Countersignature(id) => format!("{COUNTERSIGNED}{id}"),
+            Self::QuarantineRecord(id) => format!("{QUARANTINE}{id}/{QUARANTINE_RECORD}"),
+            Self::Quarantined(id, part) => format!("{QUARANTINE}{id}/{part:08x}"),
+        }
+    }
+
+    /// Returns the size in bytes beyond which an object of this kind is refused unread.
+    pub fn bytes_max(self) -> u64 {
+        match self {
+            Self::KeySlot(_) => SLOT_LEN_MAX,
+            Self::Pack(..) => PACK_LEN_MAX,
+            Self::QuarantineRecord(_) => QUARANTINE_RECORD_BYTES_MAX,
+            Self::Quarantined(..) => QUARANTINE_PART_BYTES_MAX,
+            Self::Config
+            | Self::Segment(..)
+            | Self::Session(_)
+            | Self::Snapshot(_)
+            | Self::Forgotten(_)
+            | Self::Note(_)
+            | Self::Tombstone(_)
+            | Self::Countersignature(_) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
+        }
+    }
+
+    /// Returns the kind and name that the object's envelope is bound to, if it has one.
+    pub fn envelope(self) -> Option<(ObjectKind, String)> {
+        match self {
+            Self::Config => Some((ObjectKind::Config, CONFIG.to_owned())),
+            Self::Segment(..) => Some((ObjectKind::Segment, String::new())),
+            Self::Session(id) => Some((ObjectKind::Session, id.to_string())),
+            Self::Snapshot(id) => Some((ObjectKind::Snapshot, id.to_string())),
+            Self::Forgotten(id) => Some((ObjectKind::Forgotten, id.to_string())),
+            Self::Note(id) => Some((ObjectKind::Note, id.to_string())),
+            Self::Tombstone(id) => Some((ObjectKind::Tombstone, id.to_string())),
+            Self::Countersignature(id) => Some((ObjectKind::Countersignature, id.to_string())),
+            Self::KeySlot(_) | Self::Pack(..) | Self::QuarantineRecord(_) | Self::Quarantined(..) => None,
         }
     }
 
@@ -99,6 +151,10 @@ impl Object {
             NOTES => Self::Note(name.parse().ok()?),
             TOMBSTONES => Self::Tombstone(name.parse().ok()?),
             COUNTERSIGNED => Self::Countersignature(name.parse().ok()?),
+            QUARANTINE => match name.split_once('/')? {
+                (id, QUARANTINE_RECORD) => Self::QuarantineRecord(id.parse().ok()?),
+                (id, part) => Self::Quarantined(id.parse().ok()?, u32::from_str_radix(part, 16).ok()?),
+            },
             _ => return None,
         };
         // Digits are read in either case, and a pack might stand among those of two other digits.
@@ -236,6 +292,8 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Object::Note(NoteId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Tombstone(TombstoneId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Countersignature(CountersignatureId::from_bytes(id))),
+            any::<[u8; 16]>().prop_map(|id| Object::QuarantineRecord(QuarantineId::from_bytes(id))),
+            any::<([u8; 16], u32)>().prop_map(|(id, part)| Object::Quarantined(QuarantineId::from_bytes(id), part)),
         ]
     }
 

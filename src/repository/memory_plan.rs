@@ -32,6 +32,8 @@ pub fn limit_of_each(limit_bytes: u64, repositories: usize) -> Result<u64> {
 pub struct MemoryPlan {
     /// Bytes of chunks on their way from the source to a pack, or from a pack to the target.
     pub chunk_bytes: u64,
+    /// Bytes of small objects that are being opened, and again as many of records that are kept.
+    pub object_bytes: u64,
     /// Packs that may be uploading at once.
     pub uploads: usize,
     /// Largest pack that fits the plan, in bytes.
@@ -39,7 +41,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Divides `limit_bytes`: the base and the index first, half of the rest for packs, half for chunks.
+    /// Divides `limit_bytes`: the base and the index first; half of the rest for packs, an eighth for small objects that are
+    /// being opened, an eighth for records that are kept, a quarter for chunks.
     pub fn new(limit_bytes: u64) -> Result<Self> {
         if limit_bytes < MEMORY_LIMIT_MIN {
             return Err(Error::Invalid(format!(
@@ -54,7 +57,9 @@ impl MemoryPlan {
         let pack_bytes_max = (pack_memory / 6).min(64 * MIB).next_power_of_two()
             / if (pack_memory / 6).is_power_of_two() { 1 } else { 2 };
         let uploads = (pack_memory / pack_bytes_max.max(1)).saturating_sub(4).clamp(1, UPLOADS_MAX);
-        Ok(Self { chunk_bytes: rest - pack_memory, uploads: uploads as usize, pack_bytes_max })
+        let object_bytes = rest / 8;
+        let chunk_bytes = rest - pack_memory - 2 * object_bytes;
+        Ok(Self { chunk_bytes, object_bytes, uploads: uploads as usize, pack_bytes_max })
     }
 }
 
@@ -67,7 +72,10 @@ mod tests {
         for limit in [256 * MIB, 300 * MIB, 512 * MIB, GIB, 8 * GIB] {
             let plan = MemoryPlan::new(limit).unwrap();
             let packs = (plan.uploads as u64 + 4) * plan.pack_bytes_max;
-            assert!(packs + plan.chunk_bytes + BASE_BYTES + rocks::MEMORY_BYTES <= limit, "{limit}: {plan:?}");
+            assert!(
+                packs + plan.chunk_bytes + 2 * plan.object_bytes + BASE_BYTES + rocks::MEMORY_BYTES <= limit,
+                "{limit}: {plan:?}"
+            );
             assert!(plan.pack_bytes_max >= 8 * MIB);
         }
         assert!(MemoryPlan::new(10 * MIB).is_err());

@@ -3,6 +3,7 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
+pub mod examine;
 pub mod history;
 pub mod index_sync;
 pub mod keys;
@@ -10,6 +11,7 @@ pub mod layout;
 pub mod memory_file;
 pub mod memory_plan;
 pub mod notes;
+pub mod objects;
 pub mod pins;
 pub mod session;
 pub mod snapshots;
@@ -17,8 +19,9 @@ pub mod thread_plan;
 pub mod time;
 pub mod trust;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -34,13 +37,13 @@ use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::forgotten::ForgottenRecord;
 use crate::format::key_slot::{Certificate, Role, RoleSecrets};
 use crate::format::object::{self, ObjectKind};
-use crate::format::snapshot::SessionOutcome;
-use crate::id::{Pin, RepositoryId, SlotId};
+use crate::id::{Pin, RepositoryId, SessionId, SlotId};
 use crate::repository::history::History;
 use crate::repository::index_sync::{Index, IndexHome, SegmentOpener};
 use crate::repository::keys::{Access, Door, NewSlot, Unlocked};
 use crate::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MemoryPlan};
-use crate::repository::snapshots::Remembered;
+use crate::repository::objects::ObjectReader;
+use crate::repository::snapshots::{Outcome, Remembered};
 use crate::repository::thread_plan::ThreadPlan;
 
 /// How a repository is opened.
@@ -84,9 +87,12 @@ pub struct Repository {
     index: Index,
     memory_plan: MemoryPlan,
     clock: Arc<dyn Clock>,
-    outcomes: Remembered<(SessionOutcome, Certificate)>,
+    objects: ObjectReader,
+    outcomes: Remembered<Outcome>,
     forgotten: Remembered<(ForgottenRecord, Certificate)>,
     history: History,
+    /// Snapshots that others saw, as far as they were read through this handle.
+    seen: Mutex<BTreeSet<SessionId>>,
 }
 
 /// How a repository is made.
@@ -207,10 +213,11 @@ impl Repository {
     ) -> Result<Arc<Self>> {
         let memory_plan = MemoryPlan::new(options.memory_limit)?;
         let location = backend.location();
-        let bytes = backend.read(layout::CONFIG).map_err(|error| match error.fault() {
-            Some(Fault::NotFound) => explain_missing_config(backend.as_ref()),
-            _ => error,
-        })?;
+        let bytes =
+            objects::read(backend.as_ref(), layout::Object::Config, None).map_err(|error| match error.fault() {
+                Some(Fault::NotFound) => explain_missing_config(backend.as_ref()),
+                _ => error,
+            })?;
         let damaged = |error| Error::damaged(layout::CONFIG, error);
         let found = object::peek_version(&bytes).map_err(damaged)?;
         if found != FORMAT_VERSION {
@@ -223,6 +230,7 @@ impl Repository {
         let keys = Arc::new(keys);
         let opener = SegmentOpener { keys: Arc::clone(&keys), repository: id, root_key: config.root_key };
         let index = Index::new(Arc::clone(&backend), opener, home);
+        let objects = ObjectReader::new(Arc::clone(&backend), Arc::clone(&keys), id, memory_plan.object_bytes);
         Ok(Arc::new(Self {
             chunker: Chunker::new(&keys.gear_seed(), config.chunk_profiles),
             access,
@@ -232,9 +240,11 @@ impl Repository {
             keys,
             index,
             memory_plan,
+            objects,
             outcomes: Remembered::default(),
             forgotten: Remembered::default(),
             history: History::new(options.history_file.clone()),
+            seen: Mutex::default(),
         }))
     }
 
@@ -266,6 +276,11 @@ impl Repository {
     /// Returns what the key in use allows.
     pub fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Returns what opens its small objects.
+    pub fn objects(&self) -> &ObjectReader {
+        &self.objects
     }
 
     /// Returns its chunker.

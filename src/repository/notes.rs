@@ -5,16 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::crypto::random;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Fault, Result};
 use crate::format::key_slot::Certificate;
 use crate::format::note::{self, NoteRecord, Says};
-use crate::format::object::{self, ObjectKind};
 use crate::id::{NoteId, SessionId, SlotId};
 use crate::parallel;
+use crate::repository::layout::Object;
+use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout};
 
@@ -60,8 +60,10 @@ pub struct Notes {
     pub released: BTreeSet<SessionId>,
     /// Key slots that were removed.
     pub revoked: BTreeMap<SlotId, RemovedKey>,
-    /// One error for each note that could not be read.
-    pub damaged: Vec<Error>,
+    /// Notes that could not be read: each might be a hold.
+    pub damaged: Unreadable,
+    /// Objects under names that no note can have.
+    pub foreign: Unreadable,
     /// What each note speaks about, if that is one snapshot.
     pub subjects: BTreeMap<NoteId, SessionId>,
     /// Whether keys that were on one footing are so no more.
@@ -147,18 +149,20 @@ impl Repository {
     /// Reads and verifies all notes. A damaged one does not hide the others.
     pub fn list_notes(&self) -> Result<Notes> {
         let objects = self.backend().list(layout::NOTES)?;
-        let read = parallel::map(&objects, self.backend().concurrency(), |object| {
-            let id = layout::note_of(&object.key)
-                .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a note"))?;
-            self.read_note(&id).map(|(record, by)| (id, record, by))
-        });
         let (mut notes, mut sound) = (Notes::default(), Vec::new());
-        for result in read {
-            match result {
-                Ok(note) => sound.push(note),
-                Err(error) if error.fault() == Some(Fault::NotFound) => {}
-                Err(error) if error.is_damage() => notes.damaged.push(error),
-                Err(error) => return Err(error),
+        for batch in objects.chunks(BATCH_OBJECTS) {
+            let read = parallel::map(batch, self.backend().concurrency(), |object| {
+                let id = layout::note_of(&object.key)?;
+                Some(self.read_note(&id, object.size).map(|(record, by)| (id, record, by)))
+            });
+            for (object, result) in batch.iter().zip(read) {
+                match result {
+                    None => notes.foreign.push_foreign(&object.key),
+                    Some(Ok(note)) => sound.push(note),
+                    Some(Err(error)) if error.fault() == Some(Fault::NotFound) => {}
+                    Some(Err(error)) if error.is_damage() => notes.damaged.push(error),
+                    Some(Err(error)) => return Err(error),
+                }
             }
         }
         // A release goes by the id of its hold, not by the order: two clocks may differ.
@@ -175,16 +179,13 @@ impl Repository {
         let at = self.clock().now();
         let id = NoteId::new(at.as_millisecond().max(0) as u64, random());
         let body = note::encode(self.id(), id, &NoteRecord { at, says }, &self.access().signer());
-        let bytes = object::seal(self.keys(), self.id(), ObjectKind::Note, &id.to_string(), &body);
-        self.backend().create(&layout::note(&id), Bytes::from(bytes))?;
+        let bytes = objects::seal(self.keys(), self.id(), Object::Note(id), &body)?;
+        self.backend().create(&layout::note(&id), bytes)?;
         Ok(id)
     }
 
-    fn read_note(&self, id: &NoteId) -> Result<(NoteRecord, Certificate)> {
-        let key = layout::note(id);
-        let bytes = self.backend().read(&key)?;
-        object::open(self.keys(), self.id(), ObjectKind::Note, &id.to_string(), &bytes)
-            .and_then(|body| note::decode(self.id(), *id, &self.config().root_key, &body))
-            .map_err(|error| Error::damaged(&key, error))
+    pub(super) fn read_note(&self, id: &NoteId, size: u64) -> Result<(NoteRecord, Certificate)> {
+        let decode = |body: &[u8]| note::decode(self.id(), *id, &self.config().root_key, body);
+        self.objects().open(Object::Note(*id), Some(size), decode)
     }
 }

@@ -20,7 +20,6 @@ use crate::backend::Listed;
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
 use crate::format::key_slot::Certificate;
-use crate::format::object::{self, ObjectKind};
 use crate::format::session::SessionRecord;
 use crate::format::session_keys::{SessionKeys, SessionName};
 use crate::format::snapshot::{SessionOutcome, SnapshotRecord, VoidRecord};
@@ -29,6 +28,8 @@ use crate::format::{BlobKind, PerKind};
 use crate::id::{PackId, SessionId, TombstoneId};
 use crate::index::PackRecord;
 use crate::repository::index_sync::Place;
+use crate::repository::layout::Object;
+use crate::repository::objects::{self, Unreadable};
 use crate::repository::trust::Trust;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
@@ -49,7 +50,7 @@ pub struct Session {
     /// Whether a tombstone cannot be read: then any pack might be one that is about to go.
     pub is_blind: bool,
     /// What is wrong with tombstones.
-    pub bad_tombstones: Vec<Error>,
+    pub bad_tombstones: Unreadable,
     /// Whether trust was ever taken back: then even what an own snapshot names may not be relied on unasked.
     pub is_wary: bool,
     /// Packs of each kind that were there when the index was first asked, with their lengths.
@@ -80,9 +81,8 @@ impl Session {
         let id = SessionId::new(started.as_millisecond().max(0) as u64, random());
         let record =
             SessionRecord { started, host: host_name(), program: PROGRAM.to_owned(), purpose: purpose.to_owned() };
-        let name = id.to_string();
-        let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Session, &name, &record.encode());
-        repository.backend().create(&layout::session(&id), Bytes::from(sealed))?;
+        let sealed = objects::seal(repository.keys(), repository.id(), Object::Session(id), &record.encode())?;
+        repository.backend().create(&layout::session(&id), sealed)?;
         let tombstones = tombstones(repository)?;
         let is_blind = !tombstones.unreadable.is_empty();
         let bad_tombstones = tombstones.faults();
@@ -231,9 +231,9 @@ pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
     let time = repository.clock().now().as_millisecond().max(0) as u64;
     let id = TombstoneId::new(time, random());
     let body = Tombstone { packs: packs.to_vec() }.sign(repository.id(), id, &repository.access().signer());
-    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &body);
+    let sealed = objects::seal(repository.keys(), repository.id(), Object::Tombstone(id), &body)?;
     let key = layout::tombstone(&id);
-    repository.backend().create(&key, Bytes::from(sealed))?;
+    repository.backend().create(&key, sealed)?;
     Ok(key)
 }
 
@@ -264,14 +264,18 @@ pub struct Tombstones {
     /// The key of each sound object that no maintainer signed: no prune wrote it, so it marks nothing.
     pub forged: Vec<String>,
     /// Those that cannot be read. Any pack might be marked by them.
-    pub unreadable: Vec<Error>,
+    pub unreadable: Unreadable,
 }
 
 impl Tombstones {
     /// Returns what is wrong with those that do not count.
-    pub fn faults(&self) -> Vec<Error> {
-        let forged = |key: &String| Error::damaged(key, "no maintainer signed it, so it marks nothing");
-        self.forged.iter().map(forged).chain(self.unreadable.iter().cloned()).collect()
+    pub fn faults(&self) -> Unreadable {
+        let mut faults = Unreadable::default();
+        for key in &self.forged {
+            faults.push(Error::damaged(key, "no maintainer signed it, so it marks nothing"));
+        }
+        faults.extend(self.unreadable.clone());
+        faults
     }
 
     /// Returns the packs that are marked, as far as that can be read.
@@ -285,18 +289,19 @@ impl Tombstones {
         match self.unreadable.first() {
             None => Ok(self),
             Some(error) => Err(Error::Refused(format!(
-                "Nothing is pruned while a tombstone cannot be read. If no prune runs, remove this object from the storage. \
+                "Nothing is pruned while a tombstone cannot be read. If no prune runs, `mlvault repair objects` moves it away. \
                  {error}"
             ))),
         }
     }
 }
 
-/// Reads every tombstone.
+/// Reads every tombstone, one after the other. What stands there under a name that no tombstone has marks nothing.
 pub fn tombstones(repository: &Repository) -> Result<Tombstones> {
     let mut tombstones = Tombstones::default();
     for object in repository.backend().list(layout::TOMBSTONES)? {
-        match read_tombstone(repository, &object.key) {
+        let Some(id) = layout::tombstone_of(&object.key) else { continue };
+        match read_tombstone(repository, id, Some(object.size)) {
             Ok(Some(tombstone)) => tombstones.sound.push((object.key, tombstone.packs)),
             Ok(None) => tombstones.forged.push(object.key),
             Err(error) if error.fault() == Some(Fault::NotFound) => {}
@@ -307,17 +312,11 @@ pub fn tombstones(repository: &Repository) -> Result<Tombstones> {
     Ok(tombstones)
 }
 
-/// Reads a tombstone; returns nothing if no maintainer signed it.
-pub fn read_tombstone(repository: &Repository, key: &str) -> Result<Option<Tombstone>> {
-    let damaged = |error| Error::damaged(key, error);
-    let Some(id) = layout::tombstone_of(key) else {
-        return Err(Error::damaged(key, "its name is not that of a tombstone"));
-    };
-    let bytes = repository.backend().read(key)?;
-    object::open(repository.keys(), repository.id(), ObjectKind::Tombstone, &id.to_string(), &bytes)
-        .and_then(|body| Tombstone::verify(repository.id(), id, &repository.config().root_key, &body))
-        .map(|(tombstone, _)| tombstone)
-        .map_err(damaged)
+/// Reads a tombstone; returns nothing if no maintainer signed it. `size` is what a listing said of it, if it was listed.
+pub fn read_tombstone(repository: &Repository, id: TombstoneId, size: Option<u64>) -> Result<Option<Tombstone>> {
+    repository.objects().open(Object::Tombstone(id), size, |body| {
+        Tombstone::verify(repository.id(), id, &repository.config().root_key, body).map(|(tombstone, _)| tombstone)
+    })
 }
 
 /// Returns this machine's or pod's name, for people to read.

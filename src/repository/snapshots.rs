@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
@@ -14,29 +14,35 @@ use crate::backend::Listed;
 use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
-use crate::format::object::{self, ObjectKind};
 use crate::format::snapshot::{self, Completeness, SessionOutcome, SnapshotRecord, SourceRecord};
 use crate::id::SessionId;
 use crate::moment::DayOrTime;
+use crate::monitor::Monitor;
 use crate::parallel;
 use crate::repository::history::Sight;
+use crate::repository::layout::Object;
+use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
 use crate::repository::session::PROGRAM;
 use crate::repository::time;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
-use crate::units::KIB;
+use crate::units::{self, KIB, format_bytes};
 
 /// Objects of one kind that are remembered; further ones are read anew for each listing.
 const REMEMBERED_MAX: usize = 2048;
-/// Stored bytes of the largest object that is remembered.
+/// Bytes of the largest object that is remembered.
 const REMEMBERED_BYTES_MAX: u64 = 8 * KIB;
+/// Bytes that the name of a snapshot takes among those that a record says were seen.
+const SEEN_LEN: u64 = 35;
+/// Names of snapshots that others saw, of which a handle takes note.
+const SEEN_MAX: usize = 1 << 18;
 
 /// A snapshot with its name and its verified signer.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Its name.
     pub id: SessionId,
-    /// What it says.
+    /// What it says, but for [`SnapshotRecord::seen`], which is empty: together these grow with the square of their number.
     pub record: SnapshotRecord,
     /// Who wrote it.
     pub signer: Certificate,
@@ -104,13 +110,55 @@ pub struct SnapshotList {
     pub forgotten: BTreeSet<SessionId>,
     /// Snapshots that this machine has seen, and that are gone though no maintainer has forgotten them.
     pub gone: BTreeSet<SessionId>,
-    /// One error for each object that could not be read.
-    pub damaged: Vec<Error>,
+    /// Objects under the names of sessions that cannot be read: each might be a snapshot.
+    pub damaged: Unreadable,
+    /// The names of all of those.
+    pub damaged_ids: BTreeSet<SessionId>,
+    /// Records that cannot be read, which might say that a listed snapshot is forgotten.
+    pub doubts: Unreadable,
+    /// The snapshots that those are about. They are listed.
+    pub doubtful: BTreeSet<SessionId>,
+    /// Objects under names that no snapshot can have.
+    pub foreign: Unreadable,
+}
+
+impl SnapshotList {
+    /// Returns all that a snapshot or what is known of one might be hidden in.
+    pub fn unreadable(&self) -> Unreadable {
+        let mut all = self.damaged.clone();
+        all.extend(self.doubts.clone());
+        all
+    }
+
+    /// Tells what cannot be read, and what does not belong there.
+    pub fn note_to(&self, monitor: &dyn Monitor) {
+        self.unreadable().note_to(monitor);
+        self.foreign.note_to(monitor);
+    }
+}
+
+/// A snapshot that was asked for, and what speaks against it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Why another one may be meant: something that cannot be read may be newer.
+    pub doubt: Option<String>,
+    /// That something which cannot be read may say that this one was forgotten.
+    pub note: Option<String>,
 }
 
 /// What was read and verified under the names of sessions, for operations that list snapshots more than once. Nothing
 /// changes under such a name where creates are create-only; elsewhere nothing is remembered.
 pub struct Remembered<T>(Mutex<HashMap<(SessionId, u64), T>>);
+
+/// What is kept of an object that ended a session, and about how many bytes that takes.
+#[derive(Clone)]
+pub struct Outcome {
+    outcome: SessionOutcome,
+    signer: Certificate,
+    bytes: u64,
+}
 
 impl<T> Default for Remembered<T> {
     fn default() -> Self {
@@ -119,17 +167,17 @@ impl<T> Default for Remembered<T> {
 }
 
 impl<T: Clone> Remembered<T> {
-    /// Returns what is stored under a name with this size, and reads it if that is not known.
-    fn get(&self, repository: &Repository, id: &SessionId, size: u64, read: impl FnOnce() -> Result<T>) -> Result<T> {
-        let known = || lock(&self.0);
-        if let Some(found) = known().get(&(*id, size)) {
-            return Ok(found.clone());
+    /// Returns what is known to be stored under a name with this size.
+    fn get(&self, id: &SessionId, size: u64) -> Option<T> {
+        lock(&self.0).get(&(*id, size)).cloned()
+    }
+
+    /// Remembers what was read, if it takes few `bytes` and there is room.
+    fn put(&self, repository: &Repository, (id, size): (&SessionId, u64), read: &T, bytes: u64) {
+        let mut known = lock(&self.0);
+        if repository.config().create_only && bytes <= REMEMBERED_BYTES_MAX && known.len() < REMEMBERED_MAX {
+            known.insert((*id, size), read.clone());
         }
-        let found = read()?;
-        if repository.config().create_only && size <= REMEMBERED_BYTES_MAX && known().len() < REMEMBERED_MAX {
-            known().insert((*id, size), found.clone());
-        }
-        Ok(found)
     }
 }
 
@@ -137,34 +185,34 @@ impl Repository {
     /// Reads and verifies every snapshot object. A damaged one does not hide the others.
     ///
     /// What is looked up from then on comes from index segments read later than this, so that it has all that the
-    /// snapshots need, however long the repository has been open.
+    /// snapshots need, however long the repository has been open. Fails with [`Error::Invalid`] if the records take more
+    /// memory than the limit leaves for them.
     pub fn list_snapshots(&self) -> Result<SnapshotList> {
         self.history().recall(self);
         let objects = self.backend().list(layout::SNAPSHOTS)?;
         self.index().expire();
-        let read = parallel::map(&objects, self.backend().concurrency(), |object| {
-            let id = layout::snapshot_of(&object.key)
-                .ok_or_else(|| Error::damaged(&object.key, "its name is not that of a session"))?;
-            self.outcomes
-                .get(self, &id, object.size, || self.read_outcome(&id))
-                .map(|(outcome, signer)| (id, outcome, signer, object.modified))
-        });
-        // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
-        let records = self.backend().list(layout::FORGOTTEN)?;
-        let records: HashMap<SessionId, Listed> =
-            records.into_iter().filter_map(|object| Some((layout::forgotten_of(&object.key)?, object))).collect();
-        let mut list = SnapshotList { forgotten: records.keys().copied().collect(), ..SnapshotList::default() };
-        for outcome in read {
-            match outcome {
-                Ok((id, SessionOutcome::Snapshot(record), signer, arrived)) => {
-                    list.snapshots.push(Snapshot { id, record: *record, signer, arrived });
-                }
-                Ok((id, SessionOutcome::Void(_), ..)) => list.voids.push(id),
-                Err(error) if error.fault() == Some(Fault::NotFound) => {}
-                Err(error) if error.is_damage() => list.damaged.push(error),
-                Err(error) => return Err(error),
+        let mut list = SnapshotList::default();
+        let kept_bytes = AtomicU64::new(0);
+        for batch in objects.chunks(BATCH_OBJECTS) {
+            let read =
+                parallel::map(batch, self.backend().concurrency(), |object| self.read_listed(object, &kept_bytes));
+            for (object, read) in batch.iter().zip(read) {
+                let Some((id, outcome)) = read else {
+                    list.foreign.push_foreign(&object.key);
+                    continue;
+                };
+                list.take_in(id, object.modified, outcome)?;
             }
         }
+        // Last: whoever removes a snapshot has forgotten it before, and one that was gone when it was to be read is no riddle.
+        let mut records = HashMap::new();
+        for object in self.backend().list(layout::FORGOTTEN)? {
+            match layout::forgotten_of(&object.key) {
+                Some(id) => drop(records.insert(id, object)),
+                None => list.foreign.push_foreign(&object.key),
+            }
+        }
+        list.forgotten = records.keys().copied().collect();
         list.snapshots.sort_by_key(Snapshot::order);
         self.sort_out_trash(&mut list, &records)?;
         let names = objects.iter().filter_map(|object| layout::snapshot_of(&object.key));
@@ -196,10 +244,9 @@ impl Repository {
 
     /// Fails with [`Error::Refused`] unless a snapshot is there, or a maintainer has forgotten it.
     pub fn expect_snapshot(&self, id: &SessionId) -> Result<()> {
-        let is_there = match self.read_outcome(id) {
-            Ok((outcome, _)) => matches!(outcome, SessionOutcome::Snapshot(_)),
+        let is_there = match self.is_snapshot(id) {
             Err(error) if error.fault() == Some(Fault::NotFound) => false,
-            Err(error) => return Err(error),
+            is_there => is_there?,
         };
         if is_there || self.verify_forgotten(id)? {
             return Ok(());
@@ -211,6 +258,33 @@ impl Repository {
         )))
     }
 
+    /// Returns nothing for an object under a name that no snapshot can have. `kept_bytes` is what is kept of all so far.
+    fn read_listed(&self, object: &Listed, kept_bytes: &AtomicU64) -> Option<(SessionId, Result<Outcome>)> {
+        let id = layout::snapshot_of(&object.key)?;
+        let read = match self.outcomes.get(&id, object.size) {
+            Some(known) => Ok(known),
+            None => self.read_outcome(&id, Some(object.size)),
+        };
+        let kept = read.and_then(|outcome| {
+            self.refuse_too_much(kept_bytes.fetch_add(outcome.bytes, Ordering::Relaxed) + outcome.bytes)?;
+            self.outcomes.put(self, (&id, object.size), &outcome, outcome.bytes);
+            Ok(outcome)
+        });
+        Some((id, kept))
+    }
+
+    fn refuse_too_much(&self, kept_bytes: u64) -> Result<()> {
+        let bytes_max = self.memory_plan().object_bytes;
+        if kept_bytes <= bytes_max {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "The memory limit is too low for this repository: the records of its snapshots take more than the {} that it \
+             leaves for them",
+            format_bytes(bytes_max)
+        )))
+    }
+
     /// Takes forgotten snapshots out of the list. One whose record of that is damaged stays listed.
     fn sort_out_trash(&self, list: &mut SnapshotList, listed: &HashMap<SessionId, Listed>) -> Result<()> {
         let (marked, others) = std::mem::take(&mut list.snapshots)
@@ -219,7 +293,7 @@ impl Repository {
         list.snapshots = others;
         let records = parallel::map(&marked, self.backend().concurrency(), |Snapshot { id, .. }| {
             let size = listed.get(id).map_or(0, |object| object.size);
-            self.forgotten.get(self, id, size, || self.read_forgotten(id))
+            self.read_forgotten_listed(id, size)
         });
         for (snapshot, record) in marked.into_iter().zip(records) {
             match record {
@@ -228,7 +302,8 @@ impl Repository {
                     list.trash.push(Trashed { snapshot, forgotten, by, arrived });
                 }
                 Err(error) if error.is_damage() => {
-                    list.damaged.push(error);
+                    list.doubts.push(error);
+                    list.doubtful.insert(snapshot.id);
                     list.snapshots.push(snapshot);
                 }
                 Err(error) => return Err(error),
@@ -238,12 +313,27 @@ impl Repository {
         Ok(())
     }
 
+    fn read_forgotten_listed(&self, id: &SessionId, size: u64) -> Result<(ForgottenRecord, Certificate)> {
+        if let Some(known) = self.forgotten.get(id, size) {
+            return Ok(known);
+        }
+        let read = self.read_forgotten_of(id, Some(size))?;
+        self.forgotten.put(self, (id, size), &read, size);
+        Ok(read)
+    }
+
+    /// Reads and verifies the record that a snapshot was forgotten.
     pub(super) fn read_forgotten(&self, id: &SessionId) -> Result<(ForgottenRecord, Certificate)> {
-        let key = layout::forgotten(id);
-        let bytes = self.backend().read(&key)?;
-        object::open(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &bytes)
-            .and_then(|body| forgotten::decode(self.id(), *id, &self.config().root_key, &body))
-            .map_err(|error| Error::damaged(&key, error))
+        self.read_forgotten_of(id, None)
+    }
+
+    pub(super) fn read_forgotten_of(
+        &self,
+        id: &SessionId,
+        size: Option<u64>,
+    ) -> Result<(ForgottenRecord, Certificate)> {
+        let decode = |body: &[u8]| forgotten::decode(self.id(), *id, &self.config().root_key, body);
+        self.objects().open(Object::Forgotten(*id), size, decode)
     }
 
     /// Forgets a snapshot: it is listed no more. Atomic, and idempotent. Needs a maintainer's key.
@@ -251,7 +341,7 @@ impl Repository {
         self.access().require_maintainer("forget snapshots")?;
         let record = ForgottenRecord { at: self.clock().now(), reason: reason.to_owned(), program: PROGRAM.to_owned() };
         let body = forgotten::encode(self.id(), *id, &record, &self.access().signer());
-        let bytes = Bytes::from(object::seal(self.keys(), self.id(), ObjectKind::Forgotten, &id.to_string(), &body));
+        let bytes = objects::seal(self.keys(), self.id(), Object::Forgotten(*id), &body)?;
         match self.backend().create(&layout::forgotten(id), bytes) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => self.read_forgotten(id).map(drop),
             result => result,
@@ -262,65 +352,160 @@ impl Repository {
     ///
     /// For each such snapshot, those in the list that saw it; none if only this machine did.
     pub fn vanished(&self, list: &SnapshotList) -> Result<BTreeMap<SessionId, Vec<SessionId>>> {
-        let mut missing = missing_of(list);
-        let claimed: Vec<SessionId> = missing.keys().filter(|id| list.forgotten.contains(id)).copied().collect();
+        let mut missing = self.missing_of(list);
+        let claimed: Vec<SessionId> = missing.intersection(&list.forgotten).copied().collect();
         let verified = parallel::map(&claimed, self.backend().concurrency(), |id| self.verify_forgotten(id));
         for (id, is_forgotten) in claimed.iter().zip(verified) {
             if is_forgotten? {
                 missing.remove(id);
             }
         }
+        let mut seen_by = self.seen_by(list, &missing)?;
         for id in &list.gone {
-            missing.entry(*id).or_default();
+            seen_by.entry(*id).or_default();
         }
-        Ok(missing)
+        Ok(seen_by)
     }
 
-    fn read_outcome(&self, id: &SessionId) -> Result<(SessionOutcome, Certificate)> {
-        let key = layout::snapshot(id);
-        let bytes = self.backend().read(&key)?;
-        let damaged = |error| Error::damaged(&key, error);
-        let body =
-            object::open(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &bytes).map_err(damaged)?;
-        snapshot::decode(self.id(), *id, &self.config().root_key, &body).map_err(damaged)
+    /// Returns what is neither there nor in the trash, though others saw it.
+    fn missing_of(&self, list: &SnapshotList) -> BTreeSet<SessionId> {
+        let trash = list.trash.iter().map(|trashed| trashed.snapshot.id);
+        let there: BTreeSet<SessionId> = list.snapshots.iter().map(|snapshot| snapshot.id).chain(trash).collect();
+        lock(&self.seen).difference(&there).copied().collect()
+    }
+
+    /// Reads the records again, because lists do not keep what they saw: for each that is missing, those that saw it.
+    fn seen_by(
+        &self,
+        list: &SnapshotList,
+        missing: &BTreeSet<SessionId>,
+    ) -> Result<BTreeMap<SessionId, Vec<SessionId>>> {
+        let mut seen_by: BTreeMap<SessionId, Vec<SessionId>> = BTreeMap::new();
+        if missing.is_empty() {
+            return Ok(seen_by);
+        }
+        for batch in list.snapshots.chunks(BATCH_OBJECTS) {
+            let read =
+                parallel::map(batch, self.backend().concurrency(), |snapshot| self.seen_of(&snapshot.id, missing));
+            for (snapshot, seen) in batch.iter().zip(read) {
+                match seen {
+                    Ok(seen) => seen.into_iter().for_each(|seen| seen_by.entry(seen).or_default().push(snapshot.id)),
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(seen_by)
+    }
+
+    fn seen_of(&self, id: &SessionId, among: &BTreeSet<SessionId>) -> Result<Vec<SessionId>> {
+        self.open_outcome(id, None, |outcome, _, _| match outcome {
+            SessionOutcome::Snapshot(record) => record.seen.into_iter().filter(|seen| among.contains(seen)).collect(),
+            SessionOutcome::Void(_) => Vec::new(),
+        })
+    }
+
+    /// Returns whether a snapshot, and not a void marker, stands under a session's name. Fails if nothing readable does.
+    pub fn is_snapshot(&self, id: &SessionId) -> Result<bool> {
+        self.open_outcome(id, None, |outcome, _, _| matches!(outcome, SessionOutcome::Snapshot(_)))
+    }
+
+    pub(super) fn read_outcome(&self, id: &SessionId, size: Option<u64>) -> Result<Outcome> {
+        self.open_outcome(id, size, |mut outcome, signer, len| {
+            let mut seen = Vec::new();
+            if let SessionOutcome::Snapshot(record) = &mut outcome {
+                seen = std::mem::take(&mut record.seen);
+            }
+            let bytes = len.saturating_sub(seen.len() as u64 * SEEN_LEN);
+            self.note_seen(seen);
+            Outcome { outcome, signer, bytes }
+        })
+    }
+
+    /// Opens an object that ended a session, and hands over what it says and how many bytes that had.
+    fn open_outcome<T>(
+        &self,
+        id: &SessionId,
+        size: Option<u64>,
+        take: impl FnOnce(SessionOutcome, Certificate, u64) -> T,
+    ) -> Result<T> {
+        self.objects().open(Object::Snapshot(*id), size, |body| {
+            let (outcome, signer) = snapshot::decode(self.id(), *id, &self.config().root_key, body)?;
+            Ok(take(outcome, signer, body.len() as u64))
+        })
+    }
+
+    fn note_seen(&self, seen: Vec<SessionId>) {
+        let mut known = lock(&self.seen);
+        for id in seen {
+            if known.len() < SEEN_MAX {
+                known.insert(id);
+            }
+        }
     }
 
     /// Finds the snapshot that `name` means: an id or a prefix of it, `latest`, `latest~2`, a day (`2026-11-21`, UTC:
     /// the last one of that day) or a time (`2026-11-21T03:00Z`: the last one not after it).
     ///
-    /// If damage hides what `latest` would be, that is an error, not an older snapshot.
+    /// If damage hides what `latest` would be, that is an error, not an older snapshot. [`Repository::find`] leaves this
+    /// to the caller.
     pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
-        let mut list = self.list_snapshots()?;
-        let result = select(&list.snapshots, name);
-        match result {
-            Ok(at) if is_id(name) || list.damaged.is_empty() => Ok(list.snapshots.swap_remove(at)),
-            Err(error) if list.damaged.is_empty() => Err(error),
-            _ => Err(list.damaged.swap_remove(0)),
+        certain(self.find(name)?)
+    }
+
+    /// Finds the snapshot that `name` means among those that can be read, and tells what speaks against it.
+    pub fn find(&self, name: &str) -> Result<Found> {
+        let list = self.list_snapshots()?;
+        let selected = select(&list.snapshots, name).map(|at| list.snapshots[at].clone());
+        if is_id(name) {
+            let hidden = list.damaged_ids.iter().find(|id| id.to_string().starts_with(&name.to_ascii_lowercase()));
+            return match (selected, hidden) {
+                (Ok(snapshot), _) => Ok(found(&list, snapshot, |_| false)),
+                // What it is hidden by says more than that it is not there.
+                (Err(missing), Some(id)) => Err(self.read_outcome(id, None).err().unwrap_or(missing)),
+                (Err(error), None) => Err(error),
+            };
+        }
+        let until = name.parse::<DayOrTime>().ok().and_then(|moment| moment.after().ok());
+        match (selected, list.damaged.first()) {
+            (Ok(snapshot), _) => {
+                let made = snapshot.made();
+                Ok(found(&list, snapshot, |time| time >= made && until.is_none_or(|until| time < until)))
+            }
+            (Err(Error::NotFound(_)), Some(damage)) => Err(damage.clone()),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// Finds the last snapshot of an MLflow deployment (of this name, if one is given) that began on this day (UTC) or at
-    /// this time, or before; without either the last one.
+    /// this time, or before; without either the last one. If damage hides it, that is an error.
     pub fn find_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Snapshot> {
+        certain(self.find_of_deployment(deployment, as_of)?)
+    }
+
+    /// As [`Repository::find_deployment`] among the snapshots that can be read, and tells what speaks against it.
+    pub fn find_of_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Found> {
         let until = as_of.map(|text| text.parse::<DayOrTime>()?.after()).transpose()?;
-        let mut list = self.list_snapshots()?;
-        if !list.damaged.is_empty() {
-            return Err(list.damaged.swap_remove(0));
-        }
-        let is_meant = |snapshot: &Snapshot| {
+        let list = self.list_snapshots()?;
+        let is_meant = |snapshot: &&Snapshot| {
             let name = match &snapshot.record.source {
                 SourceRecord::Deployment { name } => name,
                 _ => return false,
             };
             deployment.is_none_or(|wanted| wanted == name) && until.is_none_or(|until| snapshot.made() < until)
         };
-        let found = list.snapshots.iter().rposition(is_meant);
-        found.map(|at| list.snapshots.swap_remove(at)).ok_or_else(|| {
-            let of =
-                deployment.map_or_else(|| "an MLflow deployment".to_owned(), |name| format!("the deployment {name:?}"));
-            let when = as_of.map_or_else(String::new, |time| format!(" from {time} or earlier"));
-            Error::NotFound(format!("There is no snapshot of {of}{when}"))
-        })
+        if let Some(snapshot) = list.snapshots.iter().rfind(is_meant) {
+            let made = snapshot.made();
+            let is_newer = |time| time >= made && until.is_none_or(|until| time < until);
+            return Ok(found(&list, snapshot.clone(), is_newer));
+        }
+        if let Some(damage) = list.damaged.first() {
+            return Err(damage.clone());
+        }
+        let of =
+            deployment.map_or_else(|| "an MLflow deployment".to_owned(), |name| format!("the deployment {name:?}"));
+        let when = as_of.map_or_else(String::new, |time| format!(" from {time} or earlier"));
+        Err(Error::NotFound(format!("There is no snapshot of {of}{when}")))
     }
 
     /// Seals, signs and writes an outcome under a session's name. Whatever stands there already stays.
@@ -328,8 +513,8 @@ impl Repository {
     /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
     pub(super) fn write_outcome(&self, id: &SessionId, outcome: &SessionOutcome) -> Result<()> {
         let body = snapshot::encode(self.id(), *id, outcome, &self.access().signer());
-        let bytes = object::seal(self.keys(), self.id(), ObjectKind::Snapshot, &id.to_string(), &body);
-        self.backend().create(&layout::snapshot(id), Bytes::from(bytes))?;
+        let bytes = objects::seal(self.keys(), self.id(), Object::Snapshot(*id), &body)?;
+        self.backend().create(&layout::snapshot(id), bytes)?;
         if matches!(outcome, SessionOutcome::Snapshot(_)) {
             // At once: who deletes it before anybody has listed it is noticed too.
             self.history().add(self, *id);
@@ -338,17 +523,53 @@ impl Repository {
     }
 }
 
-/// Returns what snapshots in the list saw that is neither there nor in the trash, and who saw it.
-fn missing_of(list: &SnapshotList) -> BTreeMap<SessionId, Vec<SessionId>> {
-    let trash = list.trash.iter().map(|trashed| trashed.snapshot.id);
-    let there: BTreeSet<SessionId> = list.snapshots.iter().map(|snapshot| snapshot.id).chain(trash).collect();
-    let mut missing: BTreeMap<SessionId, Vec<SessionId>> = BTreeMap::new();
-    for snapshot in &list.snapshots {
-        for seen in snapshot.record.seen.iter().filter(|seen| !there.contains(seen)) {
-            missing.entry(*seen).or_default().push(snapshot.id);
+impl SnapshotList {
+    /// Takes in what was read under the name of a session.
+    fn take_in(&mut self, id: SessionId, arrived: Timestamp, read: Result<Outcome>) -> Result<()> {
+        match read {
+            Ok(Outcome { outcome: SessionOutcome::Snapshot(record), signer, .. }) => {
+                self.snapshots.push(Snapshot { id, record: *record, signer, arrived });
+            }
+            Ok(Outcome { outcome: SessionOutcome::Void(_), .. }) => self.voids.push(id),
+            Err(error) if error.fault() == Some(Fault::NotFound) => {}
+            Err(error) if error.is_damage() => {
+                self.damaged.push(error);
+                self.damaged_ids.insert(id);
+            }
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
-    missing
+}
+
+/// Returns a snapshot with what speaks against it; `may_be_meant` tells that of one that began at a time.
+fn found(list: &SnapshotList, snapshot: Snapshot, may_be_meant: impl Fn(Timestamp) -> bool) -> Found {
+    let time_of = |id: &SessionId| {
+        let milliseconds = i64::try_from(id.unix_milliseconds()).unwrap_or(i64::MAX);
+        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+    };
+    let hidden = |id: &&SessionId| may_be_meant(time_of(id));
+    let count = list.damaged_ids.iter().filter(hidden).count();
+    let doubt = list.damaged_ids.iter().rfind(hidden).map(|id| {
+        format!(
+            "{} under names of newer snapshots than {} cannot be read, such as {:?}",
+            units::count(count, "object"),
+            snapshot.id.short(),
+            layout::snapshot(id)
+        )
+    });
+    let note = list.doubtful.contains(&snapshot.id).then(|| {
+        let record = layout::forgotten(&snapshot.id);
+        format!("The snapshot {} may have been forgotten: {record:?} cannot be read", snapshot.id.short())
+    });
+    Found { snapshot, doubt, note }
+}
+
+fn certain(found: Found) -> Result<Snapshot> {
+    match found.doubt {
+        None => Ok(found.snapshot),
+        Some(doubt) => Err(Error::damaged(layout::SNAPSHOTS, doubt)),
+    }
 }
 
 /// Least digits of an id prefix.

@@ -7,17 +7,16 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
 use crate::format::countersignature::{Countersignature, PACKS_MAX, SoundPack};
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::note::Says;
-use crate::format::object::{self, ObjectKind};
 use crate::id::{CountersignatureId, SlotId};
 use crate::index::PackRecord;
 use crate::parallel;
+use crate::repository::layout::Object;
+use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
 use crate::repository::{Repository, layout};
 
 /// Whom the key in use relies on, as things stood when this was read.
@@ -68,7 +67,7 @@ pub struct Countersigned {
     /// The key of each countersignature, and the packs that it names.
     pub sound: Vec<(String, Vec<SoundPack>)>,
     /// Those that do not count.
-    pub damaged: Vec<Error>,
+    pub damaged: Unreadable,
 }
 
 impl Countersigned {
@@ -122,29 +121,31 @@ impl Repository {
     /// Reads all countersignatures.
     pub fn countersigned_packs(&self) -> Result<Countersigned> {
         let objects = self.backend().list(layout::COUNTERSIGNED)?;
-        let read =
-            parallel::map(&objects, self.backend().concurrency(), |object| self.read_countersignature(&object.key));
         let mut all = Countersigned::default();
-        for (object, result) in objects.into_iter().zip(read) {
-            match result {
-                Ok(countersignature) => all.sound.push((object.key, countersignature.packs)),
-                Err(error) if error.fault() == Some(Fault::NotFound) => {}
-                Err(error) if error.is_damage() => all.damaged.push(error),
-                Err(error) => return Err(error),
+        for batch in objects.chunks(BATCH_OBJECTS) {
+            let read = parallel::map(batch, self.backend().concurrency(), |object| {
+                let id = layout::countersignature_of(&object.key)?;
+                Some(self.read_countersignature(id, object.size))
+            });
+            for (object, result) in batch.iter().zip(read) {
+                match result {
+                    // Nothing that counts has such a name.
+                    None => {}
+                    Some(Ok(countersignature)) => all.sound.push((object.key.clone(), countersignature.packs)),
+                    Some(Err(error)) if error.fault() == Some(Fault::NotFound) => {}
+                    Some(Err(error)) if error.is_damage() => all.damaged.push(error),
+                    Some(Err(error)) => return Err(error),
+                }
             }
         }
         Ok(all)
     }
 
-    fn read_countersignature(&self, key: &str) -> Result<Countersignature> {
-        let Some(id) = layout::countersignature_of(key) else {
-            return Err(Error::damaged(key, "its name is not that of a countersignature"));
-        };
-        let bytes = self.backend().read(key)?;
-        object::open(self.keys(), self.id(), ObjectKind::Countersignature, &id.to_string(), &bytes)
-            .and_then(|body| Countersignature::verify(self.id(), id, &self.config().root_key, &body))
-            .map(|(countersignature, _)| countersignature)
-            .map_err(|error| Error::damaged(key, error))
+    pub(super) fn read_countersignature(&self, id: CountersignatureId, size: u64) -> Result<Countersignature> {
+        self.objects().open(Object::Countersignature(id), Some(size), |body| {
+            Countersignature::verify(self.id(), id, &self.config().root_key, body)
+                .map(|(countersignature, _)| countersignature)
+        })
     }
 
     /// Says of packs that all of their chunks were opened and are what their names say. Returns the keys written.
@@ -158,9 +159,9 @@ impl Repository {
             let id = CountersignatureId::new(at.as_millisecond().max(0) as u64, random());
             let record = Countersignature { at, packs: packs.to_vec() };
             let body = record.sign(self.id(), id, &self.access().signer());
-            let sealed = object::seal(self.keys(), self.id(), ObjectKind::Countersignature, &id.to_string(), &body);
+            let sealed = objects::seal(self.keys(), self.id(), Object::Countersignature(id), &body)?;
             let key = layout::countersignature(&id);
-            self.backend().create(&key, Bytes::from(sealed))?;
+            self.backend().create(&key, sealed)?;
             keys.push(key);
         }
         Ok(keys)

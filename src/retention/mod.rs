@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::format::note::Says;
 use crate::hears::Hears;
 use crate::id::{NoteId, SessionId, SlotId};
-use crate::repository::Repository;
 use crate::repository::notes::Notes;
 use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::repository::{Repository, layout};
 pub use crate::retention::undelete::undelete;
 use decide::{Candidate, Decision, decide, newest_complete};
 use policy::{PRE_UPGRADE, Policy};
@@ -55,6 +55,8 @@ pub struct ForgetPlan {
     pub decisions: Vec<Decision>,
     /// Why this must be forced, if it must.
     pub objections: Vec<String>,
+    /// What could not be read, and is neither kept nor forgotten.
+    pub unreadable: Vec<String>,
     /// What the records will give as the reason.
     #[serde(skip)]
     reason: String,
@@ -71,8 +73,9 @@ impl ForgetPlan {
 pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Result<ForgetPlan> {
     let now = trusted_time(repository)?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
-    refuse_damage(&list, &notes)?;
-    let candidates: Vec<Candidate> = list.snapshots.iter().map(|snapshot| candidate(snapshot, &notes, now)).collect();
+    refuse_unknown_holds(&notes)?;
+    let unreadable = list.unreadable().lines();
+    let candidates = candidates_of(&list, &notes, now);
     match what {
         ForgetChoice::Policy { policy, name, zone, group } => {
             let in_group = |candidate: &Candidate| group.as_ref().is_none_or(|group| *group == candidate.group);
@@ -82,9 +85,11 @@ pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Resu
             }
             let decisions = decide(&candidates, policy, now, zone);
             let objections = objections_to_share(&decisions, share_max);
-            Ok(ForgetPlan { decisions, objections, reason: format!("policy {name}: {policy}") })
+            Ok(ForgetPlan { decisions, objections, unreadable, reason: format!("policy {name}: {policy}") })
         }
-        ForgetChoice::Snapshots(names) => plan_named(&list, &candidates, names, now),
+        ForgetChoice::Snapshots(names) => {
+            plan_named(&list, &candidates, names, now).map(|plan| ForgetPlan { unreadable, ..plan })
+        }
     }
 }
 
@@ -169,11 +174,9 @@ pub fn tag(repository: &Repository, name: &str, tags: Vec<String>, add: bool) ->
 pub fn upgrade_done(repository: &Repository, group: Option<&str>) -> Result<Vec<SessionId>> {
     let now = trusted_time(repository)?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
-    refuse_damage(&list, &notes)?;
-    let candidates: Vec<Candidate> = list
-        .snapshots
-        .iter()
-        .map(|snapshot| candidate(snapshot, &notes, now))
+    refuse_unknown_holds(&notes)?;
+    let candidates: Vec<Candidate> = candidates_of(&list, &notes, now)
+        .into_iter()
         .filter(|candidate| candidate.tags.iter().any(|tag| tag == PRE_UPGRADE) && candidate.started <= now)
         .filter(|candidate| group.is_none_or(|group| candidate.group == group))
         .collect();
@@ -213,11 +216,24 @@ fn trusted_time(repository: &Repository) -> Result<Timestamp> {
     Ok(theirs)
 }
 
-fn refuse_damage(list: &SnapshotList, notes: &Notes) -> Result<()> {
-    match list.damaged.first().or(notes.damaged.first()) {
+/// Snapshots that cannot be read are not forgotten, and keep no other one from that. A note that cannot be read may hold
+/// any snapshot.
+fn refuse_unknown_holds(notes: &Notes) -> Result<()> {
+    match notes.damaged.first() {
         None => Ok(()),
-        Some(error) => Err(Error::Refused(format!("Nothing is forgotten while something cannot be read. {error}"))),
+        Some(error) => Err(Error::Refused(format!(
+            "Nothing is forgotten while notes cannot be read ({}), which may be holds; `mlvault repair objects` takes them \
+             out of the way. {error}",
+            notes.damaged.count()
+        ))),
     }
+}
+
+/// Returns what may be forgotten. Of a snapshot that may be forgotten already nothing is decided, and it takes no other
+/// one's place.
+fn candidates_of(list: &SnapshotList, notes: &Notes, now: Timestamp) -> Vec<Candidate> {
+    let sure = list.snapshots.iter().filter(|snapshot| !list.doubtful.contains(&snapshot.id));
+    sure.map(|snapshot| candidate(snapshot, notes, now)).collect()
 }
 
 fn candidate(snapshot: &Snapshot, notes: &Notes, now: Timestamp) -> Candidate {
@@ -272,5 +288,12 @@ fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], n
         }
         decisions.push(candidate.decision(false, vec!["named".to_owned()]));
     }
-    Ok(ForgetPlan { decisions, objections, reason: "named by its id".to_owned() })
+    if let Some(id) = chosen.iter().find(|id| list.doubtful.contains(id)) {
+        return Err(Error::Refused(format!(
+            "The snapshot {} may be forgotten already: {:?} cannot be read; `mlvault repair objects` takes it out of the way",
+            id.short(),
+            layout::forgotten(id)
+        )));
+    }
+    Ok(ForgetPlan { decisions, objections, unreadable: Vec::new(), reason: "named by its id".to_owned() })
 }

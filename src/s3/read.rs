@@ -123,7 +123,7 @@ fn announced(answer: &GetObjectOutput, extent: &Extent) -> Result<(u64, u64), St
     let len = len.ok_or("the answer does not tell its length")?;
     let range = match extent {
         Extent::Whole(max) if len <= *max => return Ok((len, len)),
-        Extent::Whole(_) => return Err(format!("it has {len} bytes")),
+        Extent::Whole(max) => return Err(format!("it has {len} bytes, more than {max}")),
         Extent::Exactly(range) | Extent::UpTo(range) => range,
     };
     let size = match answer.content_range() {

@@ -283,6 +283,9 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     let back = printed.run("undelete", &[&first], 0)["snapshot"].as_str().unwrap().to_owned();
     printed.run("forget", &[&back, "--prune"], 0);
     printed.run("prune", &[], 0);
+    fs::create_dir_all(runner.path("repo/notes")).unwrap();
+    fs::write(runner.path("repo/notes").join("0".repeat(32)), "junk").unwrap();
+    printed.run("repair objects", &["--yes"], 0);
     printed.1
 }
 

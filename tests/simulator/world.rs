@@ -420,8 +420,10 @@ impl Backend for Process {
         self.call(Operation::Create(key.to_owned(), bytes)).map(drop)
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
-        self.bytes(Operation::Read(key.to_owned()))
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
+        let bytes = self.bytes(Operation::Read(key.to_owned()))?;
+        assert!(bytes.len() as u64 <= bytes_max, "{key}");
+        Ok(bytes)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

@@ -457,10 +457,10 @@ impl Backend for WatchedBackend {
         self.write("create", key, || self.inner.create(key, bytes.clone()))
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
         self.note("read", key);
         self.before_read.iter().for_each(|hook| hook(self.inner.as_ref(), key));
-        self.inner.read(key)
+        self.inner.read_up_to(key, bytes_max)
     }
 
     fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
