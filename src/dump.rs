@@ -425,7 +425,7 @@ impl Archive<'_> {
             Some(content) => self.builder.append(&header, Body::new(pieces, entry, content)),
             None => self.builder.append(&header, io::empty()),
         };
-        self.summary.bytes += content.map_or(0, |content| content.size);
+        self.summary.bytes = self.summary.bytes.saturating_add(content.map_or(0, |content| content.size));
         appended.map_err(append_fault)
     }
 

@@ -112,14 +112,14 @@ pub fn repository(repository: &Arc<Repository>, list: &SnapshotList, hears: &Hea
     for component in list.snapshots.iter().flat_map(|snapshot| &snapshot.record.components) {
         let totals = stats.components.entry(component.name.clone()).or_default();
         totals.snapshots += 1;
-        totals.entries += component.entries;
-        totals.logical_bytes += component.bytes;
-        stats.entries += component.entries;
-        stats.logical_bytes += component.bytes;
+        totals.entries = totals.entries.saturating_add(component.entries);
+        totals.logical_bytes = totals.logical_bytes.saturating_add(component.bytes);
+        stats.entries = stats.entries.saturating_add(component.entries);
+        stats.logical_bytes = stats.logical_bytes.saturating_add(component.bytes);
     }
     for object in repository.backend().list("")? {
         stats.objects += 1;
-        stats.stored_bytes += object.size;
+        stats.stored_bytes = stats.stored_bytes.saturating_add(object.size);
     }
     Ok(stats)
 }
@@ -307,7 +307,7 @@ impl SnapshotComponentStats {
             EntryKind::Symlink { .. } => &mut self.symlinks,
         };
         *counter += 1;
-        self.logical_bytes += entry.size();
+        self.logical_bytes = self.logical_bytes.saturating_add(entry.size());
     }
 }
 

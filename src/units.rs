@@ -67,6 +67,12 @@ pub fn plural(number: u64, noun: &str) -> String {
     }
 }
 
+/// Adds up numbers that somebody else claims. Where the sum does not fit, it is as large as can be: a lie about a length
+/// must neither end the program nor become a small number.
+pub fn sum_of_claims(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

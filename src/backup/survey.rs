@@ -21,7 +21,7 @@ pub fn survey(
     let monitor = &hears.monitor;
     monitor.phase("survey", None, None);
     let tally = Tally::default();
-    let (mut entries, mut bytes) = (0, 0);
+    let (mut entries, mut bytes) = (0, 0_u64);
     for found in source.walk() {
         hears.check()?;
         match found {
@@ -32,7 +32,7 @@ pub fn survey(
                 entries += 1;
                 monitor.count(Counter::Entries, 1);
                 if let Some(size) = item.size() {
-                    bytes += size;
+                    bytes = bytes.saturating_add(size);
                     let comparison = parent.compare(&item, &|_, _| Ok(true))?;
                     tally.count(&comparison);
                     if !matches!(comparison, SinceParent::Unchanged(..)) {
@@ -47,14 +47,14 @@ pub fn survey(
 
 /// Walks ahead of the backup, so that a person watching learns how much there is.
 pub fn find_totals(source: &dyn Source, monitor: &dyn Monitor, finished: &AtomicBool) {
-    let (mut entries, mut bytes) = (0, 0);
+    let (mut entries, mut bytes) = (0, 0_u64);
     for found in source.walk() {
         if finished.load(Ordering::Relaxed) {
             return;
         }
         if let Found::Item(item) = found {
             entries += 1;
-            bytes += item.size().unwrap_or(0);
+            bytes = bytes.saturating_add(item.size().unwrap_or(0));
         }
     }
     monitor.totals(entries, bytes);

@@ -27,7 +27,7 @@ use crate::parallel;
 use crate::repository::layout::{self, Object};
 use crate::repository::objects;
 use crate::sync::lock;
-use crate::units::{count, format_bytes};
+use crate::units::{count, format_bytes, sum_of_claims};
 
 /// Chunks of packs that are looked at together; each costs 44 bytes.
 const BATCH_CHUNKS_MAX: usize = 256 << 10;
@@ -71,7 +71,7 @@ impl Check<'_> {
         let sizes = stored.iter().map(|(id, (_, size))| (*id, *size));
         let selection = PackSelection::choose(self.options.read_data, sizes, &self.memory);
         let selected = stored.iter().filter(|(id, _)| selection.contains(id));
-        let bytes: u64 = selected.map(|(_, (_, size))| *size).sum();
+        let bytes = sum_of_claims(selected.map(|(_, (_, size))| *size));
         self.hears.monitor.phase("check packs", Some(stored.len() as u64), Some(bytes));
         self.begin_read_report(stored.len());
         let packs = Packs { stored, selection, verifier: PackVerifier::new(&self.reader), claims: Mutex::default() };
@@ -410,7 +410,7 @@ impl Check<'_> {
     fn check_unreferenced(&self, packs: &Packs<'_>, seen: &HashSet<PackId>) -> Result<()> {
         let mut unreferenced: Vec<_> = packs.stored.iter().filter(|(id, _)| !seen.contains(id)).collect();
         unreferenced.sort();
-        let bytes: u64 = unreferenced.iter().map(|(_, (_, size))| size).sum();
+        let bytes = sum_of_claims(unreferenced.iter().map(|(_, (_, size))| *size));
         if !unreferenced.is_empty() {
             self.findings.count(|counts| {
                 (counts.unreferenced_packs, counts.unreferenced_bytes) = (unreferenced.len() as u64, bytes);

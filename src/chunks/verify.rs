@@ -111,7 +111,7 @@ impl<'a> PackVerifier<'a> {
 
     /// Waits until there is memory for a pack of `size` bytes and what opening it takes.
     pub fn room_for(&self, size: u64) -> Permit {
-        self.budget.take(size + CHUNK_COPIES * self.reader.repository().config().chunk_len_max())
+        self.budget.take(size.saturating_add(CHUNK_COPIES * self.reader.repository().config().chunk_len_max()))
     }
 
     /// Looks at a pack whose bytes are here.

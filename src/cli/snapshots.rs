@@ -8,7 +8,7 @@ use mlvault::error::Result;
 use mlvault::format::snapshot::{SnapshotRecord, SourceRecord};
 use mlvault::repository::notes::Notes;
 use mlvault::repository::snapshots::{Snapshot, Trashed};
-use mlvault::units::{count, format_bytes};
+use mlvault::units::{count, format_bytes, sum_of_claims};
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
@@ -137,7 +137,7 @@ fn trash_rows(trash: &[Trashed]) -> Vec<Vec<String>> {
 
 fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
     let record = &snapshot.record;
-    let bytes: u64 = record.components.iter().map(|component| component.bytes).sum();
+    let bytes = sum_of_claims(record.components.iter().map(|component| component.bytes));
     let state = if snapshot.is_incomplete() { "INCOMPLETE" } else { "complete" };
     vec![
         snapshot.id.short(),

@@ -32,6 +32,7 @@ use crate::repository::snapshots::{Snapshot, select};
 use crate::trees::contents::entry_at;
 use crate::trees::reader::{TreeReader, for_each_chunk_of};
 use crate::trees::writer::TreeWriter;
+use crate::units::sum_of_claims;
 
 /// The field of the new record that names the snapshot that it was made from.
 const REPAIRED_FROM: &str = "repaired_from";
@@ -164,7 +165,7 @@ fn write_anew(
     record.seen = list.iter().map(|snapshot| snapshot.id).collect();
     record.more.insert(REPAIRED_FROM.to_owned(), serde_json::json!(hurt.snapshot));
     confess(&mut record, &losses, &hurt.lost);
-    let entries = record.components.iter().map(|component| component.entries).sum();
+    let entries = sum_of_claims(record.components.iter().map(|component| component.entries));
     // The broken snapshot is forgotten only after this.
     let is = session.commit(record)?;
     Ok(Repaired { was: hurt.snapshot, is, entries, lost_count: losses.len() as u64 })

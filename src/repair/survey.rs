@@ -157,7 +157,7 @@ impl Look<'_> {
         let examined = parallel::map(&packs, threads, |pack| self.examine(kind, pack, stored));
         for (pack, fault) in packs.into_iter().zip(examined) {
             survey.packs += 1;
-            survey.bytes += stored.get(&pack.id).map_or(0, |stored| stored.len);
+            survey.bytes = survey.bytes.saturating_add(stored.get(&pack.id).map_or(0, |stored| stored.len));
             if let Some(PackDamage { reason, unreadable }) = fault? {
                 let damaged = DamagedPack { kind, pack, reason, unreadable };
                 self.hears.monitor.problem(&damaged.key(), &damaged.reason);

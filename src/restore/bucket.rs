@@ -201,7 +201,7 @@ impl<'a> BucketRestore<'a> {
         if is_full || batch.objects.len() >= BATCH_OBJECTS_MAX {
             self.restore_batch(std::mem::take(batch))?;
         }
-        batch.bytes += object.content.size;
+        batch.bytes = batch.bytes.saturating_add(object.content.size);
         batch.objects.push(object);
         Ok(())
     }

@@ -38,6 +38,7 @@ pub use crate::restore::space::refuse_overfull;
 use crate::target::directory::{self, DirectoryTarget, ExistingKind};
 use crate::trees::contents::{self, Selection, is_selected};
 use crate::trees::reader::TreeReader;
+use crate::units::sum_of_claims;
 
 /// What to do with files that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,8 +246,8 @@ pub fn run(
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
     hears.monitor.phase(
         "restore",
-        total.map(|components| components.iter().map(|component| component.entries).sum()),
-        total.map(|components| components.iter().map(|component| component.bytes).sum()),
+        total.map(|components| sum_of_claims(components.iter().map(|component| component.entries))),
+        total.map(|components| sum_of_claims(components.iter().map(|component| component.bytes))),
     );
     let job = Job::new(&reader, options, hears);
     let mut found = path.is_empty();

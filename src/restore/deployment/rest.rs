@@ -200,8 +200,8 @@ impl<'a> RestRestore<'a> {
                 this.leave_out(format!("files at {}", reference.uri), why);
             }
             if let (Some(component), Some(path), 1..) = (reference.component, reference.path, reference.files) {
-                this.plan.files += reference.files;
-                this.plan.bytes += reference.bytes;
+                this.plan.files = this.plan.files.saturating_add(reference.files);
+                this.plan.bytes = this.plan.bytes.saturating_add(reference.bytes);
                 this.files.insert((reference.kind, reference.id), (component, path));
             }
             Ok(())
