@@ -107,6 +107,45 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "sqlite:////srv/mlflow.db?timeout=20",
             "mysql://u:p@h/d",
         ]),
+        "verified" => vec![vec![7; 48], vec![0; 96], Vec::new()],
+        "deployment_record" => texts(&[DEPLOYMENT_RECORD]),
+        "catalogue_line" => texts(&CATALOGUE_LINES),
+        "row_spool" => texts(&["a row\nanother row\nb \u{0}\n\nb last", "\"\n\\"]),
+        "mlflow_uri" => texts(&[
+            "mlflow-artifacts://mlflow:5000/1/abc/artifacts",
+            "https://host/base/ajax-api/2.0/mlflow-artifacts/artifacts/1/abc",
+            "file://localhost/srv/ml%20runs/",
+            "s3://bucket/a%41/",
+            "models:/fraud/7",
+            "runs:/0a1b/model/x",
+            "dbfs:/mnt//x",
+        ]),
+        "tracking_answer" => [
+            texts(&[
+                r#"{"runs":[{"info":{"run_id":"a"},"data":{"metrics":[{"key":"loss","value":NaN},{"key":"a","value":1.5}]}}]}"#,
+                r#"{"next_page_token":"x","tags":[{"key":"b"},{"key":"a\""}],"params":[-Infinity,null,1e999]}"#,
+            ]),
+            vec![nested("{\"tags\":", "[{\"tags\":")],
+        ]
+        .concat(),
+        "pgpass" => texts(&[r"h:5432:d:u:pass\:word\\", "*:*:*:*:x", "# *:*:*:*:x", r"a\:b:\\:d:u:"]),
+        "listing" => texts(&[
+            "p/\np/a\t1\t\"e\"\np/b\t2\n--next\np/c\t3\nd\t4\n--",
+            "\nb\t1\na\t1\na\t1\n--%2\na%20b+c\t5\n--%2\n--",
+            "x\nx\t-1\n--?",
+        ]),
+        "policy" => texts(&[
+            "keep-last = 3\nkeep-daily = 7\nkeep-within-monthly = '1y'\nkeep-tags = ['a']\nkeep-pre-upgrade = true",
+            "keep-within = '36h'",
+            "keep-yearly = 4294967295",
+        ]),
+        "setting" => texts(&[
+            "repository=s3://b/p",
+            "deployment.\"a=b\".tracking-uri=http://h",
+            "policy.audit.keep-tags=['a', 'b']",
+            "s3.path-style=true",
+            "memory-limit = 512M",
+        ]),
         _ => panic!("the target {target} has no seeds"),
     }
 }
@@ -121,6 +160,27 @@ const POSTGRESQL_DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\n\\restrict
 const SQLITE_DUMP: &str = "-- SQLite database dump\nBEGIN;\nCREATE TABLE t (a, [b], `c`);\n-- rows [\"t\",\"a\",\"b\"]\n\
     INSERT INTO \"t\" VALUES(1,'x\ny''z');\nINSERT INTO \"t\" VALUES(NULL,X'00');\n-- end of rows\n-- end of all rows\n\
     CREATE TRIGGER r BEGIN SELECT 1; END;\nCOMMIT;\n-- SQLite database dump complete\n";
+
+const DEPLOYMENT_RECORD: &str = r#"{"read_at":"2026-01-01T00:00:00Z","databases":[{"store":"backend","engine":"sqlite",
+    "server_version":"3.50","dump_version":"0.1","location":"/srv/mlflow.db","revisions":["a"],"tables":3,"rows":9}],
+    "mlflow_version":null,"roots":[{"uri":"s3://b","component":"artifacts","path":"","place":"s3://b"}],"excluded":["x"],
+    "keys":[{"name":"K","fingerprint":null,"rows":1}],"verdicts":{"database":"ok","artifacts":"not_ok","references":"ok",
+    "metadata":"absent"},"references":{"present":1,"empty":0,"carried_over":0,"deleted_meanwhile":0,"excluded":0,
+    "missing":0,"orphans":0,"orphan_bytes":0},"lossy":[]}"#;
+
+/// A line of each file, behind the byte that tells which.
+const CATALOGUE_LINES: [&str; 10] = [
+    "\u{0}{\"kind\":\"run\",\"id\":\"a\",\"uri\":\"s3://b\",\"files\":1,\"bytes\":2,\"lost\":[\"x\"],\"state\":\"partial\"}",
+    "\u{1}{\"component\":\"artifacts\",\"path\":\"a/b\",\"bytes\":18446744073709551615}",
+    "\u{2}{\"store\":\"backend\",\"name\":\"runs\",\"rows\":3,\"digest\":\"0808080808080808080808080808080808080808080808080808080808080808\"}",
+    "\u{3}{\"experiment_id\":\"0\",\"name\":\"Default\",\"lifecycle_stage\":\"active\",\"creation_time\":1}",
+    "\u{4}{\"run_id\":\"a\",\"experiment_id\":\"0\",\"status\":\"FINISHED\",\"end_time\":-1}",
+    "\u{5}{\"model_id\":\"m-0\",\"status\":2,\"artifact_location\":\"s3://b/m\"}",
+    "\u{6}{\"name\":\"fraud\",\"description\":\"\\u00e9\"}",
+    "\u{7}{\"name\":\"fraud\",\"version\":7,\"stage\":\"None\",\"source\":\"models:/m-0\"}",
+    "\u{8}{\"name\":\"fraud\",\"alias\":\"champion\",\"version\":7}",
+    "\u{9}{\"run_id\":\"a\",\"key\":\"loss\",\"value\":0.1,\"is_nan\":\"0\"}",
+];
 
 /// One key of each kind, and one that is spelt otherwise.
 fn object_keys() -> Vec<String> {

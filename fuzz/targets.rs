@@ -7,6 +7,9 @@
 //! What is sealed or signed cannot be forged by mutation: such kinds have a target for the stored form, which must be
 //! refused unless it is genuine, and one for what is inside, as a holder of the keys could have written it.
 
+#[path = "outside.rs"]
+mod outside;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -92,6 +95,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("statement_postgresql", statement_postgresql),
     ("statement_sqlite", statement_sqlite),
     ("database_uri", database_uri),
+    ("verified", outside::verified),
+    ("deployment_record", outside::deployment_record),
+    ("catalogue_line", outside::catalogue_line),
+    ("row_spool", outside::row_spool),
+    ("mlflow_uri", outside::mlflow_uri),
+    ("tracking_answer", outside::tracking_answer),
+    ("pgpass", outside::pgpass),
+    ("listing", outside::listing),
+    ("policy", outside::policy),
+    ("setting", outside::setting),
 ];
 
 /// Runs the target of that name.

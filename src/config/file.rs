@@ -248,7 +248,7 @@ fn read_table(path: &Path) -> Result<Table> {
 }
 
 /// Reads `KEY=VALUE`: the key as in TOML, with dots, the value as in TOML or else a text as it stands.
-fn parse_setting(setting: &str) -> Option<Table> {
+pub fn parse_setting(setting: &str) -> Option<Table> {
     if let Ok(table) = setting.parse() {
         return Some(table);
     }

@@ -11,7 +11,7 @@
 pub mod examine;
 mod load;
 mod merge;
-mod pgpass;
+pub mod pgpass;
 pub mod postgresql;
 pub mod review;
 pub mod rewrite;

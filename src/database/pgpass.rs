@@ -29,7 +29,8 @@ pub fn find(wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
     text.lines().find_map(|line| password_of(line, wanted))
 }
 
-fn password_of(line: &str, wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
+/// Returns the password of a line, if what is wanted fits its first four fields.
+pub fn password_of(line: &str, wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
     if line.starts_with('#') {
         return None;
     }

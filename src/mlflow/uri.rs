@@ -73,7 +73,7 @@ pub fn below<'a>(location: &'a str, root: &str) -> Option<&'a str> {
 /// Returns the part of a location that an operator would name: its scheme with bucket or server, or the first two
 /// components of a path.
 pub fn root_of(location: &str) -> String {
-    if location.starts_with(PROXIED) {
+    if location.strip_prefix(PROXIED).is_some_and(|path| path.starts_with('/')) {
         return format!("{PROXIED}/");
     }
     if let Some((scheme, rest)) = location.split_once("://") {

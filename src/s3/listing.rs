@@ -53,7 +53,7 @@ impl Bucket {
     /// Lists what begins with a prefix page by page, in whatever order the server has. An object may come twice.
     pub fn pages(&self, prefix: &str) -> Pages {
         let (bucket, prefix) = (self.clone(), prefix.to_owned());
-        Pages { bucket, prefix, token: None, tokens: PageTokens::new(LIST_PAGES_MAX), first_key: None, has_more: true }
+        Pages { bucket, progress: Progress::new(prefix) }
     }
 
     /// Returns what a server lists first of a prefix, at most `limit` objects and a thousand, with one request.
@@ -83,6 +83,18 @@ impl Bucket {
 /// Goes through the pages of a listing, and refuses one that does not advance. After an error it ends.
 pub struct Pages {
     bucket: Bucket,
+    progress: Progress,
+}
+
+impl Pages {
+    fn next_page(&mut self) -> Result<Vec<ListedObject>> {
+        let page = self.bucket.list_page(&self.progress.prefix, self.progress.token.clone(), None)?;
+        self.progress.take(&page).map_err(|reason| self.bucket.bad_listing(&self.progress.prefix, reason))
+    }
+}
+
+/// How far a listing has come.
+pub struct Progress {
     prefix: String,
     token: Option<String>,
     tokens: PageTokens,
@@ -90,11 +102,21 @@ pub struct Pages {
     has_more: bool,
 }
 
-impl Pages {
-    fn next_page(&mut self) -> Result<Vec<ListedObject>> {
-        let page = self.bucket.list_page(&self.prefix, self.token.clone(), None)?;
-        let objects = self.advance(&page).and_then(|()| Ok(objects_of(&page, &self.prefix)?));
-        objects.map_err(|reason| self.bucket.bad_listing(&self.prefix, reason))
+impl Progress {
+    /// Begins before the first page of what begins with a prefix.
+    pub fn new(prefix: String) -> Self {
+        Self { prefix, token: None, tokens: PageTokens::new(LIST_PAGES_MAX), first_key: None, has_more: true }
+    }
+
+    /// Returns whether another page follows.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Takes the next page, and returns what is on it.
+    pub fn take(&mut self, page: &ListObjectsV2Output) -> Result<Vec<ListedObject>, String> {
+        self.advance(page)?;
+        Ok(objects_of(page, &self.prefix)?)
     }
 
     /// Takes note of where the next page begins, if another one follows.
@@ -119,8 +141,8 @@ impl Iterator for Pages {
     type Item = Result<Vec<ListedObject>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let page = self.has_more.then(|| self.next_page())?;
-        self.has_more &= page.is_ok();
+        let page = self.progress.has_more.then(|| self.next_page())?;
+        self.progress.has_more &= page.is_ok();
         Some(page)
     }
 }
@@ -137,7 +159,7 @@ impl Objects {
             && let Some(page) = self.pages.next()
         {
             let taken = page?.into_iter().try_for_each(|listed| self.window.take_in(listed));
-            taken.map_err(|reason| self.pages.bucket.bad_listing(&self.pages.prefix, reason))?;
+            taken.map_err(|reason| self.pages.bucket.bad_listing(&self.pages.progress.prefix, reason))?;
         }
         Ok(())
     }
@@ -148,17 +170,17 @@ impl Iterator for Objects {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.fill() {
-            self.pages.has_more = false;
+            self.pages.progress.has_more = false;
             self.window = KeyWindow::default();
             return Some(Err(error));
         }
-        self.window.next().map(Ok)
+        self.window.take_first().map(Ok)
     }
 }
 
 /// Objects that are held back, by key.
 #[derive(Default)]
-struct KeyWindow {
+pub struct KeyWindow {
     waiting: BTreeMap<Vec<u8>, ListedObject>,
     last: Option<ListedObject>,
 }
@@ -166,7 +188,7 @@ struct KeyWindow {
 impl KeyWindow {
     /// Takes an object in. One that is listed twice, as `rclone serve s3` does after two writes of it, counts once; if
     /// the two differ, which of them is right is not known, and so nothing proves it unchanged.
-    fn take_in(&mut self, listed: ListedObject) -> Result<(), String> {
+    pub fn take_in(&mut self, listed: ListedObject) -> Result<(), String> {
         if self.last.as_ref() == Some(&listed) {
             return Ok(());
         }
@@ -187,7 +209,8 @@ impl KeyWindow {
         Ok(())
     }
 
-    fn next(&mut self) -> Option<ListedObject> {
+    /// Returns the first object by its key.
+    pub fn take_first(&mut self) -> Option<ListedObject> {
         let (_, next) = self.waiting.pop_first()?;
         self.last = Some(next.clone());
         Some(next)
@@ -232,7 +255,7 @@ mod tests {
     }
 
     fn drain(window: &mut KeyWindow) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| window.next()).map(|listed| listed.key).collect()
+        std::iter::from_fn(|| window.take_first()).map(|listed| listed.key).collect()
     }
 
     #[test]
@@ -260,10 +283,10 @@ mod tests {
         for listed in [listed(b"k", 5), listed(b"k", 5), listed(b"m", 7), listed(b"m", 6)] {
             window.take_in(listed).unwrap();
         }
-        assert_eq!(window.next().unwrap(), listed(b"k", 5));
-        let doubtful = window.next().unwrap();
+        assert_eq!(window.take_first().unwrap(), listed(b"k", 5));
+        let doubtful = window.take_first().unwrap();
         assert_eq!((doubtful.modified.seconds, doubtful.etag), (7, None));
-        assert!(window.next().is_none());
+        assert!(window.take_first().is_none());
     }
 
     proptest! {

@@ -21,7 +21,7 @@ mod connection;
 mod fault;
 mod headers;
 mod interruption;
-mod listing;
+pub mod listing;
 mod location;
 mod options;
 mod patience;

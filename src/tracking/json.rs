@@ -21,7 +21,7 @@ const UNORDERED: [&str; 9] = [
 ];
 
 /// Parses an answer. Bare `NaN` and infinities, which are not JSON, become texts.
-pub(super) fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
+pub fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(bytes).or_else(|error| {
         let quoted = quote_bare_words(bytes);
         if quoted.len() == bytes.len() { Err(error) } else { serde_json::from_slice(&quoted) }
@@ -51,7 +51,7 @@ fn quote_bare_words(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Puts lists whose order means nothing in order. The fields of objects are ordered by their names already.
-pub(super) fn put_in_order(value: &mut Value) {
+pub fn put_in_order(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(put_in_order),
         Value::Object(fields) => {

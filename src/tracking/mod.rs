@@ -8,7 +8,7 @@
 mod client;
 pub mod export;
 pub mod import;
-mod json;
+pub mod json;
 mod list;
 mod options;
 mod tls;

@@ -8,7 +8,7 @@
 //! - Each database is loaded in one transaction, and commits only if every table is what the snapshot recorded.
 
 mod rest;
-mod row_spool;
+pub mod row_spool;
 mod rows;
 mod selection;
 
@@ -203,7 +203,7 @@ impl<'a> DeploymentRestore<'a> {
         self.sync(plan.artifacts.iter().map(|artifact| &artifact.place))?;
         for database in &plan.databases {
             done.rewritten += self.load(database, options)?;
-            done.rows += database.rows;
+            done.rows = done.rows.saturating_add(database.rows);
             done.databases.push(database.store);
         }
         Ok(done)
