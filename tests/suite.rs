@@ -48,6 +48,7 @@ mod interrupts;
 mod lying_segment;
 mod memory;
 mod mlflow_deployment;
+mod power_loss;
 mod protocol_model;
 mod prune;
 mod prune_uses;

@@ -8,24 +8,29 @@
 //!   (The root itself may be reached through one: that is the user's choice.)
 //! - The root is never created but by [`LocalBackend::create_root`], so that a disk that is not mounted is noticed.
 //!
+//! - Every change goes through [`Disk`], so that `tests/power_loss.rs` can tell what a loss of power may leave of it.
+//!
 //! Directories are created with mode 0700 and files with 0600. Empty directories stay: removing one while another
 //! process puts an object into it could lose the durability of that object.
 
+pub mod disk;
+
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::backend::local::disk::{Disk, RealDisk};
 use crate::backend::{Backend, Listed, OBJECT_BYTES_MAX, is_key, is_key_prefix};
 use crate::clock::Clock;
 use crate::error::{Error, Fault, Result};
@@ -41,11 +46,6 @@ pub const TEMPORARY_AGE_SECONDS_MAX: i64 = 24 * 60 * 60;
 /// How often a create is tried when a directory that was there a moment ago is not there any more.
 const CREATE_ATTEMPTS_MAX: usize = 2;
 
-/// Mode of the directories that are created: for the owner only.
-const DIRECTORY_MODE: u32 = 0o700;
-/// Mode of the files that are created: for the owner only.
-const FILE_MODE: u32 = 0o600;
-
 /// What is said of a directory on NFS that is mounted as usual.
 const NFS_CACHE: &str = "it is on NFS, and this machine may list a directory as it was up to a minute ago; mount it with \
                          the option noac, or use the repository from one machine only";
@@ -57,6 +57,7 @@ const CONCURRENCY: usize = 4;
 #[derive(Debug)]
 pub struct LocalBackend {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
     /// Directories, by the keys' leading parts, that are known to exist and to have been synced into their parents.
     directories: Mutex<HashSet<String>>,
     /// Whether requests to the file system may be sent twice underway, and their answers get lost.
@@ -73,7 +74,16 @@ pub struct LocalBackend {
 impl LocalBackend {
     /// Opens an existing directory. Writes nothing, so that a read-only file system will do.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
+        Self::open_on(Arc::new(RealDisk), root.into())
+    }
+
+    /// Creates the directory, with parents, and opens it. An existing one is opened as it is.
+    pub fn create_root(root: impl Into<PathBuf>) -> Result<Self> {
+        Self::create_root_on(Arc::new(RealDisk), root.into())
+    }
+
+    /// [`LocalBackend::open`], with changes going through this disk.
+    pub fn open_on(disk: Arc<dyn Disk>, root: PathBuf) -> Result<Self> {
         let metadata = fs::metadata(&root).map_err(|error| failed("open", &root, error))?;
         if !metadata.is_dir() {
             return Err(failed("open", &root, ErrorKind::NotADirectory.into()));
@@ -84,6 +94,7 @@ impl LocalBackend {
             remote.is_some_and(|remote| remote.name == file_system::NFS) && file_system::nfs_is_cached(&root);
         Ok(Self {
             root,
+            disk,
             is_remote: remote.is_some(),
             stale_listing: is_cached.then(|| NFS_CACHE.to_owned()),
             directories: Mutex::default(),
@@ -93,14 +104,17 @@ impl LocalBackend {
         })
     }
 
-    /// Creates the directory, with parents, and opens it. An existing one is opened as it is.
-    pub fn create_root(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
+    /// [`LocalBackend::create_root`], with changes going through this disk.
+    pub fn create_root_on(disk: Arc<dyn Disk>, root: PathBuf) -> Result<Self> {
         let mut missing: Vec<&Path> = root.ancestors().take_while(|path| is_missing(path)).collect();
-        while let Some(directory) = missing.pop() {
-            create_directory(directory)?;
+        if missing.is_empty() {
+            // Who made it may not have come to that yet. Where this is not allowed, the directory is the user's affair.
+            let _ = sync_directory_of(disk.as_ref(), &root);
         }
-        Self::open(root)
+        while let Some(directory) = missing.pop() {
+            create_directory(disk.as_ref(), directory)?;
+        }
+        Self::open_on(disk, root)
     }
 
     fn known_directories(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -122,7 +136,7 @@ impl LocalBackend {
             return Ok(());
         }
         self.prepare_directory(parent_of(name))?;
-        create_directory(&self.root.join(name))?;
+        create_directory(self.disk.as_ref(), &self.root.join(name))?;
         self.known_directories().insert(name.to_owned());
         Ok(())
     }
@@ -133,12 +147,12 @@ impl LocalBackend {
         let temporary = self.write_temporary(bytes).map_err(|error| failed("create", path, error))?;
         if let Err(error) = self.publish(temporary, path).map_err(|error| failed("create", path, error)) {
             self.recognise(path, bytes, error)?;
-            return sync_directory_of(path).map_err(|error| failed("create", path, error));
+            return sync_directory_of(self.disk.as_ref(), path).map_err(|error| failed("create", path, error));
         }
         // The name is durable before the caller goes on: what refers to this object is written after it.
-        sync_directory_of(path).map_err(|error| {
+        sync_directory_of(self.disk.as_ref(), path).map_err(|error| {
             // The promise is that a failed create leaves nothing visible; if even this fails, no more can be done.
-            let _ = fs::remove_file(path);
+            let _ = self.disk.remove_file(path);
             failed("create", path, error)
         })
     }
@@ -161,16 +175,15 @@ impl LocalBackend {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
         let name = format!("{:016x}-{}-{number}", self.writer, process::id());
         let path = self.root.join(TEMPORARY_DIRECTORY).join(name);
-        let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
-        let mut file = opened.map_err(|error| match error.kind() {
+        let mut file = self.disk.create_file(&path).map_err(|error| match error.kind() {
             // That would say of the object, whose name this is not, that it is there.
             ErrorKind::AlreadyExists => io::Error::other("its temporary file is there already"),
             _ => error,
         })?;
-        let temporary = Temporary { path, is_there: true };
-        file.write_all(bytes)?;
+        let temporary = Temporary { path, disk: Arc::clone(&self.disk), is_there: true };
+        self.disk.write(&temporary.path, &mut file, bytes)?;
         // Before the rename: a name that survives a crash must not lead to content that did not.
-        file.sync_all()?;
+        self.disk.sync_file(&temporary.path, &file)?;
         Ok(temporary)
     }
 
@@ -178,9 +191,9 @@ impl LocalBackend {
     fn publish(&self, temporary: Temporary, path: &Path) -> io::Result<()> {
         if !self.lacks_rename.load(Ordering::Relaxed) {
             // Atomic, and refused where the name is taken: this is the create-only write that the protocol rests on.
-            match renameat_with(CWD, &temporary.path, CWD, path, RenameFlags::NOREPLACE) {
+            match self.disk.rename(&temporary.path, path) {
                 // NFS and some FUSE file systems do not know the flag.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.lacks_rename.store(true, Ordering::Relaxed),
+                Err(error) if is_unsupported(&error) => self.lacks_rename.store(true, Ordering::Relaxed),
                 renamed => {
                     renamed?;
                     temporary.forget();
@@ -188,8 +201,7 @@ impl LocalBackend {
                 }
             }
         }
-        linkat(CWD, &temporary.path, CWD, path, AtFlags::empty())?;
-        Ok(())
+        self.disk.link(&temporary.path, path)
     }
 
     /// Opens an object's file, and returns it with its length.
@@ -310,8 +322,8 @@ impl Backend for LocalBackend {
     fn remove(&self, key: &str) -> Result<()> {
         let path = self.object_path("remove", key)?;
         // Synced, because a prune relies on what it removed first being gone first after a crash.
-        if remove_if_there(&path)? {
-            sync_directory_of(&path).map_err(|error| failed("remove", &path, error))?;
+        if remove_if_there(self.disk.as_ref(), &path)? {
+            sync_directory_of(self.disk.as_ref(), &path).map_err(|error| failed("remove", &path, error))?;
         }
         Ok(())
     }
@@ -341,7 +353,7 @@ impl Backend for LocalBackend {
         let mut removed = 0;
         for entry in entries {
             let entry = entry.map_err(|error| failed("list", &directory, error))?;
-            if is_stale(&entry, clock.now()) && remove_if_there(&entry.path())? {
+            if is_stale(&entry, clock.now()) && remove_if_there(self.disk.as_ref(), &entry.path())? {
                 removed += 1;
             }
         }
@@ -352,6 +364,7 @@ impl Backend for LocalBackend {
 /// A temporary file, which is removed however its create ends.
 struct Temporary {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     is_there: bool,
 }
 
@@ -366,7 +379,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if self.is_there {
             // What cannot be removed is found by `remove_stale_temporaries` one day.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.disk.remove_file(&self.path);
         }
     }
 }
@@ -387,8 +400,8 @@ fn key_of(directory: &str, entry: &fs::DirEntry) -> Option<String> {
 }
 
 /// Creates one directory, or accepts the one that is there, and syncs the directory that it is in.
-fn create_directory(path: &Path) -> Result<()> {
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+fn create_directory(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.make_directory(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let metadata = fs::symlink_metadata(path).map_err(|error| failed("create", path, error))?;
             if metadata.is_symlink() {
@@ -399,13 +412,13 @@ fn create_directory(path: &Path) -> Result<()> {
         }
         other => other.map_err(|error| failed("create", path, error))?,
     }
-    sync_directory_of(path).map_err(|error| failed("create", path, error))
+    sync_directory_of(disk, path).map_err(|error| failed("create", path, error))
 }
 
 /// Makes the entries of the directory that holds `path` survive a crash.
-fn sync_directory_of(path: &Path) -> io::Result<()> {
+fn sync_directory_of(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match File::open(directory)?.sync_all() {
+    match disk.sync_directory(directory) {
         // Some network file systems have no sync of directories; there it is not needed.
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
         other => other,
@@ -413,12 +426,17 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a file. Returns whether there was one.
-fn remove_if_there(path: &Path) -> Result<bool> {
-    match fs::remove_file(path) {
+fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    match disk.remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(failed("remove", path, error)),
     }
+}
+
+/// Returns whether a file system does not know a call, or a flag of it.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 fn is_missing(path: &Path) -> bool {

@@ -12,7 +12,7 @@
 
 mod mutation;
 mod oracle;
-mod world;
+pub mod world;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

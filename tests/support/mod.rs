@@ -9,6 +9,7 @@ pub mod fault_server;
 pub mod mlflow_rows;
 pub mod mlflow_server;
 pub mod postgres_server;
+pub mod recording_disk;
 pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;

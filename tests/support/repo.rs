@@ -107,15 +107,13 @@ impl Vault {
 
     /// Restores a snapshot of a directory elsewhere. Returns what came of it, and the paths with problems.
     pub fn restore(&self, snapshot: SessionId, directory: &Path) -> Result<(Tree, Vec<String>)> {
-        let target = TempDir::new().unwrap();
-        let monitor = Arc::new(Problems::default());
-        let repository = self.open()?;
-        let snapshot = repository.find_snapshot(&snapshot.to_string())?;
-        let options = RestoreOptions::into_directory(target.path());
-        let summary = restore::run(&repository, &snapshot, &options, &Hears::new(monitor.clone(), Cancel::default()))?;
-        let subjects = monitor.subjects();
-        assert_eq!(summary.problems, subjects.len() as u64);
-        Ok((tree(&target.path().join(directory.strip_prefix("/").unwrap())), subjects))
+        restore_with(&self.open()?, snapshot, directory)
+    }
+
+    /// Opens the repository with an index in memory, which is the fastest where little is to be done.
+    pub fn open_in_memory(&self) -> Result<Arc<Repository>> {
+        let options = OpenOptions { memory_limit: MEMORY_LIMIT_MIN, ..OpenOptions::default() };
+        Repository::open_with_index(Arc::clone(&self.backend), &self.credential, &options, IndexHome::Memory)
     }
 
     /// Returns the names of all objects.
@@ -148,6 +146,22 @@ pub fn create_on(backend: &dyn Backend, credential: &Credential, create_only: bo
 /// Backs up a directory with an open repository.
 pub fn backup_with(repository: &Arc<Repository>, directory: &Path) -> Result<BackupSummary> {
     backup::run(repository, &BackupOptions::of_paths([directory]), &Hears::nobody())
+}
+
+/// Restores a snapshot of a directory elsewhere. Returns what came of it, and the paths with problems.
+pub fn restore_with(
+    repository: &Arc<Repository>,
+    snapshot: SessionId,
+    directory: &Path,
+) -> Result<(Tree, Vec<String>)> {
+    let target = TempDir::new().unwrap();
+    let monitor = Arc::new(Problems::default());
+    let snapshot = repository.find_snapshot(&snapshot.to_string())?;
+    let options = RestoreOptions::into_directory(target.path());
+    let summary = restore::run(repository, &snapshot, &options, &Hears::new(monitor.clone(), Cancel::default()))?;
+    let subjects = monitor.subjects();
+    assert_eq!(summary.problems, subjects.len() as u64);
+    Ok((tree(&target.path().join(directory.strip_prefix("/").unwrap())), subjects))
 }
 
 /// Checks an open repository.
