@@ -48,6 +48,7 @@ mod interrupts;
 mod lying_segment;
 mod memory;
 mod mlflow_deployment;
+mod nth_failure;
 mod power_loss;
 mod protocol_model;
 mod prune;

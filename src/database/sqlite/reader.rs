@@ -88,7 +88,8 @@ fn create_copy(scratch: &Path) -> Result<ScratchCopy> {
 }
 
 fn copy(original: &File, path: &Path, cancel: &Cancel) -> Result<()> {
-    let fault = |error: rusqlite::Error| original.error("copy", describe(&error));
+    // Named, because it is where room is needed: the original is only read.
+    let fault = |error: rusqlite::Error| original.error("copy", format!("{} (copying to {path:?})", describe(&error)));
     let mut copy = Connection::open(path).map_err(fault)?;
     // SQLite's online backup: pages of one instant, while MLflow goes on writing to the original.
     let backup = Backup::new(&original.connection, &mut copy).map_err(fault)?;
