@@ -45,6 +45,7 @@ mod hostile_key;
 mod hostile_pin;
 mod hostile_times;
 mod interrupts;
+mod long_life;
 mod lying_segment;
 mod memory;
 mod mlflow_deployment;
