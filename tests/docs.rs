@@ -389,6 +389,24 @@ fn links_between_the_pages_lead_somewhere() {
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
 
+/// A page that names a test promises that it is there.
+#[test]
+fn tests_that_the_pages_name_are_there() {
+    let files = ["src", "tests"].iter().flat_map(|folder| files_below(folder));
+    let code: String = files.filter(|name| name.ends_with(".rs")).map(|name| read(&name)).collect();
+    let is_test = |name: &&str| {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.matches('_').count() > 3 && name.chars().all(is_name)
+    };
+    let mut offences = Vec::new();
+    for page in pages() {
+        let quoted = page.text.split('`').skip(1).step_by(2);
+        let missing = quoted.filter(is_test).filter(|name| !code.contains(&format!("fn {name}(")));
+        offences.extend(missing.map(|name| format!("{}: there is no test {name}", page.name)));
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
 #[test]
 fn the_reading_of_pages_sees_what_it_looks_for() {
     assert_eq!(words("A=1 mlvault a 'b c' --x=\"y z\" # d"), ["A=1", "mlvault", "a", "b c", "--x=y z"]);

@@ -332,6 +332,15 @@ mod tests {
     }
 
     #[test]
+    fn set_user_id_comes_back_only_together_with_the_owner() {
+        let metadata = Metadata { mode: 0o6755, ..Metadata::default() };
+        assert_eq!(mode_of(&metadata, false), Mode::from_raw_mode(0o755));
+        assert_eq!(mode_of(&metadata, true), Mode::from_raw_mode(0o6755));
+        // Bits that say what kind of file it is do not get through either way.
+        assert_eq!(mode_of(&Metadata { mode: 0o140_777, ..metadata }, true), Mode::from_raw_mode(0o777));
+    }
+
+    #[test]
     fn a_directory_is_removed_with_its_content() {
         let directory = tempfile::tempdir().unwrap();
         let target = DirectoryTarget::create(directory.path()).unwrap();
