@@ -55,6 +55,7 @@ mod protocol_model;
 mod prune;
 mod prune_uses;
 mod race;
+mod refusals;
 mod repair;
 mod repair_packs;
 mod repair_snapshots;

@@ -15,7 +15,8 @@ use crate::id::ChunkId;
 pub struct TreeReader<'a> {
     chunks: &'a ChunkReader,
     component: String,
-    stack: Vec<std::vec::IntoIter<Child>>,
+    /// The inner nodes above, with their levels and what is still to be read of each.
+    stack: Vec<(u8, std::vec::IntoIter<Child>)>,
     entries: std::iter::Peekable<std::vec::IntoIter<Entry>>,
     prefix: Vec<u8>,
     from: Vec<u8>,
@@ -85,35 +86,36 @@ impl<'a> TreeReader<'a> {
             if self.entries.peek().is_some() {
                 return Ok(());
             }
-            let Some(level) = self.stack.last_mut() else { return Ok(()) };
+            let Some((level, children)) = self.stack.last_mut() else { return Ok(()) };
             // Children whose successor still begins at or before the place to go on from end before it.
-            while level.as_slice().get(1).is_some_and(|second| second.first_path <= self.from) {
-                level.next();
+            while children.as_slice().get(1).is_some_and(|second| second.first_path <= self.from) {
+                children.next();
             }
-            match level.next() {
+            match children.next() {
                 Some(child) if child.first_path > self.prefix && !child.first_path.starts_with(&self.prefix) => {
                     self.stack.clear();
                 }
                 Some(child) => {
-                    let height = self.stack.len();
-                    self.descend(&child.node, Some((height, child.first_path)))?;
+                    let above = *level;
+                    self.descend(&child.node, Some((above, child.first_path)))?;
                 }
                 None => drop(self.stack.pop()),
             }
         }
     }
 
-    /// Opens a node. `expected` is how many levels are above it and its first path.
-    fn descend(&mut self, node: &ChunkId, expected: Option<(usize, Vec<u8>)>) -> Result<()> {
+    /// Opens a node. `expected` is the level of its parent, and its first path.
+    fn descend(&mut self, node: &ChunkId, expected: Option<(u8, Vec<u8>)>) -> Result<()> {
         let decoded = read_node(self.chunks, &self.component, node)?;
         let damaged = |reason: &str| damaged_node(&self.component, node, reason);
-        if self.stack.len() > usize::from(LEVEL_MAX) {
-            return Err(damaged("a tree has too many levels"));
-        }
-        let first = match &decoded {
-            Node::Leaf(entries) => entries.first().map(|entry| &entry.path),
-            Node::Inner { children, .. } => children.first().map(|child| &child.first_path),
+        let (level, first) = match &decoded {
+            Node::Leaf(entries) => (0, entries.first().map(|entry| &entry.path)),
+            Node::Inner { level, children } => (*level, children.first().map(|child| &child.first_path)),
         };
+        // Levels fall with each step down, so no tree can loop.
+        if level > LEVEL_MAX || expected.as_ref().is_some_and(|(above, _)| level + 1 != *above) {
+            return Err(damaged("it is not of the level below its parent"));
+        }
         if let Some((_, path)) = &expected
             && first != Some(path)
         {
@@ -124,7 +126,7 @@ impl<'a> TreeReader<'a> {
         }
         match decoded {
             Node::Leaf(entries) => self.enter_leaf(entries),
-            Node::Inner { children, .. } => self.stack.push(children.into_iter()),
+            Node::Inner { level, children } => self.stack.push((level, children.into_iter())),
         }
         Ok(())
     }
