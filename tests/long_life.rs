@@ -122,9 +122,9 @@ impl Backend for Way {
         self.write("create", key, || self.store.create(key, bytes))
     }
 
-    fn read(&self, key: &str) -> Result<Bytes> {
+    fn read_up_to(&self, key: &str, bytes_max: u64) -> Result<Bytes> {
         self.request("read", key, false)?;
-        self.store.read(key)
+        self.store.read_up_to(key, bytes_max)
     }
 
     fn read_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {

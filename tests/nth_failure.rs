@@ -61,7 +61,7 @@ impl Scene {
         let runner = runner();
         let (place, source) = (runner.path("target"), runner.path("src"));
         Self {
-            line: format!("\"$MLVAULT\" restore --snapshot latest --target {}", quoted(&place)),
+            line: format!("\"$MLVAULT\" restore --snapshot latest --ignore-free-space --target {}", quoted(&place)),
             verify: format!("diff -r {} {}", quoted(&source), quoted(&place)),
             names: vec![place.display().to_string()],
             place,

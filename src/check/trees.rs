@@ -21,6 +21,7 @@ use crate::repository::index_sync::Place;
 use crate::repository::layout;
 use crate::repository::snapshots::Snapshot;
 use crate::sync::lock;
+use crate::units::sum_of_claims;
 
 /// Clean nodes that are remembered, at some 40 bytes each; beyond, nodes that snapshots share are read again.
 pub const NODES_REMEMBERED_MAX: usize = 1 << 20;
@@ -83,8 +84,8 @@ impl Check<'_> {
     /// Looks at the trees of all snapshots.
     pub(super) fn check_trees(&self, snapshots: &[Snapshot]) -> Result<()> {
         let components = || snapshots.iter().flat_map(|snapshot| &snapshot.record.components);
-        let entries = components().map(|component| component.entries).sum();
-        let bytes = components().map(|component| component.bytes).sum();
+        let entries = sum_of_claims(components().map(|component| component.entries));
+        let bytes = sum_of_claims(components().map(|component| component.bytes));
         self.hears.monitor.phase("check trees", Some(entries), Some(bytes));
         let walk = Walk { check: self, clean: Clean::default() };
         for snapshot in snapshots {

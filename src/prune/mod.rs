@@ -32,12 +32,14 @@ use crate::format::{BlobKind, PerKind};
 use crate::hears::Hears;
 use crate::id::{PackId, SessionId};
 use crate::prune::needed::Needed;
+use crate::prune::plan::PackUse;
 pub use crate::prune::plan::{PackSum, PruneLimits, PrunePlan};
 use crate::prune::repack::Repack;
 use crate::prune::sweep::OpenSession;
-use crate::prune::view::View;
+use crate::prune::view::{Basis, View};
 use crate::repository::notes::Notes;
 use crate::repository::snapshots::{Snapshot, SnapshotList};
+use crate::repository::trust::Trust;
 use crate::repository::{Repository, layout, session, time};
 
 /// How to prune.
@@ -127,6 +129,8 @@ struct Prune<'a> {
     unneeded_trash: Vec<SessionId>,
     /// The session in which this prune moved chunks.
     own_session: Option<SessionId>,
+    /// Whom this key relies on.
+    trust: Trust,
     /// Packs that were found not to hold what is said of them.
     accused: HashSet<PackId>,
 }
@@ -146,6 +150,7 @@ pub fn run(repository: &Arc<Repository>, options: &PruneOptions, hears: &Hears) 
         report,
         unneeded_trash: Vec::new(),
         own_session: None,
+        trust: Trust::read(repository)?,
         accused: HashSet::new(),
     };
     prune.run()?;
@@ -171,12 +176,18 @@ impl Prune<'_> {
         if self.options.dry_run {
             return Ok(());
         }
-        if self.report.packs_unproven > 0 && !self.accused.is_empty() {
-            // Nothing is left to the packs that turned out not to hold what is said of them; so they go themselves.
+        let is_short_of_plan = self.report.packs_unproven > 0 || self.report.packs_unreadable > 0;
+        if is_short_of_plan && !self.accused.is_empty() {
+            // Nothing is left to the packs that turned out not to hold what is said of them, if another holds it; so they go
+            // themselves.
             self.report.packs_unproven = 0;
             self.round(&mut needed)?;
         }
         self.clean_up()
+    }
+
+    fn basis<'a>(&'a self, needed: &'a Needed) -> Basis<'a> {
+        Basis { needed, trust: &self.trust, accused: &self.accused }
     }
 
     /// Makes a plan and carries it out.
@@ -184,11 +195,14 @@ impl Prune<'_> {
         self.hears.monitor.phase("look at snapshots", None, None);
         self.add_needed(needed)?;
         let view = View::take(self.repository)?;
-        let packs = view.uses(self.repository, needed, &self.accused)?.packs;
+        let packs = view.uses(self.repository, &self.basis(needed))?.packs;
         let open = self.sessions_in_the_way()?;
         self.report.sessions_open = open.len() as u64;
         let mut plan = plan::plan(&packs, &self.options.limits, self.full_pack_bytes(), !open.is_empty());
         let (delete, repack) = (std::mem::take(&mut plan.delete), std::mem::take(&mut plan.repack));
+        // One that was accused before and still has to provide something holds what no other pack does: it stays.
+        let (stuck, repack): (Vec<PackUse>, Vec<PackUse>) =
+            repack.into_iter().partition(|pack| self.accused.contains(&pack.id));
         if self.accused.is_empty() {
             self.report.plan = plan;
         }
@@ -200,7 +214,8 @@ impl Prune<'_> {
         let moved = repack::run(self.repository, &what, self.hears)?;
         self.report.chunks_moved += moved.chunks;
         self.report.bytes_written += moved.bytes_written;
-        self.report.packs_unreadable = moved.unreadable;
+        self.report.packs_unreadable = (stuck.len() + moved.unreadable.len()) as u64;
+        self.accused.extend(moved.unreadable);
         self.own_session = moved.session;
         // Moving was a session, and it has ended: were it open, the sweep would wait for itself (step 4).
         let mut mark: Vec<PackId> = delete.iter().map(|pack| pack.id).collect();

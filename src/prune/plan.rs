@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::format::{BlobKind, PerKind};
 use crate::id::PackId;
+use crate::units::sum_of_claims;
 
 /// Packs that are smaller than this share of a full one are merged. What a day adds is often more than that, and to move it
 /// costs more than some hundred objects a year.
@@ -80,7 +81,7 @@ pub struct PackSum {
 impl PackSum {
     fn add(&mut self, pack: &PackUse) {
         self.packs += 1;
-        self.bytes += pack.len;
+        self.bytes = self.bytes.saturating_add(pack.len);
     }
 }
 
@@ -114,7 +115,7 @@ pub struct PrunePlan {
 /// Makes a plan. `full_pack_bytes` is the size of new packs of each kind; `sessions_open` says whether packs that no
 /// segment names may be on their way into the index.
 pub fn plan(packs: &[PackUse], limits: &PruneLimits, full_pack_bytes: PerKind<u64>, sessions_open: bool) -> PrunePlan {
-    let mut plan = PrunePlan { bytes_before: packs.iter().map(|pack| pack.len).sum(), ..PrunePlan::default() };
+    let mut plan = PrunePlan { bytes_before: sum_of_claims(packs.iter().map(|pack| pack.len)), ..PrunePlan::default() };
     let (mut delete, mut repack, mut candidates) = (Vec::new(), Vec::new(), Vec::new());
     for pack in packs {
         match pack.standing {
@@ -128,7 +129,7 @@ pub fn plan(packs: &[PackUse], limits: &PruneLimits, full_pack_bytes: PerKind<u6
     let used: u64 = candidates.iter().map(|pack| pack.used).sum();
     let mut unused: u64 = candidates.iter().map(PackUse::waste).sum();
     let unused_max = (used as f64 * limits.unused_percent_max / 100.0) as u64;
-    let mut budget = limits.repack_bytes_max.saturating_sub(repack.iter().map(|pack| pack.len).sum());
+    let mut budget = limits.repack_bytes_max.saturating_sub(sum_of_claims(repack.iter().map(|pack| pack.len)));
     candidates.sort_by_key(|pack| (pack.used * 1000 / pack.content.max(1), pack.id));
     for pack in candidates {
         let is_wasteful = unused > unused_max && pack.waste() > 0;
@@ -144,7 +145,7 @@ pub fn plan(packs: &[PackUse], limits: &PruneLimits, full_pack_bytes: PerKind<u6
     repack.iter().for_each(|pack| plan.repacked.add(pack));
     plan.moved_bytes = repack.iter().map(|pack| pack.used).sum();
     plan.unused_bytes_after = unused;
-    plan.bytes_after = plan.kept.bytes + plan.left.bytes + plan.moved_bytes;
+    plan.bytes_after = sum_of_claims([plan.kept.bytes, plan.left.bytes, plan.moved_bytes]);
     (plan.delete, plan.repack) = (delete, repack);
     plan
 }

@@ -6,7 +6,7 @@
 //! - Segments are believed where they ask for more care, never where they ask for less: one that lies can keep packs from
 //!   going, and nothing else. Whoever was found to say what is not so is named.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::budget::Budget;
@@ -30,10 +30,10 @@ const BATCH_CHUNKS: usize = 1 << 15;
 const CHUNK_COPIES: u64 = 3;
 
 /// A pack that is to go, with its kind and length.
-pub type Doomed = HashMap<PackId, (BlobKind, u64)>;
+pub type Doomed = BTreeMap<PackId, (BlobKind, u64)>;
 
 /// What a proof rests on.
-pub struct Basis<'a> {
+pub struct Grounds<'a> {
     /// What is needed.
     pub needed: &'a Needed,
     /// What was seen.
@@ -62,7 +62,12 @@ pub struct Unproven {
 }
 
 /// Looks for proof that packs can go.
-pub fn unproven(repository: &Arc<Repository>, basis: &Basis<'_>, doomed: &Doomed, hears: &Hears) -> Result<Unproven> {
+pub fn unproven(
+    repository: &Arc<Repository>,
+    grounds: &Grounds<'_>,
+    doomed: &Doomed,
+    hears: &Hears,
+) -> Result<Unproven> {
     if doomed.is_empty() {
         return Ok(Unproven::default());
     }
@@ -70,7 +75,7 @@ pub fn unproven(repository: &Arc<Repository>, basis: &Basis<'_>, doomed: &Doomed
     let budget = Budget::new(repository.memory_plan().chunk_bytes);
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut proof =
-        Proof { repository, basis, doomed, hears, reader, budget, pending: Vec::new(), found: Unproven::default() };
+        Proof { repository, grounds, doomed, hears, reader, budget, pending: Vec::new(), found: Unproven::default() };
     for kind in BlobKind::ALL {
         proof.named(kind)?;
     }
@@ -81,7 +86,7 @@ pub fn unproven(repository: &Arc<Repository>, basis: &Basis<'_>, doomed: &Doomed
 
 struct Proof<'a> {
     repository: &'a Arc<Repository>,
-    basis: &'a Basis<'a>,
+    grounds: &'a Grounds<'a>,
     doomed: &'a Doomed,
     hears: &'a Hears,
     reader: ChunkReader,
@@ -96,7 +101,7 @@ impl Proof<'_> {
         let repository = Arc::clone(self.repository);
         let mut current: Vec<Place> = Vec::new();
         repository.index().for_each_chunk(kind, &mut |pack, offset, header| {
-            if !self.basis.needed.contains(kind, &header.id) {
+            if !self.grounds.needed.contains(kind, &header.id) {
                 return Ok(());
             }
             if current.first().is_some_and(|place| place.header.id != header.id) {
@@ -117,7 +122,7 @@ impl Proof<'_> {
         let unnamed: Vec<(PackId, BlobKind, u64)> = self
             .doomed
             .iter()
-            .filter(|(pack, _)| !self.basis.view.is_named(pack))
+            .filter(|(pack, _)| !self.grounds.view.is_named(pack))
             .map(|(pack, (kind, len))| (*pack, *kind, *len))
             .collect();
         for (pack, kind, len) in unnamed {
@@ -126,7 +131,7 @@ impl Proof<'_> {
                 Err(error) if error.is_damage() => continue,
                 directory => directory?,
             };
-            for chunk in directory.chunks.iter().filter(|chunk| self.basis.needed.contains(kind, &chunk.id)) {
+            for chunk in directory.chunks.iter().filter(|chunk| self.grounds.needed.contains(kind, &chunk.id)) {
                 let places = self.repository.index().locate(kind, &chunk.id)?;
                 self.claim(kind, chunk.id, vec![pack], &places)?;
             }
@@ -142,7 +147,7 @@ impl Proof<'_> {
             return Ok(());
         }
         // What another prune has marked may be gone at any moment, and proves nothing.
-        let staying = staying.into_iter().filter(|place| self.basis.view.provides(&place.pack)).cloned().collect();
+        let staying = staying.into_iter().filter(|place| self.grounds.view.provides(&place.pack)).cloned().collect();
         self.pending.push(Claim { kind, chunk, doomed, staying });
         if self.pending.len() < BATCH_CHUNKS { Ok(()) } else { self.prove_pending() }
     }
@@ -150,8 +155,8 @@ impl Proof<'_> {
     /// Returns whether this prune sealed the chunk itself, and opened it again before it was stored.
     fn is_own(&self, place: &Place) -> bool {
         place.pack.is_vouched
-            && Some(place.pack.session.session) == self.basis.own
-            && self.basis.view.provides(&place.pack)
+            && Some(place.pack.session.session) == self.grounds.own
+            && self.grounds.view.provides(&place.pack)
     }
 
     fn prove_pending(&mut self) -> Result<()> {

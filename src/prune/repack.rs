@@ -26,6 +26,7 @@ use crate::prune::view::key_of;
 use crate::repository::index_sync::Place;
 use crate::repository::layout::Object;
 use crate::repository::{Repository, objects};
+use crate::units::sum_of_claims;
 
 /// What was moved.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ pub struct Moved {
     /// Packs that are not needed any more.
     pub packs: Vec<PackId>,
     /// Packs with needed chunks that cannot be read.
-    pub unreadable: u64,
+    pub unreadable: Vec<PackId>,
     /// Chunks that were written anew.
     pub chunks: u64,
     /// Bytes of new packs and segments.
@@ -72,7 +73,7 @@ pub fn run(repository: &Arc<Repository>, repack: &Repack<'_>, hears: &Hears) -> 
         needed,
         hears,
     };
-    hears.monitor.phase("repack", Some(packs.len() as u64), Some(packs.iter().map(|pack| pack.len).sum()));
+    hears.monitor.phase("repack", Some(packs.len() as u64), Some(sum_of_claims(packs.iter().map(|pack| pack.len))));
     let moved = mover.all(packs, || duration_max.is_some_and(|max| begun.elapsed() > max))?;
     let id = session.id();
     let (session, written) = session.finish()?;
@@ -106,7 +107,7 @@ impl Mover<'_> {
                     moved.packs.push(pack.id);
                 }
                 Err(error) if error.is_damage() => {
-                    moved.unreadable += 1;
+                    moved.unreadable.push(pack.id);
                     self.hears
                         .monitor
                         .problem(&key_of(pack), &format!("it stays, something in it cannot be moved: {error}"));

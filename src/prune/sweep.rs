@@ -16,10 +16,11 @@ use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
 use crate::prune::Prune;
 use crate::prune::needed::Needed;
-use crate::prune::proof::{self, Basis, Doomed, Unproven};
+use crate::prune::proof::{self, Doomed, Grounds, Unproven};
 use crate::prune::segments;
 use crate::prune::view::View;
 use crate::repository::{layout, session, time};
+use crate::units::sum_of_claims;
 
 /// Packs that are deleted together, between two looks whether to stop.
 const DELETE_BATCH: usize = 200;
@@ -100,24 +101,21 @@ impl Prune<'_> {
         // Then tombstones, the index and packs, in this order: the chunk that a needed one is left to is in a pack that is
         // named, is there, and that no other prune has marked.
         let view = View::take(self.repository)?;
-        let rescued = view.uses(self.repository, needed, &self.accused)?.rescued;
+        let rescued = view.uses(self.repository, &self.basis(needed))?.rescued;
         // What is in a pack that no segment names is not known. It can go if all that is needed stands elsewhere.
-        let is_needless = |pack: &PackId| match view.is_named(pack) {
+        let is_needless = |pack: &&PackId| match view.is_named(pack) {
             true => !rescued.contains(pack),
             false => rescued.is_empty(),
         };
-        let mut kill: Vec<(PackId, BlobKind, u64)> = mark
-            .iter()
-            .filter(|pack| is_needless(pack))
-            .filter_map(|pack| view.find(pack).map(|(kind, len)| (*pack, kind, len)))
-            .collect();
-        self.report.packs_rescued += mark.iter().filter(|pack| !is_needless(pack)).count() as u64;
-        let doomed: Doomed = kill.iter().map(|(pack, kind, len)| (*pack, (*kind, *len))).collect();
-        let basis = Basis { needed, view: &view, own: self.own_session };
-        let Unproven { packs: unproven, accused } = proof::unproven(self.repository, &basis, &doomed, self.hears)?;
+        let (needless, needed_after_all): (Vec<&PackId>, Vec<&PackId>) = mark.iter().partition(is_needless);
+        self.report.packs_rescued += needed_after_all.len() as u64;
+        let mut doomed: Doomed =
+            needless.into_iter().filter_map(|pack| view.find(pack).map(|found| (*pack, found))).collect();
+        let grounds = Grounds { needed, view: &view, own: self.own_session };
+        let Unproven { packs: unproven, accused } = proof::unproven(self.repository, &grounds, &doomed, self.hears)?;
         self.accused.extend(accused);
         self.report.packs_unproven += unproven.len() as u64;
-        kill.retain(|(pack, ..)| !unproven.contains(pack));
+        doomed.retain(|pack, _| !unproven.contains(pack));
         // Sessions that began meanwhile were to see it. One that somebody moved away warned none of them.
         let id = layout::tombstone_of(tombstone)
             .ok_or_else(|| Error::Internal(format!("{tombstone:?} was taken for a tombstone")))?;
@@ -128,10 +126,10 @@ impl Prune<'_> {
         }
         // Segments first: while a pack is named it must be there, so that nobody is led to what is gone.
         for kind in BlobKind::ALL {
-            let dead = kill.iter().filter(|(_, of, _)| *of == kind).map(|(pack, ..)| *pack);
+            let dead = doomed.iter().filter(|(_, (of, _))| *of == kind).map(|(pack, _)| *pack);
             self.rewrite_segments(kind, dead.chain(view.gone(kind).copied()).collect())?;
         }
-        self.delete(&kill)?;
+        self.delete(&doomed)?;
         // The tombstone last: as long as a marked pack is there, sessions must see that it may go at any moment.
         self.repository.backend().remove(tombstone)
     }
@@ -144,18 +142,20 @@ impl Prune<'_> {
         self.repository.index().refresh(kind)
     }
 
-    fn delete(&mut self, packs: &[(PackId, BlobKind, u64)]) -> Result<()> {
-        let bytes = packs.iter().map(|(.., len)| len).sum();
+    fn delete(&mut self, doomed: &Doomed) -> Result<()> {
+        let packs: Vec<(&PackId, &(BlobKind, u64))> = doomed.iter().collect();
+        let bytes_of = |packs: &[(&PackId, &(BlobKind, u64))]| sum_of_claims(packs.iter().map(|(_, (_, len))| *len));
+        let bytes = bytes_of(&packs);
         self.hears.monitor.phase("delete packs", Some(packs.len() as u64), Some(bytes));
         for batch in packs.chunks(DELETE_BATCH) {
             self.hears.check()?;
-            let keys: Vec<String> = batch.iter().map(|(pack, kind, _)| layout::pack(*kind, pack)).collect();
+            let keys: Vec<String> = batch.iter().map(|(pack, (kind, _))| layout::pack(*kind, pack)).collect();
             self.repository.backend().remove_all(&keys)?;
             self.hears.monitor.count(Counter::Entries, batch.len() as u64);
-            self.hears.monitor.count(Counter::Bytes, batch.iter().map(|(.., len)| len).sum());
+            self.hears.monitor.count(Counter::Bytes, bytes_of(batch));
         }
         self.report.packs_deleted += packs.len() as u64;
-        self.report.bytes_deleted += bytes;
+        self.report.bytes_deleted = self.report.bytes_deleted.saturating_add(bytes);
         Ok(())
     }
 }

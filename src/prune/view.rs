@@ -15,6 +15,7 @@ use crate::index::PackRecord;
 use crate::prune::needed::Needed;
 use crate::prune::plan::{PackUse, Standing};
 use crate::repository::session::{self, StoredPack, StoredPacks};
+use crate::repository::trust::Trust;
 use crate::repository::{Repository, layout};
 
 /// What was seen.
@@ -25,9 +26,13 @@ pub struct View {
 }
 
 /// What decides which pack provides a chunk.
-struct Basis<'a> {
-    needed: &'a Needed,
-    accused: &'a HashSet<PackId>,
+pub struct Basis<'a> {
+    /// Chunks that are needed.
+    pub needed: &'a Needed,
+    /// Whom this key relies on: what it would store anew, because somebody else has it, provides nothing for long.
+    pub trust: &'a Trust,
+    /// Packs that were found not to hold what is said of them. They provide what no other pack does.
+    pub accused: &'a HashSet<PackId>,
 }
 
 /// What packs of one kind are good for.
@@ -89,12 +94,11 @@ impl View {
     }
 
     /// Finds out what each pack is good for. Fails with [`Error::Refused`] if something needed is nowhere.
-    /// `accused` packs provide what no other pack does.
-    pub fn uses(&self, repository: &Repository, needed: &Needed, accused: &HashSet<PackId>) -> Result<Uses> {
+    pub fn uses(&self, repository: &Repository, basis: &Basis<'_>) -> Result<Uses> {
         let mut uses = Uses { packs: Vec::new(), rescued: HashSet::new() };
         for kind in BlobKind::ALL {
-            let tally = self.tally(repository, &Basis { needed, accused }, kind)?;
-            let missing = needed.count(kind).saturating_sub(tally.found);
+            let tally = self.tally(repository, basis, kind)?;
+            let missing = basis.needed.count(kind).saturating_sub(tally.found);
             if missing > 0 {
                 return Err(Error::Refused(format!(
                     "Nothing is pruned while {missing} {} chunks that snapshots need are in no pack; `mlvault check` \
@@ -127,7 +131,7 @@ impl View {
 
     /// Goes through the index, in which all places of a chunk follow each other.
     fn tally(&self, repository: &Repository, basis: &Basis<'_>, kind: BlobKind) -> Result<Tally> {
-        let Basis { needed, accused } = basis;
+        let Basis { needed, trust, accused } = basis;
         let (mut tally, mut current, mut last_found) = (Tally::default(), Places::default(), None);
         let mut settle = |places: &mut Places, tally: &mut Tally| {
             let Some(id) = places.chunk else { return };
@@ -147,7 +151,8 @@ impl View {
                 current = Places { chunk: Some(header.id), at: Vec::new() };
             }
             if let Some(since) = self.since(pack) {
-                let rank = (accused.contains(&pack.id), !pack.is_vouched, since, pack.id);
+                let doubts = (accused.contains(&pack.id), !trust.in_pack(pack), !pack.is_vouched);
+                let rank = (doubts, since, pack.id);
                 current.at.push(Candidate { rank, stored: u64::from(header.stored_len) });
             }
             Ok(())
@@ -166,8 +171,8 @@ impl View {
         self.since(pack).is_some() && !self.tombstoned.contains(&pack.id)
     }
 
-    /// Decides which pack is to provide a needed chunk: of those without a tombstone one that somebody vouches for, and the
-    /// oldest of them, so that whoever comes later displaces nothing. Returns whether any can.
+    /// Decides which pack is to provide a needed chunk: of those without a tombstone one that this key relies on,
+    /// else one that somebody vouches for, and the oldest of them, so that whoever comes later displaces nothing. Returns whether any can.
     fn settle(&self, places: &Places, tally: &mut Tally) -> bool {
         let live = places.at.iter().filter(|place| !self.tombstoned.contains(place.pack())).min();
         if live.is_none() {
@@ -189,15 +194,16 @@ struct Places {
 /// A pack that may provide a chunk.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    /// The least is preferred: whether the pack is accused, whether nobody vouches for it, since when it is there, the pack.
-    rank: (bool, bool, Timestamp, PackId),
+    /// The least is preferred: whether the pack is accused, whether this key does not rely on it, whether nobody vouches for it;
+    /// since when it is there; the pack.
+    rank: ((bool, bool, bool), Timestamp, PackId),
     /// Stored length of the chunk.
     stored: u64,
 }
 
 impl Candidate {
     fn pack(&self) -> &PackId {
-        &self.rank.3
+        &self.rank.2
     }
 }
 

@@ -74,7 +74,7 @@ pub fn batches(mut listed: &[Listed]) -> impl Iterator<Item = &[Listed]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |object: &&Listed| {
-            bytes += object.size;
+            bytes = object.size.saturating_add(bytes);
             bytes <= BATCH_BYTES
         };
         let count = listed.iter().take_while(fits).count().max(1).min(listed.len());
@@ -123,7 +123,7 @@ impl ObjectReader {
 
     /// Waits until there is memory for an object of `size` bytes that somebody else opens.
     pub fn room_for(&self, size: u64) -> Permit {
-        self.budget.take(size * (2 + COMPRESSION_EXPECTED))
+        self.budget.take(size.saturating_mul(2 + COMPRESSION_EXPECTED))
     }
 
     fn unseal(&self, object: Object, size: Option<u64>) -> Result<Payload> {

@@ -177,7 +177,7 @@ impl<'a> CrossCheck<'a> {
         let EntryKind::File(file) = &entry.kind else { return Ok(()) };
         for open in &mut self.open {
             open.files += 1;
-            open.bytes += file.size;
+            open.bytes = open.bytes.saturating_add(file.size);
             open.carried += u64::from(is_carried);
             if let Some(digest) = &mut open.digest {
                 let relative = entry.path.get(open.key.len()..).unwrap_or_default();
