@@ -110,6 +110,7 @@ fn write_snapshot(repository: &Arc<Repository>, session: Arc<Session>, files: u6
         problems: Vec::new(),
         problem_count: 0,
         copied_from: None,
+        coverage: None,
         deployment: None,
         more: Default::default(),
     };

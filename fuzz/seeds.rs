@@ -15,8 +15,8 @@ use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, CopiedFrom, ProblemRecord, SessionOutcome, Signer, SnapshotRecord, SourceRecord,
-    Statistics, VoidRecord,
+    self, Completeness, Component, CopiedFrom, Coverage, ProblemRecord, SessionOutcome, Signer, SnapshotRecord,
+    SourceRecord, Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{
@@ -389,6 +389,13 @@ fn record() -> SessionOutcome {
         problem_count: 1,
         deployment: None,
         copied_from: Some(Box::new(copied_from())),
+        coverage: Some(Box::new(Coverage {
+            covers_top: true,
+            excludes: vec!["*.tmp".to_owned()],
+            excludes_any_case: vec!["*.bak".to_owned()],
+            unread: vec!["a".to_owned()],
+            unread_count: 1,
+        })),
         more: [("later".to_owned(), serde_json::json!({ "a": [1, null, true, "x"] }))].into(),
     }))
 }

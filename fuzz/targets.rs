@@ -560,6 +560,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         problem_count: 0,
         deployment: None,
         copied_from: None,
+        coverage: None,
         more: Default::default(),
     };
     let id = SessionId::new(started.as_millisecond().unsigned_abs(), [day; 10]);

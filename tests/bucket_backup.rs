@@ -11,6 +11,7 @@ use mlvault::format::attributes;
 use mlvault::format::snapshot::{Completeness, SourceRecord};
 use mlvault::s3::{Bucket, BucketLocation, Extent, ObjectHeaders, Patience};
 use mlvault::source::bucket::BucketSource;
+use mlvault::source::filter::Filter;
 use mlvault::source::{Found, Interruption, Source};
 use mlvault::units::MIB;
 
@@ -248,7 +249,7 @@ fn a_server_that_is_gone_ends_the_backup_and_not_one_object_after_the_other() {
     let bucket = Bucket::connect(BUCKET, &server.options(), impatient).unwrap();
     put(&bucket, "a", "x");
     let location: BucketLocation = format!("s3://{BUCKET}").parse().unwrap();
-    let source = BucketSource::new(bucket, &location, &[], MIB).unwrap();
+    let source = BucketSource::new(bucket, &location, Filter::default(), MIB).unwrap();
     let Some(Found::Item(item)) = source.walk().next() else { panic!("nothing was found") };
     drop(server);
     assert!(matches!(source.walk().next(), Some(Found::Failed(error)) if error.fault() == Some(Fault::Unavailable)));

@@ -229,3 +229,109 @@ fn a_standard_error_that_is_closed_or_full_costs_no_backup() {
     }
     assert_eq!(snapshot_count(&runner), 4);
 }
+
+/// Backs up `src`, and returns the paths of the files in the snapshot.
+fn stored_with(runner: &Runner, args: &[&str]) -> Vec<String> {
+    let id =
+        runner.run([&["backup", "--json"], args].concat()).expect(0).json()["snapshot"].as_str().unwrap().to_owned();
+    let listed = runner.run(["ls", &id, "-R"]).expect(0).text();
+    let path = |line: &str| line.rsplit("  ").next().unwrap().to_owned();
+    listed.lines().filter(|line| !line.ends_with('/')).map(path).collect()
+}
+
+#[test]
+fn patterns_sizes_and_markers_say_what_is_left_out() {
+    let runner = Runner::with_repository();
+    for name in
+        ["a.tmp", "B.TMP", "keep", "cache/x", "false-cache/x", "marked/.nobackup", "marked/x", "sub/node_modules/x"]
+    {
+        runner.write(name, name);
+    }
+    runner.write("large", vec![7; 5000]);
+    runner.write("cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n# by a tool");
+    runner.write("false-cache/CACHEDIR.TAG", "Signature: none");
+    let patterns = runner.path("patterns");
+    fs::write(&patterns, "# what is made anew\n\nnode_modules\nfalse-cache/*\n").unwrap();
+    let all = stored_with(&runner, &["."]);
+    assert_eq!(all.len(), 11, "{all:?}");
+    let without = |args: &[&str]| {
+        let stored = stored_with(&runner, &[&["."], args].concat());
+        all.iter().filter(|path| !stored.contains(path)).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(without(&["--exclude", "*.tmp"]), ["a.tmp"]);
+    assert_eq!(without(&["--iexclude", "*.tmp"]), ["B.TMP", "a.tmp"]);
+    assert_eq!(without(&["--exclude-larger-than", "4999"]), ["large"]);
+    assert!(without(&["--exclude-larger-than", "5000"]).is_empty());
+    assert_eq!(without(&["--exclude-caches"]), ["cache/CACHEDIR.TAG", "cache/x"]);
+    assert_eq!(without(&["--exclude-if-present", ".nobackup"]), ["marked/.nobackup", "marked/x"]);
+    let of_file = without(&["--exclude-file", patterns.to_str().unwrap()]);
+    assert_eq!(of_file, ["false-cache/CACHEDIR.TAG", "false-cache/x", "sub/node_modules/x"]);
+    runner.run(["backup", ".", "--exclude-larger-than", "much"]).expect(2);
+    runner.run(["backup", ".", "--exclude-file", "/no/such/file"]).expect(1);
+    runner.run(["backup", "--command", "true", "--name", "x", "--exclude", "*"]).expect(2);
+    runner.run(["backup", "s3://bucket", "--one-file-system"]).expect(2);
+}
+
+#[test]
+fn a_pattern_that_can_match_nothing_is_said() {
+    let runner = Runner::with_repository();
+    runner.write("work/node_modules/x", "x");
+    let said = |pattern: &str| {
+        let backup = runner.run(["backup", "work", "--exclude", pattern]).expect(0);
+        backup.stderr.contains("matches nothing here")
+    };
+    assert!(said("node_modules/") && said("other/*"));
+    assert!(!said("node_modules") && !said("work/node_modules/") && !said("**/node_modules"));
+}
+
+#[test]
+fn paths_come_from_a_file() {
+    let runner = Runner::with_repository();
+    for name in ["a/x", "b", "c d", "e"] {
+        runner.write(name, name);
+    }
+    let list = runner.path("list");
+    fs::write(&list, "a\nc d\n\n").unwrap();
+    assert_eq!(stored_with(&runner, &["--files-from", list.to_str().unwrap(), "e"]), ["a/x", "c d", "e"]);
+    fs::write(&list, "a\0b").unwrap();
+    assert_eq!(stored_with(&runner, &["--files-from", list.to_str().unwrap()]), ["a/x", "b"]);
+    let piped = finish(&mut runner.shell("printf 'b\\ne\\n' | \"$MLVAULT\" backup --files-from - --json"));
+    assert_eq!(piped.expect(0).json()["record"]["components"][0]["entries"], 2);
+    fs::write(&list, "").unwrap();
+    runner.run(["backup", "--files-from", list.to_str().unwrap()]).expect(2);
+}
+
+#[test]
+fn files_that_are_longer_than_they_say_are_stored_whole() {
+    let runner = Runner::with_repository();
+    assert_eq!(fs::metadata("/proc/self/limits").unwrap().len(), 0);
+    for path in ["/proc/version", "/proc/filesystems"] {
+        let content = fs::read(path).unwrap();
+        let id = runner.run(["backup", path, "--json"]).expect(0).json()["snapshot"].as_str().unwrap().to_owned();
+        assert!(!content.is_empty() && runner.run(["cat", &id, path]).expect(0).stdout == content, "{path}");
+    }
+}
+
+#[test]
+fn another_spelling_of_a_path_is_the_same_source() {
+    let runner = Runner::with_repository();
+    runner.write("a=b/x", "x");
+    let path = runner.path("src/a=b").display().to_string();
+    for spelling in [path.clone(), path.replace('/', "//"), format!("{path}//"), format!("{path}/.")] {
+        let record = runner.run(["backup", &spelling, "--json"]).expect(0).json()["record"].clone();
+        assert_eq!(record["source"]["paths"], serde_json::json!([path]), "{spelling}");
+    }
+}
+
+#[test]
+fn a_repository_and_a_cache_in_the_source_do_not_grow_with_each_night() {
+    let runner = Runner::with_repository();
+    runner.write("work", "work");
+    let root = runner.path("").display().to_string();
+    let count = || {
+        let backup = runner.run(["backup", &root, "--exclude", "tmp", "--json"]).expect(0);
+        assert!(backup.stderr.contains("it is the repository") && backup.stderr.contains("it is mlvault's cache"));
+        backup.json()["record"]["components"][0]["entries"].clone()
+    };
+    assert_eq!(count(), count());
+}

@@ -140,12 +140,12 @@ fn only_with_delete_is_removed_what_the_snapshot_does_not_have() {
     let kept = summary(&restore(&runner, target, &["--json"]).expect(0));
     assert_eq!(kept["removed"], 0);
     let dry = restore(&runner, target, &["--json", "--delete", "--dry-run"]).expect(0);
-    assert_eq!(summary(&dry)["removed"], 3);
+    assert_eq!(summary(&dry)["removed"], 5);
     assert!(runner.path("src/c/deep/extra").exists());
-    let below = summary(&restore(&runner, target, &["--json", "--delete", "--path", "a"]).expect(0));
+    let below = summary(&restore(&runner, target, &["--json", "--delete", "--yes", "--path", "a"]).expect(0));
     assert_eq!(below["removed"], 1);
     assert!(!runner.path("src/a/extra").exists() && runner.path("src/b/extra").exists());
-    restore(&runner, target, &["--delete"]).expect(0);
+    restore(&runner, target, &["--delete", "--yes"]).expect(0);
     assert!(!runner.path("src/b/extra").exists() && !runner.path("src/c").exists());
     assert!(runner.path("src/a/keep").exists());
 }
@@ -207,6 +207,57 @@ fn a_part_is_restored_by_its_path() {
         runner.files("out").iter().map(|path| path.strip_prefix(runner.path("out")).unwrap().to_owned()).collect();
     assert_eq!(restored, [PathBuf::from("a/b/y"), PathBuf::from("a/x")]);
     restore(&runner, "out", &["--path", "nothing"]).expect(1);
+}
+
+#[test]
+fn what_is_below_the_path_of_a_snapshot_comes_right_into_the_target() {
+    let runner = Runner::with_repository();
+    for name in ["a/x", "a/b/y", "ab/z"] {
+        runner.write(name, name);
+    }
+    fs::hard_link(runner.path("src/a/x"), runner.path("src/a/b/second")).unwrap();
+    runner.backup();
+    let restored = |path: &str, more: &[&str]| -> Vec<String> {
+        let _ = fs::remove_dir_all(runner.path("out"));
+        let (snapshot, target) = (format!("latest:{path}"), runner.path("out").display().to_string());
+        runner.run([&["restore", "--snapshot", &snapshot, "--target", &target], more].concat()).expect(0);
+        let names = runner.files("out");
+        names.iter().map(|it| it.strip_prefix(runner.path("out")).unwrap().display().to_string()).collect()
+    };
+    assert_eq!(restored("a", &[]), ["b/second", "b/y", "x"]);
+    assert_eq!(restored("/a/b/", &[]), ["second", "y"]);
+    assert_eq!(restored("a/x", &[]), ["x"]);
+    assert_eq!(restored("", &[]), ["a/b/second", "a/b/y", "a/x", "ab/z"]);
+    assert_eq!(restored("a", &["--exclude", "x"]), ["b/second", "b/y"]);
+    // What is deleted is below the path, too.
+    let (target, deeper) = (runner.path("src/a"), runner.path("src/a/b/extra"));
+    fs::write(&deeper, "extra").unwrap();
+    fs::write(runner.path("src/ab/extra"), "beside").unwrap();
+    let target = target.display().to_string();
+    runner.run(["restore", "--snapshot", "latest:a", "--target", &target, "--delete", "--yes"]).expect(0);
+    assert!(!deeper.exists() && runner.path("src/ab/extra").exists() && runner.path("src/a/x").exists());
+    runner.run(["restore", "--snapshot", "latest:none", "--target", &target]).expect(1);
+    runner.run(["restore", "--snapshot", "latest:a", "--target", &target, "--path", "x"]).expect(2);
+    runner.run(["restore", "--snapshot", "latest:a"]).expect(2);
+}
+
+#[test]
+fn patterns_choose_what_is_restored() {
+    let runner = Runner::with_repository();
+    for name in ["a/x.bin", "a/deep/y.bin", "a/y.txt", "b/z.bin"] {
+        runner.write(name, name);
+    }
+    runner.backup();
+    let restored = |patterns: &[&str]| -> Vec<String> {
+        let _ = fs::remove_dir_all(runner.path("out"));
+        restore(&runner, "out", patterns).expect(0);
+        let names = runner.files("out");
+        names.iter().map(|it| it.strip_prefix(runner.path("out")).unwrap().display().to_string()).collect()
+    };
+    assert_eq!(restored(&["--include", "*.bin"]), ["a/deep/y.bin", "a/x.bin", "b/z.bin"]);
+    assert_eq!(restored(&["--include", "a", "--exclude", "deep"]), ["a/x.bin", "a/y.txt"]);
+    assert_eq!(restored(&["--include", "a/deep", "--include", "b"]), ["a/deep/y.bin", "b/z.bin"]);
+    assert_eq!(restored(&["--exclude", "a/**"]), ["b/z.bin"]);
 }
 
 #[test]
@@ -329,6 +380,7 @@ fn store_entries_by_hand(
         problem_count: 0,
         deployment: None,
         copied_from: None,
+        coverage: None,
         more: BTreeMap::new(),
     };
     session.commit(&repository, record).unwrap();
@@ -353,7 +405,7 @@ fn hostile_paths_do_not_leave_the_target() {
             (b"x//y", None),
         ],
     );
-    let restored = restore(&runner, "out", &["--delete"]).expect(3);
+    let restored = restore(&runner, "out", &["--delete", "--yes"]).expect(3);
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{}", restored.stderr);
     assert_eq!(fs::read(runner.path("out/good")).unwrap(), b"evil");
     assert!(restored.stderr.contains("dot-dot") && restored.stderr.contains("not restored"), "{}", restored.stderr);

@@ -475,8 +475,10 @@ fn a_restore_with_a_lost_tree_removes_nothing() {
     let repository = scene.vault.open().unwrap();
     let snapshot = repository.find_snapshot(&scene.first.0.to_string()).unwrap();
     let mut options = RestoreOptions::into_directory(target.path());
-    options.delete = true;
-    let summary = mlvault::restore::run(&repository, &snapshot, &options, &mlvault::hears::Hears::nobody()).unwrap();
+    let nobody = mlvault::hears::Hears::nobody();
+    options.removals = mlvault::restore::plan_removals(&repository, &snapshot, &options, &nobody).unwrap();
+    assert!(options.removals.is_empty() && options.removals.reserves.len() == 1, "{:?}", options.removals);
+    let summary = mlvault::restore::run(&repository, &snapshot, &options, &nobody).unwrap();
     assert!(summary.problems > 0 && summary.removed == 0);
     assert!(Path::new(&kept).exists());
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use rusqlite::Connection;
 
-use crate::support::deployment::{Place, ROOT, ThreeDays, assert_whole, bytes_stored};
+use crate::support::deployment::{Place, ROOT, ThreeDays, assert_whole, bytes_stored, snapshot_of};
 
 #[test]
 fn a_lost_deployment_comes_back_as_it_was_on_any_day() {
@@ -70,4 +70,37 @@ fn a_single_component_goes_to_standard_output() {
     let runs: i64 = loaded.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
     assert!(runs > 5, "{runs}");
     assert!(restore("catalogue") == lived.runner.run(["dump", "latest", "catalogue"]).expect(0).stdout);
+}
+
+#[test]
+fn what_is_excluded_from_a_deployment_is_neither_stored_nor_lost() {
+    let lived = ThreeDays::unpack();
+    let (runner, live) = (&lived.runner, lived.place());
+    let (id, record) =
+        snapshot_of(&live.run(runner, &["backup", "--exclude", "conda.yaml", "--exclude-larger-than", "1M"]));
+    assert_whole(&record);
+    assert_eq!(record["coverage"]["excludes"][0], "conda.yaml");
+    let names = |snapshot: &str| runner.run(["ls", snapshot, "-R", "artifacts"]).expect(0).text();
+    assert!(names("latest~1").contains("conda.yaml") && !names(&id).contains("conda.yaml"));
+    live.run(runner, &["backup", "--exclude-caches"]).expect(2);
+}
+
+#[test]
+fn artifacts_come_right_into_a_directory_without_the_path_that_they_have_in_the_snapshot() {
+    let lived = ThreeDays::unpack();
+    let runner = &lived.runner;
+    let component = lived.snapshots[3].1["components"].as_array().unwrap().iter();
+    let mut names = component.map(|it| it["name"].as_str().unwrap().to_owned());
+    let component = names.find(|name| name.starts_with("artifacts/")).unwrap();
+    let restored = |path: &str, directory: &str| {
+        let (snapshot, target) = (format!("latest:{path}"), runner.path(directory).display().to_string());
+        runner.run(["restore", "--snapshot", &snapshot, "--target", &target]).expect(0);
+        let top = fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        (top.collect::<Vec<_>>(), runner.files(directory).len())
+    };
+    let (top, files) = restored("artifacts", "out");
+    assert_eq!(top, [component.strip_prefix("artifacts/").unwrap()]);
+    assert!(files > 10, "{files}");
+    assert_eq!(restored(&component, "right").1, files);
+    assert!(!runner.path("right").join(&top[0]).exists() && !runner.path("right/artifacts").exists());
 }

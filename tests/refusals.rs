@@ -136,6 +136,7 @@ fn record(started: Timestamp, root: ChunkId) -> SnapshotRecord {
         problem_count: 0,
         deployment: None,
         copied_from: None,
+        coverage: None,
         more: BTreeMap::new(),
     }
 }

@@ -59,6 +59,7 @@ mod refusals;
 mod repair;
 mod repair_packs;
 mod repair_snapshots;
+mod restore_delete;
 mod restore_rest;
 mod roles;
 mod s3_journey;

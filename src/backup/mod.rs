@@ -13,7 +13,7 @@ mod review;
 mod survey;
 mod tally;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -28,7 +28,8 @@ use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::DeploymentRecord;
 use crate::format::snapshot::{
-    Completeness, Component, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
+    Completeness, Component, Coverage, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
+    UNREAD_MAX,
 };
 use crate::hears::Hears;
 use crate::id::SessionId;
@@ -43,6 +44,7 @@ use crate::source::bucket::BucketSource;
 use crate::source::command::CommandStream;
 use crate::source::deployment::Deployment;
 use crate::source::directory::DirectorySource;
+use crate::source::filter::{Exclusions, Filter, OwnPlaces};
 use crate::source::stream::{Opener, Stdin, StreamSource};
 use crate::sync::lock;
 use crate::trees::earlier;
@@ -57,8 +59,6 @@ pub enum BackupSource {
     Paths {
         /// The paths.
         paths: Vec<PathBuf>,
-        /// Glob patterns of what to leave out.
-        excludes: Vec<String>,
     },
     /// A part of a bucket.
     Bucket {
@@ -66,8 +66,6 @@ pub enum BackupSource {
         location: BucketLocation,
         /// How to reach it.
         options: S3Options,
-        /// Glob patterns of what to leave out.
-        excludes: Vec<String>,
     },
     /// Standard input, under a name.
     Stdin {
@@ -90,6 +88,10 @@ pub enum BackupSource {
 pub struct BackupOptions {
     /// What.
     pub what: BackupSource,
+    /// What to leave out of it. Streams are stored whole.
+    pub exclusions: Exclusions,
+    /// What mlvault itself needs: a backup of its own repository would grow with each night.
+    pub own_places: OwnPlaces,
     /// Tags of the snapshot.
     pub tags: Vec<String>,
     /// Read every file, also those that look unchanged.
@@ -105,13 +107,26 @@ pub struct BackupOptions {
 impl BackupOptions {
     /// Backs up a source in the ordinary way: what looks unchanged is taken over, and nothing is tagged.
     pub fn new(what: BackupSource) -> Self {
-        Self { what, tags: Vec::new(), force: false, ignore_inode: false, dry_run: false, upgrade_to: None }
+        Self {
+            what,
+            exclusions: Exclusions::default(),
+            own_places: OwnPlaces::new(),
+            tags: Vec::new(),
+            force: false,
+            ignore_inode: false,
+            dry_run: false,
+            upgrade_to: None,
+        }
     }
 
     /// Backs up files and directories.
     pub fn of_paths(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         let paths = paths.into_iter().map(Into::into).collect();
-        Self::new(BackupSource::Paths { paths, excludes: Vec::new() })
+        Self::new(BackupSource::Paths { paths })
+    }
+
+    fn filter(&self) -> Result<Filter> {
+        Ok(Filter::new(&self.exclusions)?.without(&self.own_places))
     }
 }
 
@@ -141,6 +156,9 @@ struct FoundProblems {
     named: Vec<ProblemRecord>,
     bytes: u64,
     count: u64,
+    unread: Vec<String>,
+    unread_bytes: u64,
+    unread_count: u64,
 }
 
 impl Problems {
@@ -159,13 +177,23 @@ impl Problems {
         found.count += 1;
     }
 
+    /// Remembers a path of the tree that is not read, and so may be there though the snapshot has nothing of it.
+    fn leave_unread(&self, item: &[u8]) {
+        let mut found = lock(&self.found);
+        let bytes = item.len() as u64;
+        if found.unread.len() < UNREAD_MAX && found.unread_bytes + bytes <= PROBLEM_BYTES_MAX {
+            found.unread_bytes += bytes;
+            found.unread.push(String::from_utf8_lossy(item).into_owned());
+        }
+        found.unread_count += 1;
+    }
+
     fn count(&self) -> u64 {
         lock(&self.found).count
     }
 
-    fn take(&self) -> (Vec<ProblemRecord>, u64) {
-        let FoundProblems { named, count, .. } = std::mem::take(&mut *lock(&self.found));
-        (named, count)
+    fn take(&self) -> FoundProblems {
+        std::mem::take(&mut *lock(&self.found))
     }
 }
 
@@ -193,7 +221,7 @@ fn store_anew(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hea
 
 fn check(options: &BackupOptions) -> Result<()> {
     match &options.what {
-        BackupSource::Paths { paths, .. } if paths.is_empty() => Err(Error::Invalid("No path was given".to_owned())),
+        BackupSource::Paths { paths } if paths.is_empty() => Err(Error::Invalid("No path was given".to_owned())),
         BackupSource::Stdin { name } | BackupSource::Command { name, .. } if !is_stream_name(name) => {
             Err(Error::Invalid(format!("{name:?} cannot name a stream: it must be a relative path without . and ..")))
         }
@@ -247,6 +275,8 @@ struct StoredSource {
     components: Vec<Component>,
     statistics: Statistics,
     deployment: Option<Box<DeploymentRecord>>,
+    /// Whether everything beside the topmost entries was looked at; not known of streams.
+    covers_top: Option<bool>,
 }
 
 /// What a source is compared with.
@@ -277,12 +307,21 @@ pub(crate) fn store_source(
 
 /// Opens a source that can be walked. Half of the memory for chunks is between readers and sealers; what is read ahead of
 /// a bucket has the other half.
-fn open_source(what: &BackupSource, repository: &Repository) -> Result<Box<dyn Source>> {
-    match what {
-        BackupSource::Paths { paths, excludes } => Ok(Box::new(DirectorySource::new(paths, excludes)?)),
-        BackupSource::Bucket { location, options, excludes } => {
+fn open_source(options: &BackupOptions, repository: &Repository, monitor: &dyn Monitor) -> Result<Box<dyn Source>> {
+    let filter = options.filter()?;
+    match &options.what {
+        BackupSource::Paths { paths } => {
+            let source = DirectorySource::new(paths, filter)?;
+            for pattern in source.idle_patterns() {
+                monitor.note(&format!(
+                    "The pattern {pattern:?} matches nothing here: with a /, it is compared with whole paths in the snapshot"
+                ));
+            }
+            Ok(Box::new(source))
+        }
+        BackupSource::Bucket { location, options } => {
             let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
-            Ok(Box::new(BucketSource::connect(location, options, excludes, read_ahead_bytes)?))
+            Ok(Box::new(BucketSource::connect(location, options, filter, read_ahead_bytes)?))
         }
         BackupSource::Stdin { .. } | BackupSource::Command { .. } | BackupSource::Deployment(_) => {
             Err(Error::Invalid("A dry run reads no streams; give paths".to_owned()))
@@ -291,10 +330,13 @@ fn open_source(what: &BackupSource, repository: &Repository) -> Result<Box<dyn S
 }
 
 fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &Compare<'_>) -> Result<StoredSource> {
+    let mut covers_top = None;
     let (tree, statistics) = match &options.what {
         BackupSource::Paths { .. } | BackupSource::Bucket { .. } => {
-            let source = open_source(&options.what, job.repository)?;
-            store_source(job, source.as_ref(), FILES, compare)?
+            let source = open_source(options, job.repository, job.hears.monitor.as_ref())?;
+            let (tree, statistics) = store_source(job, source.as_ref(), FILES, compare)?;
+            covers_top = Some(source.covers_top());
+            (tree, statistics)
         }
         BackupSource::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
         BackupSource::Command { line, name } => {
@@ -303,11 +345,17 @@ fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &
         BackupSource::Deployment(deployment) => {
             let deployment::StoredDeployment { components, statistics, record } =
                 deployment::store(job, deployment, options, compare)?;
-            return Ok(StoredSource { components, statistics, deployment: Some(Box::new(record)) });
+            return Ok(StoredSource {
+                components,
+                statistics,
+                deployment: Some(Box::new(record)),
+                covers_top: Some(true),
+            });
         }
     };
     let completeness = completeness(job.problems.count());
-    Ok(StoredSource { components: vec![component(FILES, &tree, completeness)], statistics, deployment: None })
+    let components = vec![component(FILES, &tree, completeness)];
+    Ok(StoredSource { components, statistics, deployment: None, covers_top })
 }
 
 fn completeness(problems: u64) -> Completeness {
@@ -346,7 +394,8 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
     let parent = if options.force { None } else { earlier.next() };
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let reader = ChunkReader::new(Arc::clone(repository));
-    let mut stored = StoredSource { components: Vec::new(), statistics: Statistics::default(), deployment: None };
+    let (components, statistics) = (Vec::new(), Statistics::default());
+    let mut stored = StoredSource { components, statistics, deployment: None, covers_top: None };
     let mut survey = |name: &str, source: &dyn Source| {
         let tree = parent.and_then(|parent| open_parent(&reader, parent, name, hears));
         let compared = ParentTree::new(tree, &reader, hears.monitor.as_ref(), options.ignore_inode, false);
@@ -359,10 +408,10 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
     match &options.what {
         BackupSource::Deployment(deployment) => {
             let read_ahead_bytes = repository.memory_plan().chunk_bytes / 2;
-            let parts = deployment::SurveyParts { cancel: &hears.cancel, read_ahead_bytes };
+            let parts = deployment::SurveyParts { cancel: &hears.cancel, read_ahead_bytes, filter: options.filter()? };
             deployment::survey(&parts, deployment, &mut survey)?;
         }
-        what => survey(FILES, open_source(what, repository)?.as_ref())?,
+        _ => survey(FILES, open_source(options, repository, hears.monitor.as_ref())?.as_ref())?,
     }
     let about =
         About { repository, started: repository.clock().now(), options, source: source.clone(), parent, list: &list };
@@ -381,10 +430,10 @@ fn report_index_damage(repository: &Repository, hears: &Hears) {
 
 fn source_record(what: &BackupSource) -> Result<SourceRecord> {
     match what {
-        BackupSource::Paths { paths, .. } => {
+        BackupSource::Paths { paths } => {
             let absolute = |path: &PathBuf| {
                 std::path::absolute(path)
-                    .map(|path| path.to_string_lossy().trim_end_matches("/.").to_owned())
+                    .map(|path| one_form(&path).to_string_lossy().into_owned())
                     .map_err(|source| Error::source("look at", path.clone(), source))
             };
             let mut paths = paths.iter().map(absolute).collect::<Result<Vec<_>>>()?;
@@ -399,6 +448,13 @@ fn source_record(what: &BackupSource) -> Result<SourceRecord> {
             Ok(SourceRecord::Stream { name: name.clone(), command: Some(line.clone()) })
         }
     }
+}
+
+/// Returns an absolute path without `//`, `/.` and a `/` at the end: snapshots of one path must have one source.
+fn one_form(path: &Path) -> PathBuf {
+    let normal = |part: &std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+    let is_up = path.components().any(|part| part == std::path::Component::ParentDir);
+    if is_up { path.to_owned() } else { Path::new("/").join(path.components().filter(normal).collect::<PathBuf>()) }
 }
 
 /// Iterates over the snapshots of a source, complete or not, the oldest first.
@@ -432,7 +488,15 @@ struct About<'a> {
 
 impl About<'_> {
     fn record(self, stored: StoredSource, problems: &Problems) -> SnapshotRecord {
-        let (problems, problem_count) = problems.take();
+        let found = problems.take();
+        let (problems, problem_count) = (found.named, found.count);
+        let coverage = stored.covers_top.map(|covers_top| Coverage {
+            covers_top,
+            excludes: self.options.exclusions.patterns.clone(),
+            excludes_any_case: self.options.exclusions.patterns_any_case.clone(),
+            unread: found.unread,
+            unread_count: found.unread_count,
+        });
         SnapshotRecord {
             started: self.started,
             finished: self.repository.clock().now(),
@@ -449,6 +513,7 @@ impl About<'_> {
             problem_count,
             deployment: stored.deployment,
             copied_from: None,
+            coverage: coverage.map(Box::new),
             more: Default::default(),
         }
     }

@@ -173,8 +173,13 @@ impl<'a> Walker<'a> {
                 self.place().fill(None, Some(ItemProblem { path, location, message }));
                 Ok(())
             }
-            Found::Skipped { path, message } => {
+            Found::Skipped { path, message, .. } => {
                 self.stages.job.hears.monitor.note(&format!("{path} was left out: it is {message}"));
+                Ok(())
+            }
+            Found::LeftOut { item, path, reason } => {
+                self.stages.job.problems.leave_unread(&item);
+                self.stages.job.hears.monitor.note(&format!("{path} was left out: it is {reason}"));
                 Ok(())
             }
             Found::Failed(error) => Err(error),
@@ -384,26 +389,31 @@ impl Stages<'_> {
                 review.take_note(&entry)?;
                 self.write(tree, entry)
             }
-            (None, Some(problem)) => match review.replace(&problem.path)? {
-                Replacement::By(Some(entry)) => self.write(tree, *entry),
-                Replacement::By(None) => {
-                    self.job
-                        .hears
-                        .monitor
-                        .note(&format!("{}: {}, and so did its row", problem.location, problem.message));
-                    Ok(())
-                }
-                Replacement::Unfinished => {
-                    let note = format!("{}: {}; it was an upload under way", problem.location, problem.message);
-                    self.job.hears.monitor.note(&note);
-                    Ok(())
-                }
-                Replacement::Problem => {
-                    self.job.problems.add(&problem.location, &problem.message);
-                    Ok(())
-                }
-            },
+            (None, Some(problem)) => {
+                self.job.problems.leave_unread(&problem.path);
+                self.without(tree, problem, review)
+            }
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Goes on without an entry that could not be read, or with the one that takes its place.
+    fn without(&self, tree: &mut TreeWriter<'_>, problem: ItemProblem, review: &mut dyn Review) -> Result<()> {
+        match review.replace(&problem.path)? {
+            Replacement::By(Some(entry)) => self.write(tree, *entry),
+            Replacement::By(None) => {
+                self.job.hears.monitor.note(&format!("{}: {}, and so did its row", problem.location, problem.message));
+                Ok(())
+            }
+            Replacement::Unfinished => {
+                let note = format!("{}: {}; it was an upload under way", problem.location, problem.message);
+                self.job.hears.monitor.note(&note);
+                Ok(())
+            }
+            Replacement::Problem => {
+                self.job.problems.add(&problem.location, &problem.message);
+                Ok(())
+            }
         }
     }
 

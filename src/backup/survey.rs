@@ -26,7 +26,9 @@ pub fn survey(
         hears.check()?;
         match found {
             Found::Unreadable { path, message, .. } => problems.add(&path, &message),
-            Found::Skipped { path, message } => monitor.note(&format!("{path} would be left out: it is {message}")),
+            Found::Skipped { path, message: what, .. } | Found::LeftOut { path, reason: what, .. } => {
+                monitor.note(&format!("{path} would be left out: it is {what}"));
+            }
             Found::Failed(error) => return Err(error),
             Found::Item(item) => {
                 entries += 1;

@@ -14,6 +14,7 @@ use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
+use crate::cli::exclusions::{self, ExclusionArgs};
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::{exit, progress};
 
@@ -55,9 +56,12 @@ pub struct Args {
     /// Add a tag to the snapshot; can be given several times
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// Skip what matches this glob: a name, or, if it contains `/`, a whole path in the snapshot; can be given several times
-    #[arg(long = "exclude", value_name = "GLOB")]
-    excludes: Vec<String>,
+    /// Also back up the paths that this file names, one per line, or separated by NUL bytes; - for standard input; can be
+    /// given several times
+    #[arg(long = "files-from", value_name = "FILE", conflicts_with_all = ["stdin", "command"])]
+    files_from: Vec<PathBuf>,
+    #[command(flatten)]
+    exclusions: ExclusionArgs,
     /// Read every file, even if it looks unchanged
     #[arg(long)]
     force: bool,
@@ -80,18 +84,14 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let what = match args.command {
         Some(line) => BackupSource::Command { line, name },
         None if args.stdin => BackupSource::Stdin { name },
-        None if args.paths.is_empty() && args.deployment.is_meant() => {
-            if !args.excludes.is_empty() {
-                return Err(Error::Invalid(
-                    "--exclude works on paths only; use --exclude-root to leave out an artifact root of a deployment"
-                        .to_owned(),
-                ));
-            }
+        None if args.paths.is_empty() && args.files_from.is_empty() && args.deployment.is_meant() => {
             BackupSource::Deployment(Box::new(args.deployment.resolve(context)?))
         }
-        None => paths(context, args.paths, args.excludes)?,
+        None => paths(context, [args.paths, exclusions::paths_from(&args.files_from)?].concat())?,
     };
     let options = BackupOptions {
+        exclusions: args.exclusions.resolve(&what)?,
+        own_places: context.written_places(),
         what,
         tags: args.tags,
         force: args.force,
@@ -113,13 +113,11 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 }
 
 /// Tells a part of a bucket from paths.
-fn paths(context: &Context, paths: Vec<PathBuf>, excludes: Vec<String>) -> Result<BackupSource> {
+fn paths(context: &Context, paths: Vec<PathBuf>) -> Result<BackupSource> {
     let bucket = |path: &PathBuf| path.to_str().filter(|text| BucketLocation::is_meant(text)).map(str::to_owned);
     match (paths.len(), paths.iter().find_map(bucket)) {
-        (_, None) => Ok(BackupSource::Paths { paths, excludes }),
-        (1, Some(text)) => {
-            Ok(BackupSource::Bucket { location: text.parse()?, options: context.backend_options()?, excludes })
-        }
+        (_, None) => Ok(BackupSource::Paths { paths }),
+        (1, Some(text)) => Ok(BackupSource::Bucket { location: text.parse()?, options: context.backend_options()? }),
         (_, Some(text)) => {
             Err(Error::Invalid(format!("{text} must be the only path; back up the other paths separately")))
         }

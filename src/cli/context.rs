@@ -25,6 +25,7 @@ use mlvault::repository::pins::{self, PinMemory, StatedPin};
 use mlvault::repository::snapshots::{Found, Snapshot};
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, S3Options};
+use mlvault::source::filter::OwnPlaces;
 use mlvault::sync::lock;
 use mlvault::units::{count, parse_bytes};
 
@@ -360,6 +361,29 @@ impl Context {
     /// Returns whether a snapshot was found that may not be the one that is meant.
     pub fn is_in_doubt(&self) -> bool {
         self.is_in_doubt.get()
+    }
+
+    /// Returns what mlvault itself writes: the repository, if it is a directory, and the cache.
+    pub fn written_places(&self) -> OwnPlaces {
+        let repository = match self.location() {
+            Ok(RepositoryLocation::Local(path)) => Some((path, "the repository")),
+            _ => None,
+        };
+        let cache = self.cache_root().map(|root| (root, "mlvault's cache"));
+        repository.into_iter().chain(cache).collect()
+    }
+
+    /// Returns all that mlvault needs itself: what it writes, and the files that it is given.
+    pub fn own_places(&self) -> OwnPlaces {
+        let (args, file) = (&self.args, &self.file);
+        let given = [
+            (args.key_file.as_ref().or(file.key_file.as_ref()), "the key file"),
+            (args.passphrase_file.as_ref().or(file.passphrase_file.as_ref()), "the file of the passphrase"),
+            (args.history_file.as_ref().or(file.history_file.as_ref()), "the history file"),
+        ];
+        let given = given.into_iter().filter_map(|(path, what)| Some((path?.clone(), what)));
+        let settings = ConfigFile::place(args.config.as_deref()).map(|path| (path, "the configuration file"));
+        self.written_places().into_iter().chain(given).chain(settings).collect()
     }
 
     fn cache_root(&self) -> Option<PathBuf> {

@@ -15,6 +15,7 @@ mod diff;
 mod doctor;
 mod dump;
 mod entry;
+mod exclusions;
 mod exit;
 mod find;
 mod forget;

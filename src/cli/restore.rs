@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::dump;
 use mlvault::error::{Error, Result};
+use mlvault::globs::Globs;
+use mlvault::procedures::restore_files;
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket};
 use mlvault::restore::deployment::{self, DeploymentRestore};
+use mlvault::restore::removals::{RemovalCounts, Removals};
 use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary};
 use mlvault::s3::BucketLocation;
 use mlvault::target::bucket::BucketTarget;
@@ -20,11 +23,15 @@ use mlvault::units::{count, format_bytes};
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::outcome::Outcome;
+use crate::cli::progress::printable;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
 use crate::cli::restore_request::Request;
 use crate::cli::restore_rest::{self, RestArgs};
 use crate::cli::selection::{SnapshotArgs, WantedArgs};
-use crate::cli::{cat, dump as dump_command, exit};
+use crate::cli::{cat, confirm, dump as dump_command, exit};
+
+/// Paths that a plan of removals names.
+const REMOVALS_NAMED_MAX: usize = 20;
 
 /// Restore a snapshot, or a part of it, as files or into an MLflow deployment
 ///
@@ -54,13 +61,25 @@ pub struct Args {
     target: Option<PathBuf>,
     #[command(flatten)]
     wanted: WantedArgs,
-    /// Restore only this path and what is below it
+    /// Restore only this path and what is below it. With --snapshot SNAPSHOT:PATH, as in latest:srv/data, what is below the
+    /// path comes right into the target
     #[arg(long)]
     path: Option<String>,
+    /// The path of SNAPSHOT:PATH.
+    #[arg(skip)]
+    below: Option<String>,
+    /// Restore only what matches this glob (a name, or, if it contains `/`, a whole path in the snapshot) and what is below
+    /// it; can be given several times
+    #[arg(long = "include", value_name = "GLOB")]
+    includes: Vec<String>,
+    /// Leave out what matches this glob and what is below it; can be given several times
+    #[arg(long = "exclude", value_name = "GLOB")]
+    excludes: Vec<String>,
     /// What to do with files that already exist [default: always; for a bucket, existing objects are kept]
     #[arg(long, value_enum)]
     overwrite: Option<OverwriteArg>,
-    /// Delete files that are not in the snapshot
+    /// Delete what the snapshot does not have, where the backup looked: nothing beside the paths that it was given, and
+    /// nothing that it left out or could not read. Asks for confirmation, unless --yes is given
     #[arg(long)]
     delete: bool,
     /// Restore owner, group and the set-user-ID and set-group-ID bits
@@ -92,15 +111,37 @@ enum OverwriteArg {
     Never,
 }
 
+impl Args {
+    fn has_patterns(&self) -> bool {
+        !self.includes.is_empty() || !self.excludes.is_empty()
+    }
+
+    fn refuse_patterns(&self, when: &str) -> Result<()> {
+        match self.has_patterns() {
+            true => Err(Error::Invalid(format!("--include and --exclude cannot be used {when}"))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Runs the command.
-pub fn run(context: &Context, args: Args) -> Result<Outcome> {
+pub fn run(context: &Context, mut args: Args) -> Result<Outcome> {
+    args.below = args.snapshot.take_path();
+    if args.below.is_some() && (args.target.is_none() || args.path.is_some() || !args.into.components.is_empty()) {
+        return Err(Error::Invalid(
+            "SNAPSHOT:PATH needs --target, and cannot be combined with --path or --component".to_owned(),
+        ));
+    }
     match &args.target {
         Some(_) if args.rest.via_rest => {
             Err(Error::Invalid("--target and --via-rest cannot be used together".to_owned()))
         }
         Some(target) if target == Path::new("-") => to_stdout(context, &args),
         Some(target) => as_files(context, target.clone(), args),
-        None if args.rest.via_rest || args.deployment.is_meant() => into_deployment(context, &args),
+        None if args.rest.via_rest || args.deployment.is_meant() => {
+            args.refuse_patterns("without --target")?;
+            into_deployment(context, &args)
+        }
         None => Err(Error::Invalid(
             "No target was given: set --target to restore files, or --deployment to restore into MLflow".to_owned(),
         )),
@@ -134,7 +175,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
 /// Returns the path in the snapshot that is meant, by components, paths or both.
 fn path_of(args: &Args) -> Result<Option<String>> {
     match (args.into.components.as_slice(), &args.path) {
-        ([], path) => Ok(path.clone()),
+        ([], path) => Ok(args.below.as_ref().or(path.as_ref()).cloned()),
         ([component], Some(path)) => Ok(Some(format!("{component}/{path}"))),
         ([component], None) => Ok(Some(component.clone())),
         _ => Err(Error::Invalid("Files can be restored from only one component at a time".to_owned())),
@@ -157,6 +198,7 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
             "--target - cannot be combined with --overwrite, --delete, --ownership, --dry-run or --json".to_owned(),
         ));
     }
+    args.refuse_patterns("with --target -")?;
     if args.wanted.wanted().is_some() {
         return Err(Error::Invalid(
             "--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned(),
@@ -172,27 +214,47 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
 
 fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
     let overwrite = args.overwrite.unwrap_or(OverwriteArg::Always);
+    if args.delete {
+        args.refuse_patterns("with --delete: what they leave out would look deleted")?;
+    }
     let into_bucket = bucket_target(context, &target, &args)?;
     let (repository, snapshot) = find_snapshot(context, &args)?;
     let (wanted, path) = (args.wanted.wanted(), path_of(&args)?);
     let options = RestoreOptions {
         target,
         path,
+        strips_path: args.below.is_some(),
+        include: Globs::new(&args.includes, "include pattern")?,
+        exclude: Globs::new(&args.excludes, "exclude pattern")?,
         overwrite: match overwrite {
             OverwriteArg::Always => Overwrite::Always,
             OverwriteArg::IfChanged => Overwrite::IfChanged,
             OverwriteArg::IfNewer => Overwrite::IfNewer,
             OverwriteArg::Never => Overwrite::Never,
         },
-        delete: args.delete,
+        removals: Removals::default(),
+        own_places: context.own_places(),
         ownership: args.ownership,
         dry_run: args.dry_run,
         ignore_free_space: args.ignore_free_space,
     };
     let hears = context.hears();
+    let mut removals = None;
     let summary = match into_bucket {
         None => match &wanted {
+            None if args.delete => {
+                let ask = |plan: &Removals| confirm::ask(context, &removal_lines(plan));
+                let consent = confirm::consent(args.dry_run, args.into.yes, &ask);
+                let done = restore_files::run_removing(&repository, &snapshot, &options, &consent, &hears)?;
+                removals = Some(removal_document(&done.removals));
+                done.summary
+            }
             None => restore::run(&repository, &snapshot, &options, &hears)?,
+            Some(_) if args.delete => {
+                return Err(Error::Invalid(
+                    "--delete cannot be combined with --model, --run or --experiment".to_owned(),
+                ));
+            }
             Some(wanted) => deployment::restore_files(&repository, &snapshot, wanted, &options, &hears)?,
         },
         Some(_) if wanted.is_some() => {
@@ -211,7 +273,8 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         hears.monitor.note(&format!("Snapshot {}: the backup itself was incomplete: {problems}", snapshot.id.short()));
     }
     let code = if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
-    let document = json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "summary": summary });
+    let document =
+        json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "removals": removals, "summary": summary });
     Ok(Outcome::new(code, document, lines(&snapshot.id.short(), overwrite, args.dry_run, &summary)))
 }
 
@@ -227,11 +290,31 @@ fn bucket_target(
         Some(OverwriteArg::Always) => true,
         Some(_) => return Err(Error::Invalid("With a bucket as target, --overwrite can only be `always`".to_owned())),
     };
+    args.refuse_patterns("with a bucket as target")?;
     if args.delete || args.ownership {
         return Err(Error::Invalid("--delete and --ownership work only with a directory as target".to_owned()));
     }
     let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
-    Ok(Some((target, BucketRestoreOptions { replace, dry_run: args.dry_run })))
+    Ok(Some((target, BucketRestoreOptions { replace, dry_run: args.dry_run, strips_path: args.below.is_some() })))
+}
+
+/// Says what will be removed.
+fn removal_lines(plan: &Removals) -> Vec<String> {
+    let RemovalCounts { files, directories, bytes } = plan.counts();
+    let (files, directories) = (count(files, "file"), count(directories, "directory"));
+    let bytes = format_bytes(bytes);
+    let mut lines =
+        vec![format!("{files} ({bytes}) and {directories} that the snapshot does not have will be deleted:")];
+    lines.extend(plan.paths().take(REMOVALS_NAMED_MAX).map(|path| format!("  {}", printable(&path.to_string_lossy()))));
+    if plan.paths().nth(REMOVALS_NAMED_MAX).is_some() {
+        lines.push("  and more: --dry-run names all".to_owned());
+    }
+    lines
+}
+
+fn removal_document(plan: &Removals) -> Value {
+    let RemovalCounts { files, directories, bytes } = plan.counts();
+    json!({ "files": files, "directories": directories, "bytes": bytes, "reserves": plan.reserves })
 }
 
 fn lines(snapshot: &str, overwrite: OverwriteArg, dry_run: bool, summary: &RestoreSummary) -> Vec<String> {

@@ -22,6 +22,14 @@ pub struct SnapshotArgs {
 }
 
 impl SnapshotArgs {
+    /// Takes the path out of SNAPSHOT:PATH, if there is one.
+    pub fn take_path(&mut self) -> Option<String> {
+        let (name, path) = split_path(self.snapshot.as_deref()?)?;
+        let (name, path) = (name.to_owned(), path.to_owned());
+        self.snapshot = Some(name);
+        Some(path)
+    }
+
     /// Finds the snapshot that is meant.
     pub fn find(&self, context: &Context, repository: &Repository, deployment: Option<&str>) -> Result<Snapshot> {
         match &self.snapshot {
@@ -64,10 +72,39 @@ impl WantedArgs {
     }
 }
 
+/// Splits SNAPSHOT:PATH. The colons of a time, as in 2026-11-21T03:00Z, separate nothing.
+pub fn split_path(text: &str) -> Option<(&str, &str)> {
+    let (name, path) = text.split_once(':')?;
+    if !(name.contains('-') && name.contains('T')) {
+        return Some((name, path));
+    }
+    let at = text.find("Z:")?;
+    Some((&text[..=at], &text[at + 2..]))
+}
+
 /// Splits `OLD=NEW`.
 pub fn split_root(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
         _ => Err(Error::Invalid(format!("{text:?} is not of the form OLD=NEW"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_from_a_time() {
+        for (text, parts) in [
+            ("latest", None),
+            ("latest:srv/a:b", Some(("latest", "srv/a:b"))),
+            ("latest~2:12/x", Some(("latest~2", "12/x"))),
+            ("2026-11-21:Text", Some(("2026-11-21", "Text"))),
+            ("2026-11-21T03:00Z", None),
+            ("2026-11-21T03:00:10Z:srv", Some(("2026-11-21T03:00:10Z", "srv"))),
+        ] {
+            assert_eq!(split_path(text), parts, "{text}");
+        }
     }
 }

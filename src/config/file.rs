@@ -143,7 +143,7 @@ impl ConfigFile {
     /// Reads the file given, which must be there, or else the first that is there of the usual places; then `settings`,
     /// each `KEY=VALUE`, which override what it says.
     pub fn load(given: Option<&Path>, settings: &[String]) -> Result<Self> {
-        let found = given.map(Path::to_owned).or_else(|| usual_places().into_iter().find(|path| path.is_file()));
+        let found = Self::place(given);
         let mut table = found.as_deref().map(read_table).transpose()?.unwrap_or_default();
         for (number, setting) in settings.iter().enumerate().filter(|(_, setting)| !setting.trim().is_empty()) {
             // By its number: the text may hold a password.
@@ -151,6 +151,11 @@ impl ConfigFile {
             merge(&mut table, parse_setting(setting).ok_or_else(invalid)?);
         }
         table.try_into().map_err(|error| Error::Invalid(format!("The settings given by --set are invalid: {error}")))
+    }
+
+    /// Returns which file is read: the one that is given, or else the first of the usual places that has one.
+    pub fn place(given: Option<&Path>) -> Option<PathBuf> {
+        given.map(Path::to_owned).or_else(|| usual_places().into_iter().find(|path| path.is_file()))
     }
 
     /// Returns the policy of this name: one of the file, else a preset.

@@ -145,7 +145,7 @@ impl Comparison<'_> {
                     self.push(&mut batch, Difference::Unreadable { path, message })?;
                     continue;
                 }
-                Found::Skipped { .. } => continue,
+                Found::Skipped { .. } | Found::LeftOut { .. } => continue,
                 Found::Failed(error) => return Err(error),
             };
             any = true;

@@ -28,6 +28,8 @@ pub const METADATA: &str = "metadata";
 pub const CATALOGUE: &str = "catalogue";
 /// Most problems that a record names one by one; the rest is only counted.
 pub const PROBLEMS_MAX: usize = 1000;
+/// Most paths that a record names of what was not read; the rest is only counted.
+pub const UNREAD_MAX: usize = 10_000;
 
 /// How much of the source is in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +120,26 @@ pub struct ProblemRecord {
     pub message: String,
 }
 
+/// What a backup of files looked at: what a restore may take for gone, because it is not in the snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Whether what stood beside the entries of the top level would be in the snapshot too.
+    pub covers_top: bool,
+    /// Patterns of what was left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excludes: Vec<String>,
+    /// Patterns of what was left out, which match in upper and lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excludes_any_case: Vec<String>,
+    /// Paths in the tree that were not read for another reason, as text, at most [`UNREAD_MAX`]. What was below them is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
+    /// How many those were.
+    #[serde(default)]
+    pub unread_count: u64,
+}
+
 /// The snapshot that a copy was made of, in another repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopiedFrom {
@@ -176,6 +198,9 @@ pub struct SnapshotRecord {
     /// The snapshot of another repository that this one is a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied_from: Option<Box<CopiedFrom>>,
+    /// What was looked at; not known of streams, and of snapshots that have lost something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Box<Coverage>>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub more: BTreeMap<String, serde_json::Value>,

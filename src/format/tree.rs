@@ -40,7 +40,9 @@ pub const DIRECT_CHUNKS_MAX: usize = 1024;
 pub const CHUNK_REF_LEN: usize = 36;
 /// Longest path in bytes.
 pub const PATH_LEN_MAX: usize = u16::MAX as usize;
-const ENTRY_LEN_MIN: usize = 1 + 1 + 2 + 1 + 60 + 2;
+/// Mode, owner and group; two times; inode and device.
+const METADATA_LEN: usize = 3 * 4 + 2 * (8 + 4) + 2 * 8;
+const ENTRY_LEN_MIN: usize = 1 + 1 + 2 + 1 + METADATA_LEN + 2;
 const CHILD_LEN_MIN: usize = 2 + 1 + 32 + 16;
 
 const FLAG_SPARSE: u8 = 1;
@@ -433,6 +435,16 @@ mod tests {
         let mut bytes = node_header(0, entries.len() as u32).to_vec();
         entries.iter().for_each(|entry| encode_entry(entry, &mut bytes));
         bytes
+    }
+
+    #[test]
+    fn a_tree_of_one_directory_with_a_short_name_can_be_read() {
+        let kind = EntryKind::Directory;
+        let entry = Entry { path: b"a/".to_vec(), metadata: Metadata::default(), kind, attributes: vec![] };
+        let mut metadata = Vec::new();
+        encode_metadata(&entry.metadata, &mut metadata);
+        assert_eq!(metadata.len(), METADATA_LEN);
+        assert_eq!(decode_node(&leaf(std::slice::from_ref(&entry))).unwrap(), Node::Leaf(vec![entry]));
     }
 
     #[test]

@@ -11,5 +11,6 @@ pub mod repair_objects;
 pub mod repair_packs;
 pub mod repair_snapshots;
 pub mod restore_deployment;
+pub mod restore_files;
 
 pub use consent::{Confirm, Consent};

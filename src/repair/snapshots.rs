@@ -174,6 +174,8 @@ fn write_anew(
 /// Writes into a record what is lost. Whose it was stands in `named`.
 fn confess(record: &mut SnapshotRecord, losses: &[Lost], named: &[Lost]) {
     record.completeness = Completeness::Incomplete;
+    // What is lost would look like something that was never there.
+    record.coverage = None;
     record.problem_count += losses.len() as u64;
     let free = PROBLEMS_MAX.saturating_sub(record.problems.len());
     for lost in losses.iter().take(free) {

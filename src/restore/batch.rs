@@ -201,8 +201,8 @@ impl DirectoryRestore<'_> {
 
     fn remove_in_the_way(&self, entry: &Entry) -> Result<()> {
         match self.target.look(&entry.path)? {
-            Some(existing) if existing.kind == ExistingKind::File => self.target.remove(&entry.path),
-            _ => self.clear_the_way(entry, ExistingKind::File),
+            Some(existing) if existing.kind == ExistingKind::File => self.target.remove(&entry.path).map(drop),
+            _ => self.refuse_other(entry, ExistingKind::File),
         }
     }
 

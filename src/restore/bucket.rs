@@ -45,6 +45,8 @@ pub struct BucketRestoreOptions {
     pub replace: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Put what is below the path right into the target, not below the path.
+    pub strips_path: bool,
 }
 
 /// A part of a bucket to restore into, and how.
@@ -71,14 +73,23 @@ pub fn run_snapshot(
     let tally = RestoreTally::default();
     let mut found = path.is_empty();
     for selection in contents::select(snapshot, path) {
-        let shown = contents::shown_path(&selection.component.name, &selection.path);
-        let name = if selection.path.is_empty() && selection.component.name == FILES { &[][..] } else { &shown };
-        let name = std::str::from_utf8(name).map_err(|_| contents::no_such_path(snapshot, path))?;
+        let name = name_in_target(&selection, path, into.options.strips_path);
+        let name = std::str::from_utf8(&name).map_err(|_| contents::no_such_path(snapshot, path))?;
         let target = into.target.below(name.trim_end_matches('/'));
         let into = IntoBucket { target: &target, ..into };
         found |= BucketRestore::new(&reader, &selection, into, hears, &tally).restore()?;
     }
     if found { Ok(tally.summary()) } else { Err(contents::no_such_path(snapshot, path)) }
+}
+
+/// Returns below which path of the target a selection goes.
+fn name_in_target(selection: &Selection<'_>, path: &[u8], strips_path: bool) -> Vec<u8> {
+    let component = &selection.component.name;
+    match strips_path && !path.is_empty() {
+        true => contents::name_below(component, path).unwrap_or_default().into(),
+        false if selection.path.is_empty() && component == FILES => Vec::new(),
+        false => contents::shown_path(component, &selection.path),
+    }
 }
 
 /// Restores what is at a path of a component's tree and below it; the empty path stands for all of it. What an entry's

@@ -14,6 +14,7 @@
 mod batch;
 pub mod bucket;
 pub mod deployment;
+pub mod removals;
 mod space;
 mod sweep;
 
@@ -30,11 +31,14 @@ use crate::error::{Error, Result};
 use crate::file_system;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
+use crate::globs::Globs;
 use crate::hears::Hears;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 use crate::restore::batch::FileBatch;
+use crate::restore::removals::{Removals, Scope};
 pub use crate::restore::space::refuse_overfull;
+use crate::source::filter::OwnPlaces;
 use crate::target::directory::{self, DirectoryTarget, ExistingKind};
 use crate::trees::contents::{self, Selection, is_selected};
 use crate::trees::reader::TreeReader;
@@ -60,10 +64,18 @@ pub struct RestoreOptions {
     pub target: PathBuf,
     /// Only this path and what is below it.
     pub path: Option<String>,
+    /// Put what is below that path right into the target, not below the path.
+    pub strips_path: bool,
+    /// Of that, only what matches, and what is below it; all without patterns.
+    pub include: Globs,
+    /// Not what matches, and not what is below it.
+    pub exclude: Globs,
     /// What to do with files that are there.
     pub overwrite: Overwrite,
-    /// Remove what the snapshot does not have.
-    pub delete: bool,
+    /// What to remove from the target, as [`plan_removals`] found it.
+    pub removals: Removals,
+    /// What mlvault needs itself: never in such a plan.
+    pub own_places: OwnPlaces,
     /// Restore owner, group, set-user-id and set-group-id.
     pub ownership: bool,
     /// Only tell what would be done.
@@ -73,6 +85,11 @@ pub struct RestoreOptions {
 }
 
 impl RestoreOptions {
+    /// Returns whether the patterns select a path of the tree.
+    fn selects(&self, path: &[u8]) -> bool {
+        (self.include.is_empty() || self.include.matches_at_or_above(path)) && !self.exclude.matches_at_or_above(path)
+    }
+
     /// Restores all of a snapshot into a directory. What is there is compared, and rewritten where it differs; nothing is
     /// removed.
     pub fn into_directory(target: impl Into<PathBuf>) -> Self {
@@ -80,8 +97,12 @@ impl RestoreOptions {
         Self {
             target,
             path: None,
+            strips_path: false,
+            include: Globs::default(),
+            exclude: Globs::default(),
             overwrite: Overwrite::Always,
-            delete: false,
+            removals: Removals::default(),
+            own_places: OwnPlaces::new(),
             ownership: false,
             dry_run: false,
             ignore_free_space: false,
@@ -177,6 +198,13 @@ impl<'a> Part<'a> {
         Self { component, prefix: path.clone(), strips_prefix: !path.is_empty(), root: root.into() }
     }
 
+    /// Without the path itself. If that leads to several components, they go into directories of the rest of their names.
+    fn stripped(selection: &Selection<'a>, path: &[u8], target: &Path) -> Self {
+        let rest = contents::name_below(&selection.component.name, path);
+        let root = rest.map_or_else(|| target.to_owned(), |rest| target.join(rest));
+        Self::below(selection, root)
+    }
+
     /// Components other than plain files go into a directory of their name.
     fn whole(Selection { component, path }: Selection<'a>, target: &Path) -> Self {
         let root = if component.name == FILES { target.to_owned() } else { target.join(&component.name) };
@@ -229,6 +257,41 @@ struct DirectoryRestore<'a> {
     tally: &'a RestoreTally,
 }
 
+/// Finds what a restore with these options would remove from the target, because the snapshot does not have it. Nothing is
+/// that the backup did not look at, and none of mlvault's own places.
+pub fn plan_removals(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    options: &RestoreOptions,
+    hears: &Hears,
+) -> Result<Removals> {
+    hears.monitor.phase("look at the target", None, None);
+    let reader = ChunkReader::new(Arc::clone(repository));
+    let filter = removals::filter_of(&snapshot.record, &options.own_places)?;
+    let mut removals = Removals { filter, ..Removals::default() };
+    let job = Job::new(&reader, options, hears);
+    for part in parts(snapshot, options) {
+        match Scope::of(&snapshot.record, &part.component.name) {
+            Ok(scope) => {
+                let target = look_at_target(&part.root)?;
+                job.restore_of(&part, &target).plan_removals(&scope, &mut removals)?;
+            }
+            Err(reserve) => removals.reserves.push(reserve),
+        }
+    }
+    Ok(removals)
+}
+
+/// Returns what is restored, and where to.
+fn parts<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Vec<Part<'a>> {
+    let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
+    let part = |selection| match options.strips_path && !path.is_empty() {
+        true => Part::stripped(&selection, path, &options.target),
+        false => Part::whole(selection, &options.target),
+    };
+    contents::select(snapshot, path).into_iter().map(part).collect()
+}
+
 /// Runs a restore. Components other than plain files go into a directory of their name. When it returns, what was restored
 /// survives a crash.
 pub fn run(
@@ -240,8 +303,7 @@ pub fn run(
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let path = options.path.as_deref().map(|path| contents::normal_path(path.as_bytes())).unwrap_or_default();
-    let selections = contents::select(snapshot, path);
-    let parts: Vec<Part<'_>> = selections.into_iter().map(|it| Part::whole(it, &options.target)).collect();
+    let parts = parts(snapshot, options);
     refuse_overfull(&reader, &parts, options, hears)?;
     let total = if options.path.is_none() { Some(&snapshot.record.components) } else { None };
     hears.monitor.phase(
@@ -261,7 +323,7 @@ pub fn run(
 }
 
 /// Restores what is at a path of a component's tree and below it, so that what an entry's path has behind the path that
-/// was selected comes behind the target. Nothing is deleted. Returns what was done; nothing if there is nothing at the path.
+/// was selected comes behind the target. Returns what was done; nothing if there is nothing at the path.
 ///
 /// Who restores into a place that is to stay asks [`refuse_overfull`] before, and [`sync`] afterwards: once for all parts.
 pub fn run_below(
@@ -271,8 +333,7 @@ pub fn run_below(
     hears: &Hears,
 ) -> Result<RestoreSummary> {
     reader.repository().access().data_secret()?;
-    let options = RestoreOptions { delete: false, ..options.clone() };
-    let job = Job::new(reader, &options, hears);
+    let job = Job::new(reader, options, hears);
     job.restore(&Part::below(selection, &options.target))?;
     Ok(job.tally.summary())
 }
@@ -294,13 +355,11 @@ pub fn sync<'p>(directories: impl IntoIterator<Item = &'p Path>, hears: &Hears) 
 impl DirectoryRestore<'_> {
     /// Returns whether anything was selected.
     fn restore(&self) -> Result<bool> {
+        self.remove(|doomed| &doomed.in_the_way)?;
         // All files before any link: no file of the snapshot is ever written through a symlink of the snapshot.
         let found = self.restore_files()?;
         self.restore_links()?;
-        // Only if something was found: a path that is mistyped must not empty the target.
-        if self.options.delete && found {
-            self.sweep()?;
-        }
+        self.remove(|doomed| &doomed.extra)?;
         // Last, because whatever is written or removed below a directory changes its time, and a mode may forbid writing.
         if !self.options.dry_run {
             self.restore_directory_metadata()?;
@@ -308,22 +367,34 @@ impl DirectoryRestore<'_> {
         Ok(found)
     }
 
-    /// Returns the selected entries: all, or the path and what is below it; and an error for each part of the tree that
-    /// cannot be read.
-    fn entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + '_>> {
+    /// Returns the selected entries as they are stored: all, or the path and what is below it; and an error for each part of
+    /// the tree that cannot be read.
+    fn stored_entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + '_>> {
         let tree = match TreeReader::open_prefix(self.reader, &self.component.name, &self.component.root, self.prefix) {
             Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
             tree => tree?,
         };
-        let selected = tree.filter(|entry| entry.as_ref().map_or(true, |entry| is_selected(&entry.path, self.prefix)));
-        let directories = selected.map(|entry| entry.map(contents::as_directory));
+        let is_wanted = |path: &[u8]| is_selected(path, self.prefix) && self.options.selects(path);
+        let selected = tree.filter(move |entry| entry.as_ref().map_or(true, |entry| is_wanted(&entry.path)));
+        Ok(Box::new(selected.map(|entry| entry.map(contents::as_directory))))
+    }
+
+    /// Returns the selected entries with the paths that they have in the target.
+    fn entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + '_>> {
+        let stored = self.stored_entries()?;
         if !self.strips_prefix {
-            return Ok(Box::new(directories));
+            return Ok(stored);
         }
-        Ok(Box::new(directories.filter_map(|entry| match entry {
+        Ok(Box::new(stored.filter_map(|entry| match entry {
             Ok(entry) => self.without_prefix(entry).map(Ok),
             Err(error) => Some(Err(error)),
         })))
+    }
+
+    /// Returns where a path of the tree stands in the target, where that is below the selected path.
+    fn path_in_target<'p>(&self, tree_path: &'p [u8]) -> &'p [u8] {
+        let rest = tree_path.strip_prefix(self.prefix).filter(|_| self.strips_prefix);
+        rest.map_or(tree_path, |rest| rest.strip_prefix(b"/").unwrap_or(rest))
     }
 
     /// Takes the prefix away from an entry's path; the entry of the prefix itself, if it is a directory, is the target.
@@ -393,7 +464,7 @@ impl DirectoryRestore<'_> {
             return;
         }
         let made =
-            self.clear_the_way(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
+            self.refuse_other(entry, ExistingKind::Directory).and_then(|()| self.target.make_directory(&entry.path));
         if let Err(error) = made {
             self.problem(entry, &error.to_string());
         }
@@ -428,7 +499,11 @@ impl DirectoryRestore<'_> {
     }
 
     fn restore_link(&self, entry: &Entry, restore: impl FnOnce() -> Result<()>) {
-        add(&self.tally.links, 1);
+        match self.keeps_existing(entry) {
+            Ok(true) => return,
+            Ok(false) => add(&self.tally.links, 1),
+            Err(error) => return self.problem(entry, &error.to_string()),
+        }
         if self.options.dry_run {
             return;
         }
@@ -437,21 +512,32 @@ impl DirectoryRestore<'_> {
         }
     }
 
+    /// Returns whether the user wants something left that stands where a link would; counts it.
+    fn keeps_existing(&self, entry: &Entry) -> Result<bool> {
+        let kept = self.target.look(&entry.path)?.is_some_and(|existing| self.is_left(entry, &existing));
+        add(&self.tally.files_kept, u64::from(kept));
+        Ok(kept)
+    }
+
     fn restore_symlink(&self, entry: &Entry, link_target: &[u8]) -> Result<()> {
         let existing = self.target.look(&entry.path)?;
         if existing.is_some_and(|existing| existing.kind == ExistingKind::Symlink) {
-            if self.options.overwrite == Overwrite::Never || self.target.read_symlink(&entry.path)? == link_target {
+            if self.target.read_symlink(&entry.path)? == link_target {
                 return self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true);
             }
             self.target.remove(&entry.path)?;
         }
-        self.clear_the_way(entry, ExistingKind::Symlink)?;
+        self.refuse_other(entry, ExistingKind::Symlink)?;
         self.target.make_symlink(&entry.path, link_target)?;
         self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true)
     }
 
     fn is_first_selected(&self, first: &[u8]) -> bool {
-        (self.strips_prefix || is_selected(first, self.prefix)) && directory::parts(first).is_ok()
+        let is_wanted = match self.strips_prefix {
+            true => self.options.selects(&[self.prefix, b"/", first].concat()),
+            false => is_selected(first, self.prefix) && self.options.selects(first),
+        };
+        is_wanted && directory::parts(first).is_ok()
     }
 
     /// The first name must have been restored too, or else be what the snapshot says.
@@ -471,28 +557,28 @@ impl DirectoryRestore<'_> {
     fn restore_hard_link(&self, entry: &Entry, first: &[u8]) -> Result<()> {
         let old = self.target.look(first)?;
         if let Some(existing) = self.target.look(&entry.path)? {
-            if old.is_some_and(|old| old.identity == existing.identity) || self.options.overwrite == Overwrite::Never {
+            if old.is_some_and(|old| old.identity == existing.identity) {
                 return Ok(());
             }
             if existing.kind == ExistingKind::File {
                 self.target.remove(&entry.path)?;
             }
         }
-        self.clear_the_way(entry, ExistingKind::File)?;
+        self.refuse_other(entry, ExistingKind::File)?;
         self.target.make_hard_link(first, &entry.path)
     }
 
-    /// Removes something of another type that is in the way, if the user asked for that; else fails.
-    fn clear_the_way(&self, entry: &Entry, wanted: ExistingKind) -> Result<()> {
+    /// Fails if something of another type is in the way: what may be removed of that was removed before.
+    fn refuse_other(&self, entry: &Entry, wanted: ExistingKind) -> Result<()> {
         match self.target.look(&entry.path)? {
             Some(existing) if existing.kind != wanted => {
-                if !self.options.delete {
-                    let reason = format!("{} is in the way; --delete would remove it", describe(existing.kind));
-                    let fault = std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason);
-                    return Err(self.target.fault("restore", &entry.path, fault));
-                }
-                add(&self.tally.removed, 1);
-                self.target.remove(&entry.path)
+                let what = describe(existing.kind);
+                let reason = match self.options.removals.is_empty() {
+                    true => format!("{what} is in the way; --delete would remove it"),
+                    false => format!("{what} is in the way"),
+                };
+                let fault = std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason);
+                Err(self.target.fault("restore", &entry.path, fault))
             }
             _ => Ok(()),
         }

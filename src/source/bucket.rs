@@ -20,8 +20,8 @@ use crate::budget::{Budget, Permit};
 use crate::error::{Error, Fault, Result};
 use crate::format::attributes::Attributes;
 use crate::format::tree::{FileTime, Metadata, PATH_LEN_MAX};
-use crate::globs::Globs;
 use crate::s3::{Bucket, BucketLocation, Extent, Fetched, Later, ListedObject, ObjectFacts, Patience, S3Options};
+use crate::source::filter::Filter;
 use crate::source::{Content, Found, Interruption, Item, ItemKind, Source};
 use crate::sync::lock;
 use crate::units::MIB;
@@ -46,7 +46,7 @@ type Expected = HashMap<Vec<u8>, (Later<Fetched>, Permit)>;
 pub struct BucketSource {
     bucket: Bucket,
     key_prefix: String,
-    excludes: Globs,
+    filter: Filter,
     read_ahead: Budget,
     expected_budget: Budget,
     expected: Mutex<Expected>,
@@ -57,20 +57,20 @@ impl BucketSource {
     pub fn connect(
         location: &BucketLocation,
         options: &S3Options,
-        excludes: &[String],
+        filter: Filter,
         read_ahead_bytes: u64,
     ) -> Result<Self> {
         let bucket = Bucket::connect(&location.bucket, options, Patience::default())?;
-        Self::new(bucket, location, excludes, read_ahead_bytes)
+        Self::new(bucket, location, filter, read_ahead_bytes)
     }
 
     /// Prepares a source; fails if the bucket cannot be listed. Exclude patterns with a `/` match whole paths below the
     /// prefix, others match names. At most `read_ahead_bytes` of objects are in memory.
-    pub fn new(bucket: Bucket, location: &BucketLocation, excludes: &[String], read_ahead_bytes: u64) -> Result<Self> {
+    pub fn new(bucket: Bucket, location: &BucketLocation, filter: Filter, read_ahead_bytes: u64) -> Result<Self> {
         let source = Self {
             bucket,
             key_prefix: location.key_prefix(),
-            excludes: Globs::new(excludes, "exclude pattern")?,
+            filter,
             read_ahead: Budget::new(read_ahead_bytes - read_ahead_bytes / EXPECTED_SHARE),
             expected_budget: Budget::new(read_ahead_bytes / EXPECTED_SHARE),
             expected: Mutex::default(),
@@ -83,7 +83,7 @@ impl BucketSource {
     fn found(&self, listed: ListedObject) -> Option<Found> {
         let path = listed.key.get(self.key_prefix.len()..).unwrap_or_default();
         // Consoles make an empty object that stands for the prefix itself.
-        if (path.is_empty() && listed.size == 0) || self.is_excluded(path) {
+        if (path.is_empty() && listed.size == 0) || self.filter.excludes_at_or_above(path) {
             return None;
         }
         let unreadable = |message: &str| {
@@ -103,15 +103,12 @@ impl BucketSource {
         let Ok(key) = std::str::from_utf8(&listed.key) else {
             return unreadable("its key is not UTF-8, and so it cannot be asked for");
         };
+        if let Some(reason) = self.filter.too_large(listed.size) {
+            return Some(Found::LeftOut { item: path.to_vec(), path: self.bucket.place(key), reason });
+        }
         let location = OsString::from_vec(self.bucket.place(key).into_bytes()).into();
         let kind = ItemKind::Object { size: listed.size, etag: listed.etag, storage_class: listed.storage_class };
         Some(Found::Item(Item { path: path.to_vec(), metadata: metadata(listed.modified), kind, location }))
-    }
-
-    /// As a directory would, an excluded prefix takes with it all that is below it.
-    fn is_excluded(&self, path: &[u8]) -> bool {
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        ends.chain([path.len()]).any(|end| end > 0 && self.excludes.matches(&path[..end]))
     }
 
     /// Returns the first part of an object, and what it is charged to: as it was expected, or else read now.

@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
-use crate::globs::Globs;
 use crate::held_directory::{self, LastDirectory, split_name};
+use crate::source::filter::Filter;
 use crate::source::{Content, Found, Item, ItemKind, Source};
 
 /// Unit in which `stat` counts what a file takes on the disk.
@@ -27,7 +27,7 @@ const STAT_BLOCK_BYTES: i64 = 512;
 /// Paths given by the user.
 pub struct DirectorySource {
     roots: Vec<Root>,
-    excludes: Globs,
+    filter: Filter,
     /// Of the files that are opened.
     last_directory: LastDirectory,
 }
@@ -79,6 +79,11 @@ impl Root {
         Ok(directory)
     }
 
+    /// Returns the device that it is on, once it was opened.
+    fn device(&self) -> u64 {
+        self.identity.get().map_or(0, |(device, _)| *device)
+    }
+
     fn location(&self, below: &[u8]) -> PathBuf {
         match below {
             b"" => self.named.location.clone(),
@@ -88,10 +93,10 @@ impl Root {
 }
 
 impl DirectorySource {
-    /// Prepares a walk of `paths`. Exclude patterns with a `/` match whole tree paths, others match names.
+    /// Prepares a walk of `paths`.
     ///
     /// Fails if a path cannot be looked at: a misspelt path must not look like an empty backup.
-    pub fn new(paths: &[PathBuf], excludes: &[String]) -> Result<Self> {
+    pub fn new(paths: &[PathBuf], filter: Filter) -> Result<Self> {
         let mut roots = paths.iter().map(|path| root(path)).collect::<Result<Vec<_>>>()?;
         roots.sort_by_key(NamedPath::sort_key);
         roots.dedup();
@@ -100,20 +105,31 @@ impl DirectorySource {
             all[at + 1..].iter().try_for_each(|inner| refuse_collision(outer, inner))?;
         }
         roots.retain(|root| !all.iter().any(|other| contains(other, root)));
-        Ok(Self::of(roots, Globs::new(excludes, "exclude pattern")?))
+        Ok(Self::of(roots, filter))
     }
 
     /// Prepares a walk of what is in a directory, with paths relative to it.
     pub fn content_of(directory: &Path) -> Result<Self> {
-        let fault = |source| Error::source("look at", directory.to_owned(), source);
-        let location = std::path::absolute(directory).map_err(fault)?;
-        let root = NamedPath { tree_path: Vec::new(), location, is_directory: true };
-        Ok(Self::of(vec![root], Globs::default()))
+        Self::content_at(b"", directory, Filter::default())
     }
 
-    fn of(roots: Vec<NamedPath>, excludes: Globs) -> Self {
+    /// Prepares a walk of what is in a directory, as if it stood at this path of the tree, which has no trailing `/`.
+    pub fn content_at(tree_path: &[u8], directory: &Path, filter: Filter) -> Result<Self> {
+        let fault = |source| Error::source("look at", directory.to_owned(), source);
+        let location = std::path::absolute(directory).map_err(fault)?;
+        let root = NamedPath { tree_path: tree_path.to_vec(), location, is_directory: true };
+        Ok(Self::of(vec![root], filter))
+    }
+
+    /// Returns the patterns of the filter that can match nothing in this source.
+    pub fn idle_patterns(&self) -> Vec<String> {
+        let roots: Vec<&[u8]> = self.roots.iter().map(|root| root.named.tree_path.as_slice()).collect();
+        self.filter.patterns_not_below(&roots)
+    }
+
+    fn of(roots: Vec<NamedPath>, filter: Filter) -> Self {
         let roots = roots.into_iter().map(Root::new).collect();
-        Self { roots, excludes, last_directory: LastDirectory::default() }
+        Self { roots, filter, last_directory: LastDirectory::default() }
     }
 
     /// Opens a file of the walk for reading. Between walk and open another process may have put a symlink or a named pipe in
@@ -150,6 +166,10 @@ impl Source for DirectorySource {
         })
     }
 
+    fn covers_top(&self) -> bool {
+        self.roots.iter().any(|root| root.named.tree_path.is_empty())
+    }
+
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {
         let file = self.open_file(&item.location)?;
         let opened = rustix::fs::fstat(&file)?;
@@ -159,7 +179,12 @@ impl Source for DirectorySource {
             return Err(io::Error::other("it was replaced by something else"));
         }
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Box::new(OpenFile { remaining: len_of(&opened), opened, file: File::from(file) }))
+        Ok(Box::new(OpenFile {
+            remaining: len_of(&opened),
+            opened,
+            file: File::from(file),
+            is_longer_than_it_says: false,
+        }))
     }
 }
 
@@ -167,14 +192,33 @@ struct OpenFile {
     file: File,
     opened: Stat,
     remaining: u64,
+    /// Whether there is content behind the length that it was said to have.
+    is_longer_than_it_says: bool,
 }
 
 impl Read for OpenFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.remaining == 0 && !self.is_longer_than_it_says {
+            return self.read_behind_end(buffer);
+        }
         // No further than it was long when it was opened: a log that grows as fast as it is read must end.
-        let len = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let max = if self.is_longer_than_it_says { u64::MAX } else { self.remaining };
+        let len = buffer.len().min(usize::try_from(max).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..len])?;
-        self.remaining -= read as u64;
+        self.remaining = self.remaining.saturating_sub(read as u64);
+        Ok(read)
+    }
+}
+
+impl OpenFile {
+    /// Reads on where a file should end. What has not grown, and goes on all the same, has a length that means nothing: in
+    /// `/proc`, and in some file systems of FUSE, lengths are 0.
+    fn read_behind_end(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        if read == 0 || rustix::fs::fstat(&self.file)?.st_size != self.opened.st_size {
+            return Ok(0);
+        }
+        self.is_longer_than_it_says = true;
         Ok(read)
     }
 }
@@ -234,16 +278,22 @@ impl Iterator for DirectoryWalk<'_> {
 
 impl DirectoryWalk<'_> {
     fn visit(&mut self, next: PendingPath) -> Option<Found> {
-        if !next.tree_path.is_empty() && self.source.excludes.matches(&next.tree_path) {
+        if !next.tree_path.is_empty() && self.source.filter.excludes(&next.tree_path) {
             return None;
         }
         let found = match self.look(&next) {
             Ok(found) => found,
             Err(error) => return Some(self.unreadable(&next, &error)),
         };
+        if let Some(own) = self.source.filter.own(&found) {
+            return Some(self.left_out(next, own.to_owned()));
+        }
         let kind = match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory => return self.visit_directory(next, &found),
             FileType::RegularFile => {
+                if let Some(reason) = self.source.filter.too_large(len_of(&found)) {
+                    return Some(self.left_out(next, reason));
+                }
                 let sparse = found.st_blocks.saturating_mul(STAT_BLOCK_BYTES) < found.st_size;
                 ItemKind::File { size: len_of(&found), sparse, linked: found.st_nlink > 1 }
             }
@@ -254,7 +304,7 @@ impl DirectoryWalk<'_> {
             other => {
                 let what = if other == FileType::Socket { "a socket" } else { "a device or named pipe" };
                 let path = self.location(&next).display().to_string();
-                return Some(Found::Skipped { path, message: what.to_owned() });
+                return Some(Found::Skipped { item: next.tree_path, path, message: what.to_owned() });
             }
         };
         let location = self.location(&next);
@@ -287,10 +337,11 @@ impl DirectoryWalk<'_> {
     }
 
     fn visit_directory(&mut self, next: PendingPath, found: &Stat) -> Option<Found> {
-        match self.enter_directory(&next) {
+        match self.enter_directory(&next, found) {
             Err(error) => Some(self.unreadable(&next, &error)),
-            Ok(()) if next.tree_path.is_empty() => None,
-            Ok(()) => Some(Found::Item(Item {
+            Ok(Some(reason)) => Some(self.left_out(next, reason)),
+            Ok(None) if next.tree_path.is_empty() => None,
+            Ok(None) => Some(Found::Item(Item {
                 path: tree_key(&next.tree_path, true),
                 metadata: metadata(found),
                 kind: ItemKind::Directory,
@@ -299,9 +350,19 @@ impl DirectoryWalk<'_> {
         }
     }
 
-    /// Queues a directory's content so that the smallest path is popped first.
-    fn enter_directory(&mut self, directory: &PendingPath) -> io::Result<()> {
+    /// Queues a directory's content so that the smallest path is popped first; or returns why it is left out.
+    fn enter_directory(&mut self, directory: &PendingPath, found: &Stat) -> io::Result<Option<String>> {
         let opened = self.directory(directory.root, &directory.below)?;
+        // What the user named is meant, whatever is in it.
+        if !directory.below.is_empty() {
+            let filter = &self.source.filter;
+            if filter.parts(self.source.roots[directory.root].device(), found.st_dev) {
+                return Ok(Some("on another file system".to_owned()));
+            }
+            if let Some(reason) = filter.marked(&opened) {
+                return Ok(Some(reason));
+            }
+        }
         let mut children = Vec::new();
         for child in Dir::read_from(&opened)? {
             let child = child?;
@@ -319,11 +380,16 @@ impl DirectoryWalk<'_> {
         // By the key that the tree has, with its `/`: `a/` comes after `a-b`, and parent and cross-check go by that order.
         children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
         self.pending.extend(children.into_iter().map(|(_, pending)| pending));
-        Ok(())
+        Ok(None)
     }
 
     fn location(&self, path: &PendingPath) -> PathBuf {
         self.source.roots[path.root].location(&path.below)
+    }
+
+    fn left_out(&self, pending: PendingPath, reason: String) -> Found {
+        let path = self.location(&pending).display().to_string();
+        Found::LeftOut { item: pending.tree_path, path, reason }
     }
 
     fn unreadable(&self, pending: &PendingPath, error: &io::Error) -> Found {
@@ -417,6 +483,7 @@ fn root(path: &Path) -> Result<NamedPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::filter::Exclusions;
 
     fn paths(source: &DirectorySource) -> Vec<String> {
         source
@@ -424,7 +491,7 @@ mod tests {
             .map(|found| match found {
                 Found::Item(item) => String::from_utf8_lossy(&item.path).into_owned(),
                 Found::Unreadable { path, .. } => format!("unreadable {path}"),
-                Found::Skipped { path, .. } => format!("skipped {path}"),
+                Found::Skipped { path, .. } | Found::LeftOut { path, .. } => format!("skipped {path}"),
                 Found::Failed(error) => panic!("{error}"),
             })
             .collect()
@@ -442,7 +509,7 @@ mod tests {
     fn items_come_in_byte_order_with_directories_before_their_content() {
         let directory = tempfile::tempdir().unwrap();
         make(directory.path(), &["a/b", "a-b", "a.txt", "a/a/z", "B", "a/a.z"]);
-        let source = DirectorySource::new(&[directory.path().join(".")], &[]).unwrap();
+        let source = DirectorySource::new(&[directory.path().join(".")], Filter::default()).unwrap();
         let prefix = directory.path().strip_prefix("/").unwrap().display().to_string();
         let found: Vec<String> = paths(&source)
             .iter()
@@ -460,7 +527,7 @@ mod tests {
         make(directory.path(), &["s/one/x", "s/one/y", "s/two/z", "s/one-more", "t"]);
         let of = |name: &str| directory.path().join(name);
         let roots = [of("s/two"), of("s/one"), of("s/one/x"), of("s/one-more")];
-        let source = DirectorySource::new(&roots, &[]).unwrap();
+        let source = DirectorySource::new(&roots, Filter::default()).unwrap();
         let found = paths(&source);
         let mut sorted = found.clone();
         sorted.sort();
@@ -477,7 +544,11 @@ mod tests {
         make(directory.path(), &["keep/a", "keep/b.tmp", "drop/c", "keep/drop/d"]);
         let prefix = directory.path().strip_prefix("/").unwrap().display().to_string();
         let excludes = ["*.tmp".to_owned(), format!("{prefix}/drop")];
-        let source = DirectorySource::new(&[directory.path().to_owned()], &excludes).unwrap();
+        let source = DirectorySource::new(
+            &[directory.path().to_owned()],
+            Filter::new(&Exclusions { patterns: excludes.to_vec(), ..Exclusions::default() }).unwrap(),
+        )
+        .unwrap();
         let found = paths(&source).join("\n");
         assert!(found.contains("keep/a") && found.contains("keep/drop/d"));
         assert!(!found.contains("b.tmp") && !found.contains(&format!("{prefix}/drop")));
@@ -538,7 +609,7 @@ mod tests {
             std::os::unix::fs::symlink(to, directory.path().join(link)).unwrap();
         }
         let roots = ["to-directory", "to-file"].map(|name| directory.path().join(name));
-        let source = DirectorySource::new(&roots, &[]).unwrap();
+        let source = DirectorySource::new(&roots, Filter::default()).unwrap();
         let mut read = Vec::new();
         for found in source.walk() {
             let Found::Item(item) = found else { panic!("{found:?}") };
@@ -580,6 +651,6 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_there_is_an_error() {
-        assert!(DirectorySource::new(&[PathBuf::from("/no/such/path")], &[]).is_err());
+        assert!(DirectorySource::new(&[PathBuf::from("/no/such/path")], Filter::default()).is_err());
     }
 }

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod command;
 pub mod deployment;
 pub mod directory;
+pub mod filter;
 pub mod inventory;
 pub mod spool;
 pub mod stream;
@@ -34,10 +35,21 @@ pub enum Found {
     },
     /// Something that has no content to store: a socket, a device, a named pipe.
     Skipped {
+        /// Its path in the tree.
+        item: Vec<u8>,
         /// Where.
         path: String,
         /// What it is.
         message: String,
+    },
+    /// Something that is not to be stored, and is not looked into.
+    LeftOut {
+        /// Its path in the tree.
+        item: Vec<u8>,
+        /// Where.
+        path: String,
+        /// Why.
+        reason: String,
     },
     /// The walk cannot go on, and what is missing is not known: the backup fails.
     Failed(Error),
@@ -117,7 +129,7 @@ impl From<Interruption> for io::Error {
 pub trait Content: Read + Send {
     /// Returns its metadata when it was opened.
     fn metadata(&self) -> Metadata;
-    /// Returns its length in bytes when it was opened; not more than this is read. `None` for streams.
+    /// Returns its length in bytes when it was opened, as far as the source knows it. `None` for streams.
     fn size(&self) -> Option<u64>;
     /// Returns what is to be stored of it beside content and metadata.
     fn attributes(&self) -> Attributes {
@@ -131,6 +143,10 @@ pub trait Content: Read + Send {
 pub trait Source: Send + Sync {
     /// Returns whether a walk tells how much there is, and costs so little that it may be taken once more for that.
     fn is_cheap_to_walk(&self) -> bool {
+        true
+    }
+    /// Returns whether everything that stands beside the topmost entries would be walked, too.
+    fn covers_top(&self) -> bool {
         true
     }
     /// Walks from the beginning.

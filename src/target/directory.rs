@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub fn parts(path: &[u8]) -> Result<Vec<&OsStr>, &'static str> {
         })
         .collect()
 }
+
+/// A path below a target, as the tree writes it: that of a directory ends in `/`.
+pub type PathInTarget = Vec<u8>;
 
 /// What is at a path.
 #[derive(Debug, Clone, Copy)]
@@ -116,9 +119,12 @@ impl DirectoryTarget {
     }
 
     /// Makes a directory that only its owner can enter until [`DirectoryTarget::set_metadata`] says otherwise, and its
-    /// parents. One that is there already is fine.
+    /// parents. One that is there already is fine; if it is ours, we can write in it afterwards.
     pub fn make_directory(&self, path: &[u8]) -> Result<()> {
-        let made = self.parent(path, true).and_then(|(parent, name)| make_directory(&parent, name, Mode::RWXU));
+        let made = self.parent(path, true).and_then(|(parent, name)| {
+            make_directory(&parent, name, Mode::RWXU)?;
+            give_access(&parent, name, Mode::RWXU).map(drop)
+        });
         made.map_err(|source| self.fault("create", path, source))
     }
 
@@ -127,18 +133,15 @@ impl DirectoryTarget {
         // A symlink of this name would lead the writes elsewhere, and a device could keep the open waiting. A new file is its
         // owner's alone until it is whole and its metadata are set.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = self.parent(path, true).and_then(|(parent, name)| {
-            Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?))
-        });
+        let opened =
+            self.parent(path, true).and_then(|(parent, name)| open(&parent, name, flags, Mode::RUSR | Mode::WUSR));
         opened.map_err(|source| self.fault("write", path, source))
     }
 
     /// Opens a file that is there for reading.
     pub fn read_file(&self, path: &[u8]) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = self
-            .parent(path, false)
-            .and_then(|(parent, name)| Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::empty())?)));
+        let opened = self.parent(path, false).and_then(|(parent, name)| open(&parent, name, flags, Mode::empty()));
         opened.map_err(|source| self.fault("read", path, source))
     }
 
@@ -167,14 +170,19 @@ impl DirectoryTarget {
         made.map_err(|source| self.fault("link", path, source))
     }
 
-    /// Removes a file, a symlink, or a directory with all that is in it.
-    pub fn remove(&self, path: &[u8]) -> Result<()> {
-        let removed = self.parent(path, false).and_then(|(parent, name)| remove_at(&parent, name));
+    /// Removes a file or a symlink, or, if the path ends in `/`, a directory; returns whether it is gone. A directory that
+    /// is not empty stays.
+    pub fn remove(&self, path: &[u8]) -> Result<bool> {
+        let flags = if path.ends_with(b"/") { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let removed = self
+            .parent(path, false)
+            .and_then(|(parent, name)| rustix::fs::unlinkat(&parent, name, flags).map_err(io::Error::from));
         // It may have been the directory that is remembered: what is made next must not go into one that is gone.
         self.last_parent.forget();
         match removed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|source| self.fault("remove", path, source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            result => result.map(|()| true).map_err(|source| self.fault("remove", path, source)),
         }
     }
 
@@ -243,6 +251,33 @@ fn step_down(directory: &OwnedFd, name: &OsStr, create: bool) -> io::Result<Owne
     }
 }
 
+/// Opens a file. One of ours that nobody may open is no obstacle: its permissions are the snapshot's in the end.
+fn open(parent: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<File> {
+    let open = || Ok(File::from(rustix::fs::openat(parent, name, flags, mode)?));
+    match open() {
+        Err(error) if is_denied(&error) && give_access(parent, name, Mode::RUSR | Mode::WUSR)? => open(),
+        opened => opened,
+    }
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// Adds permissions of the owner to a file or directory that is ours; returns whether it lacked any.
+fn give_access(parent: &OwnedFd, name: &OsStr, wanted: Mode) -> io::Result<bool> {
+    let held = rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = rustix::fs::fstat(&held)?;
+    let mode = Mode::from_raw_mode(found.st_mode);
+    let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+    if is_link || found.st_uid != rustix::process::geteuid().as_raw() || mode.contains(wanted) {
+        return Ok(false);
+    }
+    // By the handle: whatever takes the name's place meanwhile keeps its permissions.
+    rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), mode | wanted)?;
+    Ok(true)
+}
+
 fn make_directory(parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<()> {
     match rustix::fs::mkdirat(parent, name, mode) {
         Err(Errno::EXIST) => {
@@ -254,23 +289,6 @@ fn make_directory(parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<()> 
         }
         result => Ok(result?),
     }
-}
-
-fn remove_at(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => {}
-        result => return Ok(result?),
-    }
-    // A symlink was removed above as what it is; this goes down into real directories only.
-    let directory = step_down(parent, name, false)?;
-    let children: Vec<_> = rustix::fs::Dir::read_from(directory.as_fd())?.collect::<Result<_, _>>()?;
-    for child in children {
-        let child_name = OsStr::from_bytes(child.file_name().to_bytes());
-        if child_name != "." && child_name != ".." {
-            remove_at(&directory, child_name)?;
-        }
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Set-user-id and set-group-id bits only mean something together with the owner.
@@ -326,7 +344,7 @@ mod tests {
         assert!(target.open_file(b"file").is_err());
         assert!(target.make_directory(b"link/sub").is_err());
         assert!(target.remove(b"link/precious").is_err());
-        target.remove(b"link").unwrap();
+        assert!(target.remove(b"link").unwrap());
         assert!(outside.path().join("precious").exists());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     }
@@ -341,13 +359,15 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_removed_with_its_content() {
+    fn a_directory_is_removed_only_when_it_is_empty() {
         let directory = tempfile::tempdir().unwrap();
         let target = DirectoryTarget::create(directory.path()).unwrap();
-        target.make_directory(b"a/b/c/").unwrap();
+        target.make_directory(b"a/b/").unwrap();
         target.open_file(b"a/b/file").unwrap();
-        target.remove(b"a").unwrap();
-        assert!(target.look(b"a").unwrap().is_none());
-        target.remove(b"a").unwrap();
+        assert!(!target.remove(b"a/b/").unwrap());
+        assert!(target.remove(b"a/b").is_err());
+        assert!(target.remove(b"a/b/file").unwrap() && target.remove(b"a/b/").unwrap());
+        assert!(target.look(b"a/b").unwrap().is_none());
+        assert!(target.remove(b"a/b/").unwrap());
     }
 }

@@ -56,6 +56,12 @@ pub fn path_in(component: &str, path: &[u8]) -> Option<Vec<u8>> {
     path.strip_prefix(name)?.strip_prefix(b"/").map(<[u8]>::to_vec)
 }
 
+/// Returns what of a component's name is below a path, if the path is a directory of components.
+pub fn name_below<'a>(component: &'a str, path: &[u8]) -> Option<&'a str> {
+    let begins = component != FILES && component.as_bytes().strip_prefix(path)?.starts_with(b"/");
+    begins.then(|| &component[path.len() + 1..])
+}
+
 /// Returns whether `path` is `selected`, a directory of that name, or below it.
 pub fn is_selected(path: &[u8], selected: &[u8]) -> bool {
     match path.strip_prefix(selected) {
@@ -123,6 +129,8 @@ mod tests {
         assert_eq!(path_in("artifacts/models", b"artifacts/models"), Some(Vec::new()));
         assert_eq!(path_in("artifacts/models", b"artifacts/model"), None);
         assert_eq!(path_in("database", b"data"), None);
+        assert_eq!(name_below("artifacts/models", b"artifacts"), Some("models"));
+        assert_eq!(name_below("artifacts/models", b"artifacts/models"), None);
         assert_eq!(path_in(FILES, b""), Some(Vec::new()));
         assert_eq!(path_in(FILES, b"files"), Some(b"files".to_vec()));
     }

@@ -258,7 +258,7 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("find", &["file"], 0);
     printed.run("diff", &[&first, "latest"], 1);
     printed.run("diff", &["latest", "--dir", "."], 0);
-    printed.run("restore", &["--snapshot", "latest", "--target", &path("out")], 0);
+    printed.run("restore", &["--snapshot", "latest", "--target", &path("out"), "--delete"], 0);
     let hold = printed.run("hold add", &["latest", "--reason", "audit"], 0)["added"]["id"].as_str().unwrap().to_owned();
     printed.run("hold list", &[], 0);
     printed.run("snapshots", &[], 0);

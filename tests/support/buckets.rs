@@ -10,6 +10,7 @@ use mlvault::format::tree::Entry;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::s3::{Bucket, Extent, ObjectHeaders, S3Options};
+use mlvault::source::filter::Exclusions;
 use mlvault::trees::reader::TreeReader;
 
 use crate::support::repo::Vault;
@@ -52,9 +53,10 @@ pub fn backup_prefix(vault: &Vault, prefix: &str, options: S3Options) -> Result<
 
 /// Backs up a part of a bucket as a new process would, but for temporary files.
 pub fn backup(vault: &Vault, location: &str, options: S3Options) -> Result<BackupSummary, Error> {
-    let what =
-        BackupSource::Bucket { location: location.parse().unwrap(), options, excludes: vec!["*.tmp".to_owned()] };
-    backup::run(&vault.open().unwrap(), &BackupOptions::new(what), &Hears::nobody())
+    let what = BackupSource::Bucket { location: location.parse().unwrap(), options };
+    let exclusions = Exclusions { patterns: vec!["*.tmp".to_owned()], ..Exclusions::default() };
+    let options = BackupOptions { exclusions, ..BackupOptions::new(what) };
+    backup::run(&vault.open().unwrap(), &options, &Hears::nobody())
 }
 
 /// Returns the entries of a snapshot, by path.

@@ -38,6 +38,7 @@ use crate::format::deployment::{
     DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
 };
 use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, Statistics};
+use crate::format::tree::Entry;
 use crate::mlflow::catalogue::{self, Reference, ReferenceState, StoredTable};
 use crate::mlflow::schema::{ReferenceKind, Store};
 use crate::monitor::Monitor;
@@ -45,6 +46,7 @@ use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, Deployment, Layout};
 use crate::source::directory::DirectorySource;
+use crate::source::filter::Filter;
 use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
 use crate::source::stream::{Opener, Stream, StreamSource};
@@ -65,6 +67,8 @@ struct DeploymentBackup<'a> {
     job: &'a pipeline::Job<'a>,
     deployment: &'a Deployment,
     compare: &'a Compare<'a>,
+    /// What is left out of the artifacts.
+    filter: Filter,
     layout: Layout,
     scratch: TempDir,
     components: Vec<Component>,
@@ -86,6 +90,7 @@ pub fn store(
         job,
         deployment,
         compare,
+        filter: options.filter()?,
         layout,
         scratch,
         components: Vec::new(),
@@ -107,7 +112,8 @@ pub fn survey(
     let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
     inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.into_claims()?;
     for component in &layout.components {
-        visit(&component.name, open_artifacts(component, job_parts.read_ahead_bytes)?.as_ref())?;
+        let source = open_artifacts(component, job_parts.filter.clone(), job_parts.read_ahead_bytes)?;
+        visit(&component.name, source.as_ref())?;
     }
     Ok(())
 }
@@ -118,20 +124,22 @@ pub struct SurveyParts<'a> {
     pub cancel: &'a crate::cancel::Cancel,
     /// Memory for reading ahead.
     pub read_ahead_bytes: u64,
+    /// What to leave out of the artifacts.
+    pub filter: Filter,
 }
 
 fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
     Error::target("write to the scratch directory", path.to_owned(), source)
 }
 
-fn open_artifacts(component: &ArtifactComponent, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
+fn open_artifacts(component: &ArtifactComponent, filter: Filter, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
     Ok(match &component.place {
         ArtifactPlace::Directory(path) => {
             std::fs::read_dir(path).map_err(|source| Error::source("list", path.clone(), source))?;
-            Box::new(DirectorySource::content_of(path)?)
+            Box::new(DirectorySource::content_at(b"", path, filter)?)
         }
         ArtifactPlace::Bucket(location, options) => {
-            Box::new(BucketSource::connect(location, options, &[], read_ahead_bytes)?)
+            Box::new(BucketSource::connect(location, options, filter, read_ahead_bytes)?)
         }
     })
 }
@@ -240,7 +248,7 @@ impl DeploymentBackup<'_> {
         catalogue: &Path,
     ) -> Result<()> {
         let problems_before = self.job.problems.count();
-        let source = open_artifacts(component, self.job.repository.memory_plan().chunk_bytes / 2)?;
+        let source = open_artifacts(component, self.filter.clone(), self.job.repository.memory_plan().chunk_bytes / 2)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = self.compare.parent;
         let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.hears));
@@ -253,7 +261,9 @@ impl DeploymentBackup<'_> {
             connections: HashMap::new(),
         };
         let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
-        let had: ParentEntries<'_> = Box::new(open().into_iter().flatten());
+        // What is left out now is not lost, though the parent has it.
+        let is_wanted = |entry: &Result<Entry>| entry.as_ref().map_or(true, |entry| !self.filter.leaves_out(entry));
+        let had: ParentEntries<'_> = Box::new(open().into_iter().flatten().filter(is_wanted));
         let mut check =
             CrossCheck::new(&component.name, claims, had, Box::new(live), Box::new(BufWriter::new(orphans)));
         let compared = ParentTree::new(
