@@ -42,7 +42,8 @@ use mlvault::format::tree::{self, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
 use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::layout::Object;
-use mlvault::repository::snapshots::{Snapshot, select};
+use mlvault::repository::naming::Named;
+use mlvault::repository::snapshots::Snapshot;
 use mlvault::retention::policy::Age;
 use mlvault::s3::{BucketLocation, ObjectFacts, ObjectHeaders};
 use mlvault::sql::guard::{Guard, id_of};
@@ -535,10 +536,11 @@ fn location(data: &[u8]) {
 fn snapshot_name(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else { return };
     let snapshots: Vec<Snapshot> = (0..4).map(snapshot_of_day).collect();
-    if let Ok(at) = select(&snapshots, name) {
-        assert!(at < snapshots.len());
+    let named = Named { names: vec![name.to_owned()], ..Named::default() };
+    if let Ok(found) = named.among(&snapshots) {
+        assert!(found.iter().all(|at| *at < snapshots.len()));
     }
-    assert!(select(&[], name).is_err());
+    assert!(named.among(&[]).is_err());
 }
 
 /// The snapshots of four days in January 2026.

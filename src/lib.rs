@@ -49,7 +49,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`child_environment`] [`page_tokens`] [`file_system`] [`held_directory`] [`error`] [`format_error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`file_system`] [`held_directory`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
@@ -90,6 +90,7 @@ pub mod diff;
 #[doc(hidden)]
 pub mod doctor;
 pub mod dump;
+pub mod environment;
 pub mod error;
 #[doc(hidden)]
 pub mod file_system;

@@ -21,6 +21,16 @@ pub enum DayOrTime {
 }
 
 impl DayOrTime {
+    /// Returns when it begins: the start of the day, or the time itself.
+    pub fn begin(&self) -> Result<Timestamp> {
+        match self {
+            Self::Day(day) => TimeZone::UTC
+                .to_timestamp(day.at(0, 0, 0, 0))
+                .map_err(|_| Error::Invalid(format!("The day {day} is out of range"))),
+            Self::Time(time) => Ok(*time),
+        }
+    }
+
     /// Returns when it is over: the end of the day, or the time itself.
     pub fn end(&self) -> Result<Timestamp> {
         match self {

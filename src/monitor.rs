@@ -32,6 +32,10 @@ pub trait Monitor: Send + Sync {
     fn count(&self, counter: Counter, amount: u64);
     /// Something went wrong with one item and the operation goes on.
     fn problem(&self, subject: &str, message: &str);
+    /// Something that whoever uses the result has to know, also who wants to hear little.
+    fn warning(&self, message: &str) {
+        self.note(message);
+    }
     /// Something worth saying that is not a problem.
     fn note(&self, message: &str);
     /// Something was done to one item. The text is only made for those who want to see it.

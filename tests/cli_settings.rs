@@ -125,3 +125,101 @@ fn commands_of_the_user_get_the_environment_without_what_is_mlvaults_own() {
     let seen = fs::read_to_string(runner.path("seen")).unwrap();
     assert!(!seen.contains("MLVAULT_") && seen.contains("HOME="), "{seen}");
 }
+
+/// Returns the variables that the page of commands names as settings.
+fn documented_variables() -> Vec<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).unwrap();
+    let words = page.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut names: Vec<String> = words.filter(|word| word.starts_with("MLVAULT_")).map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn an_empty_variable_counts_as_one_that_is_not_there() {
+    let runner = Runner::with_repository();
+    runner.write("file", "content");
+    let variables = documented_variables();
+    assert!(variables.len() > 25, "{variables:?}");
+    // What the runner itself needs is given as arguments.
+    let (repo, key) = (runner.path("repo").display().to_string(), runner.path("key").display().to_string());
+    let run = |command: &[&str], empty: &[&str]| {
+        let mut prepared = runner.command(command);
+        prepared.args(["--repo", &repo, "--key-file", &key]).envs(empty.iter().map(|name| (*name, "")));
+        finish(&mut prepared)
+    };
+    for variable in &variables {
+        run(&["snapshots"], &[variable]).expect(0);
+    }
+    let all: Vec<&str> = variables.iter().map(String::as_str).chain(["MLFLOW_TRACKING_URI", "AWS_CA_BUNDLE"]).collect();
+    let source = runner.path("src").display().to_string();
+    run(&["backup", &source], &all).expect(0);
+    // An empty home is none: nothing appears where somebody happens to stand.
+    let none = ["HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MLVAULT_CACHE_DIR"];
+    let stand = runner.path("stand");
+    fs::create_dir(&stand).unwrap();
+    let mut prepared = runner.command(["backup", &source]);
+    finish(prepared.current_dir(&stand).envs(none.map(|name| (name, "")))).expect(0);
+    assert_eq!(fs::read_dir(&stand).unwrap().count(), 0);
+}
+
+#[test]
+fn a_passphrase_in_a_variable_may_end_with_a_line_end() {
+    let runner = Runner::without_repository();
+    let run = |command: &str, words: &str| {
+        let mut prepared = runner.command([command]);
+        finish(prepared.env_remove("MLVAULT_KEY_FILE").env("MLVAULT_PASSPHRASE", words))
+    };
+    run("init", "pass word with end ").expect(0);
+    for same in ["pass word with end \n", "pass word with end \r\n"] {
+        run("snapshots", same).expect(0);
+    }
+    run("snapshots", "pass word with end").expect(12);
+}
+
+#[test]
+fn what_names_the_storage_of_other_programs_is_no_directory() {
+    let runner = Runner::without_repository();
+    for location in ["sftp:host:/x", "rclone:remote:x", "b2:bucket:x", "rest:http", "azure:x", "gs:bucket:/"] {
+        let refused = runner.run(["init", "--repo", location]).expect(2).stderr;
+        assert!(refused.contains("./"), "{location}: {refused}");
+    }
+    let stand = runner.path("stand");
+    fs::create_dir(&stand).unwrap();
+    finish(runner.command(["init", "--repo", "./b2:x"]).current_dir(&stand)).expect(0);
+    assert!(stand.join("b2:x/config").exists());
+}
+
+#[test]
+fn who_asked_for_json_is_told_in_json_what_is_wrong_with_the_arguments() {
+    let runner = Runner::with_repository();
+    for arguments in [&["snapshots", "--json", "--nonsense"][..], &["restore", "--json"], &["--json", "nonsense"]] {
+        let refused = runner.run(arguments).expect(2);
+        assert!(refused.stdout.is_empty());
+        let told: serde_json::Value = serde_json::from_str(refused.stderr.trim()).unwrap();
+        assert_eq!((&told["type"], &told["exit_code"]), (&"error".into(), &2.into()), "{told:#}");
+    }
+    // A list that breaks off is a document all the same.
+    runner.write("file", "content");
+    runner.backup();
+    runner.files("repo/packs/meta").iter().for_each(|pack| fs::remove_file(pack).unwrap());
+    let broken = runner.run(["ls", "-R", "latest", "--json"]);
+    assert!(matches!(broken.code, Some(1 | 3)), "{broken:?}");
+    broken.json();
+}
+
+#[test]
+fn a_label_is_given_to_one_key_only() {
+    let runner = Runner::with_repository();
+    let add = |label: &str, file: &str| {
+        let file = runner.path(file).display().to_string();
+        runner.run(["key", "add", "--label", label, "--role", "writer", "--new-key-file", &file])
+    };
+    add("cron", "one").expect(0);
+    let refused = add("cron", "two").expect(2).stderr;
+    assert!(refused.contains("\"cron\""), "{refused}");
+    assert!(!runner.path("two").exists());
+    runner.run(["key", "remove", "cron"]).expect(0);
+    add("cron", "two").expect(0);
+}

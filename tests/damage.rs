@@ -451,7 +451,7 @@ fn no_record_that_mlvault_makes_is_taken_for_an_unknown_object() {
         }
     }
     repository.forget(&first, "test").unwrap();
-    undelete(&repository, &first.to_string(), &Hears::nobody()).unwrap();
+    undelete(&repository, &first.into(), &Hears::nobody()).unwrap();
     session::bury(&repository, &[PackId::from_bytes([7; 32])]).unwrap();
     for folder in ["keys/", "packs/", "index/", "sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/"] {
         assert!(!scene.vault.keys_under(folder).is_empty(), "{folder}");

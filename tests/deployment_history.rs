@@ -65,7 +65,7 @@ fn runs_experiments_and_versions_are_listed_newest_first() {
     let versions = list(runner, &["models", "fraud-detector"])[0]["versions"].as_array().unwrap().clone();
     assert_falls("versions", &versions, "version");
     let text = runner.run(["runs", "--experiment", "demand"]).expect(0).text();
-    let listed: Vec<_> = text.lines().skip(1).map(|line| line.split("  ").next().unwrap().to_owned()).collect();
+    let listed: Vec<_> = text.lines().skip(2).map(|line| line.split("  ").next().unwrap().to_owned()).collect();
     let ids = list(runner, &["runs", "--experiment", "demand"]);
     assert_eq!(listed, ids.iter().map(|run| run["run_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>());
 }

@@ -32,6 +32,7 @@ use mlvault::repair::index::{self, RepairIndexOptions};
 use mlvault::repair::packs::{self, RepairPacksOptions};
 use mlvault::repair::snapshots;
 use mlvault::repository::layout::Object;
+use mlvault::repository::naming::Named;
 use mlvault::repository::{OpenOptions, Repository, session};
 use mlvault::restore::RestoreOptions;
 use mlvault::retention::{self, ForgetChoice, undelete};
@@ -99,7 +100,7 @@ const COMMANDS: [(&str, Command); 22] = [
         index::run(vault.open()?.as_ref(), &RepairIndexOptions { dry_run: false }, &Hears::nobody()).map(drop)
     }),
     ("repair packs", |_, vault| packs::run(&vault.open()?, &RepairPacksOptions::default(), &Hears::nobody()).map(drop)),
-    ("repair snapshots", |_, vault| snapshots::plan(&vault.open()?, &[], &Hears::nobody()).map(drop)),
+    ("repair snapshots", |_, vault| snapshots::plan(&vault.open()?, &Named::default(), &Hears::nobody()).map(drop)),
     ("stats", repository_stats),
     ("find", find_files),
     ("ls", list_files),
@@ -263,13 +264,13 @@ fn list_snapshots(scene: &Scene, vault: &Vault) -> Result<()> {
 
 fn forget(scene: &Scene, vault: &Vault) -> Result<()> {
     let repository = vault.open()?;
-    let plan = retention::plan(&repository, &ForgetChoice::Snapshots(vec![scene.second.to_string()]), 100)?;
+    let plan = retention::plan(&repository, &ForgetChoice::Snapshots(scene.second.into()), 100)?;
     assert_eq!(retention::execute(&repository, &plan, true, &Hears::nobody())?, 1);
     Ok(())
 }
 
 fn bring_back(scene: &Scene, vault: &Vault) -> Result<()> {
-    undelete(&vault.open()?, &scene.forgotten.to_string(), &Hears::nobody()).map(drop)
+    undelete(&vault.open()?, &scene.forgotten.into(), &Hears::nobody()).map(drop)
 }
 
 fn prune(vault: &Vault) -> Result<()> {

@@ -126,7 +126,7 @@ fn operate(scene: &Scene, vault: &Vault, operation: Operation) -> Result<(), Err
     match operation {
         Operation::Prune => prune::run(&repository, &options, &hears).map(drop),
         Operation::ForgetAndPrune => {
-            let what = ForgetChoice::Snapshots(vec![scene.snapshots[0].0.to_string()]);
+            let what = ForgetChoice::Snapshots(scene.snapshots[0].0.into());
             let plan = retention::plan(&repository, &what, 100)?;
             retention::execute(&repository, &plan, true, &hears)?;
             prune::run(&repository, &options, &hears).map(drop)

@@ -432,7 +432,7 @@ impl Life {
 
     fn forget_one(&mut self, weather: Weather) -> Result<()> {
         let Some(id) = self.pick(|life| life.main.listed.keys().copied().collect()) else { return Ok(()) };
-        self.forget(&ForgetChoice::Snapshots(vec![id.to_string()]), weather)
+        self.forget(&ForgetChoice::Snapshots(id.into()), weather)
     }
 
     fn forget(&mut self, choice: &ForgetChoice, weather: Weather) -> Result<()> {
@@ -461,7 +461,7 @@ impl Life {
         let key = self.key(true);
         let ended = self
             .open(false, &key, weather)
-            .and_then(|repository| retention::undelete(&repository, &id.to_string(), &Hears::nobody()));
+            .and_then(|repository| retention::undelete(&repository, &id.into(), &Hears::nobody()));
         match &ended {
             Ok((_, back)) => drop(self.main.listed.insert(*back, memory)),
             Err(_) => self.adopt_at_most_one(memory),

@@ -21,6 +21,7 @@ use mlvault::hears::Hears;
 use mlvault::id::{PackId, SessionId};
 use mlvault::prune::{self, PruneLimits, PruneOptions, PruneReport};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
+use mlvault::repository::naming::{Named, Scope};
 use mlvault::repository::session::Session;
 use mlvault::repository::{OpenOptions, Repository, layout, session};
 use mlvault::retention::{self, ForgetChoice};
@@ -44,13 +45,14 @@ fn prune(vault: &Vault) -> PruneReport {
 
 fn forget(vault: &Vault, ids: &[SessionId]) {
     let repository = vault.open().unwrap();
-    let what = ForgetChoice::Snapshots(ids.iter().map(ToString::to_string).collect());
+    let what =
+        ForgetChoice::Snapshots(Named { names: ids.iter().map(ToString::to_string).collect(), scope: Scope::Any });
     let plan = retention::plan(&repository, &what, 100).unwrap();
     assert_eq!(retention::execute(&repository, &plan, true, &Hears::nobody()).unwrap(), ids.len() as u64);
 }
 
 fn undelete(repository: &Arc<Repository>, id: &SessionId) -> Result<SessionId> {
-    retention::undelete(repository, &id.to_string(), &Hears::nobody()).map(|(_, is)| is)
+    retention::undelete(repository, &(*id).into(), &Hears::nobody()).map(|(_, is)| is)
 }
 
 fn snapshots(vault: &Vault) -> Vec<SessionId> {
@@ -165,7 +167,7 @@ fn a_hold_keeps_what_it_is_on_from_forget_and_prune() {
     let (vault, _, directory, [(first, expected), (second, _)]) = two_snapshots();
     let repository = vault.open().unwrap();
     let (hold, _) = retention::hold(&repository, &first.to_string(), "audit", None).unwrap();
-    let what = ForgetChoice::Snapshots(vec![first.to_string()]);
+    let what = ForgetChoice::Snapshots(first.into());
     assert!(matches!(retention::plan(&repository, &what, 100), Err(Error::Refused(_))));
     // As if the hold and the forgetting had crossed.
     repository.forget(&first, "a race").unwrap();

@@ -167,7 +167,7 @@ fn whoever_may_write_can_repair_the_index_and_nobody_else() {
     for role in [Role::Writer, Role::Auditor, Role::Reader] {
         let scene = Scene::new();
         let (_, credential) = key_file();
-        scene.vault.open().unwrap().add_key("other", role, &credential).unwrap();
+        scene.vault.open().unwrap().add_key(role.name(), role, &credential).unwrap();
         for segment in scene.vault.keys_under("index/") {
             scene.memory.remove(&segment).unwrap();
         }

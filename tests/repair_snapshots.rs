@@ -14,6 +14,7 @@ use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
 use mlvault::repair::snapshots::{self, RepairPlan, Repaired};
+use mlvault::repository::naming::Named;
 use mlvault::repository::snapshots::Snapshot;
 use tempfile::TempDir;
 
@@ -69,7 +70,7 @@ fn flip(memory: &MemoryBackend, key: &str, hundredths: usize) {
 }
 
 fn plan(vault: &Vault) -> Result<RepairPlan> {
-    snapshots::plan(&vault.open()?, &[], &Hears::nobody())
+    snapshots::plan(&vault.open()?, &Named::default(), &Hears::nobody())
 }
 
 fn repair(vault: &Vault, forget: bool) -> Result<(RepairPlan, Vec<Repaired>)> {
@@ -188,8 +189,8 @@ fn only_a_maintainer_repairs_snapshots() {
     for role in [Role::Writer, Role::Auditor, Role::Reader] {
         let (vault, _) = Vault::in_memory();
         let (_, credential) = key_file();
-        vault.open().unwrap().add_key("other", role, &credential).unwrap();
-        let refused = snapshots::plan(&vault.open_with(&credential).unwrap(), &[], &Hears::nobody());
+        vault.open().unwrap().add_key(role.name(), role, &credential).unwrap();
+        let refused = snapshots::plan(&vault.open_with(&credential).unwrap(), &Named::default(), &Hears::nobody());
         assert!(matches!(refused, Err(Error::Role { .. })), "{role:?}");
     }
 }

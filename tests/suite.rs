@@ -64,6 +64,7 @@ mod restore_rest;
 mod roles;
 mod s3_journey;
 mod session_endings;
+mod several_deployments;
 mod simulator;
 mod support;
 mod tidy;

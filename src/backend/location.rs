@@ -72,7 +72,13 @@ impl FromStr for RepositoryLocation {
             Some(scheme) => Err(Error::Invalid(format!(
                 "A repository location is a path or s3://bucket/prefix, not a URL that begins with {scheme}://"
             ))),
-            None => Ok(Self::Local(PathBuf::from(text))),
+            None => match kind_of_storage(text) {
+                Some(kind) => Err(Error::Invalid(format!(
+                    "A repository location is a path or s3://bucket/prefix, and \"{kind}:\" is how other programs name a kind of \
+                     storage. If it is a directory, put ./ before it"
+                ))),
+                None => Ok(Self::Local(PathBuf::from(text))),
+            },
         }
     }
 }
@@ -88,6 +94,13 @@ fn check_prefix(prefix: &str) -> Result<()> {
         return invalid("the prefix has a \"?\", \"#\", \"\\\" or control character");
     }
     Ok(())
+}
+
+/// Returns what stands before the first colon of a text such as `sftp:host:/path` or `rclone:remote:path`. One letter may be
+/// a drive, and what has a slash before is a path.
+fn kind_of_storage(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once(':')?;
+    (scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(scheme)
 }
 
 /// Returns the scheme of a text that looks like a URL.

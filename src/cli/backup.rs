@@ -1,5 +1,6 @@
 //! `mlvault backup`
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -8,7 +9,8 @@ use serde_json::json;
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Verdicts};
-use mlvault::format::snapshot::Completeness;
+use mlvault::format::snapshot::{Completeness, SourceRecord};
+use mlvault::repository::Repository;
 use mlvault::s3::BucketLocation;
 use mlvault::units::{count, format_bytes};
 
@@ -81,6 +83,15 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let name = args.name.unwrap_or_default();
+    let is_other = args.command.is_some() || args.stdin || !args.paths.is_empty();
+    if is_other && args.deployment.is_typed() {
+        return Err(Error::Invalid(
+            "A backup is either of a deployment or of something else: give --deployment, --backend-store-uri and --artifacts, \
+             or paths, --stdin or --command, and make two backups for both"
+                .to_owned(),
+        ));
+    }
+    let is_unnamed = !is_other && args.deployment.deployment.is_none();
     let what = match args.command {
         Some(line) => BackupSource::Command { line, name },
         None if args.stdin => BackupSource::Stdin { name },
@@ -100,6 +111,9 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         upgrade_to: args.upgrade_to,
     };
     let repository = context.repository()?;
+    if let (true, BackupSource::Deployment(deployment)) = (is_unnamed, &options.what) {
+        warn_of_new_group(context, &repository, &deployment.name)?;
+    }
     let summary = backup::run(&repository, &options, &context.hears())?;
     // The snapshot is whole then, but somebody must look at those before it.
     let gone = repository.history().gone();
@@ -110,6 +124,27 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         "gone": gone,
     });
     Ok(Outcome::new(code, document, text(&summary)))
+}
+
+/// Says that a deployment without a name begins a group of its own, if there are others that it may be meant to continue.
+fn warn_of_new_group(context: &Context, repository: &Repository, name: &str) -> Result<()> {
+    let names: BTreeSet<String> = repository
+        .list_snapshots()?
+        .snapshots
+        .into_iter()
+        .filter_map(|snapshot| match snapshot.record.source {
+            SourceRecord::Deployment { name } => Some(name),
+            _ => None,
+        })
+        .collect();
+    if !names.is_empty() && !names.contains(name) {
+        let others = names.into_iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        context.monitor().warning(&format!(
+            "No deployment is named, so this one is called {name:?} and its snapshots are a group of their own; the \
+             repository has snapshots of {others}. If it is one of them, name it with --deployment"
+        ));
+    }
+    Ok(())
 }
 
 /// Tells a part of a bucket from paths.

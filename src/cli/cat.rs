@@ -14,8 +14,10 @@ use mlvault::monitor::Silent;
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::selection::SourceArgs;
 use crate::cli::{exit, output};
 
 /// Print a file of a snapshot
@@ -31,12 +33,15 @@ pub struct Args {
     snapshot: String,
     /// File in the snapshot
     path: OsString,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, &args.snapshot, &args.source.scope())?;
+    context.monitor().note(&about.line());
     write(context, &repository, &snapshot, args.path.as_bytes())
 }
 

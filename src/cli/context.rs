@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use mlvault::backend::Backend;
@@ -16,19 +17,22 @@ use mlvault::backend::location::{self, RepositoryLocation};
 use mlvault::cancel::Cancel;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
+use mlvault::environment;
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
 use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
+use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
-use mlvault::repository::snapshots::{Found, Snapshot};
+
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, S3Options};
 use mlvault::source::filter::OwnPlaces;
 use mlvault::sync::lock;
 use mlvault::units::{count, parse_bytes};
 
+use crate::cli::answer::{About, Answer};
 use crate::cli::exit;
 use crate::cli::progress::{Progress, Verbosity};
 
@@ -104,7 +108,7 @@ pub struct GlobalArgs {
     /// Print the result as one JSON document; progress and problems go to standard error as JSON lines
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print only errors, problems and results
+    /// Print only errors, problems, warnings and results
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Print a line for every file that is read or written
@@ -333,29 +337,21 @@ impl Context {
         }
     }
 
-    /// Finds the snapshot that a name means.
-    pub fn find_snapshot(&self, repository: &Repository, name: &str) -> Result<Snapshot> {
-        repository.find(name).map(|found| self.take_found(found))
-    }
-
-    /// Finds the last snapshot of a deployment, as of a day or time.
-    pub fn find_deployment(
-        &self,
-        repository: &Repository,
-        deployment: Option<&str>,
-        as_of: Option<&str>,
-    ) -> Result<Snapshot> {
-        repository.find_of_deployment(deployment, as_of).map(|found| self.take_found(found))
+    /// Finds the snapshot that a name means among those of one source.
+    pub fn find_snapshot(&self, repository: &Repository, name: &str, scope: &Scope) -> Result<Answer> {
+        repository.find(name, scope).map(|found| self.take_found(found))
     }
 
     /// Takes what can be read, and says what may be missed by that. Such a command does not end as if all were well.
-    fn take_found(&self, found: Found) -> Snapshot {
+    pub fn take_found(&self, found: Found) -> Answer {
         found.note.iter().for_each(|note| self.monitor().note(note));
         if let Some(doubt) = &found.doubt {
             self.monitor().problem("snapshots", doubt);
             self.is_in_doubt.set(true);
         }
-        found.snapshot
+        let about = About::new(&found, Timestamp::now());
+        about.warnings().iter().for_each(|warning| self.monitor().warning(warning));
+        Answer { snapshot: found.snapshot, about }
     }
 
     /// Returns whether a snapshot was found that may not be the one that is meant.
@@ -388,11 +384,8 @@ impl Context {
 
     fn cache_root(&self) -> Option<PathBuf> {
         let configured = self.args.cache_dir.clone().or_else(|| self.file.cache_dir.clone());
-        let base = || {
-            let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-            std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)
-        };
-        configured.or_else(|| base().map(|base| base.join("mlvault")))
+        let usual = || environment::base_directory("XDG_CACHE_HOME", ".cache").map(|base| base.join("mlvault"));
+        configured.or_else(usual)
     }
 
     /// Returns the memory limit of the process in bytes.
@@ -439,9 +432,8 @@ pub fn stated_pins(given: &Option<String>, name: &str, in_file: &Option<String>,
     Ok(stated.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// Returns a variable's value. An empty variable is how manifests leave one out.
 fn variable(prefix: &str, name: &str) -> Option<String> {
-    std::env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
+    environment::variable(&format!("{prefix}_{name}"))
 }
 
 /// The repository's own key pair, where the AWS variables are those of MLflow's buckets.
@@ -455,7 +447,10 @@ pub fn env_credentials(prefix: &str) -> Option<Credentials> {
 
 /// The passphrase itself.
 pub fn env_passphrase(prefix: &str) -> Option<CredentialSource> {
-    variable(prefix, "PASSPHRASE").map(|words| CredentialSource::Passphrase(Zeroizing::new(words)))
+    // A secret that was made of a file has the end of its line.
+    let words = Zeroizing::new(variable(prefix, "PASSPHRASE")?);
+    let words = Zeroizing::new(words.trim_end_matches(['\r', '\n']).to_owned());
+    (!words.is_empty()).then_some(CredentialSource::Passphrase(words))
 }
 
 /// Returns the ways to a key that are given.

@@ -6,6 +6,7 @@ use clap::Args;
 
 use mlvault::config::deployment::{self, DeploymentFlags};
 use mlvault::config::file::DeploymentSection;
+use mlvault::environment;
 use mlvault::error::Result;
 use mlvault::source::deployment::Deployment;
 
@@ -55,6 +56,14 @@ impl DeploymentArgs {
         self.deployment.is_some() || self.backend_store_uri.is_some() || !self.artifacts.is_empty()
     }
 
+    /// Returns whether the command line, and not only the environment, means one.
+    pub fn is_typed(&self) -> bool {
+        let is_typed = |value: &str, variable: &str| environment::variable(variable).is_none_or(|set| set != value);
+        self.deployment.as_ref().is_some_and(|name| is_typed(name, "MLVAULT_DEPLOYMENT"))
+            || self.backend_store_uri.as_ref().is_some_and(|uri| is_typed(uri, "MLVAULT_BACKEND_STORE_URI"))
+            || !self.artifacts.is_empty() && is_typed(&self.artifacts.join(","), "MLVAULT_ARTIFACTS")
+    }
+
     /// Puts together the deployment that is meant.
     pub fn resolve(&self, context: &Context) -> Result<Deployment> {
         let section = DeploymentSection {
@@ -70,6 +79,6 @@ impl DeploymentArgs {
             ..DeploymentSection::default()
         };
         let flags = DeploymentFlags { name: self.deployment.clone(), section, s3: context.artifact_options() };
-        deployment::resolve(context.file(), &flags, &|name| std::env::var(name).ok())
+        deployment::resolve(context.file(), &flags, &environment::variable)
     }
 }

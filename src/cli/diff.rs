@@ -9,16 +9,18 @@ use serde_json::{Map, Value, json};
 
 use mlvault::diff::mlflow::{How, MlflowChange, Subject};
 use mlvault::diff::{self, Change, ChangeKind, DiffOptions, DiffSummary, Restored};
-use mlvault::error::Result;
+use mlvault::error::{Error, Result};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::units::format_bytes;
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
 use crate::cli::progress::printable;
+use crate::cli::selection::SourceArgs;
 
 /// Compare two snapshots, or a snapshot with a directory
 ///
@@ -51,12 +53,20 @@ pub struct Args {
     /// Also show entries that differ only in mode, owner, group or modification time
     #[arg(long)]
     metadata: bool,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let old = context.find_snapshot(&repository, &args.old)?;
+    let scope = args.source.scope();
+    let find = |name: &str| {
+        let Answer { snapshot, about } = context.find_snapshot(&repository, name, &scope)?;
+        context.monitor().note(&about.line());
+        Ok::<_, Error>(snapshot)
+    };
+    let old = find(&args.old)?;
     let options = DiffOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
     let hears = context.hears();
     let (mut listing, summary);
@@ -70,7 +80,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
                 diff::directory(&repository, Restored { snapshot: &old, directory }, &options, &mut visit, &hears)?;
         }
         (new, _) => {
-            let new = context.find_snapshot(&repository, new.as_deref().unwrap_or_default())?;
+            let new = find(new.as_deref().unwrap_or_default())?;
             let head = json!({ "old": old.id, "new": new.id });
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);

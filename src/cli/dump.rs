@@ -12,8 +12,10 @@ use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
 use mlvault::repository::snapshots::Snapshot;
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::selection::SourceArgs;
 use crate::cli::{exit, output};
 
 /// Write a snapshot, or a part of it, to standard output as a tar archive
@@ -29,12 +31,15 @@ pub struct Args {
     snapshot: String,
     /// Directory or file in the snapshot [default: everything]
     path: Option<OsString>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, &args.snapshot, &args.source.scope())?;
+    context.monitor().note(&about.line());
     let path = args.path.map(OsString::into_vec).unwrap_or_default();
     write(context, &repository, &snapshot, &path)
 }

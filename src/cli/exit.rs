@@ -92,6 +92,21 @@ fn hint_of(error: &Error) -> Option<&'static str> {
     }
 }
 
+/// Prints help, or what is wrong with the arguments, and returns the exit code. Who asked for JSON gets that.
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    let is_error = error.use_stderr();
+    if is_error && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.trim_start_matches("error: ").trim_end();
+        tell(
+            &serde_json::json!({ "type": "error", "message": message, "hint": null, "exit_code": USAGE.0 }).to_string(),
+        );
+    } else {
+        let _ = error.print();
+    }
+    if is_error { USAGE.into() } else { COMPLETE.into() }
+}
+
 /// Prints an error with its hint and returns its exit code.
 pub fn report(error: &Error, json: bool) -> ExitCode {
     let (code, hint) = (code_of(error), hint_of(error));

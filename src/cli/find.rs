@@ -18,6 +18,7 @@ use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
+use crate::cli::selection::SourceArgs;
 
 /// Find files in all snapshots, and list their versions
 ///
@@ -41,6 +42,8 @@ pub struct Args {
     /// Search only this path and what is below it
     #[arg(long)]
     path: Option<OsString>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
@@ -53,7 +56,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         path: args.path.map(OsString::into_vec).unwrap_or_default(),
     };
     let repository = context.repository()?;
-    let (snapshots, damaged) = choose(context, &repository, &args.snapshots)?;
+    let (snapshots, damaged) = choose(context, &repository, &args.snapshots, &args.source)?;
     let monitor = context.monitor();
     for line in damaged.lines() {
         monitor.problem("snapshots", &line);
@@ -72,13 +75,21 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 }
 
 /// Returns the snapshots named, or all, by time, and what could not be read.
-fn choose(context: &Context, repository: &Repository, names: &[String]) -> Result<(Vec<Snapshot>, Unreadable)> {
+fn choose(
+    context: &Context,
+    repository: &Repository,
+    names: &[String],
+    source: &SourceArgs,
+) -> Result<(Vec<Snapshot>, Unreadable)> {
     if names.is_empty() {
         let list = repository.list_snapshots()?;
         let unreadable = list.unreadable();
         return Ok((list.snapshots, unreadable));
     }
-    let mut chosen = names.iter().map(|name| context.find_snapshot(repository, name)).collect::<Result<Vec<_>>>()?;
+    let mut chosen = names
+        .iter()
+        .map(|name| Ok(context.find_snapshot(repository, name, &source.scope())?.snapshot))
+        .collect::<Result<Vec<_>>>()?;
     chosen.sort_by_key(Snapshot::order);
     chosen.dedup_by_key(|snapshot| snapshot.id);
     Ok((chosen, Unreadable::default()))

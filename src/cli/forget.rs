@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use mlvault::error::{Error, Result};
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::procedures::forget_and_prune::{self, ForgetAndPruneOptions, ForgottenAndPruned};
+use mlvault::repository::naming::Named;
 use mlvault::retention::decide::Decision;
 use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, ForgetChoice, ForgetPlan};
@@ -15,6 +16,7 @@ use mlvault::units::count;
 use crate::cli::context::Context;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
+use crate::cli::selection::SourceArgs;
 use crate::cli::{exit, output, prune, values};
 
 /// Forget snapshots, by policy or by name
@@ -30,7 +32,7 @@ Examples:
   mlvault forget 01a20e5c2251")]
 pub struct Args {
     /// Snapshots to forget, instead of applying a policy
-    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["policy", "keep", "group"])]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["policy", "keep"])]
     snapshots: Vec<String>,
     /// Apply this policy: one of the configuration file, or production, staging or development
     #[arg(long, value_name = "NAME", conflicts_with = "keep")]
@@ -41,7 +43,7 @@ pub struct Args {
     #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
     deployment: Option<String>,
     /// Only look at snapshots of this source, as listed in the SOURCE column
-    #[arg(long, value_name = "SOURCE", conflicts_with = "deployment")]
+    #[arg(long, value_name = "SOURCE")]
     group: Option<String>,
     /// Time zone in which days begin, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
@@ -171,7 +173,8 @@ fn document(plan: &ForgetPlan, dry_run: bool, done: &ForgottenAndPruned, clock_o
 
 fn what(context: &Context, args: Args) -> Result<ForgetChoice> {
     if !args.snapshots.is_empty() {
-        return Ok(ForgetChoice::Snapshots(args.snapshots));
+        let source = SourceArgs { deployment: args.deployment, group: args.group };
+        return Ok(ForgetChoice::Snapshots(Named { names: args.snapshots, scope: source.scope() }));
     }
     let zone = TimeZone::get(&args.time_zone)
         .map_err(|error| Error::Invalid(format!("{:?} is not a known time zone: {error}", args.time_zone)))?;
@@ -184,7 +187,7 @@ fn what(context: &Context, args: Args) -> Result<ForgetChoice> {
         Some(name) => (context.file().policy(&name)?, name),
         None => (given, "of the command line".to_owned()),
     };
-    let group = args.deployment.map(|name| SourceRecord::Deployment { name }.group()).or(args.group);
+    let group = args.group.or(args.deployment.map(|name| SourceRecord::Deployment { name }.group()));
     Ok(ForgetChoice::Policy { policy: spec.policy()?, name, zone, group })
 }
 

@@ -13,6 +13,7 @@ use mlvault::units::count;
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::printable;
+use crate::cli::selection::SourceArgs;
 use crate::cli::{exit, output};
 
 /// Protect snapshots from being forgotten
@@ -36,6 +37,8 @@ Examples:
     Add {
         /// The snapshot
         snapshot: String,
+        #[command(flatten)]
+        source: SourceArgs,
         /// Why the snapshot is held
         #[arg(long)]
         reason: String,
@@ -62,9 +65,9 @@ Examples:
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     match args.command {
-        Command::Add { snapshot, reason, until } => {
+        Command::Add { snapshot, source, reason, until } => {
             let until = until.map(|until| until.end()).transpose()?;
-            let id = context.find_snapshot(&repository, &snapshot)?.id.to_string();
+            let id = context.find_snapshot(&repository, &snapshot, &source.scope())?.snapshot.id.to_string();
             let (hold, snapshot) = retention::hold(&repository, &id, &reason, until)?;
             let text = format!("Hold {hold} on snapshot {}", snapshot.short());
             Ok(Outcome::complete(json!({ "added": { "id": hold, "snapshot": snapshot } }), text))

@@ -10,11 +10,13 @@ use mlvault::error::Result;
 use mlvault::format::tree::Entry;
 use mlvault::list::{self, ListOptions};
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
+use crate::cli::selection::SourceArgs;
 
 /// List the files of a snapshot
 ///
@@ -39,15 +41,18 @@ pub struct Args {
     /// Show the BLAKE3 digest of every file, in the form that `b3sum` prints
     #[arg(long)]
     digest: bool,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = context.find_snapshot(&repository, &args.snapshot)?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, &args.snapshot, &args.source.scope())?;
+    context.monitor().note(&about.line());
     let options =
         ListOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
-    let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id }), "entries")?;
+    let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id, "about": about }), "entries")?;
     let mut show = |path: &[u8], entry: &Entry| {
         listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))
     };

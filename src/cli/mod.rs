@@ -4,6 +4,7 @@
 //! output is one JSON document, and standard error one JSON object per line. A command returns an [`Outcome`], which is
 //! printed here and nowhere else.
 
+mod answer;
 mod backup;
 mod cat;
 mod check;
@@ -51,6 +52,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use mlvault::environment;
 use mlvault::error::Result;
 
 use crate::cli::context::{Context, GlobalArgs};
@@ -80,7 +82,7 @@ enum Command {
     Diff(diff::Args),
     Cat(cat::Args),
     Dump(dump::Args),
-    Restore(restore::Args),
+    Restore(Box<restore::Args>),
     Forget(forget::Args),
     Undelete(undelete::Args),
     Hold(hold::Args),
@@ -99,14 +101,13 @@ enum Command {
 
 /// Parses the arguments, runs the command, and returns its exit code.
 pub fn run() -> ExitCode {
-    let mut command = without_values(Cli::command());
+    let mut command = without_empty_variables(without_values(Cli::command()));
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+            return exit::report_usage(&error);
         }
     };
     if let Err(error) = passwords::refuse(&command, &matches) {
@@ -130,6 +131,14 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// An empty variable is how manifests leave one out.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &clap::Arg| argument.get_env().is_some_and(environment::is_empty);
+    command
+        .mut_args(|argument| if is_empty(&argument) { argument.env(None) } else { argument })
+        .mut_subcommands(without_empty_variables)
+}
+
 /// Help names variables, and never shows what is in them: a database's password can be in one.
 fn without_values(command: clap::Command) -> clap::Command {
     command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
@@ -147,7 +156,7 @@ impl Command {
             Self::Diff(args) => diff::run(context, args),
             Self::Cat(args) => cat::run(context, args),
             Self::Dump(args) => dump::run(context, args),
-            Self::Restore(args) => restore::run(context, args),
+            Self::Restore(args) => restore::run(context, *args),
             Self::Forget(args) => forget::run(context, args),
             Self::Undelete(args) => undelete::run(context, args),
             Self::Hold(args) => hold::run(context, args),

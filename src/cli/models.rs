@@ -9,11 +9,12 @@ use mlvault::error::Result;
 use mlvault::mlflow::catalogue::ReferenceState;
 use mlvault::units::format_bytes;
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::output;
 use crate::cli::progress::printable;
-use crate::cli::selection::SnapshotArgs;
+use crate::cli::selection::DeploymentSnapshotArgs;
 
 /// List the registered models in a snapshot, or the versions of one, the newest first
 ///
@@ -28,10 +29,7 @@ pub struct ModelArgs {
     /// List the versions of this model
     name: Option<String>,
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    /// Name of the deployment, if the repository holds several
-    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
-    deployment: Option<String>,
+    snapshot: DeploymentSnapshotArgs,
 }
 
 /// List the runs in a snapshot, the newest first
@@ -47,10 +45,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     experiment: Option<String>,
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    /// Name of the deployment, if the repository holds several
-    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
-    deployment: Option<String>,
+    snapshot: DeploymentSnapshotArgs,
 }
 
 /// List the experiments in a snapshot, the newest first
@@ -60,16 +55,13 @@ Examples:
   mlvault experiments --deployment production")]
 pub struct ExperimentArgs {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    /// Name of the deployment, if the repository holds several
-    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
-    deployment: Option<String>,
+    snapshot: DeploymentSnapshotArgs,
 }
 
 /// Runs `mlvault models`.
 pub fn models(context: &Context, args: ModelArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
+    let Answer { snapshot, about } = args.snapshot.find(context, &repository)?;
     let reader = ChunkReader::new(repository);
     let models =
         Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.models(args.name.as_deref())?;
@@ -77,7 +69,7 @@ pub fn models(context: &Context, args: ModelArgs) -> Result<Outcome> {
         Some(_) => version_rows(&models),
         None => model_rows(&models),
     };
-    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "models": models }), rows))
+    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "about": about, "models": models }), about.over(rows)))
 }
 
 fn model_rows(models: &[ModelListing]) -> Vec<Vec<String>> {
@@ -142,7 +134,7 @@ fn size(files: Option<&Files>) -> String {
 /// Runs `mlvault runs`.
 pub fn runs(context: &Context, args: RunArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
+    let Answer { snapshot, about } = args.snapshot.find(context, &repository)?;
     let reader = ChunkReader::new(repository);
     let browser = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() };
     let mut found = Vec::new();
@@ -154,7 +146,7 @@ pub fn runs(context: &Context, args: RunArgs) -> Result<Outcome> {
         ([run], Some(_)) => run_text(run),
         (runs, _) => Text::from(run_rows(runs)),
     };
-    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "runs": found }), text))
+    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "about": about, "runs": found }), about.over(text)))
 }
 
 fn run_rows(runs: &[RunListing]) -> Vec<Vec<String>> {
@@ -196,7 +188,7 @@ fn run_text(listing: &RunListing) -> Text {
 /// Runs `mlvault experiments`.
 pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(context, &repository, args.deployment.as_deref())?;
+    let Answer { snapshot, about } = args.snapshot.find(context, &repository)?;
     let reader = ChunkReader::new(repository);
     let experiments = Browser { reader: &reader, snapshot: &snapshot, hears: &context.hears() }.experiments()?;
     let mut rows = vec![["ID", "NAME", "STAGE", "RUNS", "DELETED", "ARTIFACTS"].map(str::to_owned).to_vec()];
@@ -210,5 +202,6 @@ pub fn experiments(context: &Context, args: ExperimentArgs) -> Result<Outcome> {
             printable(listing.experiment.artifact_location.as_deref().unwrap_or_default()),
         ]
     }));
-    Ok(Outcome::complete(json!({ "snapshot": snapshot.id, "experiments": experiments }), rows))
+    let document = json!({ "snapshot": snapshot.id, "about": about, "experiments": experiments });
+    Ok(Outcome::complete(document, about.over(rows)))
 }

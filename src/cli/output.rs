@@ -42,12 +42,22 @@ pub struct Listing {
     out: BufWriter<File>,
     is_json: bool,
     items: u64,
+    is_finished: bool,
+}
+
+/// A document that breaks off is a document all the same, and says that it is not whole.
+impl Drop for Listing {
+    fn drop(&mut self) {
+        if self.is_json && !self.is_finished {
+            let _ = self.write("\n],\n\"broken_off\": true}\n").and_then(|()| self.out.flush().map_err(fault));
+        }
+    }
 }
 
 impl Listing {
     /// Begins. `head` and `list` only matter for JSON: an object, and the name of the list to add to it.
     pub fn begin(is_json: bool, head: &Value, list: &str) -> Result<Self> {
-        let mut listing = Self { out: raw_stdout()?, is_json, items: 0 };
+        let mut listing = Self { out: raw_stdout()?, is_json, items: 0, is_finished: false };
         if is_json {
             let head = head.to_string();
             let comma = if head == "{}" { "" } else { "," };
@@ -74,6 +84,7 @@ impl Listing {
 
     /// Ends. `tail` is an object whose members end the JSON document; `text`, if not empty, is the last line for people.
     pub fn finish(mut self, text: &str, tail: &Value) -> Result<()> {
+        self.is_finished = true;
         match (self.is_json, tail.to_string().strip_prefix('{')) {
             (true, Some(rest)) if rest != "}" => self.write(&format!("\n],\n{rest}\n"))?,
             (true, _) => self.write("\n]}\n")?,

@@ -184,6 +184,14 @@ impl Monitor for Progress {
         }
     }
 
+    fn warning(&self, message: &str) {
+        if self.shown.json {
+            self.shown.say(&json!({ "type": "warning", "message": message }).to_string());
+        } else {
+            self.shown.say(&format!("Warning: {}", printable(message)));
+        }
+    }
+
     fn note(&self, message: &str) {
         match (self.shown.verbosity, self.shown.json) {
             (Verbosity::Quiet, _) => {}
@@ -247,6 +255,16 @@ pub fn format_duration(seconds: f64) -> String {
         0..90 => format!("{seconds} s"),
         90..5400 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Formats a length of time in seconds that may be years: `45 s`, `12 min`, `20 h`, `365 days`.
+pub fn format_age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "0 s".to_owned(),
+        0..7200 => format_duration(seconds as f64),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 

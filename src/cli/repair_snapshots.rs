@@ -7,11 +7,13 @@ use mlvault::error::Result;
 use mlvault::id::SessionId;
 use mlvault::procedures::repair_snapshots::{self, RepairSnapshotsOptions, RepairedSnapshots};
 use mlvault::repair::snapshots::{LossySnapshot, RepairPlan, Repaired};
+use mlvault::repository::naming::Named;
 use mlvault::units::count;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
 use crate::cli::repair_packs::{line_of, loss_lines};
+use crate::cli::selection::SourceArgs;
 use crate::cli::{confirm, exit};
 
 /// Write damaged snapshots again without what they have lost
@@ -30,6 +32,8 @@ pub struct Args {
     /// Snapshots to repair: ids, latest, days or times [default: all]
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -44,7 +48,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
     let repository = context.repository()?;
-    let options = RepairSnapshotsOptions { names: args.snapshots.clone(), forget: args.forget };
+    let named = Named { names: args.snapshots.clone(), scope: args.source.scope() };
+    let options = RepairSnapshotsOptions { named, forget: args.forget };
     let ask = |plan: &RepairPlan| confirm::ask(context, &lines(plan, args.forget));
     let consent = confirm::consent(args.dry_run, args.yes, &ask);
     let RepairedSnapshots { plan, repaired } =

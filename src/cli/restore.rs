@@ -6,20 +6,23 @@ use std::sync::Arc;
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
+use mlvault::chunks::reader::ChunkReader;
 use mlvault::dump;
 use mlvault::error::{Error, Result};
 use mlvault::globs::Globs;
 use mlvault::procedures::restore_files;
 use mlvault::repository::Repository;
+use mlvault::repository::naming::Scope;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::bucket::{BucketRestoreOptions, IntoBucket};
-use mlvault::restore::deployment::{self, DeploymentRestore};
+use mlvault::restore::deployment::{self, DeploymentPart, DeploymentRestore};
 use mlvault::restore::removals::{RemovalCounts, Removals};
 use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary};
 use mlvault::s3::BucketLocation;
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::{count, format_bytes};
 
+use crate::cli::answer::{About, Answer};
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::outcome::Outcome;
@@ -27,8 +30,8 @@ use crate::cli::progress::printable;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
 use crate::cli::restore_request::Request;
 use crate::cli::restore_rest::{self, RestArgs};
-use crate::cli::selection::{SnapshotArgs, WantedArgs};
-use crate::cli::{cat, confirm, dump as dump_command, exit};
+use crate::cli::selection::{RestoreSourceArgs, SnapshotArgs, WantedArgs};
+use crate::cli::{cat, confirm, dump as dump_command, exit, output};
 
 /// Paths that a plan of removals names.
 const REMOVALS_NAMED_MAX: usize = 20;
@@ -55,6 +58,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     snapshot: SnapshotArgs,
+    #[command(flatten)]
+    source: RestoreSourceArgs,
     /// Directory to restore into (created if missing), s3://bucket/prefix, or - for standard output: a file as it is, a
     /// directory as a tar archive
     #[arg(long, value_name = "DIR")]
@@ -152,7 +157,9 @@ pub fn run(context: &Context, mut args: Args) -> Result<Outcome> {
 fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     let target = args.deployment.resolve(context)?;
     let repository = context.repository()?;
-    let snapshot = args.snapshot.find(context, &repository, args.deployment.deployment.as_deref())?;
+    let scope = args.source.scope(args.deployment.deployment.as_deref(), Scope::AnyDeployment);
+    let Answer { snapshot, about } = args.snapshot.find(context, &repository, &scope)?;
+    warn_of_other(context, &about, &scope);
     let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
     let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
     let restore = restore.ignoring_free_space(args.ignore_free_space);
@@ -160,6 +167,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
         context,
         target: &target,
         snapshot: &snapshot,
+        about: &about,
         restore: &restore,
         wanted: args.wanted.wanted(),
         dry_run: args.dry_run,
@@ -168,7 +176,13 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     match (server, &request.wanted) {
         (Some(server), _) => restore_rest::run(&request, server),
         (None, None) => restore_deployment::whole(&request, &args.into),
-        (None, Some(wanted)) => restore_deployment::part(&request, &args.into, wanted),
+        (None, Some(wanted)) => {
+            let done = restore_deployment::part(&request, &args.into, wanted);
+            if matches!(&done, Ok(Outcome { code: exit::INCOMPLETE, .. }) | Err(Error::NotFound(_))) {
+                offer_whole(context, &repository, &snapshot, wanted);
+            }
+            done
+        }
     }
 }
 
@@ -182,13 +196,28 @@ fn path_of(args: &Args) -> Result<Option<String>> {
     }
 }
 
-fn find_snapshot(context: &Context, args: &Args) -> Result<(Arc<Repository>, Snapshot)> {
+fn find_snapshot(context: &Context, args: &Args) -> Result<(Arc<Repository>, Answer)> {
     let repository = context.repository()?;
-    if args.wanted.wanted().is_none() && args.snapshot.snapshot.is_none() && args.snapshot.as_of.is_none() {
+    let is_part = args.wanted.wanted().is_some();
+    if !is_part && !args.snapshot.is_given() {
         return Err(Error::Invalid("No snapshot was given: set --snapshot, for example to latest".to_owned()));
     }
-    let snapshot = args.snapshot.find(context, &repository, args.deployment.deployment.as_deref())?;
-    Ok((repository, snapshot))
+    let otherwise = if is_part { Scope::AnyDeployment } else { Scope::Any };
+    let scope = args.source.scope(args.deployment.deployment.as_deref(), otherwise);
+    let answer = args.snapshot.find(context, &repository, &scope)?;
+    warn_of_other(context, &answer.about, &scope);
+    Ok((repository, answer))
+}
+
+/// An id means what it means, also if that is of another source than the one named.
+fn warn_of_other(context: &Context, about: &About, scope: &Scope) {
+    let wanted = match scope {
+        Scope::Deployment(name) if about.deployment.as_ref() != Some(name) => format!("the deployment {name:?}"),
+        Scope::Group(group) if about.source != *group => format!("{group:?}"),
+        _ => return,
+    };
+    let (id, source) = (about.snapshot.short(), &about.source);
+    context.monitor().warning(&format!("The snapshot {id} is not one of {wanted}: it is of {source:?}"));
 }
 
 /// Writes a file, or an archive of a directory, to standard output.
@@ -205,7 +234,8 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
         ));
     }
     let path = path_of(args)?.unwrap_or_default();
-    let (repository, snapshot) = find_snapshot(context, args)?;
+    let (repository, Answer { snapshot, about }) = find_snapshot(context, args)?;
+    context.monitor().note(&about.line());
     match dump::sole_file(&repository, &snapshot, path.as_bytes())? {
         Some(file) => cat::write(context, &repository, &snapshot, &file),
         None => dump_command::write(context, &repository, &snapshot, path.as_bytes()),
@@ -218,7 +248,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         args.refuse_patterns("with --delete: what they leave out would look deleted")?;
     }
     let into_bucket = bucket_target(context, &target, &args)?;
-    let (repository, snapshot) = find_snapshot(context, &args)?;
+    let (repository, Answer { snapshot, about }) = find_snapshot(context, &args)?;
     let (wanted, path) = (args.wanted.wanted(), path_of(&args)?);
     let options = RestoreOptions {
         target,
@@ -243,7 +273,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
     let summary = match into_bucket {
         None => match &wanted {
             None if args.delete => {
-                let ask = |plan: &Removals| confirm::ask(context, &removal_lines(plan));
+                let ask = |plan: &Removals| confirm::ask(context, about.over(removal_lines(plan)).lines());
                 let consent = confirm::consent(args.dry_run, args.into.yes, &ask);
                 let done = restore_files::run_removing(&repository, &snapshot, &options, &consent, &hears)?;
                 removals = Some(removal_document(&done.removals));
@@ -255,7 +285,13 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
                     "--delete cannot be combined with --model, --run or --experiment".to_owned(),
                 ));
             }
-            Some(wanted) => deployment::restore_files(&repository, &snapshot, wanted, &options, &hears)?,
+            Some(wanted) => {
+                let done = deployment::restore_files(&repository, &snapshot, wanted, &options, &hears);
+                if matches!(&done, Ok(RestoreSummary { problems: 1.., .. }) | Err(Error::NotFound(_))) {
+                    offer_whole(context, &repository, &snapshot, wanted);
+                }
+                done?
+            }
         },
         Some(_) if wanted.is_some() => {
             return Err(Error::Invalid(
@@ -268,14 +304,26 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
             restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), into, &hears)?
         }
     };
-    if snapshot.is_incomplete() {
-        let problems = count(snapshot.record.problem_count, "problem");
-        hears.monitor.note(&format!("Snapshot {}: the backup itself was incomplete: {problems}", snapshot.id.short()));
+    // Of one model or run the catalogue knows whether its files are all there, however much else the backup lacks.
+    let is_lacking = wanted.is_none() && snapshot.is_incomplete();
+    let code = if summary.problems > 0 || is_lacking { exit::INCOMPLETE } else { exit::COMPLETE };
+    let document = json!({
+        "snapshot": snapshot.id, "about": about, "warnings": about.warnings(), "dry_run": args.dry_run,
+        "removals": removals, "summary": summary,
+    });
+    let mut text = about.over(lines(&snapshot.id.short(), overwrite, args.dry_run, &summary));
+    text.extend(is_lacking.then(|| "INCOMPLETE: what the backup could not read is not in the snapshot".to_owned()));
+    Ok(Outcome::new(code, document, text))
+}
+
+/// Names the last snapshot that has all of what another one lacks. What keeps us from finding it is no news: the restore has
+/// its own error then, or its own problems.
+fn offer_whole(context: &Context, repository: &Arc<Repository>, snapshot: &Snapshot, wanted: &DeploymentPart) {
+    let reader = ChunkReader::new(Arc::clone(repository));
+    if let Ok(Some(whole)) = deployment::last_whole(&reader, snapshot, wanted, &context.hears()) {
+        let (id, made) = (whole.id.short(), output::format_time(&whole.made()));
+        context.monitor().warning(&format!("The last snapshot before it that has all of it is {id} of {made}"));
     }
-    let code = if summary.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
-    let document =
-        json!({ "snapshot": snapshot.id, "dry_run": args.dry_run, "removals": removals, "summary": summary });
-    Ok(Outcome::new(code, document, lines(&snapshot.id.short(), overwrite, args.dry_run, &summary)))
 }
 
 /// Opens the bucket, if the target is a part of one.

@@ -9,7 +9,7 @@ use mlvault::id::StatementId;
 use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
-    DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, MergeSummary,
+    DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, Lack, MergeSummary,
 };
 use mlvault::units::{count, format_bytes};
 
@@ -64,7 +64,7 @@ impl DeploymentRestoreArgs {
 
 /// Restores a whole deployment, or some components of it.
 pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outcome> {
-    let Request { context, snapshot, .. } = request;
+    let Request { context, snapshot, about, .. } = request;
     let options = DeploymentRestoreOptions {
         map_roots: args.map_roots()?,
         components: args.components.clone(),
@@ -72,16 +72,23 @@ pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outc
         mlflow_version: args.mlflow_version.clone(),
         allowed_statements: args.allowed_statements.clone(),
     };
-    let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, &plan_lines(snapshot, plan));
+    let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, about.over(plan_lines(plan)).lines());
     let consent = confirm::consent(request.dry_run, request.yes, &ask);
     let RestoredWhole { plan, done } = restore_deployment::whole(request.restore, request.target, &options, &consent)?;
+    let warnings: Vec<&String> = about.warnings().iter().chain(&plan.warnings).collect();
     let Some(done) = done else {
-        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan });
-        return Ok(Outcome::complete(document, dry_run_lines(plan_lines(snapshot, &plan))));
+        let document = json!({
+            "snapshot": snapshot.id, "about": about, "warnings": warnings, "dry_run": true, "plan": plan,
+        });
+        return Ok(Outcome::complete(document, about.over(dry_run_lines(plan_lines(&plan)))));
     };
-    let code = if done.artifacts.problems > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
-    let document = json!({ "snapshot": snapshot.id, "plan": plan, "summary": done });
-    Ok(Outcome::new(code, document, done_lines(snapshot, &done)))
+    let is_whole = done.artifacts.problems == 0 && !plan.is_lacking;
+    let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
+    let document =
+        json!({ "snapshot": snapshot.id, "about": about, "warnings": warnings, "plan": plan, "summary": done });
+    let mut text = about.over(done_lines(snapshot, &done));
+    text.extend(plan.is_lacking.then(|| "INCOMPLETE: the backup lacks something of what was restored".to_owned()));
+    Ok(Outcome::new(code, document, text))
 }
 
 fn done_lines(snapshot: &Snapshot, done: &DeploymentRestored) -> Vec<String> {
@@ -104,19 +111,19 @@ fn done_lines(snapshot: &Snapshot, done: &DeploymentRestored) -> Vec<String> {
 
 /// Merges one experiment, run or model into a deployment in use.
 pub fn part(request: &Request<'_>, args: &DeploymentRestoreArgs, wanted: &DeploymentPart) -> Result<Outcome> {
-    let Request { context, snapshot, .. } = request;
+    let Request { context, snapshot, about, .. } = request;
     let on_conflict = match args.on_conflict {
         OnConflictArg::Refuse => OnConflict::Refuse,
         OnConflictArg::Keep => OnConflict::Keep,
         OnConflictArg::Replace => OnConflict::Replace,
     };
     let options = RestorePartOptions { on_conflict, map_roots: args.map_roots()? };
-    let ask = |summary: &MergeSummary| confirm::ask(context, &merge_lines(snapshot, summary));
+    let ask = |summary: &MergeSummary| confirm::ask(context, about.over(merge_lines(summary)).lines());
     let consent = confirm::consent(request.dry_run, request.yes, &ask);
     let RestoredPart { summary, is_refused } =
         restore_deployment::part(request.restore, request.target, wanted, &options, &consent)?;
-    let document = json!({ "snapshot": snapshot.id, "summary": summary });
-    let lines = merge_lines(snapshot, &summary);
+    let document = json!({ "snapshot": snapshot.id, "about": about, "warnings": about.warnings(), "summary": summary });
+    let lines = about.over(merge_lines(&summary));
     if is_refused {
         let conflicts = count(summary.conflicts(), "row");
         let error = Error::Refused(format!(
@@ -125,11 +132,12 @@ pub fn part(request: &Request<'_>, args: &DeploymentRestoreArgs, wanted: &Deploy
         ));
         return Ok(Outcome::failed(error, document, lines));
     }
-    Ok(Outcome::complete(document, lines))
+    let code = if summary.lacking.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+    Ok(Outcome::new(code, document, lines))
 }
 
-fn plan_lines(snapshot: &Snapshot, plan: &DeploymentRestorePlan) -> Vec<String> {
-    let mut lines = vec![format!("Snapshot {} will be restored:", snapshot.id.short())];
+fn plan_lines(plan: &DeploymentRestorePlan) -> Vec<String> {
+    let mut lines = vec!["It will be restored:".to_owned()];
     for artifact in &plan.artifacts {
         lines.push(format!("  artifacts of {} into {}", artifact.root, artifact.to));
     }
@@ -152,8 +160,8 @@ pub fn dry_run_lines(mut plan: Vec<String>) -> Vec<String> {
     plan
 }
 
-fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
-    let mut lines = vec![format!("From snapshot {}:", snapshot.id.short())];
+fn merge_lines(summary: &MergeSummary) -> Vec<String> {
+    let mut lines = Vec::new();
     for table in &summary.tables {
         let mut line = format!("  {}: {} new, {} the same", table.table, table.inserted, table.same);
         if table.kept > 0 {
@@ -174,5 +182,7 @@ fn merge_lines(snapshot: &Snapshot, summary: &MergeSummary) -> Vec<String> {
             files.to
         ));
     }
+    let lack = |lack: &Lack| format!("  INCOMPLETE: files of {} are not all there: {}", lack.id, lack.why);
+    lines.extend(summary.lacking.iter().map(lack));
     lines
 }

@@ -4,6 +4,7 @@ use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{DeploymentPart, DeploymentRestore};
 use mlvault::source::deployment::Deployment;
 
+use crate::cli::answer::About;
 use crate::cli::context::Context;
 
 /// A restore into MLflow.
@@ -14,6 +15,8 @@ pub struct Request<'a> {
     pub target: &'a Deployment,
     /// The snapshot.
     pub snapshot: &'a Snapshot,
+    /// What is to be said of it.
+    pub about: &'a About,
     /// Where it comes from.
     pub restore: &'a DeploymentRestore<'a>,
     /// What of it; everything without.

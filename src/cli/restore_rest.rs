@@ -57,24 +57,27 @@ impl RestArgs {
 
 /// Restores a deployment, or one experiment, run or model, through a server.
 pub fn run(request: &Request<'_>, server: Server) -> Result<Outcome> {
-    let Request { context, snapshot, .. } = request;
+    let Request { context, snapshot, about, .. } = request;
     let Server { client, id_map } = server;
-    let ask = |plan: &RestPlan| confirm::ask(context, &plan_lines(snapshot, plan, client.uri()));
+    let ask = |plan: &RestPlan| confirm::ask(context, about.over(plan_lines(plan, client.uri())).lines());
     let consent = confirm::consent(request.dry_run, request.yes, &ask);
     let wanted = request.wanted.as_ref();
     let RestoredThroughServer { plan, report } =
         restore_deployment::through_server(request.restore, request.target, wanted, &client, &consent)?;
     let Some(report) = report else {
-        let document = json!({ "snapshot": snapshot.id, "dry_run": true, "plan": plan });
-        return Ok(Outcome::complete(document, dry_run_lines(plan_lines(snapshot, &plan, client.uri()))));
+        let document = json!({
+            "snapshot": snapshot.id, "about": about, "warnings": about.warnings(), "dry_run": true, "plan": plan,
+        });
+        return Ok(Outcome::complete(document, about.over(dry_run_lines(plan_lines(&plan, client.uri())))));
     };
     if let Some(file) = id_map {
         file.finish(&report.ids)?;
     }
-    let is_whole = report.left_out.is_empty() && report.copies_needed.is_empty();
+    let is_lacking = wanted.is_none() && snapshot.is_incomplete();
+    let is_whole = report.left_out.is_empty() && report.copies_needed.is_empty() && !is_lacking;
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
-    let document = json!({ "snapshot": snapshot.id, "summary": report });
-    Ok(Outcome::new(code, document, report_lines(snapshot, &report)))
+    let document = json!({ "snapshot": snapshot.id, "about": about, "warnings": about.warnings(), "summary": report });
+    Ok(Outcome::new(code, document, about.over(report_lines(snapshot, &report))))
 }
 
 /// The file for the new ids, which appears when they are all known.
@@ -102,11 +105,11 @@ fn fault(path: &Path, source: std::io::Error) -> Error {
     Error::target("write", path.to_owned(), source)
 }
 
-fn plan_lines(snapshot: &Snapshot, plan: &RestPlan, server: &str) -> Vec<String> {
+fn plan_lines(plan: &RestPlan, server: &str) -> Vec<String> {
     let (experiments, runs) = (count(plan.experiments, "experiment"), count(plan.runs, "run"));
     let (models, versions) = (count(plan.registered_models, "registered model"), count(plan.versions, "version"));
     let mut lines = vec![
-        format!("Snapshot {} will be restored through {server}, with new ids:", snapshot.id.short()),
+        format!("It will be restored through {server}, with new ids:"),
         format!("  {experiments}, {runs}, {}", count(plan.logged_models, "logged model")),
         format!("  {models} with {versions}"),
         format!("  {} ({})", count(plan.files, "file"), format_bytes(plan.bytes)),

@@ -1,13 +1,47 @@
-//! The arguments that name one experiment, run or model, shared by the commands that list and restore them.
+//! The arguments that name a snapshot, and one experiment, run or model in it, shared by the commands that list and restore.
 
 use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use mlvault::error::{Error, Result};
 use mlvault::repository::Repository;
-use mlvault::repository::snapshots::Snapshot;
+use mlvault::repository::naming::Scope;
 use mlvault::restore::deployment::DeploymentPart;
+use mlvault::retention::policy::Age;
 
+use crate::cli::answer::{About, Answer};
 use crate::cli::context::Context;
+
+/// How far before the moment that is asked for an answer may lie.
+const MAX_GAP_DEFAULT: &str = "32d";
+
+/// Of which source a snapshot is meant.
+#[derive(Args, Default)]
+pub struct SourceArgs {
+    /// Look for the snapshot among those of this deployment; needed if there are several
+    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
+    pub deployment: Option<String>,
+    /// Look for the snapshot among those of this source, as listed in the SOURCE column
+    #[arg(long, value_name = "SOURCE")]
+    pub group: Option<String>,
+}
+
+impl SourceArgs {
+    /// Returns which snapshots come into question. What the command line says of a group counts more than what the
+    /// environment says of a deployment.
+    pub fn scope(&self) -> Scope {
+        scope_of(self.group.as_deref(), self.deployment.as_deref(), Scope::Any)
+    }
+}
+
+fn scope_of(group: Option<&str>, deployment: Option<&str>, otherwise: Scope) -> Scope {
+    match (group, deployment) {
+        (Some(group), _) => Scope::Group(group.to_owned()),
+        (None, Some(name)) => Scope::Deployment(name.to_owned()),
+        (None, None) => otherwise,
+    }
+}
 
 /// Which snapshot of a deployment is meant.
 #[derive(Args)]
@@ -19,6 +53,9 @@ pub struct SnapshotArgs {
     /// Use the latest snapshot of the deployment that is not newer than this day (2026-11-21, in UTC) or time
     #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
     pub as_of: Option<String>,
+    /// Refuse a snapshot that was made longer than AGE before the day or time given
+    #[arg(long, value_name = "AGE", default_value = MAX_GAP_DEFAULT)]
+    max_gap: Age,
 }
 
 impl SnapshotArgs {
@@ -30,12 +67,66 @@ impl SnapshotArgs {
         Some(path)
     }
 
-    /// Finds the snapshot that is meant.
-    pub fn find(&self, context: &Context, repository: &Repository, deployment: Option<&str>) -> Result<Snapshot> {
-        match &self.snapshot {
-            Some(name) => context.find_snapshot(repository, name),
-            None => context.find_deployment(repository, deployment, self.as_of.as_deref()),
+    /// Returns whether one is named at all.
+    pub fn is_given(&self) -> bool {
+        self.snapshot.is_some() || self.as_of.is_some()
+    }
+
+    /// Finds the snapshot that is meant. Fails with [`Error::Refused`] if it lies too far before the moment asked for.
+    pub fn find(&self, context: &Context, repository: &Repository, scope: &Scope) -> Result<Answer> {
+        let found = match (&self.snapshot, &self.as_of) {
+            (Some(name), _) => repository.find(name, scope)?,
+            (None, Some(moment)) => repository.find_as_of(moment, scope)?,
+            (None, None) => repository.find("latest", scope)?,
+        };
+        if let Some(moment) = found.moment
+            && found.snapshot.made() < self.max_gap.before(moment, &TimeZone::UTC)
+        {
+            let answer = About::new(&found, Timestamp::now());
+            return Err(Error::Refused(format!(
+                "The last snapshot before then is too old to answer for it. {}. More than {} is allowed by --max-gap",
+                answer.line(),
+                self.max_gap
+            )));
         }
+        Ok(context.take_found(found))
+    }
+}
+
+/// One snapshot of a deployment, for commands that say what is in it.
+#[derive(Args)]
+pub struct DeploymentSnapshotArgs {
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
+    /// Name of the deployment; needed if the repository holds several
+    #[arg(long, env = "MLVAULT_DEPLOYMENT", value_name = "NAME")]
+    deployment: Option<String>,
+}
+
+impl DeploymentSnapshotArgs {
+    /// Finds the snapshot that is meant.
+    pub fn find(&self, context: &Context, repository: &Repository) -> Result<Answer> {
+        let scope = scope_of(None, self.deployment.as_deref(), Scope::AnyDeployment);
+        self.snapshot.find(context, repository, &scope)
+    }
+}
+
+/// From whose snapshots is restored.
+#[derive(Args)]
+pub struct RestoreSourceArgs {
+    /// Restore a snapshot of this deployment, if it is another one than --deployment describes: a copy of it, or a new place
+    #[arg(long, value_name = "NAME")]
+    from_deployment: Option<String>,
+    /// Restore a snapshot of this source, as listed in the SOURCE column
+    #[arg(long, value_name = "SOURCE", conflicts_with = "from_deployment")]
+    group: Option<String>,
+}
+
+impl RestoreSourceArgs {
+    /// Returns which snapshots come into question. `deployment` is the one that the target is described by; `otherwise` counts
+    /// where nothing is said.
+    pub fn scope(&self, deployment: Option<&str>, otherwise: Scope) -> Scope {
+        scope_of(self.group.as_deref(), self.from_deployment.as_deref().or(deployment), otherwise)
     }
 }
 

@@ -1,18 +1,22 @@
 //! `mlvault snapshots`
 
-use clap::Parser;
+use std::collections::BTreeMap;
+
+use clap::{Parser, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use mlvault::error::Result;
-use mlvault::format::snapshot::{SnapshotRecord, SourceRecord};
+use mlvault::format::snapshot::SnapshotRecord;
+use mlvault::repository::naming::Scope;
 use mlvault::repository::notes::Notes;
 use mlvault::repository::snapshots::{Snapshot, Trashed};
 use mlvault::units::{count, format_bytes, sum_of_claims};
 
 use crate::cli::context::Context;
-use crate::cli::outcome::Outcome;
+use crate::cli::outcome::{Outcome, Text};
 use crate::cli::progress::printable;
+use crate::cli::selection::SourceArgs;
 use crate::cli::{exit, output};
 
 /// List snapshots, oldest first
@@ -24,6 +28,7 @@ use crate::cli::{exit, output};
 #[command(after_help = "\
 Examples:
   mlvault snapshots --tag nightly
+  mlvault snapshots --latest --group-by source
   mlvault snapshots --trash")]
 pub struct Args {
     /// List forgotten snapshots that can still be brought back
@@ -32,6 +37,62 @@ pub struct Args {
     /// List only snapshots with this tag; if given several times, with all of these tags
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// List only snapshots of this deployment
+    #[arg(long, value_name = "NAME", conflicts_with = "group")]
+    deployment: Option<String>,
+    /// List only snapshots of this source, as listed in the SOURCE column
+    #[arg(long, value_name = "SOURCE")]
+    group: Option<String>,
+    /// List only the newest N snapshots of each source [default without N: 1]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1")]
+    latest: Option<usize>,
+    /// List the snapshots of each source, or of each key, by themselves
+    #[arg(long, value_enum, value_name = "WHAT")]
+    group_by: Option<GroupBy>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GroupBy {
+    /// What was backed up
+    Source,
+    /// Whose key signed the snapshot
+    Key,
+}
+
+impl GroupBy {
+    fn group_of(self, snapshot: &Snapshot) -> String {
+        match self {
+            Self::Source => snapshot.record.source.group(),
+            Self::Key => format!("{} ({})", snapshot.signer.label, snapshot.signer.slot),
+        }
+    }
+}
+
+impl Args {
+    fn scope(&self) -> Scope {
+        let source = SourceArgs { deployment: self.deployment.clone(), group: self.group.clone() };
+        source.scope()
+    }
+
+    /// Chooses from snapshots that are sorted by time.
+    fn choose<'a>(&self, listed: &Listed, snapshots: &'a [Snapshot]) -> Vec<&'a Snapshot> {
+        let scope = self.scope();
+        let is_meant =
+            |snapshot: &&Snapshot| scope.has(&snapshot.record.source) && listed.has_tags(snapshot, &self.tags);
+        let mut chosen: Vec<&Snapshot> = snapshots.iter().filter(is_meant).collect();
+        if let Some(latest) = self.latest {
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            let mut is_late = |snapshot: &&Snapshot| {
+                let count = seen.entry(snapshot.record.source.group()).or_default();
+                *count += 1;
+                *count <= latest
+            };
+            let mut late: Vec<&Snapshot> = chosen.into_iter().rev().filter(&mut is_late).collect();
+            late.reverse();
+            chosen = late;
+        }
+        chosen
+    }
 }
 
 /// Runs the command.
@@ -60,15 +121,14 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         return Ok(Outcome::new(code, json!({ "trash": trash }), trash_rows(&list.trash)));
     }
     let listed = Listed { notes, now: Timestamp::now() };
-    let shown: Vec<&Snapshot> =
-        list.snapshots.iter().filter(|snapshot| listed.has_tags(snapshot, &args.tags)).collect();
+    let shown = args.choose(&listed, &list.snapshots);
     let document = json!({
         "snapshots": shown.iter().map(|snapshot| listed.json(snapshot)).collect::<Vec<_>>(),
         "trash": list.trash.len(),
         "damaged": unreadable.lines(),
         "vanished": gone,
     });
-    Ok(Outcome::new(code, document, listed.rows(&shown)))
+    Ok(Outcome::new(code, document, listed.tables(&shown, args.group_by)))
 }
 
 /// What notes say of snapshots at one moment.
@@ -86,10 +146,24 @@ impl Listed {
     fn json(&self, snapshot: &Snapshot) -> Value {
         let hold = self.notes.hold_on(&snapshot.id, self.now).map(|hold| &hold.reason);
         json!({
-            "id": snapshot.id, "signer": snapshot.signer, "record": record_json(&snapshot.record),
+            "id": snapshot.id, "group": snapshot.record.source.group(), "signer": snapshot.signer, "record": record_json(&snapshot.record),
             "tags": self.notes.tags_of(snapshot), "hold": hold,
             "arrived": snapshot.arrived, "time_doubtful": snapshot.is_time_doubtful(),
         })
+    }
+
+    fn tables(&self, shown: &[&Snapshot], by: Option<GroupBy>) -> Text {
+        let Some(by) = by else { return Text::from(self.rows(shown)) };
+        let mut groups: BTreeMap<String, Vec<&Snapshot>> = BTreeMap::new();
+        for snapshot in shown {
+            groups.entry(by.group_of(snapshot)).or_default().push(snapshot);
+        }
+        let mut text = Text::default();
+        for (group, snapshots) in groups {
+            text.line(format!("{}: {}", printable(&group), count(snapshots.len(), "snapshot")));
+            text.extend(Text::from(self.rows(&snapshots)));
+        }
+        text
     }
 
     fn rows(&self, shown: &[&Snapshot]) -> Vec<Vec<String>> {
@@ -129,7 +203,7 @@ fn trash_rows(trash: &[Trashed]) -> Vec<Vec<String>> {
             output::format_time(&trashed.forgotten.at),
             printable(&trashed.by.label),
             printable(&trashed.forgotten.reason),
-            printable(&source(&record.source)),
+            printable(&record.source.group()),
         ]
     }));
     rows
@@ -146,16 +220,6 @@ fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
         state.to_owned(),
         printable(&snapshot.signer.label),
         printable(&tags.join(",")),
-        printable(&source(&record.source)),
+        printable(&record.source.group()),
     ]
-}
-
-/// Describes a source on one line.
-pub fn source(source: &SourceRecord) -> String {
-    match source {
-        SourceRecord::Deployment { name } => format!("deployment {name}"),
-        SourceRecord::Paths { paths } => paths.join(" "),
-        SourceRecord::Stream { name, command: None } => format!("{name} (standard input)"),
-        SourceRecord::Stream { name, command: Some(command) } => format!("{name} ({command})"),
-    }
 }

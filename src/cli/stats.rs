@@ -8,10 +8,12 @@ use mlvault::repository::snapshots::Snapshot;
 use mlvault::stats::{self, RepositoryStats, SnapshotComponentStats};
 use mlvault::units::{count, format_bytes};
 
+use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::printable;
+use crate::cli::selection::SourceArgs;
 
 /// Show the size of the repository or of a snapshot, and what deduplication and compression save
 ///
@@ -28,13 +30,15 @@ pub struct Args {
     /// Also show how much only this snapshot needs
     #[arg(long, requires = "snapshot")]
     exclusive: bool,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match &args.snapshot {
         None => repository(context),
-        Some(name) => snapshot(context, name, args.exclusive),
+        Some(name) => snapshot(context, name, &args.source, args.exclusive),
     }
 }
 
@@ -81,9 +85,9 @@ fn repository_rows(stats: &RepositoryStats) -> Vec<Vec<String>> {
     rows
 }
 
-fn snapshot(context: &Context, name: &str, exclusive: bool) -> Result<Outcome> {
+fn snapshot(context: &Context, name: &str, source: &SourceArgs, exclusive: bool) -> Result<Outcome> {
     let repository = context.repository()?;
-    let snapshot = context.find_snapshot(&repository, name)?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, name, &source.scope())?;
     let others: Option<Vec<Snapshot>> = if exclusive {
         let mut list = repository.list_snapshots()?;
         if let Some(damage) = list.damaged.first() {
@@ -103,8 +107,8 @@ fn snapshot(context: &Context, name: &str, exclusive: bool) -> Result<Outcome> {
         monitor.problem(&format!("snapshot {}", snapshot.id.short()), &message);
     }
     let code = if missing > 0 { exit::INCOMPLETE } else { exit::COMPLETE };
-    let document = json!({ "snapshot": snapshot.id, "components": components });
-    Ok(Outcome::new(code, document, snapshot_rows(&components, exclusive)))
+    let document = json!({ "snapshot": snapshot.id, "about": about, "components": components });
+    Ok(Outcome::new(code, document, about.over(snapshot_rows(&components, exclusive))))
 }
 
 fn snapshot_rows(components: &[SnapshotComponentStats], exclusive: bool) -> Vec<Vec<String>> {

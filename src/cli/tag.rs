@@ -8,6 +8,7 @@ use mlvault::retention;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::selection::SourceArgs;
 
 /// Add tags to snapshots, or remove them
 #[derive(Parser)]
@@ -39,6 +40,8 @@ Examples:
 struct Change {
     /// The snapshot
     snapshot: String,
+    #[command(flatten)]
+    source: SourceArgs,
     /// The tags
     #[arg(required = true)]
     tags: Vec<String>,
@@ -51,7 +54,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         Command::Remove(change) => (change, false),
     };
     let repository = context.repository()?;
-    let id = context.find_snapshot(&repository, &change.snapshot)?.id.to_string();
+    let id = context.find_snapshot(&repository, &change.snapshot, &change.source.scope())?.snapshot.id.to_string();
     let snapshot = retention::tag(&repository, &id, change.tags.clone(), add)?;
     let done = if add { "added" } else { "removed" };
     let text = format!("Snapshot {}: tags {done}: {}", snapshot.short(), change.tags.join(", "));

@@ -4,10 +4,12 @@ use clap::Parser;
 use serde_json::json;
 
 use mlvault::error::Result;
+use mlvault::repository::naming::Named;
 use mlvault::retention;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::selection::SourceArgs;
 
 /// Bring back a forgotten snapshot
 ///
@@ -21,11 +23,14 @@ Examples:
 pub struct Args {
     /// The snapshot
     snapshot: String,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let (was, is) = retention::undelete(&context.repository()?, &args.snapshot, &context.hears())?;
+    let named = Named { names: vec![args.snapshot], scope: args.source.scope() };
+    let (was, is) = retention::undelete(&context.repository()?, &named, &context.hears())?;
     let text = format!("Snapshot {} is back as {}", was.short(), is.short());
     Ok(Outcome::complete(json!({ "forgotten": was, "snapshot": is }), text))
 }

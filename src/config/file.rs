@@ -34,6 +34,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::config::credential::read_secret_line;
+use crate::environment;
 use crate::error::{Error, Result};
 use crate::retention::policy::PolicySpec;
 use crate::s3::Credentials;
@@ -280,8 +281,7 @@ fn merge(table: &mut Table, over: Table) {
 
 fn usual_places() -> Vec<PathBuf> {
     let mut places = vec![PathBuf::from("mlvault.toml")];
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    if let Some(base) = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or(home) {
+    if let Some(base) = environment::base_directory("XDG_CONFIG_HOME", ".config") {
         places.push(base.join("mlvault/mlvault.toml"));
     }
     places.push(PathBuf::from("/etc/mlvault/mlvault.toml"));

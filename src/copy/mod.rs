@@ -22,8 +22,9 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{CopiedFrom, SnapshotRecord, SourceRecord};
 use crate::hears::Hears;
 use crate::id::{RepositoryId, SessionId};
+use crate::repository::naming::{Named, Scope};
 use crate::repository::notes::Notes;
-use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::{Repository, layout};
 
 use crate::copy::parent::EarlierCopy;
@@ -41,11 +42,15 @@ pub struct Choice {
 }
 
 impl Choice {
+    fn scope(&self) -> Scope {
+        self.deployment.as_ref().map_or(Scope::Any, |name| Scope::Deployment(name.clone()))
+    }
+
     /// Returns the snapshots that are meant, oldest first, each once.
     pub fn among(&self, snapshots: &[Snapshot], notes: &Notes) -> Result<Vec<Snapshot>> {
         let named: Vec<usize> = match self.names.is_empty() {
             true => (0..snapshots.len()).collect(),
-            false => self.names.iter().map(|name| select(snapshots, name)).collect::<Result<_>>()?,
+            false => Named { names: self.names.clone(), scope: self.scope() }.among(snapshots)?,
         };
         let fits = |snapshot: &Snapshot| {
             let tags = notes.tags_of(snapshot);

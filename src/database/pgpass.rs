@@ -2,11 +2,11 @@
 //!
 //! What must stay true: a file that others may read is passed over, as libpq does.
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use crate::environment;
 use zeroize::Zeroizing;
 
 /// Permissions of group and others.
@@ -17,9 +17,9 @@ pub type Fields<'a> = [&'a str; 4];
 
 /// Returns the password of the first line that fits.
 pub fn find(wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
-    let path = match env::var_os("PGPASSFILE") {
+    let path = match environment::variable_os("PGPASSFILE") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("HOME")?).join(".pgpass"),
+        None => environment::in_home(".pgpass")?,
     };
     let metadata = fs::metadata(&path).ok()?;
     if !metadata.is_file() || metadata.permissions().mode() & NOT_PRIVATE != 0 {

@@ -3,7 +3,6 @@
 //! What must stay true: neither `Display` nor `Debug` nor an error shows a password. What is not understood is refused
 //! rather than passed over: a setting that is left out could mean another database, or a connection without TLS.
 
-use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::pgpass;
 use crate::database::Engine;
+use crate::environment;
 use crate::error::{Error, Result};
 
 /// Port of PostgreSQL where none is named.
@@ -312,7 +312,7 @@ fn decode(text: &str) -> Result<String> {
 }
 
 fn from_environment(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+    environment::variable(name)
 }
 
 #[cfg(test)]

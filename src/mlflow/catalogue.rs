@@ -522,6 +522,19 @@ pub enum ReferenceState {
     Missing,
 }
 
+impl ReferenceState {
+    /// Returns why the snapshot lacks files of it, if it does.
+    pub fn lack(self) -> Option<&'static str> {
+        match self {
+            Self::Missing => Some("they were missing when the backup was made"),
+            Self::DeletedMeanwhile => Some("they were deleted while the backup was made"),
+            Self::Excluded => Some("the backup left their artifact root out"),
+            Self::Partial => Some("some of them were gone when the backup was made"),
+            Self::Present | Self::Empty | Self::CarriedOver => None,
+        }
+    }
+}
+
 /// A line of `references.jsonl`: a row of the databases, and what it leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {

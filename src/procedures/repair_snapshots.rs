@@ -7,12 +7,13 @@ use crate::hears::Hears;
 use crate::procedures::consent::Consent;
 use crate::repair::snapshots::{self, RepairPlan, Repaired};
 use crate::repository::Repository;
+use crate::repository::naming::Named;
 
 /// How to repair snapshots.
 #[derive(Debug, Clone, Default)]
 pub struct RepairSnapshotsOptions {
-    /// Snapshots, as users name them; if there are none, all.
-    pub names: Vec<String>,
+    /// Snapshots; if none is named, all.
+    pub named: Named,
     /// Forget the originals.
     pub forget: bool,
 }
@@ -33,7 +34,7 @@ pub fn run(
     consent: &Consent<'_, RepairPlan>,
     hears: &Hears,
 ) -> Result<RepairedSnapshots> {
-    let plan = snapshots::plan(repository, &options.names, hears)?;
+    let plan = snapshots::plan(repository, &options.named, hears)?;
     // A snapshot that was repaired before is left, unless its original is still to be forgotten.
     let is_idle = plan.to_repair().count() == 0 && (!options.forget || plan.hurt.is_empty());
     let repaired = match !is_idle && consent.allows(&plan)? {

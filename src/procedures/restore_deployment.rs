@@ -32,6 +32,7 @@ pub fn whole(
     consent: &Consent<'_, DeploymentRestorePlan>,
 ) -> Result<RestoredWhole> {
     let plan = restore.plan(target, options)?;
+    restore.warn(&plan);
     let done = match consent.allows(&plan)? {
         true => Some(restore.execute(&plan, options)?),
         false => None,

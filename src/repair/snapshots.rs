@@ -28,7 +28,8 @@ use crate::monitor::Counter;
 use crate::repair::losses::{self, Lost};
 use crate::repair::survey::{self, Chunk};
 use crate::repository::Repository;
-use crate::repository::snapshots::{Snapshot, select};
+use crate::repository::naming::Named;
+use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::entry_at;
 use crate::trees::reader::{TreeReader, for_each_chunk_of};
 use crate::trees::writer::TreeWriter;
@@ -86,12 +87,12 @@ pub struct Repaired {
 
 /// Finds out which snapshots have lost something: all packs are read. `names` are snapshots as users call them; without
 /// any, all are looked at. Nothing is written. Needs a maintainer's key.
-pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Result<RepairPlan> {
+pub fn plan(repository: &Arc<Repository>, named: &Named, hears: &Hears) -> Result<RepairPlan> {
     repository.access().require_maintainer("repair snapshots")?;
     let all = survey::snapshots(repository, hears)?;
     let mut chosen = Vec::new();
-    for name in names {
-        let found = &all[select(&all, name)?];
+    for at in named.among(&all)? {
+        let found = &all[at];
         if !chosen.iter().any(|snapshot: &Snapshot| snapshot.id == found.id) {
             chosen.push(found.clone());
         }
@@ -101,7 +102,7 @@ pub fn plan(repository: &Arc<Repository>, names: &[String], hears: &Hears) -> Re
     let reader = ChunkReader::new(Arc::clone(repository));
     let mut losses = losses::find(&reader, &all, &survey.lost, hears, &mut |_, _, _| {})?;
     let is_hurt: BTreeSet<SessionId> = losses.of.keys().copied().collect();
-    let looked_at = if names.is_empty() { &all } else { &chosen };
+    let looked_at = if named.names.is_empty() { &all } else { &chosen };
     let mut hurt = Vec::new();
     for snapshot in looked_at {
         if let Some((lost, lost_count)) = losses.of.remove(&snapshot.id) {
@@ -147,7 +148,7 @@ fn write_anew(
 ) -> Result<Repaired> {
     let session = WritingSession::begin(repository, "repair", hears)?;
     let list = repository.list_snapshots()?.snapshots;
-    let original = &list[select(&list, &hurt.snapshot.to_string())?];
+    let original = repository.find_snapshot(&hurt.snapshot.to_string())?;
     let mut copy = Rewriting {
         reader: ChunkReader::new(Arc::clone(repository)),
         writer: session.writer(),

@@ -298,7 +298,12 @@ impl Repository {
     pub fn prepare_key(&self, label: &str, role: Role, credential: &Credential) -> Result<PreparedKey> {
         let root_seed = self.access().root_seed()?;
         // What is no slot takes no place: see `unlock`.
-        let slots = self.list_keys()?.iter().filter(|slot| slot.certificate.is_ok()).count();
+        let listed = self.list_keys()?;
+        let certificates: Vec<&Certificate> = listed.iter().filter_map(|slot| slot.certificate.as_ref().ok()).collect();
+        if certificates.iter().any(|certificate| certificate.label == label) {
+            return Err(Error::Invalid(format!("There is a key with the label {label:?}: choose another one")));
+        }
+        let slots = certificates.len();
         if slots >= SLOTS_MAX {
             return Err(Error::Invalid(format!(
                 "The repository has {slots} keys; no more than {SLOTS_MAX} are possible"

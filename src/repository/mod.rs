@@ -10,6 +10,7 @@ pub mod keys;
 pub mod layout;
 pub mod memory_file;
 pub mod memory_plan;
+pub mod naming;
 pub mod notes;
 pub mod objects;
 pub mod pins;

@@ -1,4 +1,4 @@
-//! Snapshots: listed, found by what users call them, verified, committed, forgotten.
+//! Snapshots: listed, verified, committed, forgotten.
 //!
 //! What must stay true: a snapshot is forgotten by one create-only write beside it, so at every moment it is either
 //! listed or not, and what it needs is there as long as no prune has removed it.
@@ -8,15 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use jiff::civil::Date;
 
 use crate::backend::Listed;
 use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
-use crate::format::snapshot::{self, Completeness, SessionOutcome, SnapshotRecord, SourceRecord};
+use crate::format::snapshot::{self, Completeness, SessionOutcome, SnapshotRecord};
 use crate::id::SessionId;
-use crate::moment::DayOrTime;
 use crate::monitor::Monitor;
 use crate::parallel;
 use crate::repository::history::Sight;
@@ -26,7 +24,7 @@ use crate::repository::session::PROGRAM;
 use crate::repository::time;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
-use crate::units::{self, KIB, format_bytes};
+use crate::units::{KIB, format_bytes};
 
 /// Objects of one kind that are remembered; further ones are read anew for each listing.
 const REMEMBERED_MAX: usize = 2048;
@@ -135,17 +133,6 @@ impl SnapshotList {
         self.unreadable().note_to(monitor);
         self.foreign.note_to(monitor);
     }
-}
-
-/// A snapshot that was asked for, and what speaks against it.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// Why another one may be meant: something that cannot be read may be newer.
-    pub doubt: Option<String>,
-    /// That something which cannot be read may say that this one was forgotten.
-    pub note: Option<String>,
 }
 
 /// What was read and verified under the names of sessions, for operations that list snapshots more than once. Nothing
@@ -444,70 +431,6 @@ impl Repository {
         }
     }
 
-    /// Finds the snapshot that `name` means: an id or a prefix of it, `latest`, `latest~2`, a day (`2026-11-21`, UTC:
-    /// the last one of that day) or a time (`2026-11-21T03:00Z`: the last one not after it).
-    ///
-    /// If damage hides what `latest` would be, that is an error, not an older snapshot. [`Repository::find`] leaves this
-    /// to the caller.
-    pub fn find_snapshot(&self, name: &str) -> Result<Snapshot> {
-        certain(self.find(name)?)
-    }
-
-    /// Finds the snapshot that `name` means among those that can be read, and tells what speaks against it.
-    pub fn find(&self, name: &str) -> Result<Found> {
-        let list = self.list_snapshots()?;
-        let selected = select(&list.snapshots, name).map(|at| list.snapshots[at].clone());
-        if is_id(name) {
-            let hidden = list.damaged_ids.iter().find(|id| id.to_string().starts_with(&name.to_ascii_lowercase()));
-            return match (selected, hidden) {
-                (Ok(snapshot), _) => Ok(found(&list, snapshot, |_| false)),
-                // What it is hidden by says more than that it is not there.
-                (Err(missing), Some(id)) => Err(self.read_outcome(id, None).err().unwrap_or(missing)),
-                (Err(error), None) => Err(error),
-            };
-        }
-        let until = name.parse::<DayOrTime>().ok().and_then(|moment| moment.after().ok());
-        match (selected, list.damaged.first()) {
-            (Ok(snapshot), _) => {
-                let made = snapshot.made();
-                Ok(found(&list, snapshot, |time| time >= made && until.is_none_or(|until| time < until)))
-            }
-            (Err(Error::NotFound(_)), Some(damage)) => Err(damage.clone()),
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Finds the last snapshot of an MLflow deployment (of this name, if one is given) that began on this day (UTC) or at
-    /// this time, or before; without either the last one. If damage hides it, that is an error.
-    pub fn find_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Snapshot> {
-        certain(self.find_of_deployment(deployment, as_of)?)
-    }
-
-    /// As [`Repository::find_deployment`] among the snapshots that can be read, and tells what speaks against it.
-    pub fn find_of_deployment(&self, deployment: Option<&str>, as_of: Option<&str>) -> Result<Found> {
-        let until = as_of.map(|text| text.parse::<DayOrTime>()?.after()).transpose()?;
-        let list = self.list_snapshots()?;
-        let is_meant = |snapshot: &&Snapshot| {
-            let name = match &snapshot.record.source {
-                SourceRecord::Deployment { name } => name,
-                _ => return false,
-            };
-            deployment.is_none_or(|wanted| wanted == name) && until.is_none_or(|until| snapshot.made() < until)
-        };
-        if let Some(snapshot) = list.snapshots.iter().rfind(is_meant) {
-            let made = snapshot.made();
-            let is_newer = |time| time >= made && until.is_none_or(|until| time < until);
-            return Ok(found(&list, snapshot.clone(), is_newer));
-        }
-        if let Some(damage) = list.damaged.first() {
-            return Err(damage.clone());
-        }
-        let of =
-            deployment.map_or_else(|| "an MLflow deployment".to_owned(), |name| format!("the deployment {name:?}"));
-        let when = as_of.map_or_else(String::new, |time| format!(" from {time} or earlier"));
-        Err(Error::NotFound(format!("There is no snapshot of {of}{when}")))
-    }
-
     /// Seals, signs and writes an outcome under a session's name. Whatever stands there already stays.
     ///
     /// Fails with [`Fault::AlreadyExists`] if another outcome is there: the session was voided.
@@ -539,99 +462,5 @@ impl SnapshotList {
             Err(error) => return Err(error),
         }
         Ok(())
-    }
-}
-
-/// Returns a snapshot with what speaks against it; `may_be_meant` tells that of one that began at a time.
-fn found(list: &SnapshotList, snapshot: Snapshot, may_be_meant: impl Fn(Timestamp) -> bool) -> Found {
-    let time_of = |id: &SessionId| {
-        let milliseconds = i64::try_from(id.unix_milliseconds()).unwrap_or(i64::MAX);
-        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
-    };
-    let hidden = |id: &&SessionId| may_be_meant(time_of(id));
-    let count = list.damaged_ids.iter().filter(hidden).count();
-    let doubt = list.damaged_ids.iter().rfind(hidden).map(|id| {
-        format!(
-            "{} under names of newer snapshots than {} cannot be read, such as {:?}",
-            units::count(count, "object"),
-            snapshot.id.short(),
-            layout::snapshot(id)
-        )
-    });
-    let note = list.doubtful.contains(&snapshot.id).then(|| {
-        let record = layout::forgotten(&snapshot.id);
-        format!("The snapshot {} may have been forgotten: {record:?} cannot be read", snapshot.id.short())
-    });
-    Found { snapshot, doubt, note }
-}
-
-fn certain(found: Found) -> Result<Snapshot> {
-    match found.doubt {
-        None => Ok(found.snapshot),
-        Some(doubt) => Err(Error::damaged(layout::SNAPSHOTS, doubt)),
-    }
-}
-
-/// Least digits of an id prefix.
-const ID_PREFIX_LEN_MIN: usize = 4;
-
-fn is_id(name: &str) -> bool {
-    name.len() >= ID_PREFIX_LEN_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Returns the index of the snapshot meant by `name`, see [`Repository::find_snapshot`]; `snapshots` are sorted by time.
-pub fn select(snapshots: &[Snapshot], name: &str) -> Result<usize> {
-    if let Some(back) = latest_offset(name)? {
-        return snapshots.len().checked_sub(1).and_then(|last| last.checked_sub(back)).ok_or_else(|| {
-            Error::NotFound(format!("There is no snapshot {name:?}: the repository has {}", snapshots.len()))
-        });
-    }
-    // Eight digits are a day too, but more likely the beginning of an id.
-    match name.parse() {
-        Ok(DayOrTime::Day(day)) if !is_id(name) => select_day(snapshots, day),
-        Ok(DayOrTime::Time(time)) => snapshots
-            .iter()
-            .rposition(|snapshot| snapshot.made() <= time)
-            .ok_or_else(|| Error::NotFound(format!("There is no snapshot from {name} or earlier"))),
-        _ => select_id(snapshots, name),
-    }
-}
-
-fn latest_offset(name: &str) -> Result<Option<usize>> {
-    match name.strip_prefix("latest") {
-        None => Ok(None),
-        Some("") => Ok(Some(0)),
-        Some(rest) => rest
-            .strip_prefix('~')
-            .and_then(|count| count.parse().ok())
-            .map(Some)
-            .ok_or_else(|| Error::Invalid(format!("{name:?} is not latest or latest~N"))),
-    }
-}
-
-fn select_day(snapshots: &[Snapshot], day: Date) -> Result<usize> {
-    let day_of = |snapshot: &Snapshot| jiff::tz::TimeZone::UTC.to_datetime(snapshot.made()).date();
-    if let Some(at) = snapshots.iter().rposition(|snapshot| day_of(snapshot) == day) {
-        return Ok(at);
-    }
-    let before = snapshots.iter().rfind(|snapshot| day_of(snapshot) < day);
-    let hint = before.map_or(String::new(), |snapshot| {
-        format!("; the last one before is {} of {}", snapshot.id.short(), snapshot.made().strftime("%F %R UTC"))
-    });
-    Err(Error::NotFound(format!("There is no snapshot of {day} (UTC){hint}")))
-}
-
-fn select_id(snapshots: &[Snapshot], name: &str) -> Result<usize> {
-    let prefix = name.to_ascii_lowercase();
-    if !is_id(name) {
-        return Err(Error::Invalid(format!(
-            "{name:?} is not a snapshot: give an id, latest, latest~N, a day (2026-11-21) or a time (2026-11-21T03:00Z)"
-        )));
-    }
-    let mut matches = snapshots.iter().enumerate().filter(|(_, snapshot)| snapshot.id.to_string().starts_with(&prefix));
-    match (matches.next(), matches.next()) {
-        (Some((at, _)), None) => Ok(at),
-        (None, _) => Err(Error::NotFound(format!("There is no snapshot {name}"))),
-        (Some(_), Some(_)) => Err(Error::NotFound(format!("Several snapshots begin with {name}; give more digits"))),
     }
 }

@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 use crate::format::note::Says;
 use crate::hears::Hears;
 use crate::id::{NoteId, SessionId, SlotId};
+use crate::repository::naming::Named;
 use crate::repository::notes::Notes;
-use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::{Repository, layout};
 pub use crate::retention::undelete::undelete;
 use decide::{Candidate, Decision, decide, newest_complete};
@@ -45,7 +46,7 @@ pub enum ForgetChoice {
         group: Option<String>,
     },
     /// Someone who names snapshots.
-    Snapshots(Vec<String>),
+    Snapshots(Named),
 }
 
 /// What is to be done.
@@ -87,8 +88,8 @@ pub fn plan(repository: &Repository, what: &ForgetChoice, share_max: u8) -> Resu
             let objections = objections_to_share(&decisions, share_max);
             Ok(ForgetPlan { decisions, objections, unreadable, reason: format!("policy {name}: {policy}") })
         }
-        ForgetChoice::Snapshots(names) => {
-            plan_named(&list, &candidates, names, now).map(|plan| ForgetPlan { unreadable, ..plan })
+        ForgetChoice::Snapshots(named) => {
+            plan_named(&list, &candidates, named, now).map(|plan| ForgetPlan { unreadable, ..plan })
         }
     }
 }
@@ -270,12 +271,9 @@ fn objections_to_share(decisions: &[Decision], share_max: u8) -> Vec<String> {
     streams.values().filter_map(objection).collect()
 }
 
-/// Names are looked up in one listing, so that `latest` means the same for all of them.
-fn plan_named(list: &SnapshotList, candidates: &[Candidate], names: &[String], now: Timestamp) -> Result<ForgetPlan> {
-    let chosen: BTreeSet<SessionId> = names
-        .iter()
-        .map(|name| select(&list.snapshots, name).map(|at| list.snapshots[at].id))
-        .collect::<Result<_>>()?;
+fn plan_named(list: &SnapshotList, candidates: &[Candidate], named: &Named, now: Timestamp) -> Result<ForgetPlan> {
+    let chosen: BTreeSet<SessionId> =
+        named.among(&list.snapshots)?.into_iter().map(|at| list.snapshots[at].id).collect();
     let newest = newest_complete(candidates, now);
     let (mut decisions, mut objections) = (Vec::new(), Vec::new());
     for candidate in candidates.iter().filter(|candidate| chosen.contains(&candidate.id)) {

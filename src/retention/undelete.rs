@@ -16,7 +16,8 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::hears::Hears;
 use crate::id::{ChunkId, SessionId};
 use crate::repository::Repository;
-use crate::repository::snapshots::{Snapshot, SnapshotList, select};
+use crate::repository::naming::Named;
+use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::trees::reachable::{self, Use};
 
 /// The field of the new record that names the snapshot that it was.
@@ -24,14 +25,14 @@ const UNDELETED: &str = "undeleted";
 
 /// Commits a snapshot in the trash anew. Returns what it was and what it is now. Needs a key that reads content and
 /// writes snapshots.
-pub fn undelete(repository: &Arc<Repository>, name: &str, hears: &Hears) -> Result<(SessionId, SessionId)> {
+pub fn undelete(repository: &Arc<Repository>, named: &Named, hears: &Hears) -> Result<(SessionId, SessionId)> {
     repository.access().data_secret()?;
     // Looked at before there is a session, so that a wrong name leaves nothing behind.
-    find_in_trash(&repository.list_snapshots()?, name)?;
+    find_in_trash(&repository.list_snapshots()?, named)?;
     let session = WritingSession::begin(repository, "undelete", hears)?;
     // Again, now that the session is announced: what it relies on is not swept any more.
     let list = repository.list_snapshots()?;
-    let forgotten = find_in_trash(&list, name)?;
+    let forgotten = find_in_trash(&list, named)?;
     hears.monitor.phase("undelete", None, None);
     secure(repository, session.writer(), &forgotten.record, hears)
         .map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
@@ -43,11 +44,14 @@ pub fn undelete(repository: &Arc<Repository>, name: &str, hears: &Hears) -> Resu
     Ok((forgotten.id, session.commit(record)?))
 }
 
-fn find_in_trash(list: &SnapshotList, name: &str) -> Result<Snapshot> {
+fn find_in_trash(list: &SnapshotList, named: &Named) -> Result<Snapshot> {
     let trash: Vec<Snapshot> = list.trash.iter().map(|trashed| trashed.snapshot.clone()).collect();
-    select(&trash, name).map(|at| trash[at].clone()).map_err(|error| match error {
+    let found = named.among(&trash).map(|found| found.first().map(|at| trash[*at].clone()));
+    let missing = || Error::Internal("no snapshot was named".to_owned());
+    found.and_then(|found| found.ok_or_else(missing)).map_err(|error| match error {
         Error::NotFound(_) => Error::NotFound(format!(
-            "There is no forgotten snapshot {name:?}: it was never forgotten, or a prune has removed it"
+            "There is no forgotten snapshot {:?}: it was never forgotten, or a prune has removed it",
+            named.names.join(" ")
         )),
         other => other,
     })

@@ -5,7 +5,6 @@
 //! - A plain `http://` endpoint is used only on this machine or where the user allowed it.
 //! - A CA bundle or endpoint that is no good ends in an error before the first request.
 
-use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -36,6 +35,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
+use crate::environment;
 use crate::error::{Error, Result};
 use crate::s3::options::{Credentials, S3Options};
 use crate::s3::patience::Patience;
@@ -108,8 +108,8 @@ fn regions(options: &S3Options) -> RegionProviderChain {
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     let is_elsewhere = options.endpoint.is_some()
-        || env::var_os("AWS_ENDPOINT_URL_S3").is_some()
-        || env::var_os("AWS_ENDPOINT_URL").is_some();
+        || environment::variable_os("AWS_ENDPOINT_URL_S3").is_some()
+        || environment::variable_os("AWS_ENDPOINT_URL").is_some();
     if is_elsewhere { chain.or_else(Region::from_static(REGION_ELSEWHERE)) } else { chain.or_default_provider() }
 }
 
@@ -157,7 +157,7 @@ fn http_client(options: &S3Options, patience: &Patience) -> Result<SharedHttpCli
     if options.ignore_tls {
         return unverified::http_client(patience.connect);
     }
-    let of_environment = || env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let of_environment = || environment::variable_os(CA_BUNDLE_VARIABLE).map(PathBuf::from);
     let trust = match options.ca_bundle.clone().or_else(of_environment) {
         None => TrustStore::default(),
         Some(path) => TrustStore::empty().with_pem_certificate(read_ca_bundle(path)?),

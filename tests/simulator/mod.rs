@@ -151,7 +151,7 @@ impl Job {
                 None => Ok(()),
             },
             Self::Undelete => match repository.list_snapshots()?.trash.first() {
-                Some(trashed) => retention::undelete(repository, &trashed.snapshot.id.to_string(), &hears).map(drop),
+                Some(trashed) => retention::undelete(repository, &trashed.snapshot.id.into(), &hears).map(drop),
                 None => Ok(()),
             },
             Self::Prune(options) => prune::run(repository, options, &hears).map(drop),

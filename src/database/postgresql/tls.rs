@@ -3,7 +3,6 @@
 //! What must stay true: `verify-ca` and `verify-full` never accept a certificate that no trusted root vouches for, and
 //! `verify-full` only one for the host's name. The weaker modes encrypt, and do not know to whom.
 
-use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::uri::{PostgresqlUri, SslMode};
+use crate::environment;
 use crate::error::{Error, Result};
 use crate::tls::{Trust, Verifier};
 
@@ -72,7 +72,7 @@ fn named_roots(uri: &PostgresqlUri) -> Option<PathBuf> {
 }
 
 fn in_home(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env::var_os("HOME")?).join(".postgresql").join(name);
+    let path = environment::in_home(".postgresql")?.join(name);
     path.is_file().then_some(path)
 }
 

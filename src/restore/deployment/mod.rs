@@ -20,7 +20,7 @@ use serde::Serialize;
 
 pub use rest::{RestPlan, RestRestore};
 pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
-pub use selection::{DeploymentPart, Selected};
+pub use selection::{DeploymentPart, Lack, Selected, last_whole};
 
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
@@ -29,7 +29,7 @@ use crate::database::rewrite::RewriteCount;
 use crate::database::{self, DatabaseUri, Engine, LoadPlan, Rewrite};
 use crate::error::{Error, Result};
 use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
-use crate::format::snapshot::{Component, DATABASE};
+use crate::format::snapshot::{Completeness, Component, DATABASE};
 use crate::hears::Hears;
 use crate::id::StatementId;
 use crate::mlflow::catalogue::{Reference, StoredTable, TABLES};
@@ -124,6 +124,8 @@ pub struct DeploymentRestorePlan {
     pub artifacts: Vec<ArtifactPlan>,
     /// What the operator should know before.
     pub warnings: Vec<String>,
+    /// Whether the backup lacks something of what will be restored.
+    pub is_lacking: bool,
 }
 
 /// What a restore of a deployment did.
@@ -184,7 +186,12 @@ impl<'a> DeploymentRestore<'a> {
             .iter()
             .map(|artifact| Ok((self.selection(&artifact.component, &artifact.path)?, &artifact.place)));
         self.refuse_overfull(&places.collect::<Result<Vec<_>>>()?)?;
-        Ok(DeploymentRestorePlan { databases, artifacts, warnings })
+        Ok(DeploymentRestorePlan { databases, artifacts, warnings, is_lacking: self.is_lacking(options) })
+    }
+
+    /// Tells what the operator should know before, whether or not anybody sees the plan.
+    pub fn warn(&self, plan: &DeploymentRestorePlan) {
+        plan.warnings.iter().for_each(|warning| self.hears.monitor.warning(warning));
     }
 
     /// Carries out a plan.
@@ -227,9 +234,6 @@ impl<'a> DeploymentRestore<'a> {
 
     fn warnings(&self, target: &Deployment, options: &DeploymentRestoreOptions) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        if self.snapshot.is_incomplete() {
-            warnings.push(format!("the backup was incomplete: {} problems", self.snapshot.record.problem_count));
-        }
         for key in self.record.keys.iter().filter(|key| key.rows > 0) {
             let given = target.keys.iter().find(|given| given.name == key.name);
             let fingerprint = given.map(|given| self.reader.repository().keys().fingerprint(given.value.as_bytes()));
@@ -269,6 +273,17 @@ impl<'a> DeploymentRestore<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether the backup lacks something of what is selected. Of all together that may also be what only the
+    /// comparison of databases and files shows.
+    fn is_lacking(&self, options: &DeploymentRestoreOptions) -> bool {
+        let mut selected =
+            self.snapshot.record.components.iter().filter(|component| self.is_selected(&component.name, options));
+        match options.components.is_empty() {
+            true => self.snapshot.is_incomplete(),
+            false => selected.any(|component| component.completeness == Completeness::Incomplete),
+        }
     }
 
     fn is_selected(&self, component: &str, options: &DeploymentRestoreOptions) -> bool {
@@ -477,6 +492,11 @@ pub fn restore_files(
     }
     if files.is_empty() {
         return Err(Error::NotFound(format!("The snapshot {} has no files of it", snapshot.id.short())));
+    }
+    // What was copied is only a part of what there once was.
+    for Lack { id, why } in selected.lacks() {
+        hears.monitor.problem(&id, &format!("its files are not all there: {why}"));
+        sum.problems += 1;
     }
     Ok(sum)
 }

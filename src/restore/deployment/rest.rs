@@ -22,7 +22,7 @@ use super::selection::Selected;
 use super::{DeploymentPart, DeploymentRestore};
 use crate::catalogue::reader::{for_each, read_all};
 use crate::error::{Error, Result};
-use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, ReferenceState, StoredTable, TABLES};
+use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, StoredTable, TABLES};
 use crate::mlflow::names;
 use crate::mlflow::names::{DELETED, file};
 use crate::mlflow::roots::Resolved;
@@ -189,14 +189,7 @@ impl<'a> RestRestore<'a> {
             if !is_wanted {
                 return Ok(());
             }
-            let why = match reference.state {
-                ReferenceState::Missing => "they were missing when the backup was made",
-                ReferenceState::DeletedMeanwhile => "they were deleted while the backup was made",
-                ReferenceState::Excluded => "the backup left their artifact root out",
-                ReferenceState::Partial => "some of them were gone when the backup was made",
-                ReferenceState::Present | ReferenceState::Empty | ReferenceState::CarriedOver => "",
-            };
-            if !why.is_empty() {
+            if let Some(why) = reference.state.lack() {
                 this.leave_out(format!("files at {}", reference.uri), why);
             }
             if let (Some(component), Some(path), 1..) = (reference.component, reference.path, reference.files) {

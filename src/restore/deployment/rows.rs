@@ -18,6 +18,7 @@ use crate::mlflow::catalogue::Reference;
 use crate::mlflow::names::STAGE_DELETED;
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{self, RowPlace, Store};
+use crate::restore::deployment::Lack;
 use crate::restore::deployment::selection::{DeploymentPart, Selected};
 use crate::restore::{Overwrite, RestoreSummary};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
@@ -60,6 +61,8 @@ pub struct MergeSummary {
     pub files: Vec<MergePlan>,
     /// What was done to them.
     pub artifacts: RestoreSummary,
+    /// Rows whose files the snapshot lacks.
+    pub lacking: Vec<Lack>,
 }
 
 impl MergeSummary {
@@ -87,7 +90,7 @@ pub fn merge(
     let selected = Selected::find(&restore.reader, restore.snapshot, part, &restore.hears)?;
     let mut writers = open_writers(restore, target)?;
     let layout = target.layout()?;
-    let mut summary = MergeSummary::default();
+    let mut summary = MergeSummary { lacking: selected.lacks(), ..MergeSummary::default() };
     let mut transfers = Vec::new();
     for reference in distinct(&selected.files) {
         let transfer = plan_transfer(reference, &layout, &mut writers, options)?;

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use serde::Serialize;
+
 use crate::catalogue::browse::Browser;
 use crate::catalogue::reader::for_each;
 use crate::chunks::reader::ChunkReader;
 use crate::database::Need;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hears::Hears;
 use crate::mlflow::catalogue::{LoggedModel, ModelVersion, Reference, Run};
 use crate::mlflow::names::file;
@@ -42,6 +44,8 @@ pub struct Selected {
     versions: HashMap<(String, String), Need>,
     /// The files that go with the rows.
     pub files: Vec<Reference>,
+    /// What was selected, and whose files the snapshot lacks, or some of them.
+    pub lacking: Vec<Reference>,
 }
 
 /// How many versions may be copies of one another in a row.
@@ -92,7 +96,52 @@ struct Trace {
     experiment_id: String,
 }
 
+/// What was selected and is not, or not wholly, in the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lack {
+    /// The id of a run or logged model; of a version, `name/version`.
+    pub id: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Snapshots whose catalogues are read in search of one that has everything.
+const SEARCHED_MAX: usize = 100;
+
+/// Finds the last snapshot before this one, of the same source, that has all files of a part.
+pub fn last_whole(
+    reader: &ChunkReader,
+    before: &Snapshot,
+    part: &DeploymentPart,
+    hears: &Hears,
+) -> Result<Option<Snapshot>> {
+    let is_meant = |other: &&Snapshot| other.record.source == before.record.source && other.order() < before.order();
+    let list = reader.repository().list_snapshots()?.snapshots;
+    for snapshot in list.iter().rev().filter(is_meant).take(SEARCHED_MAX) {
+        hears.check()?;
+        match Selected::find(reader, snapshot, part, hears) {
+            Ok(selected) if selected.lacking.is_empty() && !selected.files.is_empty() => {
+                return Ok(Some(snapshot.clone()));
+            }
+            // It did not have it yet, or is damaged itself.
+            Ok(_) | Err(Error::NotFound(_)) => {}
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 impl Selected {
+    /// Says what the snapshot lacks of it.
+    pub fn lacks(&self) -> Vec<Lack> {
+        let lack = |reference: &Reference| {
+            let why = reference.state.lack()?.to_owned();
+            Some(Lack { id: reference.id.clone(), why })
+        };
+        self.lacking.iter().filter_map(lack).collect()
+    }
+
     /// Finds everything that belongs to what is wanted.
     pub fn find(reader: &ChunkReader, snapshot: &Snapshot, part: &DeploymentPart, hears: &Hears) -> Result<Self> {
         let browser = Browser { reader, snapshot, hears };
@@ -271,7 +320,7 @@ impl Selected {
     }
 
     fn find_files(&mut self, browser: &Browser<'_>) -> Result<()> {
-        let mut files = Vec::new();
+        let (mut files, mut lacking) = (Vec::new(), Vec::new());
         for kind in [ReferenceKind::Run, ReferenceKind::LoggedModel, ReferenceKind::ModelVersion, ReferenceKind::Trace]
         {
             browser.references(kind, &mut |reference| {
@@ -284,12 +333,15 @@ impl Selected {
                         .rsplit_once('/')
                         .and_then(|(name, version)| self.need(RowOwner::Version, &[name, version])),
                 };
+                if need == Some(Need::Selected) && reference.state.lack().is_some() {
+                    lacking.push(reference.clone());
+                }
                 if need.is_some() && reference.files > 0 {
                     files.push(reference.clone());
                 }
             })?;
         }
-        self.files = files;
+        (self.files, self.lacking) = (files, lacking);
         Ok(())
     }
 }
