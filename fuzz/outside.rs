@@ -193,10 +193,10 @@ fn candidate(number: u8) -> Candidate {
         signer: super::SLOT,
         by: "cron".to_owned(),
         group: "g".to_owned(),
-        tags: if number % 2 == 0 { vec!["a".to_owned()] } else { Vec::new() },
+        tags: if number.is_multiple_of(2) { vec!["a".to_owned()] } else { Vec::new() },
         is_complete: number % 5 != 1,
         hold: (number == 3).then(|| "audit".to_owned()),
-        is_released: number % 4 == 0,
+        is_released: number.is_multiple_of(4),
     }
 }
 

@@ -600,8 +600,7 @@ impl Life {
         for of_copies in [false, true] {
             let first_key = if of_copies { self.copies.first_key.clone() } else { self.main.first_key.clone() };
             let repository = self.open(of_copies, &first_key, FINE).unwrap();
-            let report =
-                check::run(&repository, &check::CheckOptions { read_data: read_data.clone() }, &Hears::nobody());
+            let report = check::run(&repository, &check::CheckOptions { read_data }, &Hears::nobody());
             let report = report.unwrap();
             assert!(report.is_clean(), "{:#?} {:#?}", report.counts, report.problems);
             let home = if of_copies { &self.copies } else { &self.main };
