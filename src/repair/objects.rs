@@ -4,12 +4,12 @@
 //! - Nothing is deleted. The bytes of an object are in quarantine, were read back and compared, and the record of what they
 //!   were is beside them, before the object itself goes. Stopped anywhere, this leaves the object where it was, or in
 //!   quarantine, or both.
-//! - What can be read is never moved: an object is junk only if [`READINGS`] readings in a row fail by damage.
+//! - What can be read is never moved: an object is junk only if `READINGS` readings in a row fail by damage.
 //! - A name that becomes free gives nobody a way that he did not have: what stood under the name of a snapshot kept a session
 //!   from committing, and might have made a prune believe that it has ended. So that snapshot is forgotten before, and its
 //!   session void after; and a session whose announcement goes is declared void before.
 //! - Packs that segments name are not looked at: their damage is for [`crate::repair::packs`].
-//! - Memory: one part of one object at a time, and [`JUNK_MAX`] names.
+//! - Memory: one part of one object at a time, and `JUNK_MAX` names.
 
 use std::collections::HashSet;
 

@@ -2,7 +2,7 @@
 //!
 //! What must stay true:
 //! - There is one loop over pages, in [`Pages`]; it ends, whatever the server says.
-//! - Memory does not grow with the bucket: at most [`WINDOW_KEYS`] and one page of objects are held.
+//! - Memory does not grow with the bucket: at most `WINDOW_KEYS` and one page of objects are held.
 //! - What [`Objects`] gives ascends strictly. A server that lists in another order is put right within the window, and
 //!   found out beyond it: the listing ends in an error then, never in a list with gaps.
 //! - Keys are what the server has, byte for byte: they are asked for in encoded form, because XML cannot hold all of them.
