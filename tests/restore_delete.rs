@@ -92,11 +92,11 @@ fn what_mlvault_needs_itself_stays_wherever_it_is() {
     assert!(first.stderr.contains("it is the repository") && first.stderr.contains("mlvault's cache"), "{first:?}");
     // Nothing that is excluded, and nothing of our own, even in a directory that the snapshot has nothing of.
     let snapshot = own(&["backup", "work", "--json"]).expect(0).json();
-    own(&["backup", ".", "--exclude", "nothing", "--json"]).expect(0);
-    let id = snapshot["snapshot"].as_str().unwrap();
+    let last = own(&["backup", ".", "--exclude", "nothing", "--json"]).expect(0).json();
+    let [id, last] = [&snapshot, &last].map(|json| json["snapshot"].as_str().unwrap());
     own(&["restore", "--snapshot", id, "--target", &target, "--delete", "--yes"]).expect(0);
     fs::write(runner.path("src/own/junk"), "junk").unwrap();
-    own(&["restore", "--snapshot", "latest", "--target", &target, "--delete", "--yes"]).expect(0);
+    own(&["restore", "--snapshot", last, "--target", &target, "--delete", "--yes"]).expect(0);
     assert_eq!(are_there(&runner, &["src/own/key", "src/own/mlvault.toml", "src/own/junk"]), [true, true, false]);
     own(&["check"]).expect(0);
     // Without our own places in the way, the directory would go with all that is in it.
