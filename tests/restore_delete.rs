@@ -105,7 +105,7 @@ fn what_mlvault_needs_itself_stays_wherever_it_is() {
     fs::remove_file(runner.path("by-another-name")).unwrap();
     symlink(runner.path("src/extra/own"), runner.path("by-another-name")).unwrap();
     fs::write(runner.path("src/extra/junk"), "junk").unwrap();
-    let kept = own(&["restore", "--snapshot", "latest", "--target", &target, "--delete", "--yes"]).expect(0);
+    let kept = own(&["restore", "--snapshot", last, "--target", &target, "--delete", "--yes"]).expect(0);
     assert!(kept.stderr.contains("stays: not all in it is to be removed"), "{}", kept.stderr);
     assert_eq!(are_there(&runner, &["src/extra/own/key", "src/extra/own/repo", "src/extra/junk"]), [true, true, false]);
     own(&["check"]).expect(0);
