@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mlvault::chunks::writer::ChunkWriter;
 use mlvault::format::BlobKind;
-use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceRecord, Statistics};
+use mlvault::format::snapshot::{Completeness, Component};
 use mlvault::format::tree::{ChunkRef, Entry, EntryKind, FileContent, Metadata};
 use mlvault::hears::Hears;
 use mlvault::id::Digest;
@@ -21,6 +21,7 @@ use mlvault::trees::writer::TreeWriter;
 use serde_json::Value;
 
 use crate::support::cli::{Outcome, Runner, finish, noise};
+use crate::support::thief::forged_record;
 
 fn restore(runner: &Runner, target: &str, more: &[&str]) -> Outcome {
     let target = runner.path(target).display().to_string();
@@ -358,31 +359,14 @@ fn store_entries_by_hand(
     }
     let root = tree.finish().unwrap();
     chunks.finish().unwrap();
-    let record = SnapshotRecord {
-        started: session.started,
-        finished: session.started,
-        host: "evil".to_owned(),
-        program: "evil".to_owned(),
-        source: SourceRecord::Paths { paths: vec!["/".to_owned()] },
-        tags: Vec::new(),
-        parent: None,
-        seen: Vec::new(),
-        components: vec![Component {
-            name: component.to_owned(),
-            root: root.root,
-            entries: root.entries,
-            bytes: root.bytes,
-            completeness: Completeness::Complete,
-        }],
+    let component = Component {
+        name: component.to_owned(),
+        root: root.root,
+        entries: root.entries,
+        bytes: root.bytes,
         completeness: Completeness::Complete,
-        statistics: Statistics::default(),
-        problems: Vec::new(),
-        problem_count: 0,
-        deployment: None,
-        copied_from: None,
-        coverage: None,
-        more: BTreeMap::new(),
     };
+    let record = forged_record(session.started, component);
     session.commit(&repository, record).unwrap();
 }
 

@@ -5,7 +5,6 @@
 //! Here are those that take several modules: trees that a writer forged, records that nobody certified, slots that are
 //! too many, and a store that lies about lengths.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,9 +25,7 @@ use mlvault::format::BlobKind;
 use mlvault::format::key_slot::{Certificate, Grant, Role, SLOT_LEN_MAX, SLOTS_MAX};
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::pack::PACK_LEN_MAX;
-use mlvault::format::snapshot::{
-    self, Completeness, Component, SessionOutcome, Signer, SnapshotRecord, SourceRecord, Statistics,
-};
+use mlvault::format::snapshot::{self, Completeness, Component, SessionOutcome, Signer, SnapshotRecord};
 use mlvault::format::tree::{self, Child, ChunkRef, Entry, EntryKind, FileContent, LEVEL_MAX, Metadata};
 use mlvault::hears::Hears;
 use mlvault::id::{ChunkId, Digest, SessionId, SlotId};
@@ -43,6 +40,7 @@ use mlvault::trees::reader::TreeReader;
 use tempfile::TempDir;
 
 use crate::support::repo::{Vault, WatchedBackend, copy_of, fill, key_file, tree};
+use crate::support::thief::forged_record;
 
 /// What stands in every forged file.
 const CONTENT: &[u8] = b"evil";
@@ -118,27 +116,8 @@ impl Forger {
 }
 
 fn record(started: Timestamp, root: ChunkId) -> SnapshotRecord {
-    let component =
-        Component { name: "files".to_owned(), root, entries: 2, bytes: 8, completeness: Completeness::Complete };
-    SnapshotRecord {
-        started,
-        finished: started,
-        host: "evil".to_owned(),
-        program: "evil".to_owned(),
-        source: SourceRecord::Paths { paths: vec!["/".to_owned()] },
-        tags: Vec::new(),
-        parent: None,
-        seen: Vec::new(),
-        components: vec![component],
-        completeness: Completeness::Complete,
-        statistics: Statistics::default(),
-        problems: Vec::new(),
-        problem_count: 0,
-        deployment: None,
-        copied_from: None,
-        coverage: None,
-        more: BTreeMap::new(),
-    }
+    let (name, completeness) = ("files".to_owned(), Completeness::Complete);
+    forged_record(started, Component { name, root, entries: 2, bytes: 8, completeness })
 }
 
 /// Fails unless whoever meets the snapshot says that it is damaged, and ends.

@@ -3,6 +3,8 @@
 //! What must stay true: a forgery is as good as a thief can make it: sealed, signed with the stolen key, and bound to the
 //! names that it is put under.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use mlvault::chunks::reader::ChunkReader;
@@ -17,6 +19,7 @@ use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::pack::{PackBuilder, PackHeader, directory_hash};
 use mlvault::format::segment::{IndexedPack, Segment};
 use mlvault::format::session_keys::{SessionKeys, SessionName};
+use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceRecord, Statistics};
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::EntryKind;
 use mlvault::hears::Hears;
@@ -67,6 +70,29 @@ pub const FORGERIES: [Forgery; 11] = [
     Forgery::ForgottenByte,
     Forgery::Sessions,
 ];
+
+/// Returns the record of a snapshot of one component that nobody backed up.
+pub fn forged_record(started: Timestamp, component: Component) -> SnapshotRecord {
+    SnapshotRecord {
+        started,
+        finished: started,
+        host: "evil".to_owned(),
+        program: "evil".to_owned(),
+        source: SourceRecord::Paths { paths: vec!["/".to_owned()] },
+        tags: Vec::new(),
+        parent: None,
+        seen: Vec::new(),
+        components: vec![component],
+        completeness: Completeness::Complete,
+        statistics: Statistics::default(),
+        problems: Vec::new(),
+        problem_count: 0,
+        deployment: None,
+        copied_from: None,
+        coverage: None,
+        more: BTreeMap::new(),
+    }
+}
 
 /// Somebody with a stolen key and a program of their own.
 pub struct Thief {
