@@ -128,11 +128,11 @@ impl Check<'_> {
             return;
         }
         let countersign = || {
-            let known = self.repository.countersigned_packs()?.into_packs();
+            let known = self.repository.countersigned_packs()?.packs;
             let mut fresh: Vec<SoundPack> =
                 lock(&self.sound).iter().filter(|pack| !known.contains(pack)).copied().collect();
             fresh.sort();
-            self.repository.countersign(&fresh).map(|_| fresh.len() as u64)
+            self.repository.countersign(&fresh).map(|()| fresh.len() as u64)
         };
         match countersign() {
             Ok(packs) => self.findings.count_read(|read| read.packs_countersigned = packs),

@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::crypto::random;
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::format::key_slot::Certificate;
 use crate::format::note::{self, NoteRecord, Says};
 use crate::id::{NoteId, SessionId, SlotId};
-use crate::parallel;
 use crate::repository::layout::Object;
-use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
+use crate::repository::objects::{self, Opened, Unreadable};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, layout};
 
@@ -148,26 +147,12 @@ impl Notes {
 impl Repository {
     /// Reads and verifies all notes. A damaged one does not hide the others.
     pub fn list_notes(&self) -> Result<Notes> {
-        let objects = self.backend().list(layout::NOTES)?;
-        let (mut notes, mut sound) = (Notes::default(), Vec::new());
-        for batch in objects.chunks(BATCH_OBJECTS) {
-            let read = parallel::map(batch, self.backend().concurrency(), |object| {
-                let id = layout::note_of(&object.key)?;
-                Some(self.read_note(&id, object.size).map(|(record, by)| (id, record, by)))
-            });
-            for (object, result) in batch.iter().zip(read) {
-                match result {
-                    None => notes.foreign.push_foreign(&object.key),
-                    Some(Ok(note)) => sound.push(note),
-                    Some(Err(error)) if error.fault() == Some(Fault::NotFound) => {}
-                    Some(Err(error)) if error.is_damage() => notes.damaged.push(error),
-                    Some(Err(error)) => return Err(error),
-                }
-            }
-        }
+        let read = |id: &NoteId, size| self.read_note(id, size);
+        let Opened { mut sound, damaged, foreign } = self.open_all(layout::NOTES, layout::note_of, read)?;
+        let mut notes = Notes { damaged, foreign, ..Notes::default() };
         // A release goes by the id of its hold, not by the order: two clocks may differ.
-        sound.sort_by_key(|(id, record, _)| (matches!(record.says, Says::Release { .. }), *id));
-        sound.into_iter().for_each(|(id, record, by)| notes.take(id, record, by));
+        sound.sort_by_key(|(id, (record, _))| (matches!(record.says, Says::Release { .. }), *id));
+        sound.into_iter().for_each(|(id, (record, by))| notes.take(id, record, by));
         Ok(notes)
     }
 

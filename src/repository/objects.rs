@@ -14,11 +14,13 @@ use bytes::Bytes;
 use crate::backend::{Backend, Listed};
 use crate::budget::{Budget, Permit};
 use crate::crypto::keys::MetaKeys;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::format::object::{self, ObjectKind, Payload};
 use crate::format_error::FormatError;
 use crate::id::RepositoryId;
 use crate::monitor::Monitor;
+use crate::parallel;
+use crate::repository::Repository;
 use crate::repository::layout::Object;
 use crate::units::MIB;
 
@@ -134,6 +136,48 @@ impl ObjectReader {
     }
 }
 
+/// What stands under one prefix, where every object has an envelope of its own.
+pub(super) struct Opened<I, T> {
+    /// What could be read, in the order of the names.
+    pub sound: Vec<(I, T)>,
+    /// What could not, although its name is that of such an object.
+    pub damaged: Unreadable,
+    /// Objects under names that none can have.
+    pub foreign: Unreadable,
+}
+
+impl Repository {
+    /// Reads everything under a prefix, many at once. `read` gets the size that the listing said. What is damaged does not
+    /// hide the rest, and what goes away meanwhile is not there.
+    pub(super) fn open_all<I: Send, T: Send>(
+        &self,
+        prefix: &str,
+        id_of: impl Fn(&str) -> Option<I> + Sync,
+        read: impl Fn(&I, u64) -> Result<T> + Sync,
+    ) -> Result<Opened<I, T>> {
+        let objects = self.backend().list(prefix)?;
+        let (damaged, foreign) = (Unreadable::default(), Unreadable::default());
+        let mut all = Opened { sound: Vec::new(), damaged, foreign };
+        for batch in objects.chunks(BATCH_OBJECTS) {
+            let read = parallel::map(batch, self.backend().concurrency(), |object| {
+                let id = id_of(&object.key)?;
+                let read = read(&id, object.size);
+                Some((id, read))
+            });
+            for (object, result) in batch.iter().zip(read) {
+                match result {
+                    None => all.foreign.push_foreign(&object.key),
+                    Some((id, Ok(read))) => all.sound.push((id, read)),
+                    Some((_, Err(error))) if error.fault() == Some(Fault::NotFound) => {}
+                    Some((_, Err(error))) if error.is_damage() => all.damaged.push(error),
+                    Some((_, Err(error))) => return Err(error),
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
 /// Objects under one prefix that cannot be read, or are none: some by name, the others counted.
 #[derive(Debug, Clone, Default)]
 pub struct Unreadable {
@@ -205,9 +249,7 @@ mod tests {
 
     use super::*;
     use crate::backend::memory::MemoryBackend;
-    use crate::error::Fault;
     use crate::id::SessionId;
-    use crate::parallel;
     use zeroize::Zeroizing;
 
     const REPOSITORY: RepositoryId = RepositoryId::from_bytes([1; 16]);

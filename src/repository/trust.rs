@@ -8,15 +8,14 @@
 use std::collections::HashSet;
 
 use crate::crypto::random;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::format::countersignature::{Countersignature, PACKS_MAX, SoundPack};
 use crate::format::key_slot::{Certificate, Role};
 use crate::format::note::Says;
 use crate::id::{CountersignatureId, SlotId};
 use crate::index::PackRecord;
-use crate::parallel;
 use crate::repository::layout::Object;
-use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
+use crate::repository::objects::{self, Opened, Unreadable};
 use crate::repository::{Repository, layout};
 
 /// Whom the key in use relies on, as things stood when this was read.
@@ -30,7 +29,7 @@ impl Trust {
     /// Reads key slots, notes and countersignatures. What cannot be read gives no trust.
     pub fn read(repository: &Repository) -> Result<Self> {
         let slots = trusted_slots(repository)?;
-        let countersigned = repository.countersigned_packs()?.into_packs();
+        let countersigned = repository.countersigned_packs()?.packs;
         Ok(Self { slots, countersigned })
     }
 
@@ -64,17 +63,10 @@ pub fn trusted_slots(repository: &Repository) -> Result<HashSet<SlotId>> {
 /// What was opened and found sound.
 #[derive(Debug, Default)]
 pub struct Countersigned {
-    /// The key of each countersignature, and the packs that it names.
-    pub sound: Vec<(String, Vec<SoundPack>)>,
-    /// Those that do not count.
+    /// The packs.
+    pub packs: HashSet<SoundPack>,
+    /// Countersignatures that do not count.
     pub damaged: Unreadable,
-}
-
-impl Countersigned {
-    /// Returns all packs.
-    pub fn into_packs(self) -> HashSet<SoundPack> {
-        self.sound.into_iter().flat_map(|(_, packs)| packs).collect()
-    }
 }
 
 impl Repository {
@@ -120,25 +112,10 @@ impl Repository {
 
     /// Reads all countersignatures.
     pub fn countersigned_packs(&self) -> Result<Countersigned> {
-        let objects = self.backend().list(layout::COUNTERSIGNED)?;
-        let mut all = Countersigned::default();
-        for batch in objects.chunks(BATCH_OBJECTS) {
-            let read = parallel::map(batch, self.backend().concurrency(), |object| {
-                let id = layout::countersignature_of(&object.key)?;
-                Some(self.read_countersignature(id, object.size))
-            });
-            for (object, result) in batch.iter().zip(read) {
-                match result {
-                    // Nothing that counts has such a name.
-                    None => {}
-                    Some(Ok(countersignature)) => all.sound.push((object.key.clone(), countersignature.packs)),
-                    Some(Err(error)) if error.fault() == Some(Fault::NotFound) => {}
-                    Some(Err(error)) if error.is_damage() => all.damaged.push(error),
-                    Some(Err(error)) => return Err(error),
-                }
-            }
-        }
-        Ok(all)
+        let read = |id: &CountersignatureId, size| self.read_countersignature(*id, size);
+        // Nothing that counts has a name of another form.
+        let Opened { sound, damaged, .. } = self.open_all(layout::COUNTERSIGNED, layout::countersignature_of, read)?;
+        Ok(Countersigned { packs: sound.into_iter().flat_map(|(_, it)| it.packs).collect(), damaged })
     }
 
     pub(super) fn read_countersignature(&self, id: CountersignatureId, size: u64) -> Result<Countersignature> {
@@ -148,22 +125,19 @@ impl Repository {
         })
     }
 
-    /// Says of packs that all of their chunks were opened and are what their names say. Returns the keys written.
+    /// Says of packs that all of their chunks were opened and are what their names say.
     ///
     /// Fails with [`Error::Role`] unless the key in use opens content.
-    pub fn countersign(&self, packs: &[SoundPack]) -> Result<Vec<String>> {
+    pub fn countersign(&self, packs: &[SoundPack]) -> Result<()> {
         self.access().data_secret()?;
         let at = self.clock().now();
-        let mut keys = Vec::new();
         for packs in packs.chunks(PACKS_MAX) {
             let id = CountersignatureId::new(at.as_millisecond().max(0) as u64, random());
             let record = Countersignature { at, packs: packs.to_vec() };
             let body = record.sign(self.id(), id, &self.access().signer());
             let sealed = objects::seal(self.keys(), self.id(), Object::Countersignature(id), &body)?;
-            let key = layout::countersignature(&id);
-            self.backend().create(&key, sealed)?;
-            keys.push(key);
+            self.backend().create(&layout::countersignature(&id), sealed)?;
         }
-        Ok(keys)
+        Ok(())
     }
 }
