@@ -24,7 +24,8 @@ const PLACE: &str = "/srv";
 /// Longest time that a page may run, in seconds.
 const SECONDS_MAX: &str = "600";
 /// Units behind a number that differs between runs.
-const UNITS: [&str; 12] = ["B", "KiB", "MiB", "GiB", "B/s", "KiB/s", "MiB/s", "GiB/s", "ms", "s", "chunks", "chunk"];
+const UNITS: [&str; 15] =
+    ["B", "KiB", "MiB", "GiB", "B/s", "KiB/s", "MiB/s", "GiB/s", "ms", "s", "min", "h", "d", "chunks", "chunk"];
 
 /// Something that a page has the shell do.
 struct Step {
@@ -232,6 +233,10 @@ fn masked_word(word: &str) -> String {
         let start = if core.contains("packs/") { "packs/" } else { &core[..core.len() - name.len()] };
         return format!("{start}ID{tail}");
     }
+    if core.contains('/') {
+        let parts = core.split('/').map(|part| if is_id(part.trim_start_matches("m-")) { "ID" } else { part });
+        return format!("{}{tail}", parts.collect::<Vec<_>>().join("/"));
+    }
     // Large counts: how many chunks there are is drawn, and not every trace that MLflow was given reaches a file.
     if is_number(core) && core.len() > 1 { format!("N{tail}") } else { word.to_owned() }
 }
@@ -263,6 +268,11 @@ fn what_differs_between_runs_is_not_compared_and_all_else_is() {
         ("DAMAGED packs/data/25/25044a02…c0b203: x", "DAMAGED packs/data/ff/ffffffffffffffffff: x"),
         ("  MLVK2-ABAZSF-ESKQPG", "  MLVK2-QQQQQQ-ESKQPG"),
         ("Deduplication  3.79", "Deduplication 1.00"),
+        ("Snapshot 01a20e5c31ec (4 min ago), complete", "Snapshot 02b31f6d42fd (10 s ago), complete"),
+        (
+            "into /a/1/03d136be6afd401db16c812a7fae55e0/artifacts",
+            "into /a/1/05754e188990460289b2d620345b23d0/artifacts",
+        ),
         ("1 experiments … done", "1 experiments and 2 runs done"),
         ("References: ok (70 with files, 10 without)", "References: ok (71 with files, 9 without)"),
     ];
