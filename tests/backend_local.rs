@@ -118,6 +118,25 @@ fn what_is_no_object_is_not_listed() {
 }
 
 #[test]
+fn what_is_in_no_listing_is_a_stranger_wherever_it_lies() {
+    let directory = TempDir::new().unwrap();
+    let backend = LocalBackend::open(directory.path()).unwrap();
+    backend.create("packs/object", Bytes::new()).unwrap();
+    fs::create_dir(directory.path().join("lost+found")).unwrap();
+    // What a crashed writer leaves.
+    fs::write(directory.path().join("tmp/00000000000000ff-12-0"), "x").unwrap();
+    assert_eq!(backend.stranger().unwrap(), None);
+    for name in ["README.txt", "Photos", "packs/a.jpg", "tmp/notes", "tmp/a-b-c", ".hidden"] {
+        let path = directory.path().join(name);
+        fs::write(&path, "x").unwrap();
+        assert_eq!(backend.stranger().unwrap().as_deref(), Some(name));
+        fs::remove_file(path).unwrap();
+    }
+    symlink("/nowhere", directory.path().join("tmp/link")).unwrap();
+    assert_eq!(backend.stranger().unwrap().as_deref(), Some("tmp/link"));
+}
+
+#[test]
 fn symbolic_links_are_refused_rather_than_followed() {
     let outside = TempDir::new().unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();

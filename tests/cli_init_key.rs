@@ -20,9 +20,13 @@ fn init_makes_a_repository_once_and_refuses_what_is_there() {
     assert_eq!(runner.files("repo"), before);
     let other = runner.path("other");
     fs::create_dir(&other).unwrap();
-    fs::write(other.join("letter"), "x").unwrap();
-    let refused = finish(runner.command(["init"]).env("MLVAULT_REPO", &other)).expect(1);
-    assert!(refused.stderr.contains("not empty"), "{}", refused.stderr);
+    for name in ["letter", "Letter.pdf"] {
+        fs::write(other.join(name), "x").unwrap();
+        let refused = finish(runner.command(["init"]).env("MLVAULT_REPO", &other)).expect(1);
+        assert!(refused.stderr.contains("not empty") && refused.stderr.contains(name), "{}", refused.stderr);
+        assert_eq!(runner.files("other"), [other.join(name)]);
+        fs::remove_file(other.join(name)).unwrap();
+    }
 }
 
 #[test]
@@ -48,6 +52,11 @@ fn failures_have_their_own_exit_codes() {
     runner.run(["ls", "not a snapshot"]).expect(2);
     runner.run(["ls", "latest"]).expect(1);
     finish(runner.command(["snapshots"]).env_remove("MLVAULT_KEY_FILE")).expect(2);
+    for variable in ["MLVAULT_KEY_FILE", "MLVAULT_PASSPHRASE_FILE"] {
+        let mut command = runner.command(["snapshots"]);
+        let missing = finish(command.env_remove("MLVAULT_KEY_FILE").env(variable, runner.path("gone"))).expect(2);
+        assert!(missing.stderr.contains("gone\": No such file"), "{}", missing.stderr);
+    }
     finish(runner.command(["snapshots"]).env("MLVAULT_PASSPHRASE", "correct horse battery")).expect(2);
 }
 

@@ -40,6 +40,9 @@ use crate::sync::lock;
 /// Directory below the root where objects are written before they get their names. No key may begin with it.
 const TEMPORARY_DIRECTORY: &str = "tmp";
 
+/// What a new file system has in it.
+const LOST_AND_FOUND: &str = "lost+found";
+
 /// Age from which a temporary file is taken for the remains of a crash: no single write takes this long.
 pub const TEMPORARY_AGE_SECONDS_MAX: i64 = 24 * 60 * 60;
 
@@ -256,6 +259,26 @@ impl LocalBackend {
         Ok(())
     }
 
+    /// Returns what of one directory is in no listing. Directories that may have something of others in them go to `pending`.
+    fn strangers_in(&self, name: &str, pending: &mut Vec<String>) -> Result<Vec<String>> {
+        let directory = self.root.join(name);
+        let mut strangers = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(|error| failed("list", &directory, error))? {
+            let entry = entry.map_err(|error| failed("list", &directory, error))?;
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            match (key_of(name, &entry), entry.file_name().to_str()) {
+                (_, Some(temporary)) if name == TEMPORARY_DIRECTORY && is_temporary(temporary) && !is_directory => (),
+                (Some(key), _) if name != TEMPORARY_DIRECTORY => pending.extend(is_directory.then_some(key)),
+                (None, Some(LOST_AND_FOUND)) if name.is_empty() => (),
+                (None, Some(TEMPORARY_DIRECTORY)) if name.is_empty() && is_directory => {
+                    pending.push(TEMPORARY_DIRECTORY.to_owned());
+                }
+                _ => strangers.push(Path::new(name).join(entry.file_name()).display().to_string()),
+            }
+        }
+        Ok(strangers)
+    }
+
     /// Fails if a leading part of a prefix is a symbolic link, which opening the directory would follow.
     fn refuse_links(&self, prefix: &str) -> Result<()> {
         for (end, _) in prefix.match_indices('/') {
@@ -328,6 +351,17 @@ impl Backend for LocalBackend {
         Ok(())
     }
 
+    fn stranger(&self) -> Result<Option<String>> {
+        let mut pending = vec![String::new()];
+        while let Some(directory) = pending.pop() {
+            let first = self.strangers_in(&directory, &mut pending)?.into_iter().min();
+            if first.is_some() {
+                return Ok(first);
+            }
+        }
+        Ok(None)
+    }
+
     fn server_time(&self) -> Result<Option<Timestamp>> {
         Ok(None)
     }
@@ -387,6 +421,13 @@ impl Drop for Temporary {
 /// Returns a relative name without its last part; empty for one of a single part.
 fn parent_of(name: &str) -> &str {
     name.rfind('/').map_or("", |slash| &name[..slash])
+}
+
+/// Returns whether a file in [`TEMPORARY_DIRECTORY`] has a name as this backend gives it.
+fn is_temporary(name: &str) -> bool {
+    let is_number = |text: &str, radix| u64::from_str_radix(text, radix).is_ok();
+    let parts: Vec<&str> = name.split('-').collect();
+    matches!(parts[..], [writer, process, number] if is_number(writer, 16) && is_number(process, 10) && is_number(number, 10))
 }
 
 /// Returns the key of a directory's entry, or `None` if it cannot be an object or lead to one.

@@ -101,6 +101,11 @@ pub trait Backend: Send + Sync {
         remove_singly(self, keys)
     }
 
+    /// Returns the first of what lies in the place and is in no listing, because no object has such a name: files of others.
+    fn stranger(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Returns the backend's own idea of the time, where it has one that is not this machine's clock.
     fn server_time(&self) -> Result<Option<Timestamp>>;
 

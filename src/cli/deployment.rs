@@ -38,11 +38,12 @@ pub struct DeploymentArgs {
     #[arg(long, env = "MLVAULT_AUTH_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub auth_database_password_file: Option<PathBuf>,
     /// Where an artifact root of the database is stored: a directory or s3://bucket/prefix, as in
-    /// mlflow-artifacts:/=s3://mlflow/artifacts; give ROOT alone if both are the same; can be given several times
-    #[arg(long, env = "MLVAULT_ARTIFACTS", value_name = "ROOT=PLACE", value_delimiter = ',')]
+    /// mlflow-artifacts:/=s3://mlflow/artifacts; give ROOT alone if both are the same; can be given several times, or with
+    /// commas; write \= and \, for what does not separate
+    #[arg(long, env = "MLVAULT_ARTIFACTS", value_name = "ROOT=PLACE")]
     pub artifacts: Vec<String>,
     /// Leave out this artifact root; can be given several times
-    #[arg(long = "exclude-root", env = "MLVAULT_EXCLUDE_ROOTS", value_name = "ROOT", value_delimiter = ',')]
+    #[arg(long = "exclude-root", env = "MLVAULT_EXCLUDE_ROOTS", value_name = "ROOT")]
     pub exclude_roots: Vec<String>,
     /// URL of the MLflow tracking server
     #[arg(long, env = "MLFLOW_TRACKING_URI", value_name = "URL")]
@@ -74,7 +75,7 @@ impl DeploymentArgs {
             auth_database_uri: self.auth_database_uri.clone(),
             auth_database_password_file: self.auth_database_password_file.clone(),
             artifacts: deployment::artifact_places(&self.artifacts)?,
-            exclude_roots: self.exclude_roots.clone(),
+            exclude_roots: deployment::roots(&self.exclude_roots),
             tracking_uri: self.tracking_uri.clone(),
             ..DeploymentSection::default()
         };

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use mlvault::config::pairs;
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
 use mlvault::id::StatementId;
@@ -15,7 +16,6 @@ use mlvault::units::{count, format_bytes};
 
 use crate::cli::outcome::Outcome;
 use crate::cli::restore_request::Request;
-use crate::cli::selection::split_root;
 use crate::cli::{confirm, exit};
 
 /// How to restore into MLflow's storage.
@@ -25,7 +25,8 @@ pub struct DeploymentRestoreArgs {
     /// Restore only this component: database, artifacts, or the full name of one artifact component; can be given several times
     #[arg(long = "component", value_name = "NAME")]
     pub components: Vec<String>,
-    /// Artifacts have moved: rewrite locations that begin with OLD to begin with NEW; can be given several times
+    /// Artifacts have moved: rewrite locations that begin with OLD to begin with NEW; can be given several times;
+    /// write \= for a = in OLD
     #[arg(long = "map-root", value_name = "OLD=NEW")]
     map_roots: Vec<String>,
     /// Continue an interrupted restore: compare artifacts that are already there, and restore the rest
@@ -58,7 +59,7 @@ enum OnConflictArg {
 
 impl DeploymentRestoreArgs {
     fn map_roots(&self) -> Result<Vec<(String, String)>> {
-        self.map_roots.iter().map(|text| split_root(text)).collect()
+        self.map_roots.iter().map(|text| pairs::old_and_new(text)).collect()
     }
 }
 

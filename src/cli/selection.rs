@@ -173,14 +173,6 @@ pub fn split_path(text: &str) -> Option<(&str, &str)> {
     Some((&text[..=at], &text[at + 2..]))
 }
 
-/// Splits `OLD=NEW`.
-pub fn split_root(text: &str) -> Result<(String, String)> {
-    match text.split_once('=') {
-        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
-        _ => Err(Error::Invalid(format!("{text:?} is not of the form OLD=NEW"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

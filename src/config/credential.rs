@@ -117,7 +117,8 @@ fn read_key_file(path: &Path) -> Result<GivenKey> {
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     use std::io::Read;
-    let fault = |source| Error::source("read", path.to_owned(), source);
+    // A setting that cannot be used, whatever the reason.
+    let fault = |source| Error::Invalid(format!("Cannot read the key or password in {path:?}: {source}"));
     let mut bytes = Zeroizing::new(Vec::new());
     let file = std::fs::File::open(path).map_err(fault)?;
     file.take(SECRET_LEN_MAX + 1).read_to_end(&mut bytes).map_err(fault)?;

@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::config::credential::read_secret_line;
 use crate::config::file::{ConfigFile, DeploymentSection};
+use crate::config::pairs;
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
 use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
@@ -49,17 +50,23 @@ pub struct DeploymentFlags {
     pub s3: S3Options,
 }
 
-/// Splits places of artifacts as flags name them: `ROOT=PLACE`, or only `ROOT` where both are the same. A root that is
-/// given twice is refused: one of the places would silently be left out.
+/// Splits places of artifacts as flags name them, in [`pairs`]: `ROOT=PLACE`, or only `ROOT` where both are the same. A root
+/// that is given twice is refused: one of the places would silently be left out.
 pub fn artifact_places(given: &[String]) -> Result<BTreeMap<String, String>> {
     let mut places = BTreeMap::new();
-    for text in given {
-        let (root, place) = text.split_once('=').unwrap_or((text, text));
-        if places.insert(root.to_owned(), place.to_owned()).is_some_and(|other| other != place) {
+    for text in pairs::list(given) {
+        let (root, place) = pairs::pair(text);
+        let place = place.unwrap_or_else(|| root.clone());
+        if places.insert(root.clone(), place.clone()).is_some_and(|other| other != place) {
             return Err(Error::Invalid(format!("The artifact root {root:?} is given two places")));
         }
     }
     Ok(places)
+}
+
+/// Splits artifact roots as flags name them, in [`pairs`].
+pub fn roots(given: &[String]) -> Vec<String> {
+    pairs::list(given).into_iter().map(pairs::plain).collect()
 }
 
 /// Puts together what file, environment and flags say. `env` looks up variables.
@@ -206,6 +213,14 @@ mod tests {
         let given = ["a=/x", "b=/y", "a=/z"].map(str::to_owned);
         assert!(artifact_places(&given).unwrap_err().to_string().contains("\"a\" is given two places"));
         assert_eq!(artifact_places(&given[..2]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_root_may_have_what_separates_in_it() {
+        let given = places(&[r"s3://b/day\=1=/srv/x=y,s3://b/a\,b", "s3://c"]);
+        let expected = [("s3://b/a,b", "s3://b/a,b"), ("s3://b/day=1", "/srv/x=y"), ("s3://c", "s3://c")];
+        assert_eq!(given, expected.map(|(root, place)| (root.to_owned(), place.to_owned())).into());
+        assert_eq!(roots(&[r"s3://b/day\=1,s3://c".to_owned()]), ["s3://b/day=1", "s3://c"]);
     }
 
     fn endpoint_of(root: &ArtifactRoot) -> Option<&str> {

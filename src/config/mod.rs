@@ -3,3 +3,4 @@
 pub mod credential;
 pub mod deployment;
 pub mod file;
+pub mod pairs;

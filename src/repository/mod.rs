@@ -186,7 +186,10 @@ impl Repository {
         let keys: Vec<&str> = listed.iter().map(|object| object.key.as_str()).collect();
         let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with(layout::PROBE)).collect();
         let reason = match keys.first() {
-            None => return Ok(()),
+            None => match backend.stranger()? {
+                None => return Ok(()),
+                Some(stranger) => format!("the place is not empty: it holds {stranger:?}"),
+            },
             Some(_) if keys.contains(&layout::CONFIG) => "there is a repository already".to_owned(),
             Some(_) if keys.iter().all(|key| layout::key_slot_of(key).is_some()) => {
                 "an earlier init was interrupted there; remove what it left (keys/) and run init again".to_owned()
