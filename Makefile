@@ -15,18 +15,26 @@ BENCH_ARGS ?=
 DENY ?= bans licenses sources
 PREFIX ?= /usr/local
 DIST := $(CARGO_TARGET_DIR)/dist/mlvault
+SHARE = $(DESTDIR)$(PREFIX)/share
+# What `mlvault --version` names; nothing where there is no git, or no repository.
+COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
 .PHONY: help install demo test deny bench bench-deployment bench-retention bench-stages fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local), its debug information beside it
+install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) with completions, manual pages, debug information
 	@scripts/setup.sh build
-	cargo build --profile dist --bin mlvault
+	MLVAULT_COMMIT='$(COMMIT)' cargo build --profile dist --bin mlvault
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/debug/mlvault'
 	objcopy --only-keep-debug '$(DIST)' '$(DESTDIR)$(PREFIX)/lib/debug/mlvault/mlvault.debug'
 	objcopy --strip-all --add-gnu-debuglink='$(DESTDIR)$(PREFIX)/lib/debug/mlvault/mlvault.debug' '$(DIST)' '$(DESTDIR)$(PREFIX)/bin/mlvault'
+	install -d '$(SHARE)/bash-completion/completions' '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
+	'$(DIST)' completions bash > '$(SHARE)/bash-completion/completions/mlvault'
+	'$(DIST)' completions zsh > '$(SHARE)/zsh/site-functions/_mlvault'
+	'$(DIST)' completions fish > '$(SHARE)/fish/vendor_completions.d/mlvault.fish'
+	'$(DIST)' man --out '$(SHARE)/man/man1'
 
 demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
 	@scripts/setup.sh demo

@@ -4,7 +4,7 @@
 //! Run with `MLVAULT_BLESS=1`, the tests write into the pages what they find: the help of commands, and what is printed.
 
 mod console;
-mod help;
+pub mod help;
 pub mod json_fields;
 mod page;
 

@@ -14,6 +14,7 @@ mod cli_find_diff;
 mod cli_forget_prune;
 mod cli_init_key;
 mod cli_ls_stats;
+mod cli_manual;
 mod cli_pin;
 mod cli_restore;
 mod cli_settings;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 33] = [
+const HOMES: [(&str, &[&str]); 35] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
@@ -36,6 +36,8 @@ const HOMES: [(&str, &[&str]); 33] = [
         ],
     ),
     ("clap", &["src/cli/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
+    ("clap_mangen", &["src/cli/man.rs"]),
     ("crossbeam_channel", &["src/backup/file_under_way.rs", "src/backup/pipeline.rs", "src/chunks/", "src/trees/"]),
     ("ed25519_dalek", &["src/crypto/sign.rs"]),
     ("fastcdc", &["src/chunker/"]),

@@ -8,6 +8,7 @@ mod answer;
 mod backup;
 mod cat;
 mod check;
+mod completions;
 mod confirm;
 mod context;
 mod copy;
@@ -24,6 +25,7 @@ mod hold;
 mod init;
 mod key;
 mod ls;
+mod man;
 mod models;
 mod outcome;
 mod output;
@@ -47,13 +49,14 @@ mod to;
 mod undelete;
 mod upgrade_done;
 mod values;
+mod version;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use mlvault::environment;
-use mlvault::error::Result;
+use mlvault::error::{Error, Result};
 
 use crate::cli::context::{Context, GlobalArgs};
 use crate::cli::outcome::Outcome;
@@ -63,7 +66,7 @@ use crate::cli::outcome::Outcome;
 /// Exit codes: 0 success, 1 failure, 2 wrong usage, 3 finished but incomplete, 10 no repository, 11 busy, 12 wrong key,
 /// 130 interrupted.
 #[derive(Parser)]
-#[command(name = "mlvault", version, max_term_width = 120)]
+#[command(name = "mlvault", version = version::SHORT, long_version = version::LONG.as_str(), max_term_width = 120)]
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
@@ -97,6 +100,8 @@ enum Command {
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the arguments, runs the command, and returns its exit code.
@@ -113,17 +118,26 @@ pub fn run() -> ExitCode {
     if let Err(error) = passwords::refuse(&command, &matches) {
         return exit::report(&error, cli.global.json);
     }
-    let context = match Context::new(cli.global) {
+    let (json, global) = (cli.global.json, cli.global);
+    let subcommand = match cli.command.run_alone() {
+        Ok(result) => return end(result, json, false),
+        Err(subcommand) => subcommand,
+    };
+    let context = match Context::new(global) {
         Ok(context) => context,
         Err((error, json)) => return exit::report(&error, json),
     };
-    let json = context.json();
-    let result = cli.command.run(&context);
+    let result = subcommand.run(&context);
     context.tell_history();
     context.finish();
+    end(result, json, context.is_in_doubt())
+}
+
+/// Prints what a command came to, and returns its exit code.
+fn end(result: Result<Outcome>, json: bool, is_in_doubt: bool) -> ExitCode {
     match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
         Ok(Outcome { error: Some(error), .. }) => exit::report(&error, json),
-        Ok(outcome) if outcome.code == exit::COMPLETE && context.is_in_doubt() => exit::INCOMPLETE.into(),
+        Ok(outcome) if outcome.code == exit::COMPLETE && is_in_doubt => exit::INCOMPLETE.into(),
         Ok(outcome) => outcome.code.into(),
         // Whoever read the output has seen enough of it.
         Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
@@ -145,6 +159,16 @@ fn without_values(command: clap::Command) -> clap::Command {
 }
 
 impl Command {
+    /// Runs a command that needs no settings, which may be broken; gives any other one back.
+    fn run_alone(self) -> std::result::Result<Result<Outcome>, Self> {
+        let program = || without_values(Cli::command());
+        match self {
+            Self::Completions(args) => Ok(completions::run(program(), args)),
+            Self::Man(args) => Ok(man::run(program(), args)),
+            other => Err(other),
+        }
+    }
+
     fn run(self, context: &Context) -> Result<Outcome> {
         match self {
             Self::Init(args) => init::run(context, args),
@@ -171,6 +195,7 @@ impl Command {
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),
             Self::Doctor(args) => doctor::run(context, args),
+            Self::Completions(_) | Self::Man(_) => Err(Error::Internal("The command needs no settings".to_owned())),
         }
     }
 }
