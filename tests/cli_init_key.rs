@@ -112,6 +112,49 @@ fn keys_are_added_listed_and_removed_but_never_the_last_maintainer() {
 }
 
 #[test]
+fn a_passphrase_is_changed_and_the_old_one_opens_nothing_any_more() {
+    let runner = Runner::without_repository();
+    let with = |passphrase: &str, args: &[&str]| {
+        finish(runner.command(args).env_remove("MLVAULT_KEY_FILE").env("MLVAULT_PASSPHRASE", passphrase))
+    };
+    let (old, new) = ("correct horse battery", "another horse battery");
+    with(old, &["init"]).expect(0);
+    fs::write(runner.path("new"), new).unwrap();
+    let file = runner.path("new").display().to_string();
+    let changed = with(old, &["key", "passwd", "--new-passphrase-file", &file, "--json"]).expect(0).json();
+    assert_eq!((&changed["changed"]["label"], &changed["changed"]["role"]), (&"first".into(), &"maintainer".into()));
+    with(old, &["snapshots"]).expect(12);
+    let keys = with(new, &["key", "list", "--json"]).expect(0).json();
+    let removed = keys["keys"].as_array().unwrap().iter().find(|key| key["id"] == changed["removed"]).unwrap().clone();
+    assert!(removed["removed"].is_string(), "{removed}");
+    // The last maintainer's can be changed, too.
+    with(new, &["key", "remove", "recovery"]).expect(0);
+    let key = runner.path("made.key").display().to_string();
+    with(new, &["key", "passwd", "first", "--new-key-file", &key]).expect(0);
+    finish(runner.command(["snapshots"]).env("MLVAULT_KEY_FILE", &key)).expect(0);
+    with(new, &["snapshots"]).expect(12);
+}
+
+#[test]
+fn only_a_maintainer_changes_keys_and_trust_is_handed_on() {
+    let runner = Runner::with_repository();
+    for label in ["cron", "host"] {
+        let file = runner.path(label).display().to_string();
+        runner.run(["key", "add", "--label", label, "--role", "writer", "--new-key-file", &file]).expect(0);
+    }
+    runner.run(["key", "trust", "cron", "host"]).expect(0);
+    let changed = |file: &str| ["key", "passwd", "cron", "--new-key-file", file].map(str::to_owned);
+    let file = runner.path("cron-2").display().to_string();
+    finish(runner.command(changed(&file)).env("MLVAULT_KEY_FILE", runner.path("cron"))).expect(12);
+    assert!(!runner.path("cron-2").exists());
+    runner.run(changed(&file)).expect(0);
+    finish(runner.command(["snapshots"]).env("MLVAULT_KEY_FILE", runner.path("cron"))).expect(12);
+    finish(runner.command(["snapshots"]).env("MLVAULT_KEY_FILE", &file)).expect(0);
+    let keys = runner.run(["key", "list"]).expect(0).text();
+    assert!(keys.lines().any(|line| line.contains("cron") && line.ends_with("host")), "{keys}");
+}
+
+#[test]
 fn a_key_that_cannot_be_added_leaves_neither_a_file_nor_a_slot() {
     let runner = Runner::with_repository();
     let slots = runner.files("repo/keys");

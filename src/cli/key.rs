@@ -15,7 +15,7 @@ use mlvault::error::{Error, Result};
 use mlvault::format::key_slot::{Certificate, Role};
 use mlvault::id::SlotId;
 use mlvault::repository::Repository;
-use mlvault::repository::keys::ListedSlot;
+use mlvault::repository::keys::{ListedSlot, PreparedKey};
 use mlvault::repository::notes::{Notes, RemovedKey};
 
 use crate::cli::context::Context;
@@ -43,6 +43,17 @@ Examples:
   mlvault key add --label cron --role writer --new-key-file /etc/mlvault/cron.key
   mlvault key add --label alice --role reader")]
     Add(AddArgs),
+    /// Change the passphrase or the key file of a key
+    ///
+    /// The key gets a new slot, with the same label and role; then the old slot goes. An interrupted change leaves both. As
+    /// after `key remove`, later backups do not rely on what was written with the old slot until somebody who can read content
+    /// has checked it. Needs a maintainer key.
+    #[command(after_help = "\
+Examples:
+  mlvault key passwd
+  mlvault key passwd alice --new-passphrase-file /run/secrets/alice
+  mlvault key passwd cron --new-key-file /etc/mlvault/cron-2.key")]
+    Passwd(PasswdArgs),
     /// List the keys
     #[command(after_help = "\
 Examples:
@@ -117,12 +128,59 @@ struct AddArgs {
     /// What the holder of the key can do
     #[arg(long, value_enum)]
     role: RoleArg,
+    #[command(flatten)]
+    new: NewKeyArgs,
+}
+
+#[derive(Parser)]
+struct PasswdArgs {
+    /// Label or id of the key [default: the key in use]
+    key: Option<String>,
+    #[command(flatten)]
+    new: NewKeyArgs,
+}
+
+/// What is to open a new slot.
+#[derive(clap::Args)]
+struct NewKeyArgs {
     /// Generate a new key and write it to this file, which must not exist
     #[arg(long, value_name = "FILE", conflicts_with = "new_passphrase_file")]
     new_key_file: Option<PathBuf>,
     /// File whose first line is the new passphrase [default: ask on the terminal]
     #[arg(long, value_name = "FILE")]
     new_passphrase_file: Option<PathBuf>,
+}
+
+impl NewKeyArgs {
+    /// Makes a slot and adds it. A key file is safe before the slot is there, so that there is no slot whose key nobody has; and
+    /// it goes if the slot cannot be made.
+    fn make(
+        self,
+        repository: &Repository,
+        prepare: impl Fn(&Credential) -> Result<PreparedKey>,
+    ) -> Result<(Certificate, Option<Certificate>)> {
+        let Self { new_key_file, new_passphrase_file } = self;
+        let store = |prepared: PreparedKey| {
+            let replaced = prepared.replaced().cloned();
+            repository.store_key(prepared).map(|added| (added, replaced))
+        };
+        let Some(path) = new_key_file else {
+            let given = new_passphrase_file.map(CredentialSource::PassphraseFile).into_iter().collect();
+            return store(prepare(&CredentialSource::choose(given)?.read_new()?)?);
+        };
+        let secret = new_secret();
+        let prepared = prepare(&Credential::KeyFile(secret.clone()))?;
+        let slot = prepared.hint().slot;
+        let mut text = KeyFile { secret, hint: Some(prepared.hint()) }.encode();
+        text.push('\n');
+        write_new(&path, text.as_bytes())?;
+        store(prepared).inspect_err(|_| {
+            // What fails after the slot was added must not take its key away.
+            if repository.read_certificate(slot, None).is_err() {
+                drop(std::fs::remove_file(&path));
+            }
+        })
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -152,6 +210,7 @@ impl From<RoleArg> for Role {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     match args.command {
         Command::Add(args) => add(context, args),
+        Command::Passwd(args) => passwd(context, args),
         Command::List => list(context),
         Command::Trust { keys } => {
             let trusted = context.repository()?.trust_keys(&keys)?;
@@ -184,25 +243,25 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
 fn add(context: &Context, args: AddArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let role = args.role.into();
-    let added = match (&args.new_key_file, args.new_passphrase_file) {
-        (Some(path), _) => add_key_file(&repository, &args.label, role, path)?,
-        (None, Some(file)) => {
-            repository.add_key(&args.label, role, &CredentialSource::PassphraseFile(file).read_new()?)?
-        }
-        (None, None) => repository.add_key(&args.label, role, &CredentialSource::choose(Vec::new())?.read_new()?)?,
-    };
+    let prepare = |credential: &Credential| repository.prepare_key(&args.label, role, credential);
+    let (added, _) = args.new.make(&repository, prepare)?;
     Ok(changed("added", &added))
 }
 
-/// The file is safe before the slot is there, so that there is no slot whose key nobody has; and it goes if the slot cannot
-/// be made.
-fn add_key_file(repository: &Repository, label: &str, role: Role, path: &Path) -> Result<Certificate> {
-    let secret = new_secret();
-    let prepared = repository.prepare_key(label, role, &Credential::KeyFile(secret.clone()))?;
-    let mut text = KeyFile { secret, hint: Some(prepared.hint()) }.encode();
-    text.push('\n');
-    write_new(path, text.as_bytes())?;
-    repository.store_key(prepared).inspect_err(|_| drop(std::fs::remove_file(path)))
+fn passwd(context: &Context, args: PasswdArgs) -> Result<Outcome> {
+    let repository = context.repository()?;
+    let prepare = |credential: &Credential| repository.prepare_successor(args.key.as_deref(), credential);
+    let (new, old) = args.new.make(&repository, prepare)?;
+    let mut text = Text::from(format!(
+        "Key {} is {} now: {:?}, {}. What opened it before does not open it any more",
+        old.as_ref().map_or_else(String::new, |old| old.slot.to_string()),
+        new.slot,
+        new.label,
+        new.role.name()
+    ));
+    text.line("Run `mlvault check --read-data`, so that later backups rely on what was backed up with it before");
+    let document = json!({ "changed": key_json(&new), "removed": old.map(|old| old.slot) });
+    Ok(Outcome::complete(document, text))
 }
 
 fn list(context: &Context) -> Result<Outcome> {

@@ -276,6 +276,8 @@ pub(super) fn new_slot(
 
 /// A key slot that was made and is not in the repository yet.
 pub struct PreparedKey {
+    /// The slot that it takes the place of, if it does.
+    replaced: Option<Certificate>,
     certificate: Certificate,
     bytes: Bytes,
     hint: KeyHint,
@@ -285,6 +287,11 @@ impl PreparedKey {
     /// Returns what its key file is to say of slot and repository.
     pub fn hint(&self) -> KeyHint {
         self.hint
+    }
+
+    /// Returns the slot that it takes the place of, if it does.
+    pub fn replaced(&self) -> Option<&Certificate> {
+        self.replaced.as_ref()
     }
 }
 
@@ -297,10 +304,27 @@ impl Repository {
     /// Makes a key slot without adding it, so that its key file can be made safe first. Needs a maintainer's key.
     pub fn prepare_key(&self, label: &str, role: Role, credential: &Credential) -> Result<PreparedKey> {
         let root_seed = self.access().root_seed()?;
+        self.refuse_label(label, None)?;
+        self.seal_key(label, role, credential, root_seed)
+    }
+
+    /// Makes a slot that is to take the place of another one, with its label and role: the one named, or else the one in use.
+    /// Needs a maintainer's key.
+    pub fn prepare_successor(&self, name: Option<&str>, credential: &Credential) -> Result<PreparedKey> {
+        let root_seed = self.access().root_seed()?;
+        let old = name.map_or_else(|| Ok(self.access().certificate.clone()), |name| self.find_key(name))?;
+        self.refuse_label(&old.label, Some(&old.slot))?;
+        let prepared = self.seal_key(&old.label, old.role, credential, root_seed)?;
+        Ok(PreparedKey { replaced: Some(old), ..prepared })
+    }
+
+    /// Refuses a label that another slot has, and a slot too many.
+    fn refuse_label(&self, label: &str, but_of: Option<&SlotId>) -> Result<()> {
         // What is no slot takes no place: see `unlock`.
         let listed = self.list_keys()?;
         let certificates: Vec<&Certificate> = listed.iter().filter_map(|slot| slot.certificate.as_ref().ok()).collect();
-        if certificates.iter().any(|certificate| certificate.label == label) {
+        let is_taken = |other: &&Certificate| other.label == label && Some(&other.slot) != but_of;
+        if certificates.iter().copied().any(|other| is_taken(&other)) {
             return Err(Error::Invalid(format!("There is a key with the label {label:?}: choose another one")));
         }
         let slots = certificates.len();
@@ -309,6 +333,10 @@ impl Repository {
                 "The repository has {slots} keys; no more than {SLOTS_MAX} are possible"
             )));
         }
+        Ok(())
+    }
+
+    fn seal_key(&self, label: &str, role: Role, credential: &Credential, root_seed: &Secret) -> Result<PreparedKey> {
         let secrets = RoleSecrets {
             role,
             meta: self.keys().secret().clone(),
@@ -320,10 +348,11 @@ impl Repository {
         let (certificate, bytes) =
             new_slot(self.id(), root_seed, self.clock().now(), NewSlot { label, credential, secrets })?;
         let hint = KeyHint { slot: certificate.slot, pin: self.pin() };
-        Ok(PreparedKey { certificate, bytes, hint })
+        Ok(PreparedKey { replaced: None, certificate, bytes, hint })
     }
 
-    /// Adds a key slot that was made before.
+    /// Adds a key slot that was made before. One that takes the place of another is there before that one is removed: who is
+    /// interrupted in between has both, and none is ever missing. Keys that relied on the old one rely on the new one.
     pub fn store_key(&self, key: PreparedKey) -> Result<Certificate> {
         let name = layout::key_slot(&key.certificate.slot);
         self.backend().create(&name, key.bytes).inspect_err(|error| {
@@ -332,7 +361,26 @@ impl Repository {
                 let _ = self.backend().remove(&name);
             }
         })?;
+        if let Some(old) = key.replaced {
+            self.hand_trust_on(&old, &key.certificate)?;
+            self.remove_key(&old.slot.to_string())?;
+        }
         Ok(key.certificate)
+    }
+
+    fn hand_trust_on(&self, old: &Certificate, new: &Certificate) -> Result<()> {
+        let notes = self.list_notes()?;
+        let others = notes.trusted_with(&old.slot);
+        let others = others.into_iter().filter(|slot| *slot != old.slot && !notes.revoked.contains_key(slot));
+        // Pair by pair: two keys that rely on the old one need not rely on each other.
+        for other in others {
+            match self.trust_keys(&[other, new.slot].map(|slot| slot.to_string())) {
+                // Its slot is gone.
+                Err(Error::NotFound(_)) | Ok(_) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Lists all key slots, the oldest first, and last those that cannot be read.

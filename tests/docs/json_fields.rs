@@ -239,6 +239,8 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     for label in ["cron", "host"] {
         printed.run("key add", &["--label", label, "--role", "writer", "--new-key-file", &path(label)], 0);
     }
+    fs::write(runner.path("words"), "correct horse battery").unwrap();
+    printed.run("key passwd", &["host", "--new-passphrase-file", &path("words")], 0);
     printed.run("key trust", &["cron", "host"], 0);
     printed.run("key list", &[], 0);
     printed.run("key distrust", &["cron"], 0);
@@ -272,6 +274,9 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("check", &["--max-age", "7d"], 0);
     printed.run("repair index", &["--dry-run"], 0);
     printed.run("doctor", &[], 0);
+    printed.run("completions", &["bash"], 0);
+    printed.run("man", &[], 0);
+    printed.run("man", &["--out", &path("man1")], 0);
     let (copy, key) = (path("copy"), path("key"));
     finish(runner.command(["init", "--repo", &copy]).env("MLVAULT_REPO", &copy)).expect(0);
     printed.run("copy", &["--all", "--to", &copy, "--to-key-file", &key], 0);
