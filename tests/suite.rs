@@ -64,6 +64,7 @@ mod restore_delete;
 mod restore_rest;
 mod roles;
 mod s3_journey;
+mod s3_limits;
 mod session_endings;
 mod several_deployments;
 mod simulator;

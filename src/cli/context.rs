@@ -27,7 +27,7 @@ use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
 
 use mlvault::repository::{OpenOptions, Repository};
-use mlvault::s3::{Credentials, S3Options};
+use mlvault::s3::{Credentials, Lane, Limits, S3Options};
 use mlvault::source::filter::OwnPlaces;
 use mlvault::sync::lock;
 use mlvault::units::{count, parse_bytes};
@@ -105,6 +105,12 @@ pub struct GlobalArgs {
     /// Memory limit, such as 512M [default: 90% of the container's limit, at most 1G]
     #[arg(long, global = true, env = "MLVAULT_MEMORY_LIMIT", value_name = "SIZE")]
     memory_limit: Option<String>,
+    /// Send no more than this many bytes per second to S3 servers, such as 10M
+    #[arg(long, global = true, env = "MLVAULT_LIMIT_UPLOAD", value_name = "RATE")]
+    limit_upload: Option<String>,
+    /// Receive no more than this many bytes per second from S3 servers, such as 10M
+    #[arg(long, global = true, env = "MLVAULT_LIMIT_DOWNLOAD", value_name = "RATE")]
+    limit_download: Option<String>,
     /// Print the result as one JSON document; progress and problems go to standard error as JSON lines
     #[arg(long, global = true)]
     pub json: bool,
@@ -122,6 +128,7 @@ pub struct Context {
     file: ConfigFile,
     progress: Arc<Progress>,
     cancel: Cancel,
+    limits: Limits,
     /// Repositories that were opened: when the command has ended, they tell what is gone.
     opened: Mutex<Vec<Arc<Repository>>>,
     /// Whether a snapshot was found that may not be the one that is meant.
@@ -139,6 +146,7 @@ impl Context {
             _ => Verbosity::Normal,
         };
         let cancel = Cancel::default();
+        let limits = limits(&args, &file, &cancel).map_err(|error| (error, json))?;
         listen_for_signals(&cancel);
         end_when_stuck(&cancel, json);
         let opened = Mutex::default();
@@ -147,6 +155,7 @@ impl Context {
             args,
             file,
             cancel,
+            limits,
             opened,
             is_in_doubt: Cell::new(false),
         })
@@ -170,6 +179,11 @@ impl Context {
     /// Returns the wish to stop.
     pub fn cancel(&self) -> &Cancel {
         &self.cancel
+    }
+
+    /// Returns how fast bodies may go over the network.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Ends progress output, before a result is printed.
@@ -201,7 +215,7 @@ impl Context {
     /// its own.
     pub fn artifact_options(&self) -> S3Options {
         let (insecure_http, cancel) = (self.args.s3_insecure_http.unwrap_or(false), self.cancel.clone());
-        S3Options { insecure_http, cancel, ..S3Options::default() }
+        S3Options { insecure_http, cancel, limits: self.limits.clone(), ..S3Options::default() }
     }
 
     /// Returns how the repository's S3 is reached.
@@ -220,6 +234,7 @@ impl Context {
             ca_bundle: variable("AWS", "CA_BUNDLE").map(PathBuf::from).or_else(|| s3.ca_bundle.clone()),
             ignore_tls: false,
             cancel: self.cancel.clone(),
+            limits: self.limits.clone(),
         })
     }
 
@@ -399,6 +414,18 @@ impl Context {
             })),
         }
     }
+}
+
+/// Returns how fast bodies may go over the network: one limit for whatever the process does.
+fn limits(args: &GlobalArgs, file: &ConfigFile, cancel: &Cancel) -> Result<Limits> {
+    let lane = |typed: &Option<String>, of_file: &Option<String>, by: &str| {
+        let text = typed.as_ref().or(of_file.as_ref());
+        text.map_or_else(|| Ok(Lane::default()), |text| Lane::parse(text, by, cancel))
+    };
+    Ok(Limits {
+        upload: lane(&args.limit_upload, &file.limit_upload, "--limit-upload")?,
+        download: lane(&args.limit_download, &file.limit_download, "--limit-download")?,
+    })
 }
 
 fn gone_text(repository: &Repository, gone: &BTreeSet<SessionId>) -> String {

@@ -103,6 +103,7 @@ impl ToArgs {
             ca_bundle: s3.ca_bundle.clone(),
             ignore_tls: false,
             cancel: context.cancel().clone(),
+            limits: context.limits().clone(),
         })
     }
 

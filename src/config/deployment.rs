@@ -183,6 +183,7 @@ fn bucket_options(
         ca_bundle: said.ca_bundle.or_else(|| flags.s3.ca_bundle.clone()),
         ignore_tls: env("MLFLOW_S3_IGNORE_TLS").is_some_and(ignores_tls),
         cancel: flags.s3.cancel.clone(),
+        limits: flags.s3.limits.clone(),
     })
 }
 

@@ -6,6 +6,7 @@
 //! cache-dir = "/var/cache/mlvault"
 //! history-file = "/var/lib/mlvault/history"  # besides the cache directory
 //! memory-limit = "512M"
+//! limit-upload = "10M"                       # bytes per second, over the network; limit-download likewise
 //! key-file = "/run/secrets/mlvault/key"     # or passphrase-file, or passphrase-command
 //! pin = "5e1c…"                             # refuse any other repository; `init` and `key list` print it
 //!
@@ -54,6 +55,10 @@ pub struct ConfigFile {
     pub history_file: Option<PathBuf>,
     /// Memory limit, as `512M`.
     pub memory_limit: Option<String>,
+    /// How fast bodies may be sent to S3 servers, as `10M` a second.
+    pub limit_upload: Option<String>,
+    /// How fast they may be received.
+    pub limit_download: Option<String>,
     /// Path of a key file.
     pub key_file: Option<PathBuf>,
     /// Path of a file that holds the passphrase.

@@ -18,6 +18,7 @@ use crate::s3::connection::{self, DateHeader};
 use crate::s3::fault;
 use crate::s3::interruption::{self, Kind};
 use crate::s3::options::S3Options;
+use crate::s3::pace::Limits;
 use crate::s3::patience::Patience;
 
 /// A bucket, and how it is reached. Clones share connections.
@@ -28,16 +29,18 @@ pub struct Bucket {
     name: String,
     patience: Patience,
     cancel: Cancel,
+    limits: Limits,
 }
 
 impl Bucket {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
     pub fn connect(name: &str, options: &S3Options, patience: Patience) -> Result<Self> {
         let runtime = connection::runtime()?;
+        let (limits, patience) = (options.limits.clone(), options.limits.patience(patience));
         let cancel = options.cancel.clone();
         let client = interruption::answer(&cancel, Kind::Read, || connection::connect(options, &patience));
         let client = runtime.block_on(client)??;
-        Ok(Self { runtime, client, name: name.to_owned(), patience, cancel })
+        Ok(Self { runtime, client, name: name.to_owned(), patience, cancel, limits })
     }
 
     /// Returns its name.
@@ -85,6 +88,10 @@ impl Bucket {
 
     pub(super) fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Waits for the answer to a request, unless somebody asks to stop. The request may be sent again.

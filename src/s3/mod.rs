@@ -11,7 +11,7 @@
 //! on this module's own.
 //!
 //! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
-//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `interruption`, `fault`, `conflict`,
+//! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `pace`, `interruption`, `fault`, `conflict`,
 //! `headers`) knows neither.
 
 mod body;
@@ -24,6 +24,7 @@ mod interruption;
 pub mod listing;
 mod location;
 mod options;
+mod pace;
 mod patience;
 mod read;
 mod unverified;
@@ -35,6 +36,7 @@ pub use headers::{ObjectFacts, ObjectHeaders};
 pub use listing::{ListedObject, Objects, Pages};
 pub use location::BucketLocation;
 pub use options::{Credentials, S3Options};
+pub use pace::{Lane, Limits};
 pub use patience::Patience;
 pub use read::{Extent, Fetched};
 pub use upload::{PART_BYTES_MIN, PARTS_MAX, Upload, UploadedPart};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use crate::cancel::Cancel;
+use crate::s3::pace::Limits;
 
 /// How to reach an S3 server.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +29,8 @@ pub struct S3Options {
     pub ignore_tls: bool,
     /// Says when to stop: requests do not wait for the server any longer then.
     pub cancel: Cancel,
+    /// How fast bodies may go, together with all others under the same limits.
+    pub limits: Limits,
     /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,
     /// container or instance metadata. Two buckets on different servers need one of it here.
     pub credentials: Option<Credentials>,

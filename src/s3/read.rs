@@ -73,6 +73,8 @@ impl Bucket {
 
     async fn fetch_once(&self, key: &str, extent: &Extent, etag: Option<&str>) -> Result<Fetched, Broken> {
         let request = self.client().get_object().bucket(self.name()).key(key).set_range(extent.header());
+        let lane = &self.limits().download;
+        let _turn = lane.turn().await;
         let answer = request.set_if_match(etag.map(|etag| format!("\"{etag}\""))).send().await;
         let answer = answer.map_err(|error| Broken::Answer(self.failed("read", key, error)))?;
         let (len, size) = announced(&answer, extent)
@@ -83,7 +85,7 @@ impl Bucket {
             let reason = "it has been replaced by another version";
             return Err(Broken::Answer(self.fault(Fault::AlreadyExists, "read", key, reason)));
         }
-        match timeout(self.patience().for_body(len), body::collect(answer.body, len)).await {
+        match timeout(self.patience().for_body(len), body::collect(answer.body, len, lane)).await {
             Ok(Ok(bytes)) => Ok(Fetched { facts, bytes }),
             Ok(Err(reason)) => Err(Broken::Body(self.fault(Fault::Unavailable, "read", key, reason))),
             Err(_) => Err(Broken::Body(self.fault(Fault::Unavailable, "read", key, "the body came too slowly"))),

@@ -62,10 +62,11 @@ impl Upload {
             .upload_id(&self.id)
             .part_number(number)
             .checksum_crc32(&checksum)
-            .body(body::in_pieces(&bytes))
+            .body(body::in_pieces(&bytes, &bucket.limits().upload))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
         self.bucket.later(async move {
+            let _turn = bucket.limits().upload.turn().await;
             let answer = request.send().await.map_err(|error| bucket.failed("write a part of", &key, error))?;
             let part = CompletedPart::builder().part_number(number).checksum_crc32(checksum);
             Ok(UploadedPart(part.set_e_tag(answer.e_tag().map(str::to_owned)).build()))

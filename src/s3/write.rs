@@ -23,7 +23,10 @@ impl Bucket {
     ///
     /// A request that is repeated underway is refused as well: who gets that fault looks at what is there.
     pub fn put(&self, key: &str, bytes: &Bytes, headers: &ObjectHeaders, create_only: bool) -> Result<()> {
-        let put = || conflict::outlast(self.patience(), || self.put_once(key, bytes, headers, create_only));
+        let put = || async {
+            let _turn = self.limits().upload.turn().await;
+            conflict::outlast(self.patience(), || self.put_once(key, bytes, headers, create_only)).await
+        };
         self.ask(Kind::of_write(bytes.len()), put)?.map_err(|error| self.failed("create", key, error))
     }
 
@@ -40,7 +43,7 @@ impl Bucket {
             .key(key)
             .set_if_none_match(create_only.then(|| "*".to_owned()))
             .checksum_crc32(body::checksum(bytes))
-            .body(body::in_pieces(bytes))
+            .body(body::in_pieces(bytes, &self.limits().upload))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts))
             .send()
