@@ -22,6 +22,8 @@ const REMOTE: [(i64, Remote); 10] = [
     (0x0BD0_0BD0, Remote { name: "Lustre", has_locks: true }),
     (0x4750_4653, Remote { name: "GPFS", has_locks: true }),
 ];
+/// The file that says that its directory is a cache, and what it begins with (<https://bford.info/cachedir/>).
+pub const CACHE_TAG: (&str, &[u8]) = ("CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55");
 /// Where the system lists what is mounted, for this process.
 const MOUNTS: &str = "/proc/self/mountinfo";
 

@@ -397,7 +397,8 @@ impl Context {
         self.written_places().into_iter().chain(given).chain(settings).collect()
     }
 
-    fn cache_root(&self) -> Option<PathBuf> {
+    /// Returns the directory of the caches.
+    pub fn cache_root(&self) -> Option<PathBuf> {
         let configured = self.args.cache_dir.clone().or_else(|| self.file.cache_dir.clone());
         let usual = || environment::base_directory("XDG_CACHE_HOME", ".cache").map(|base| base.join("mlvault"));
         configured.or_else(usual)

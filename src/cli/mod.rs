@@ -6,6 +6,7 @@
 
 mod answer;
 mod backup;
+mod cache;
 mod cat;
 mod check;
 mod completions;
@@ -100,6 +101,7 @@ enum Command {
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
+    Cache(cache::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -195,6 +197,7 @@ impl Command {
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),
             Self::Doctor(args) => doctor::run(context, args),
+            Self::Cache(args) => cache::run(context, args),
             Self::Completions(_) | Self::Man(_) => Err(Error::Internal("The command needs no settings".to_owned())),
         }
     }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::backend::{Backend, Listed};
 use crate::crypto::keys::MetaKeys;
 use crate::error::{Error, Fault, Result};
+use crate::file_system::CACHE_TAG;
 use crate::format::chunk::ChunkHeader;
 use crate::format::key_slot::Certificate;
 use crate::format::object::{self, ObjectKind};
@@ -236,6 +237,7 @@ impl Index {
 
     fn open_or_replace(&self, path: &Path) -> Result<RocksIndex> {
         create_private_directory(path)?;
+        tag_as_cache(path);
         match RocksIndex::open(path, self.opener.repository) {
             Ok(index) if !index.is_mostly_dead() => return Ok(index),
             Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
@@ -243,6 +245,7 @@ impl Index {
         }
         let _ = std::fs::remove_dir_all(path);
         create_private_directory(path)?;
+        tag_as_cache(path);
         RocksIndex::open(path, self.opener.repository)
     }
 
@@ -379,6 +382,17 @@ impl Repository {
         let body = segment.sign(self.id(), &self.access().signer());
         let sealed = object::seal(self.keys(), self.id(), ObjectKind::Segment, "", &body);
         (SegmentId::from_bytes(*blake3::hash(&sealed).as_bytes()), Bytes::from(sealed))
+    }
+}
+
+/// Tells other backups that there is nothing to keep here. Only the directory that is made for the database says so: the one
+/// that it is in may be anything that the user named.
+fn tag_as_cache(path: &Path) {
+    let (name, signature) = CACHE_TAG;
+    let tag = path.join(name);
+    if !tag.exists() {
+        let text = [signature, b"\n# mlvault's index of a repository, which it can make anew.\n"].concat();
+        let _ = std::fs::write(tag, text);
     }
 }
 

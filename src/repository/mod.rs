@@ -3,6 +3,7 @@
 //! What must stay true: every object is written once; what refers to something is written after it; the order of
 //! writing is packs, index segment, snapshot.
 
+pub mod caches;
 pub mod examine;
 pub mod history;
 pub mod index_sync;

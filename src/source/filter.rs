@@ -13,13 +13,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::Result;
+use crate::file_system::CACHE_TAG;
 use crate::format::snapshot::Coverage;
 use crate::format::tree::Entry;
 use crate::globs::{self, Globs};
 use crate::units::format_bytes;
-
-/// The file that says that its directory is a cache, and what it begins with (<https://bford.info/cachedir/>).
-const CACHE_TAG: (&str, &[u8]) = ("CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55");
 
 /// What users want left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -274,6 +274,10 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("check", &["--max-age", "7d"], 0);
     printed.run("repair index", &["--dry-run"], 0);
     printed.run("doctor", &[], 0);
+    let cached = printed.run("cache", &[], 0)["caches"][0]["path"].as_str().unwrap().to_owned();
+    let touched = std::process::Command::new("touch").args(["-d", "40 days ago"]).args(runner.files(&cached)).status();
+    assert!(touched.unwrap().success());
+    printed.run("cache", &["--cleanup"], 0);
     printed.run("completions", &["bash"], 0);
     printed.run("man", &[], 0);
     printed.run("man", &["--out", &path("man1")], 0);
