@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(mut command: clap::Command, args: Args) -> Result<Outcome> {
+pub fn run(mut command: clap::Command, args: &Args) -> Result<Outcome> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);

@@ -30,11 +30,11 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(mut command: Command, args: Args) -> Result<Outcome> {
+pub fn run(mut command: Command, args: &Args) -> Result<Outcome> {
     // Options of all commands are handed down, and each gets its full name.
     command.build();
-    match args.out {
-        Some(directory) => write_all(&command, &directory),
+    match &args.out {
+        Some(directory) => write_all(&command, directory),
         None => print(&command, &args.words),
     }
 }

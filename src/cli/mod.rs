@@ -120,16 +120,15 @@ pub fn run() -> ExitCode {
     if let Err(error) = passwords::refuse(&command, &matches) {
         return exit::report(&error, cli.global.json);
     }
-    let (json, global) = (cli.global.json, cli.global);
-    let subcommand = match cli.command.run_alone() {
-        Ok(result) => return end(result, json, false),
-        Err(subcommand) => subcommand,
-    };
-    let context = match Context::new(global) {
+    let json = cli.global.json;
+    if let Some(result) = cli.command.run_alone() {
+        return end(result, json, false);
+    }
+    let context = match Context::new(cli.global) {
         Ok(context) => context,
         Err((error, json)) => return exit::report(&error, json),
     };
-    let result = subcommand.run(&context);
+    let result = cli.command.run(&context);
     context.tell_history();
     context.finish();
     end(result, json, context.is_in_doubt())
@@ -161,13 +160,13 @@ fn without_values(command: clap::Command) -> clap::Command {
 }
 
 impl Command {
-    /// Runs a command that needs no settings, which may be broken; gives any other one back.
-    fn run_alone(self) -> std::result::Result<Result<Outcome>, Self> {
+    /// Runs a command that needs no settings, which may be broken; returns nothing for any other one.
+    fn run_alone(&self) -> Option<Result<Outcome>> {
         let program = || without_values(Cli::command());
         match self {
-            Self::Completions(args) => Ok(completions::run(program(), args)),
-            Self::Man(args) => Ok(man::run(program(), args)),
-            other => Err(other),
+            Self::Completions(args) => Some(completions::run(program(), args)),
+            Self::Man(args) => Some(man::run(program(), args)),
+            _ => None,
         }
     }
 
