@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::DATABASE;
 use crate::format::tree::{ChunkRef, Entry, EntryKind, FileContent, FileTime};
+use crate::globs::Patterns;
 use crate::hears::Hears;
 use crate::id::Digest;
 use crate::monitor::{Counter, Monitor};
@@ -39,6 +40,32 @@ const WINDOW_ITEMS_MAX: usize = 4096;
 const WINDOWS: u64 = 3;
 /// Longest name in the fixed fields of an archive, in bytes.
 const TAR_NAME_LEN_MAX: usize = 100;
+
+/// What of a snapshot goes into an archive. The default is everything.
+#[derive(Debug, Clone, Default)]
+pub struct ArchiveOptions {
+    /// Only this path and what is below it.
+    pub path: Vec<u8>,
+    /// Put what is below that path at the top of the archive, not below the path.
+    pub strips_path: bool,
+    /// Of that, only what they select.
+    pub patterns: Patterns,
+}
+
+impl ArchiveOptions {
+    /// Returns the name in the archive of a path that users know; nothing for the directory that is the archive itself.
+    fn name_of(&self, shown: &[u8]) -> Option<Vec<u8>> {
+        let path = contents::normal_path(&self.path);
+        if !self.strips_path || path.is_empty() {
+            return Some(shown.to_vec());
+        }
+        let rest = shown.strip_prefix(path)?;
+        match rest.strip_prefix(b"/") {
+            Some(below) => (!below.is_empty()).then(|| below.to_vec()),
+            None => Some(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec()),
+        }
+    }
+}
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -131,24 +158,24 @@ fn not_a_file(path: &[u8], what: &str) -> Error {
     Error::Invalid(format!("{:?} is not a file, it is {what}", String::from_utf8_lossy(path)))
 }
 
-/// Writes what is at a path and below it as a tar archive; the empty path stands for everything.
+/// Writes what is at a path and below it as a tar archive.
 ///
-/// Names in the archive are the paths that users know. Times are kept to the nanosecond (pax).
+/// Names in the archive are the paths that users know, without the path that is stripped. Times are kept to the nanosecond (pax).
 pub fn archive(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
-    path: &[u8],
+    options: &ArchiveOptions,
     out: &mut dyn Write,
     hears: &Hears,
 ) -> Result<DumpSummary> {
     repository.access().data_secret()?;
     let reader = ChunkReader::new(Arc::clone(repository));
-    let path = contents::normal_path(path);
+    let path = contents::normal_path(&options.path);
     hears.monitor.phase("dump", None, None);
     let feed = |feeder: &mut Feeder<'_>| {
         let mut found = path.is_empty();
         for selection in contents::select(snapshot, path) {
-            found |= feeder.selection(&selection)?;
+            found |= feeder.selection(&selection, options)?;
         }
         if found { Ok(()) } else { Err(contents::no_such_path(snapshot, path)) }
     };
@@ -215,17 +242,21 @@ struct Feeder<'a> {
 
 impl Feeder<'_> {
     /// Plans all entries of a selection; returns whether there were any.
-    fn selection(&mut self, selection: &Selection<'_>) -> Result<bool> {
+    fn selection(&mut self, selection: &Selection<'_>, options: &ArchiveOptions) -> Result<bool> {
         let mut found = false;
         for entry in contents::entries(self.fetcher.reader(), selection)? {
             let mut entry = contents::as_directory(entry?);
             found = true;
+            if !options.patterns.select(&entry.path) {
+                continue;
+            }
             let shown = shown_path(&selection.component.name, &entry.path);
             parts(&shown).map_err(|reason| {
                 Error::damaged(format!("the path {:?}", entry.path_text()), format!("it is not dumped: {reason}"))
             })?;
-            let first = self.first_link(selection, &entry)?;
-            entry.path = shown;
+            let Some(name) = options.name_of(&shown) else { continue };
+            let first = self.first_link(selection, &entry, options)?;
+            entry.path = name;
             self.entry(entry, first)?;
         }
         Ok(found)
@@ -243,16 +274,22 @@ impl Feeder<'_> {
     }
 
     /// Returns the first name of a hard link, if that was written before and is the same file.
-    fn first_link(&self, selection: &Selection<'_>, entry: &Entry) -> Result<Option<Vec<u8>>> {
+    fn first_link(
+        &self,
+        selection: &Selection<'_>,
+        entry: &Entry,
+        options: &ArchiveOptions,
+    ) -> Result<Option<Vec<u8>>> {
         let Some(content) = entry.file() else { return Ok(None) };
         let Some(first) = &content.hard_link else { return Ok(None) };
-        if *first >= entry.path || !is_selected(first, &selection.path) || parts(first).is_err() {
+        let is_wanted = is_selected(first, &selection.path) && options.patterns.select(first);
+        if *first >= entry.path || !is_wanted || parts(first).is_err() {
             return Ok(None);
         }
         let there = contents::entry_at(self.fetcher.reader(), selection.component, first)?;
         let is_same = |found: &FileContent| found.digest == content.digest && found.size == content.size;
         let is_written = there.as_ref().and_then(Entry::file).is_some_and(is_same);
-        Ok(is_written.then(|| shown_path(&selection.component.name, first)))
+        Ok(options.name_of(&shown_path(&selection.component.name, first)).filter(|_| is_written))
     }
 
     fn plan(&mut self, planned: Planned, bytes: u64) -> Result<()> {

@@ -54,6 +54,22 @@ impl Globs {
     }
 }
 
+/// Which paths are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Patterns {
+    /// Only what matches, and what is below it; everything without patterns.
+    pub include: Globs,
+    /// Not what matches, and not what is below it.
+    pub exclude: Globs,
+}
+
+impl Patterns {
+    /// Returns whether a path is wanted.
+    pub fn select(&self, path: &[u8]) -> bool {
+        (self.include.is_empty() || self.include.matches_at_or_above(path)) && !self.exclude.matches_at_or_above(path)
+    }
+}
+
 /// Returns whether a pattern could match `root`, or something below it. Only one with a `/` could not.
 pub fn can_match_below(pattern: &str, root: &[u8]) -> bool {
     if !pattern.contains('/') || root.is_empty() {

@@ -26,7 +26,8 @@ use crate::support::recording_proxy::RecordingProxy;
 use crate::support::repo::{Problems, Vault, noise, prose};
 use crate::support::s3_server::{ACCESS_KEY_ID, BUCKET, Program, S3Server, SECRET_ACCESS_KEY, unsigned_request};
 
-const REPLACE: BucketRestoreOptions = BucketRestoreOptions { replace: true, dry_run: false, strips_path: false };
+const REPLACE: BucketRestoreOptions<'static> =
+    BucketRestoreOptions { replace: true, dry_run: false, strips_path: false, patterns: None };
 
 /// Restores a path of a snapshot as a new process would. Returns what came of it, and the paths with problems.
 fn restore(
@@ -339,6 +340,9 @@ fn the_program_backs_up_a_bucket_and_restores_into_one() {
     run(&["restore", "--snapshot", "latest", "--target", "s3://vault/r", "--delete"]).expect(2);
     run(&["restore", "--snapshot", "latest:b", "--target", "s3://vault/right"]).expect(0);
     assert_eq!(contents(&bucket, "right/"), contents(&bucket, "p/b/"));
+    let exclude = ["restore", "--snapshot", "latest", "--exclude", "b", "--target", "s3://vault/chosen"];
+    run(&exclude).expect(0);
+    assert_eq!(contents(&bucket, "chosen/").into_keys().collect::<Vec<_>>(), ["a"]);
     let directory = runner.path("out");
     run(&["restore", "--snapshot", "latest", "--path", "b", "--target", directory.to_str().unwrap()]).expect(0);
     assert_eq!(fs::read(directory.join("b/c")).unwrap(), b"p/b/c");

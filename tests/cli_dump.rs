@@ -166,6 +166,60 @@ fn a_damaged_file_leaves_an_archive_that_cannot_pass_for_whole() {
 }
 
 #[test]
+fn a_path_joined_to_the_snapshot_begins_the_archive_and_patterns_choose_from_it() {
+    let runner = Runner::with_repository();
+    for name in ["a/b/x.bin", "a/b/deep/y.bin", "a/b/z.txt", "a/c"] {
+        runner.write(name, name);
+    }
+    fs::hard_link(runner.path("src/a/b/x.bin"), runner.path("src/a/b/z.bin")).unwrap();
+    runner.backup();
+    let names = |args: &[&str]| {
+        let archive = runner.run(args).expect(0).stdout;
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let names = archive.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let link = entry.link_name().unwrap().map_or_else(String::new, |link| format!(" to {}", link.display()));
+            format!("{}{link}", entry.path().unwrap().display())
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["dump", "latest:a/b"]), ["deep/", "deep/y.bin", "x.bin", "z.bin to x.bin", "z.txt"]);
+    assert_eq!(names(&["dump", "latest:/a/b/", "--exclude", "deep", "--exclude", "x.bin"]), ["z.bin", "z.txt"]);
+    assert_eq!(names(&["dump", "latest", "a/b", "--include", "*.txt"]), ["a/b/z.txt"]);
+    assert_eq!(names(&["dump", "latest:a/c"]), ["c"]);
+    let restore = ["restore", "--snapshot", "latest:a/b", "--target", "-", "--include", "*.bin"];
+    assert_eq!(names(&restore), ["deep/y.bin", "x.bin", "z.bin to x.bin"]);
+    runner.run(["dump", "latest:a/nothing"]).expect(1);
+}
+
+#[test]
+fn a_path_joined_to_the_snapshot_is_a_path_for_every_command_that_takes_one() {
+    let runner = Runner::with_repository();
+    runner.write("a/b/x", "one");
+    runner.write("beside", "one");
+    runner.backup();
+    runner.write("a/b/x", "two, longer");
+    runner.write("beside", "two, longer");
+    runner.backup();
+    assert_eq!(runner.run(["cat", "latest:a/b/x"]).expect(0).text(), "two, longer");
+    assert!(runner.run(["ls", "latest:a/b"]).expect(0).text().trim_end().ends_with("a/b/x"));
+    for args in [&["latest~1:a", "latest"][..], &["latest~1", "latest:a"], &["latest~1:a", "latest:a"]] {
+        let text = runner.run([&["diff"], args].concat()).expect(1).text();
+        assert!(text.contains("M a/b/x") && !text.contains("beside"), "{args:?}: {text}");
+    }
+    for refused in [
+        &["cat", "latest:a/b/x", "beside"][..],
+        &["cat", "latest"],
+        &["ls", "latest:a", "a"],
+        &["dump", "latest:a", "a"],
+        &["diff", "latest~1:a", "latest:beside"],
+        &["diff", "latest:a", "--dir", "."],
+    ] {
+        runner.run(refused).expect(2);
+    }
+}
+
+#[test]
 fn a_restore_to_standard_output_is_what_cat_and_dump_write() {
     let runner = Runner::with_repository();
     runner.write("a/b", noise(1, 100_000));

@@ -63,7 +63,8 @@ fn assert_all_readers_succeed(vault: &Vault, directory: &TempDir, snapshot: Sess
     vault.assert_restores(snapshot, directory.path(), &expected);
     let repository = vault.open().unwrap();
     let found = repository.find_snapshot(&snapshot.to_string()).unwrap();
-    dump::archive(&repository, &found, b"", &mut std::io::sink(), &Hears::nobody()).unwrap();
+    dump::archive(&repository, &found, &dump::ArchiveOptions::default(), &mut std::io::sink(), &Hears::nobody())
+        .unwrap();
     for path in expected.keys().filter(|path| directory.path().join(path).symlink_metadata().unwrap().is_file()) {
         let stored = stored_path(directory.path(), path);
         dump::file(&repository, &found, stored.as_bytes(), &mut std::io::sink(), &Hears::nobody()).unwrap();

@@ -139,7 +139,11 @@ fn assert_refused(vault: &Vault, id: SessionId, what: &str) {
     let target = TempDir::new().unwrap();
     let restored = restore::run(&repository, &found, &RestoreOptions::into_directory(target.path()), &Hears::nobody());
     assert!(restored.is_ok_and(|summary| summary.problems > 0), "{what}");
-    assert!(dump::archive(&repository, &found, b"", &mut std::io::sink(), &Hears::nobody()).is_err(), "{what}");
+    assert!(
+        dump::archive(&repository, &found, &dump::ArchiveOptions::default(), &mut std::io::sink(), &Hears::nobody())
+            .is_err(),
+        "{what}"
+    );
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         None => paths(context, [args.paths, exclusions::paths_from(&args.files_from)?].concat())?,
     };
     let options = BackupOptions {
-        exclusions: args.exclusions.resolve(&what)?,
+        exclusions: args.exclusions.resolve(&what, excluded_by_file(context, &what))?,
         own_places: context.written_places(),
         what,
         tags: args.tags,
@@ -124,6 +124,12 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         "gone": gone,
     });
     Ok(Outcome::new(code, document, text(&summary)))
+}
+
+/// Returns what the configuration file leaves out of a source.
+fn excluded_by_file<'a>(context: &'a Context, what: &BackupSource) -> &'a [String] {
+    let BackupSource::Deployment(deployment) = what else { return &[] };
+    context.file().deployment.get(&deployment.name).map_or(&[], |section| &section.exclude)
 }
 
 /// Says that a deployment without a name begins a group of its own, if there are others that it may be meant to continue.

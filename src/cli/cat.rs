@@ -1,14 +1,13 @@
 //! `mlvault cat`
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::json;
 
 use mlvault::dump;
-use mlvault::error::Result;
+use mlvault::error::{Error, Result};
 use mlvault::hears::Hears;
 use mlvault::monitor::Silent;
 use mlvault::repository::Repository;
@@ -17,7 +16,7 @@ use mlvault::repository::snapshots::Snapshot;
 use crate::cli::answer::Answer;
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
-use crate::cli::selection::SourceArgs;
+use crate::cli::selection::{Named, SourceArgs};
 use crate::cli::{exit, output};
 
 /// Print a file of a snapshot
@@ -27,22 +26,26 @@ use crate::cli::{exit, output};
 #[command(after_help = "\
 Examples:
   mlvault cat latest models/fraud/MLmodel
+  mlvault cat latest:models/fraud/MLmodel
   mlvault cat 2026-11-21 dumps/mlflow.sql > mlflow.sql")]
 pub struct Args {
     /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,
-    /// File in the snapshot
-    path: OsString,
+    /// File in the snapshot; SNAPSHOT:PATH names it, too
+    path: Option<OsString>,
     #[command(flatten)]
     source: SourceArgs,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
+    let mut named = Named::new(&args.snapshot, args.path)?;
+    let none = || Error::Invalid("No file was given: name its path in the snapshot".to_owned());
+    let path = named.path.take().ok_or_else(none)?;
     let repository = context.repository()?;
-    let Answer { snapshot, about } = context.find_snapshot(&repository, &args.snapshot, &args.source.scope())?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, &named.snapshot, &args.source.scope())?;
     context.monitor().note(&about.line());
-    write(context, &repository, &snapshot, args.path.as_bytes())
+    write(context, &repository, &snapshot, &path)
 }
 
 /// Writes a file to standard output.

@@ -1,7 +1,6 @@
 //! `mlvault diff`
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -20,7 +19,7 @@ use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
 use crate::cli::progress::printable;
-use crate::cli::selection::SourceArgs;
+use crate::cli::selection::{Named, SourceArgs};
 
 /// Compare two snapshots, or a snapshot with a directory
 ///
@@ -37,6 +36,7 @@ use crate::cli::selection::SourceArgs;
 #[command(after_help = "\
 Examples:
   mlvault diff latest~1 latest
+  mlvault diff latest~1:models latest
   mlvault diff latest --dir /srv/restored")]
 pub struct Args {
     /// The older snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
@@ -47,7 +47,7 @@ pub struct Args {
     /// Compare with this directory, as if the snapshot had been restored into it
     #[arg(long, value_name = "DIR", conflicts_with = "new")]
     dir: Option<PathBuf>,
-    /// Compare only this path and what is below it
+    /// Compare only this path and what is below it; OLD:PATH names it, too
     #[arg(long)]
     path: Option<OsString>,
     /// Also show entries that differ only in mode, owner, group or modification time
@@ -61,17 +61,20 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let repository = context.repository()?;
     let scope = args.source.scope();
+    let old = Named::new(&args.old, args.path.clone())?;
+    let new = args.new.as_deref().map(|new| Named::new(new, None)).transpose()?;
+    let path = common_path(&old, new.as_ref(), args.dir.is_some())?;
     let find = |name: &str| {
         let Answer { snapshot, about } = context.find_snapshot(&repository, name, &scope)?;
         context.monitor().note(&about.line());
         Ok::<_, Error>(snapshot)
     };
-    let old = find(&args.old)?;
-    let options = DiffOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), metadata: args.metadata };
+    let old = find(&old.snapshot)?;
+    let options = DiffOptions { path, metadata: args.metadata };
     let hears = context.hears();
     let (mut listing, summary);
     let mut mlflow = None;
-    match (&args.new, &args.dir) {
+    match (&new, &args.dir) {
         (None, Some(directory)) => {
             let head = json!({ "old": old.id, "directory": directory.to_string_lossy() });
             listing = Listing::begin(context.json(), &head, "changes")?;
@@ -80,7 +83,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
                 diff::directory(&repository, Restored { snapshot: &old, directory }, &options, &mut visit, &hears)?;
         }
         (new, _) => {
-            let new = find(new.as_deref().unwrap_or_default())?;
+            let new = find(new.as_ref().map_or("", |new| &new.snapshot))?;
             let head = json!({ "old": old.id, "new": new.id });
             listing = Listing::begin(context.json(), &head, "changes")?;
             let mut visit = |change: Change| show(&mut listing, &change);
@@ -106,6 +109,18 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         (0, false) => exit::DIFFERENT,
     };
     Ok(Outcome::written(code, tail))
+}
+
+/// Returns the path that is compared. With SNAPSHOT:PATH a restore puts what is below the path right into its target, which no
+/// comparison with a directory follows.
+fn common_path(old: &Named, new: Option<&Named>, with_directory: bool) -> Result<Vec<u8>> {
+    let refused = |reason: &str| Err(Error::Invalid(reason.to_owned()));
+    let of_new = new.and_then(|new| new.path.as_ref());
+    match (&old.path, of_new) {
+        _ if old.is_joined && with_directory => refused("With --dir, give the path with --path"),
+        (Some(old), Some(new)) if old != new => refused("Two snapshots are compared at the same path: give it once"),
+        (old, new) => Ok(old.as_ref().or(new).cloned().unwrap_or_default()),
+    }
 }
 
 /// What happened in MLflow, a line each, ending in a line break.

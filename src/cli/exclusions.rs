@@ -10,6 +10,7 @@ use clap::Args;
 
 use mlvault::backup::BackupSource;
 use mlvault::error::{Error, Result};
+use mlvault::globs::{Globs, Patterns};
 use mlvault::source::filter::Exclusions;
 use mlvault::units::parse_bytes;
 
@@ -43,8 +44,9 @@ pub struct ExclusionArgs {
 
 impl ExclusionArgs {
     /// Reads the files of patterns, and refuses what has no meaning for a source.
-    pub fn resolve(&self, what: &BackupSource) -> Result<Exclusions> {
-        let mut patterns = self.excludes.clone();
+    /// `configured` are patterns of the configuration file.
+    pub fn resolve(&self, what: &BackupSource, configured: &[String]) -> Result<Exclusions> {
+        let mut patterns = [configured, &self.excludes].concat();
         for file in &self.exclude_files {
             patterns.extend(patterns_in(file)?);
         }
@@ -58,6 +60,31 @@ impl ExclusionArgs {
         };
         refuse_idle(&exclusions, what)?;
         Ok(exclusions)
+    }
+}
+
+/// Which paths of a snapshot are wanted.
+#[derive(Args)]
+pub struct PatternArgs {
+    /// Take only what matches this glob (a name, or, if it contains `/`, a whole path in the snapshot; of a deployment: below
+    /// an artifact root) and what is below it; can be given several times
+    #[arg(long = "include", value_name = "GLOB")]
+    includes: Vec<String>,
+    /// Leave out what matches this glob and what is below it; can be given several times
+    #[arg(long = "exclude", value_name = "GLOB")]
+    excludes: Vec<String>,
+}
+
+impl PatternArgs {
+    /// Returns whether there are any.
+    pub fn is_given(&self) -> bool {
+        !self.includes.is_empty() || !self.excludes.is_empty()
+    }
+
+    /// Reads the patterns.
+    pub fn resolve(&self) -> Result<Patterns> {
+        let include = Globs::new(&self.includes, "include pattern")?;
+        Ok(Patterns { include, exclude: Globs::new(&self.excludes, "exclude pattern")? })
     }
 }
 

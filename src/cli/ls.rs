@@ -1,7 +1,6 @@
 //! `mlvault ls`
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ use crate::cli::entry::{Shown, path_text, put_bytes};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
-use crate::cli::selection::SourceArgs;
+use crate::cli::selection::{Named, SourceArgs};
 
 /// List the files of a snapshot
 ///
@@ -30,7 +29,7 @@ Examples:
 pub struct Args {
     /// Snapshot: an id, latest, latest~2, a day (2026-11-21, in UTC) or a time (2026-11-21T03:00Z)
     snapshot: String,
-    /// Directory or file in the snapshot [default: the top level]
+    /// Directory or file in the snapshot; SNAPSHOT:PATH names it, too [default: the top level]
     path: Option<OsString>,
     /// List subdirectories too
     #[arg(long, short = 'R')]
@@ -47,11 +46,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
+    let named = Named::new(&args.snapshot, args.path)?;
     let repository = context.repository()?;
-    let Answer { snapshot, about } = context.find_snapshot(&repository, &args.snapshot, &args.source.scope())?;
+    let Answer { snapshot, about } = context.find_snapshot(&repository, &named.snapshot, &args.source.scope())?;
     context.monitor().note(&about.line());
-    let options =
-        ListOptions { path: args.path.map(OsString::into_vec).unwrap_or_default(), recursive: args.recursive };
+    let options = ListOptions { path: named.path.unwrap_or_default(), recursive: args.recursive };
     let mut listing = Listing::begin(context.json(), &json!({ "snapshot": snapshot.id, "about": about }), "entries")?;
     let mut show = |path: &[u8], entry: &Entry| {
         listing.item(|| line(path, entry, args.long, args.digest), || entry_json(path, entry))

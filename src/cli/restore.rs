@@ -7,9 +7,8 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
 use mlvault::chunks::reader::ChunkReader;
-use mlvault::dump;
+use mlvault::dump::{self, ArchiveOptions};
 use mlvault::error::{Error, Result};
-use mlvault::globs::Globs;
 use mlvault::procedures::restore_files;
 use mlvault::repository::Repository;
 use mlvault::repository::naming::Scope;
@@ -25,6 +24,7 @@ use mlvault::units::{count, format_bytes};
 use crate::cli::answer::{About, Answer};
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
+use crate::cli::exclusions::PatternArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::printable;
 use crate::cli::restore_deployment::{self, DeploymentRestoreArgs};
@@ -73,13 +73,8 @@ pub struct Args {
     /// The path of SNAPSHOT:PATH.
     #[arg(skip)]
     below: Option<String>,
-    /// Restore only what matches this glob (a name, or, if it contains `/`, a whole path in the snapshot) and what is below
-    /// it; can be given several times
-    #[arg(long = "include", value_name = "GLOB")]
-    includes: Vec<String>,
-    /// Leave out what matches this glob and what is below it; can be given several times
-    #[arg(long = "exclude", value_name = "GLOB")]
-    excludes: Vec<String>,
+    #[command(flatten)]
+    patterns: PatternArgs,
     /// What to do with files that already exist [default: always; for a bucket, existing objects are kept]
     #[arg(long, value_enum)]
     overwrite: Option<OverwriteArg>,
@@ -117,12 +112,8 @@ enum OverwriteArg {
 }
 
 impl Args {
-    fn has_patterns(&self) -> bool {
-        !self.includes.is_empty() || !self.excludes.is_empty()
-    }
-
     fn refuse_patterns(&self, when: &str) -> Result<()> {
-        match self.has_patterns() {
+        match self.patterns.is_given() {
             true => Err(Error::Invalid(format!("--include and --exclude cannot be used {when}"))),
             false => Ok(()),
         }
@@ -227,7 +218,6 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
             "--target - cannot be combined with --overwrite, --delete, --ownership, --dry-run or --json".to_owned(),
         ));
     }
-    args.refuse_patterns("with --target -")?;
     if args.wanted.wanted().is_some() {
         return Err(Error::Invalid(
             "--model, --run and --experiment can be restored only into a directory, or into MLflow".to_owned(),
@@ -236,9 +226,16 @@ fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
     let path = path_of(args)?.unwrap_or_default();
     let (repository, Answer { snapshot, about }) = find_snapshot(context, args)?;
     context.monitor().note(&about.line());
-    match dump::sole_file(&repository, &snapshot, path.as_bytes())? {
+    let options = ArchiveOptions {
+        path: path.into_bytes(),
+        strips_path: args.below.is_some(),
+        patterns: args.patterns.resolve()?,
+    };
+    // What patterns select is an archive, however much it is.
+    let file = if args.patterns.is_given() { None } else { dump::sole_file(&repository, &snapshot, &options.path)? };
+    match file {
         Some(file) => cat::write(context, &repository, &snapshot, &file),
-        None => dump_command::write(context, &repository, &snapshot, path.as_bytes()),
+        None => dump_command::write(context, &repository, &snapshot, &options),
     }
 }
 
@@ -254,8 +251,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         target,
         path,
         strips_path: args.below.is_some(),
-        include: Globs::new(&args.includes, "include pattern")?,
-        exclude: Globs::new(&args.excludes, "exclude pattern")?,
+        patterns: args.patterns.resolve()?,
         overwrite: match overwrite {
             OverwriteArg::Always => Overwrite::Always,
             OverwriteArg::IfChanged => Overwrite::IfChanged,
@@ -299,7 +295,8 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
             ));
         }
         Some((target, how)) => {
-            let path = options.path.unwrap_or_default();
+            let path = options.path.clone().unwrap_or_default();
+            let how = BucketRestoreOptions { patterns: Some(&options.patterns), ..how };
             let into = IntoBucket { target: &target, options: how };
             restore::bucket::run_snapshot(&repository, &snapshot, path.as_bytes(), into, &hears)?
         }
@@ -331,19 +328,19 @@ fn bucket_target(
     context: &Context,
     target: &Path,
     args: &Args,
-) -> Result<Option<(BucketTarget, BucketRestoreOptions)>> {
+) -> Result<Option<(BucketTarget, BucketRestoreOptions<'static>)>> {
     let Some(text) = target.to_str().filter(|text| BucketLocation::is_meant(text)) else { return Ok(None) };
     let replace = match args.overwrite {
         None => false,
         Some(OverwriteArg::Always) => true,
         Some(_) => return Err(Error::Invalid("With a bucket as target, --overwrite can only be `always`".to_owned())),
     };
-    args.refuse_patterns("with a bucket as target")?;
     if args.delete || args.ownership {
         return Err(Error::Invalid("--delete and --ownership work only with a directory as target".to_owned()));
     }
     let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
-    Ok(Some((target, BucketRestoreOptions { replace, dry_run: args.dry_run, strips_path: args.below.is_some() })))
+    let strips_path = args.below.is_some();
+    Ok(Some((target, BucketRestoreOptions { replace, dry_run: args.dry_run, strips_path, patterns: None })))
 }
 
 /// Says what will be removed.

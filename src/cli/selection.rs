@@ -1,5 +1,8 @@
 //! The arguments that name a snapshot, and one experiment, run or model in it, shared by the commands that list and restore.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -163,8 +166,34 @@ impl WantedArgs {
     }
 }
 
+/// A snapshot by its name, and a path in it: SNAPSHOT PATH, or SNAPSHOT:PATH.
+pub struct Named {
+    /// The snapshot's name.
+    pub snapshot: String,
+    /// The path, if one is given.
+    pub path: Option<Vec<u8>>,
+    /// Whether it was given as SNAPSHOT:PATH.
+    pub is_joined: bool,
+}
+
+impl Named {
+    /// Takes a snapshot and a path as they were typed. Two paths are refused.
+    pub fn new(snapshot: &str, path: Option<OsString>) -> Result<Self> {
+        let path = path.map(OsString::into_vec);
+        match (split_path(snapshot), path) {
+            (Some(_), Some(_)) => {
+                Err(Error::Invalid("SNAPSHOT:PATH names a path already: give no other one".to_owned()))
+            }
+            (Some((snapshot, path)), None) => {
+                Ok(Self { snapshot: snapshot.to_owned(), path: Some(path.as_bytes().to_vec()), is_joined: true })
+            }
+            (None, path) => Ok(Self { snapshot: snapshot.to_owned(), path, is_joined: false }),
+        }
+    }
+}
+
 /// Splits SNAPSHOT:PATH. The colons of a time, as in 2026-11-21T03:00Z, separate nothing.
-pub fn split_path(text: &str) -> Option<(&str, &str)> {
+fn split_path(text: &str) -> Option<(&str, &str)> {
     let (name, path) = text.split_once(':')?;
     if !(name.contains('-') && name.contains('T')) {
         return Some((name, path));

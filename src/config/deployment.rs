@@ -6,6 +6,7 @@
 //! backend-store-password-file = "/run/secrets/mlflow-db/password"
 //! tracking-uri = "https://mlflow.example.org"            # optional: for the export through the REST API
 //! exclude-roots = ["s3://scratch"]
+//! exclude = ["*.ckpt"]                                   # below artifact roots, as `backup --exclude`
 //! retention = "production"                               # the policy of `forget --deployment production`
 //!
 //! [deployment.production.artifacts]                      # as the databases have it = where it is

@@ -117,6 +117,8 @@ pub struct DeploymentSection {
     pub artifacts: BTreeMap<String, String>,
     /// Artifact roots that are left out.
     pub exclude_roots: Vec<String>,
+    /// Globs of what backups of it leave out, below artifact roots.
+    pub exclude: Vec<String>,
     /// Name of its retention policy.
     pub retention: Option<String>,
     /// How its buckets are reached.
@@ -205,6 +207,7 @@ impl DeploymentSection {
             tracking_uri: pick(self.tracking_uri, &under.tracking_uri),
             artifacts: if self.artifacts.is_empty() { under.artifacts.clone() } else { self.artifacts },
             exclude_roots: if self.exclude_roots.is_empty() { under.exclude_roots.clone() } else { self.exclude_roots },
+            exclude: if self.exclude.is_empty() { under.exclude.clone() } else { self.exclude },
             retention: pick(self.retention, &under.retention),
             s3: self.s3.over(&under.s3),
             buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },

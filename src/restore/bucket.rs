@@ -18,6 +18,7 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Fault, Result};
 use crate::format::snapshot::FILES;
 use crate::format::tree::{Entry, EntryKind, FileContent};
+use crate::globs::Patterns;
 use crate::hears::Hears;
 use crate::id::Digest;
 use crate::monitor::Counter;
@@ -40,13 +41,15 @@ const REQUESTS_MAX: usize = 16;
 
 /// How to restore into a bucket.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct BucketRestoreOptions {
+pub struct BucketRestoreOptions<'a> {
     /// Replace objects that are there with another content. Without it they are problems.
     pub replace: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// Put what is below the path right into the target, not below the path.
     pub strips_path: bool,
+    /// Which paths of the tree; all without.
+    pub patterns: Option<&'a Patterns>,
 }
 
 /// A part of a bucket to restore into, and how.
@@ -55,7 +58,7 @@ pub struct IntoBucket<'a> {
     /// Where.
     pub target: &'a BucketTarget,
     /// How.
-    pub options: BucketRestoreOptions,
+    pub options: BucketRestoreOptions<'a>,
 }
 
 /// Restores a snapshot, or what is at a path of it and below, as users know it. Entries keep their paths below the target,
@@ -134,7 +137,7 @@ struct BucketRestore<'a> {
     reader: &'a ChunkReader,
     selection: &'a Selection<'a>,
     target: &'a BucketTarget,
-    options: BucketRestoreOptions,
+    options: BucketRestoreOptions<'a>,
     hears: &'a Hears,
     tally: &'a RestoreTally,
     fetcher: ChunkFetcher<'a>,
@@ -197,10 +200,12 @@ impl<'a> BucketRestore<'a> {
     }
 
     fn entries(&self) -> Result<Box<dyn Iterator<Item = Result<Entry>> + 'a>> {
-        match contents::entries(self.reader, self.selection) {
-            Err(error) if error.is_damage() => Ok(Box::new(std::iter::once(Err(error)))),
-            entries => entries,
-        }
+        let entries = match contents::entries(self.reader, self.selection) {
+            Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
+            entries => entries?,
+        };
+        let Some(patterns) = self.options.patterns else { return Ok(entries) };
+        Ok(Box::new(entries.filter(|entry| entry.as_ref().map_or(true, |entry| patterns.select(&entry.path)))))
     }
 
     fn take_in(&self, entry: Entry, existing: &mut ExistingObjects, batch: &mut ObjectBatch) -> Result<()> {

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::file_system;
 use crate::format::snapshot::{Component, FILES};
 use crate::format::tree::{Entry, EntryKind, Metadata};
-use crate::globs::Globs;
+use crate::globs::Patterns;
 use crate::hears::Hears;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
@@ -66,10 +66,8 @@ pub struct RestoreOptions {
     pub path: Option<String>,
     /// Put what is below that path right into the target, not below the path.
     pub strips_path: bool,
-    /// Of that, only what matches, and what is below it; all without patterns.
-    pub include: Globs,
-    /// Not what matches, and not what is below it.
-    pub exclude: Globs,
+    /// Of that, only what they select.
+    pub patterns: Patterns,
     /// What to do with files that are there.
     pub overwrite: Overwrite,
     /// What to remove from the target, as [`plan_removals`] found it.
@@ -85,11 +83,6 @@ pub struct RestoreOptions {
 }
 
 impl RestoreOptions {
-    /// Returns whether the patterns select a path of the tree.
-    fn selects(&self, path: &[u8]) -> bool {
-        (self.include.is_empty() || self.include.matches_at_or_above(path)) && !self.exclude.matches_at_or_above(path)
-    }
-
     /// Restores all of a snapshot into a directory. What is there is compared, and rewritten where it differs; nothing is
     /// removed.
     pub fn into_directory(target: impl Into<PathBuf>) -> Self {
@@ -98,8 +91,7 @@ impl RestoreOptions {
             target,
             path: None,
             strips_path: false,
-            include: Globs::default(),
-            exclude: Globs::default(),
+            patterns: Patterns::default(),
             overwrite: Overwrite::Always,
             removals: Removals::default(),
             own_places: OwnPlaces::new(),
@@ -374,7 +366,7 @@ impl DirectoryRestore<'_> {
             Err(error) if error.is_damage() => return Ok(Box::new(std::iter::once(Err(error)))),
             tree => tree?,
         };
-        let is_wanted = |path: &[u8]| is_selected(path, self.prefix) && self.options.selects(path);
+        let is_wanted = |path: &[u8]| is_selected(path, self.prefix) && self.options.patterns.select(path);
         let selected = tree.filter(move |entry| entry.as_ref().map_or(true, |entry| is_wanted(&entry.path)));
         Ok(Box::new(selected.map(|entry| entry.map(contents::as_directory))))
     }
@@ -534,8 +526,8 @@ impl DirectoryRestore<'_> {
 
     fn is_first_selected(&self, first: &[u8]) -> bool {
         let is_wanted = match self.strips_prefix {
-            true => self.options.selects(&[self.prefix, b"/", first].concat()),
-            false => is_selected(first, self.prefix) && self.options.selects(first),
+            true => self.options.patterns.select(&[self.prefix, b"/", first].concat()),
+            false => is_selected(first, self.prefix) && self.options.patterns.select(first),
         };
         is_wanted && directory::parts(first).is_ok()
     }
