@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     let ([repository, day, path], Some(key)) = (arguments.as_slice(), std::env::var_os("MLVAULT_KEY")) else {
         return Err(Error::Invalid("usage: MLVAULT_KEY=<key file> as_of <repository> <day> <path>".to_owned()));
     };
-    let key = CredentialSource::KeyFile(PathBuf::from(key)).read()?;
+    let key = CredentialSource::KeyFile(PathBuf::from(key)).read(&Default::default())?;
     let backend = Arc::new(LocalBackend::open(repository)?);
     let repository = Repository::open(backend, &key.credential, &key.open_options())?;
     let snapshot = repository.find_snapshot(day)?;

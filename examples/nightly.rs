@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 
 /// Returns how many problems there were.
 fn run(location: &PathBuf, directory: &PathBuf, key: PathBuf) -> Result<u64> {
-    let key = CredentialSource::KeyFile(key).read()?;
+    let key = CredentialSource::KeyFile(key).read(&Default::default())?;
     // A key file says of which repository it is: no other is opened, whoever put it there.
     let (credential, options) = (&key.credential, key.open_options());
     let backend: Arc<dyn Backend> = Arc::new(LocalBackend::create_root(location)?);

@@ -48,6 +48,26 @@ pub fn parse_duration(text: &str) -> Option<SignedDuration> {
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok().filter(|duration| !duration.is_negative())
 }
 
+/// Formats seconds as `45 s`, `12 min`, `3 h 20 min`.
+pub fn format_duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..90 => format!("{seconds} s"),
+        90..5400 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Formats a length of time in seconds that may be years: `45 s`, `12 min`, `20 h`, `365 days`.
+pub fn format_age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "0 s".to_owned(),
+        0..7200 => format_duration(seconds as f64),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// Formats a number of things: `0 packs`, `1 pack`, `2 packs`, `1 entry`, `2 entries`.
 ///
 /// The last word of `noun` is put into the plural by the common rules, which know no irregular words.

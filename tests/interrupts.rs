@@ -173,7 +173,7 @@ impl Scene {
 
 /// Starts a command, sends it a signal in its middle, and fails unless it ends in time with the code for that.
 fn interrupt(name: &str, mut command: Command, is_reached: impl Fn() -> bool, afterwards: impl FnOnce() + Send) {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut child, begun) = (child, Instant::now());
     while !is_reached() {
         if child.try_wait().unwrap().is_some() || begun.elapsed() > REACH_MAX {
@@ -248,6 +248,7 @@ fn a_signal_ends_a_backup_in_time_while_a_database_a_server_or_a_command_says_no
         scope.spawn(|| in_middle("server", &of_server, |_| tracking.requests() > 0));
         let command = ["backup", "--command", "touch ../begun; echo x; sleep 100", "--name", "x"];
         scope.spawn(move || in_middle("command", &command, |runner| runner.path("begun").exists()));
+        scope.spawn(in_middle_of_standard_input);
     });
 }
 
@@ -256,6 +257,20 @@ fn in_middle(name: &str, arguments: &[&str], is_reached: impl Fn(&Runner) -> boo
     let runner = Runner::with_repository();
     interrupt(name, runner.command(arguments), || is_reached(&runner), || {});
     assert_no_session_is_open(&runner, name);
+}
+
+/// Interrupts a backup of a standard input that somebody holds open and writes nothing to.
+fn in_middle_of_standard_input() {
+    let runner = Runner::with_repository();
+    let (input, _held_open) = std::io::pipe().unwrap();
+    let mut command = runner.command(["backup", "--stdin", "--name", "x"]);
+    let has_begun = || fs::read_dir(runner.path("repo").join("sessions")).is_ok_and(|mut found| found.next().is_some());
+    command.stdin(input);
+    let begun = Instant::now();
+    interrupt("standard input", command, has_begun, || {});
+    // Sooner than the watch of the session ends it, and the process.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_no_session_is_open(&runner, "standard input");
 }
 
 #[test]

@@ -160,3 +160,40 @@ fn a_backup_whose_command_fails_keeps_no_prune_waiting() {
     let pruned = runner.run(["--json", "prune", "--wait", "1s"]).expect(0).json();
     assert_eq!((&pruned["report"]["sessions_open"], &pruned["report"]["packs_waiting"]), (&0.into(), &0.into()));
 }
+
+#[test]
+fn a_backup_of_what_cannot_be_found_opens_no_session() {
+    let runner = Runner::with_repository();
+    runner.run(["backup", "no-such-path"]).expect(1);
+    runner.run(["backup", "--exclude", "[", "."]).expect(2);
+    let announced = std::fs::read_dir(runner.path("repo").join("sessions")).map_or(0, Iterator::count);
+    assert_eq!(announced, 0);
+}
+
+#[test]
+fn a_prune_says_at_once_for_whom_it_waits_and_what_can_be_done() {
+    let runner = Runner::with_repository();
+    let extra = runner.write("extra", "needed by nobody soon");
+    let forgotten = runner.backup();
+    std::fs::remove_file(extra).unwrap();
+    runner.backup();
+    runner.run(["forget", &forgotten, "--force"]).expect(0);
+    let session = session::Session::begin(&runner.open(), "backup").unwrap();
+    for arguments in [["prune", "--wait", "0s"], ["prune", "--wait", "1s"], ["prune", "--wait=1h", "--dry-run"]] {
+        let said = runner.run(arguments).stderr;
+        for part in [&session.id.short(), "backup on", &session::host_name(), "since 2", "--session-age", "--wait 0s"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(said.contains("waits for up to 1 s"), arguments[2] == "1s", "{said}");
+    }
+}
+
+#[test]
+fn a_backup_that_fails_says_what_is_kept_of_it() {
+    let runner = Runner::with_repository();
+    let line = "head -c 3000000 /dev/urandom; exit 3";
+    let said = runner.run(["backup", "--command", line, "--name", "x"]).expect(1).stderr;
+    assert!(said.contains("are kept, and the next backup finds them"), "{said}");
+    let said = runner.run(["backup", "--command", "exit 3", "--name", "x"]).expect(1).stderr;
+    assert!(!said.contains("kept"), "{said}");
+}

@@ -235,12 +235,20 @@ fn is_stream_name(name: &str) -> bool {
 
 fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -> Result<BackupSummary> {
     let begun = std::time::Instant::now();
+    // Whatever cannot be right is found before there is a session.
+    let source_record = source_record(&options.what)?;
+    let walked = match &options.what {
+        BackupSource::Paths { .. } | BackupSource::Bucket { .. } => {
+            Some(open_source(options, repository, hears.monitor.as_ref())?)
+        }
+        BackupSource::Deployment(deployment) => deployment::check_places(deployment, options).map(|()| None)?,
+        BackupSource::Stdin { .. } | BackupSource::Command { .. } => None,
+    };
     // Announced before snapshots are listed and the index is read: so a prune either left tombstones that this session
     // sees, or sees this session and waits for it.
     let session = WritingSession::begin(repository, "backup", hears)?;
     let list = repository.list_snapshots()?;
     note_damage(&list, hears);
-    let source_record = source_record(&options.what)?;
     let parent = session.last_reliable(of_source(&list, &source_record))?;
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let chunks = session.writer();
@@ -251,7 +259,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
         ignore_inode: options.ignore_inode,
         check_chunks: session.must_look_up(),
     };
-    let stored = store_components(&job, options, &compare);
+    let stored = store_components(&job, options, walked.as_deref(), &compare);
     report_index_damage(repository, hears);
     let started = session.started();
     // If this ends here, or is interrupted, what was uploaded is indexed and the session closed: the next run finds the
@@ -329,16 +337,23 @@ fn open_source(options: &BackupOptions, repository: &Repository, monitor: &dyn M
     }
 }
 
-fn store_components(job: &pipeline::Job<'_>, options: &BackupOptions, compare: &Compare<'_>) -> Result<StoredSource> {
+fn store_components(
+    job: &pipeline::Job<'_>,
+    options: &BackupOptions,
+    walked: Option<&dyn Source>,
+    compare: &Compare<'_>,
+) -> Result<StoredSource> {
     let mut covers_top = None;
     let (tree, statistics) = match &options.what {
         BackupSource::Paths { .. } | BackupSource::Bucket { .. } => {
-            let source = open_source(options, job.repository, job.hears.monitor.as_ref())?;
-            let (tree, statistics) = store_source(job, source.as_ref(), FILES, compare)?;
+            let source = walked.ok_or_else(|| Error::Internal("Nothing was opened to be walked".to_owned()))?;
+            let (tree, statistics) = store_source(job, source, FILES, compare)?;
             covers_top = Some(source.covers_top());
             (tree, statistics)
         }
-        BackupSource::Stdin { name } => store_stream(job, name, Box::new(|| Ok(Box::new(Stdin))))?,
+        BackupSource::Stdin { name } => {
+            store_stream(job, name, Box::new(|| Ok(Box::new(Stdin::new(&job.hears.cancel)))))?
+        }
         BackupSource::Command { line, name } => {
             store_stream(job, name, Box::new(|| Ok(Box::new(CommandStream::start(line, &job.hears.cancel)?))))?
         }

@@ -31,7 +31,7 @@ use crate::monitor::{Counter, Monitor};
 use crate::repository::session::Session;
 use crate::repository::{Repository, layout};
 use crate::sync::{FirstFailure, lock};
-use crate::units::MIB;
+use crate::units::{MIB, count, format_bytes};
 
 /// Open data packs among which chunks are dealt out.
 const OPEN_DATA_PACKS: usize = 2;
@@ -89,6 +89,15 @@ struct Shared {
     chunks: AtomicU64,
     plain_bytes: AtomicU64,
     stored_bytes: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+/// What stays of a session that ends without a snapshot: packs that a segment names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Kept {
+    packs: u64,
+    chunks: u64,
+    bytes: u64,
 }
 
 /// Uploaded packs of one kind that no segment names yet.
@@ -146,6 +155,7 @@ impl ChunkWriter {
             chunks: AtomicU64::new(0),
             plain_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
+            kept: Mutex::default(),
         });
         let uploaders = (0..threads)
             .map(|_| {
@@ -221,6 +231,21 @@ impl WatchedWriter {
     /// Returns whether the session is for whoever works in it to end: the watch has not begun to.
     pub fn claim_end_of_work(&self) -> bool {
         self.0.ending.claim(Ender::Worker)
+    }
+
+    /// Says what stays of the session, which ends without a snapshot.
+    pub fn tell_kept(&self, purpose: &str) {
+        let Kept { packs, chunks, bytes } = *lock(&self.0.kept);
+        if packs > 0 {
+            self.0.monitor.note(&format!(
+                "{} in {} ({}) are kept, and the next {purpose} finds them: give the same command again to go on",
+                count(chunks, "chunk"),
+                count(packs, "pack"),
+                format_bytes(bytes),
+            ));
+        } else if self.0.cancel.is_raised() {
+            self.0.monitor.note(&format!("Nothing is kept of this {purpose}: it had not stored a whole pack yet"));
+        }
     }
 
     /// Stops all further writes, and indexes what was uploaded.
@@ -395,12 +420,20 @@ impl Shared {
             lock(&self.unindexed)[kind].packs.extend(segment.packs);
             return Err(error);
         }
+        self.keep(&segment);
         self.repository.index().add(id, &segment)?;
         let mut claimed = lock(&self.claimed);
         for chunk in segment.packs.iter().flat_map(|pack| &pack.chunks) {
             claimed.remove(&chunk.id);
         }
         Ok(())
+    }
+
+    fn keep(&self, segment: &Segment) {
+        let mut kept = lock(&self.kept);
+        kept.packs += segment.packs.len() as u64;
+        kept.chunks += segment.packs.iter().map(|pack| pack.chunks.len() as u64).sum::<u64>();
+        kept.bytes += segment.packs.iter().map(|pack| pack.len).sum::<u64>();
     }
 
     fn create(&self, key: &str, bytes: Bytes) -> Result<()> {

@@ -174,6 +174,7 @@ impl Drop for Guard {
         if !self.is_over && self.claim().is_ok() {
             // Without an answer the session stays open until a prune ends it.
             let _ = self.session.close(&self.repository, &format!("the {} failed", self.purpose));
+            self.writer.tell_kept(self.purpose);
         }
         self.watch.end();
     }
@@ -212,6 +213,7 @@ impl Watched {
                 // Nobody hears of it any more if this fails. Then the session stays open until a prune ends it.
                 let _ = self.writer.stop();
                 let _ = self.session.close(&self.repository, &format!("the {} was held up", self.purpose));
+                self.writer.tell_kept(self.purpose);
                 return;
             }
         }

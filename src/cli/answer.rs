@@ -10,11 +10,11 @@ use mlvault::format::snapshot::SourceRecord;
 use mlvault::id::SessionId;
 use mlvault::repository::naming::Found;
 use mlvault::repository::snapshots::Snapshot;
-use mlvault::units::count;
+use mlvault::units::{count, format_age};
 
 use crate::cli::outcome::Text;
 use crate::cli::output;
-use crate::cli::progress::{format_age, printable};
+use crate::cli::progress::printable;
 
 /// A snapshot that was asked for.
 pub struct Answer {

@@ -12,13 +12,13 @@ use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Ve
 use mlvault::format::snapshot::{Completeness, SourceRecord};
 use mlvault::repository::Repository;
 use mlvault::s3::BucketLocation;
-use mlvault::units::{count, format_bytes};
+use mlvault::units::{count, format_bytes, format_duration};
 
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::exclusions::{self, ExclusionArgs};
+use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
-use crate::cli::{exit, progress};
 
 /// Create a snapshot of an MLflow deployment, of files, of a part of a bucket, or of a stream
 ///
@@ -98,7 +98,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         None if args.paths.is_empty() && args.files_from.is_empty() && args.deployment.is_meant() => {
             BackupSource::Deployment(Box::new(args.deployment.resolve(context)?))
         }
-        None => paths(context, [args.paths, exclusions::paths_from(&args.files_from)?].concat())?,
+        None => paths(context, [args.paths, exclusions::paths_from(&args.files_from, context.cancel())?].concat())?,
     };
     let options = BackupOptions {
         exclusions: args.exclusions.resolve(&what, excluded_by_file(context, &what))?,
@@ -229,7 +229,7 @@ fn text(summary: &BackupSummary) -> Text {
         format_bytes(numbers.bytes_read),
         format_bytes(numbers.bytes_new),
         format_bytes(numbers.bytes_stored),
-        progress::format_duration(numbers.duration_ms as f64 / 1000.0)
+        format_duration(numbers.duration_ms as f64 / 1000.0)
     ));
     text.extend(record.deployment.iter().flat_map(|record| verdict_lines(record)));
     text.line(match record.problem_count {

@@ -2,10 +2,11 @@
 //!
 //! What must stay true: whatever is not a plain yes means no, and where nobody can answer nothing is done.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 
 use mlvault::error::{Error, Result};
 use mlvault::procedures::{Confirm, Consent};
+use mlvault::stdin_reader::StdinReader;
 
 use crate::cli::context::Context;
 
@@ -33,7 +34,11 @@ pub fn ask(context: &Context, plan: &[String]) -> Result<()> {
     }
     write!(out, "Continue? (yes/no): ").and_then(|()| out.flush()).map_err(fault)?;
     let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|source| Error::source("read", "the terminal", source))?;
+    let mut stdin = StdinReader::new(context.cancel());
+    BufReader::new(&mut stdin)
+        .read_line(&mut answer)
+        .map_err(|source| Error::source("read", "the terminal", source))?;
+    stdin.into_result()?;
     match answer.trim() {
         "yes" => Ok(()),
         _ => Err(Error::Refused("Nothing was changed: the answer was not yes".to_owned())),

@@ -292,7 +292,7 @@ impl Context {
             Some(Fault::NotFound) => Error::NoRepository { location: location.to_string() },
             _ => error,
         })?;
-        let key = credential.read()?;
+        let key = credential.read(&self.cancel)?;
         let of_key = key.hint.map(|hint| StatedPin { pin: hint.pin, by: "the key file".to_owned() });
         let stated = pins::agreed(&pins.iter().cloned().chain(of_key).collect::<Vec<_>>())?;
         let memory = self.pin_memory(location, s3);
@@ -338,10 +338,17 @@ impl Context {
         self.cache_root().map(|root| PinMemory::new(&root, location, server))
     }
 
-    /// Says what this machine has seen of the repositories that were opened, and is gone.
-    pub fn tell_history(&self) {
+    /// Says what this machine has seen of the repositories that were opened, and is gone; and why it could not keep its
+    /// cache.
+    pub fn tell_about_opened(&self) {
         let opened = lock(&self.opened).clone();
         for repository in opened {
+            if let Some(fault) = repository.index().take_cache_fault() {
+                self.monitor().warning(&format!(
+                    "{fault}. Another one was used instead, and is gone: every command reads the whole index anew. See \
+                     --cache-dir"
+                ));
+            }
             for fault in repository.history().take_faults() {
                 self.monitor().note(&format!("What was seen of the repository is not remembered: {fault}"));
             }

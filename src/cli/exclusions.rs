@@ -2,16 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use mlvault::backup::BackupSource;
+use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Result};
 use mlvault::globs::{Globs, Patterns};
 use mlvault::source::filter::Exclusions;
+use mlvault::stdin_reader::StdinReader;
 use mlvault::units::parse_bytes;
 
 /// What is left out.
@@ -119,15 +121,17 @@ fn patterns_in(file: &Path) -> Result<Vec<String>> {
 }
 
 /// Reads paths from files: one per line, or, if there are any, separated by NUL bytes.
-pub fn paths_from(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub fn paths_from(files: &[PathBuf], cancel: &Cancel) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for file in files {
         let mut bytes = Vec::new();
         let read = match file.to_str() {
-            Some("-") => io::stdin().lock().read_to_end(&mut bytes).map(drop),
+            Some("-") => StdinReader::new(cancel).read_to_end(&mut bytes).map(drop),
             _ => fs::read(file).map(|content| bytes = content),
         };
         read.map_err(|source| Error::source("read", file.clone(), source))?;
+        // Standard input seems to end then.
+        cancel.check()?;
         paths.extend(split_paths(&bytes));
     }
     Ok(paths)

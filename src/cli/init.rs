@@ -29,7 +29,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let credential = context.credential_source()?.read_new()?;
+    let credential = context.credential_source()?.read_new(context.cancel())?;
     let (location, s3) = (context.location()?, context.backend_options()?);
     let backend = location::create(&location, &s3)?;
     Repository::refuse_used_place(backend.as_ref())?;

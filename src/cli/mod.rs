@@ -129,7 +129,7 @@ pub fn run() -> ExitCode {
         Err((error, json)) => return exit::report(&error, json),
     };
     let result = cli.command.run(&context);
-    context.tell_history();
+    context.tell_about_opened();
     context.finish();
     end(result, json, context.is_in_doubt())
 }

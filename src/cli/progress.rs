@@ -11,7 +11,7 @@ use serde_json::json;
 
 use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::sync::lock;
-use mlvault::units::format_bytes;
+use mlvault::units::{format_bytes, format_duration};
 
 use crate::cli::stderr::tell;
 
@@ -196,7 +196,7 @@ impl Monitor for Progress {
         match (self.shown.verbosity, self.shown.json) {
             (Verbosity::Quiet, _) => {}
             (_, true) => self.shown.say(&json!({ "type": "note", "message": message }).to_string()),
-            _ => self.shown.say(&format!("Note: {message}")),
+            _ => self.shown.say(&format!("Note: {}", printable(message))),
         }
     }
 
@@ -245,26 +245,6 @@ impl Standing {
             text.push_str(&format!(", {} left", format_duration(seconds)));
         }
         text
-    }
-}
-
-/// Formats seconds as `45 s`, `12 min`, `3 h 20 min`.
-pub fn format_duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match seconds {
-        0..90 => format!("{seconds} s"),
-        90..5400 => format!("{} min", seconds.div_ceil(60)),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-/// Formats a length of time in seconds that may be years: `45 s`, `12 min`, `20 h`, `365 days`.
-pub fn format_age(seconds: i64) -> String {
-    match seconds {
-        ..0 => "0 s".to_owned(),
-        0..7200 => format_duration(seconds as f64),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
     }
 }
 

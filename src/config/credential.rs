@@ -1,11 +1,12 @@
 //! Where the key comes from. Secrets come from files, the environment or a command, never from an argument.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use zeroize::Zeroizing;
 
+use crate::cancel::Cancel;
+use crate::child::WatchedChild;
 use crate::child_environment;
 use crate::crypto::passphrase::{Credential, KeyFile, KeyHint, PASSPHRASE_LEN_MIN};
 use crate::error::{Error, Result};
@@ -67,21 +68,21 @@ impl CredentialSource {
         }
     }
 
-    /// Reads the key.
-    pub fn read(&self) -> Result<GivenKey> {
+    /// Reads the key. A command that is asked for it ends once somebody asks to stop.
+    pub fn read(&self, cancel: &Cancel) -> Result<GivenKey> {
         match self {
             Self::KeyFile(path) => read_key_file(path),
             Self::Passphrase(words) => Ok(passphrase(words.as_bytes()).into()),
             Self::PassphraseFile(path) => Ok(passphrase(&read_secret_file(path)?).into()),
-            Self::PassphraseCommand(line) => Ok(passphrase(&command_output(line)?).into()),
+            Self::PassphraseCommand(line) => Ok(passphrase(&command_output(line, cancel)?).into()),
             Self::Prompt => prompt("Passphrase: ").map(|words| passphrase(words.as_bytes()).into()),
         }
     }
 
     /// Reads a key for a new slot: a prompt asks twice, and short passphrases are refused. So are key files that say of
     /// which repository they are: they would open no other.
-    pub fn read_new(&self) -> Result<Credential> {
-        let GivenKey { credential, hint } = self.read()?;
+    pub fn read_new(&self, cancel: &Cancel) -> Result<Credential> {
+        let GivenKey { credential, hint } = self.read(cancel)?;
         if let Some(hint) = hint {
             return Err(Error::Invalid(format!(
                 "The key file belongs to the repository with the pin {}; a new repository needs a key of its own",
@@ -116,7 +117,6 @@ fn read_key_file(path: &Path) -> Result<GivenKey> {
 }
 
 fn read_secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    use std::io::Read;
     // A setting that cannot be used, whatever the reason.
     let fault = |source| Error::Invalid(format!("Cannot read the key or password in {path:?}: {source}"));
     let mut bytes = Zeroizing::new(Vec::new());
@@ -137,13 +137,15 @@ pub fn read_secret_line(path: &Path) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-fn command_output(line: &str) -> Result<Zeroizing<Vec<u8>>> {
+fn command_output(line: &str, cancel: &Cancel) -> Result<Zeroizing<Vec<u8>>> {
     let fault = |source| Error::source("run", line, source);
-    let output =
-        child_environment::shell(line).stdin(Stdio::inherit()).stderr(Stdio::inherit()).output().map_err(fault)?;
-    let bytes = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return Err(Error::Command { command: line.to_owned(), status: output.status.to_string() });
+    let (mut child, output) = WatchedChild::start_asking(&mut child_environment::shell(line), cancel).map_err(fault)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    output.take(SECRET_LEN_MAX).read_to_end(&mut bytes).map_err(fault)?;
+    let status = child.wait().map_err(fault)?;
+    cancel.check()?;
+    if !status.success() {
+        return Err(Error::Command { command: line.to_owned(), status: status.to_string() });
     }
     Ok(bytes)
 }
@@ -170,8 +172,21 @@ mod tests {
 
     #[test]
     fn a_passphrase_command_that_fails_is_an_error() {
-        assert!(matches!(CredentialSource::PassphraseCommand("false".into()).read(), Err(Error::Command { .. })));
-        assert!(CredentialSource::PassphraseCommand("echo correct horse".into()).read_new().is_ok());
-        assert!(CredentialSource::PassphraseCommand("echo short".into()).read_new().is_err());
+        let cancel = Cancel::default();
+        assert!(matches!(
+            CredentialSource::PassphraseCommand("false".into()).read(&cancel),
+            Err(Error::Command { .. })
+        ));
+        assert!(CredentialSource::PassphraseCommand("echo correct horse".into()).read_new(&cancel).is_ok());
+        assert!(CredentialSource::PassphraseCommand("echo short".into()).read_new(&cancel).is_err());
+    }
+
+    #[test]
+    fn a_passphrase_command_that_says_nothing_ends_once_somebody_asks_to_stop() {
+        let (cancel, begun) = (Cancel::default(), std::time::Instant::now());
+        cancel.flag().store(true, std::sync::atomic::Ordering::Relaxed);
+        let read = CredentialSource::PassphraseCommand("sleep 100; echo correct horse".into()).read(&cancel);
+        assert!(matches!(read, Err(Error::Interrupted)));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     }
 }

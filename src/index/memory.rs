@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::segment::Segment;
 use crate::id::{ChunkId, SegmentId};
@@ -12,19 +12,38 @@ use crate::sync::lock;
 
 /// An index that grows with the repository.
 #[derive(Debug, Default)]
-pub struct MemoryIndex(Mutex<Held>);
+pub struct MemoryIndex {
+    held: Mutex<Held>,
+    chunks_max: Option<u64>,
+}
 
 #[derive(Debug, Default)]
 struct Held {
     segments: BTreeMap<SegmentId, (BlobKind, Vec<PackNumber>)>,
     packs: BTreeMap<PackNumber, PackRecord>,
     chunks: BTreeMap<ChunkId, Vec<ChunkLocation>>,
+    places: u64,
     next: u32,
 }
 
 impl MemoryIndex {
+    /// Makes one that refuses to know more than so many chunks, with [`Error::Cache`].
+    pub fn up_to(chunks_max: u64) -> Self {
+        Self { chunks_max: Some(chunks_max), ..Self::default() }
+    }
+
+    fn check_room(&self, places: u64) -> Result<()> {
+        match self.chunks_max {
+            Some(max) if places > max => Err(Error::Cache {
+                path: "in memory".into(),
+                reason: format!("there is room for {max} chunks only, and on no disk for more"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn content(&self) -> MutexGuard<'_, Held> {
-        lock(&self.0)
+        lock(&self.held)
     }
 }
 
@@ -47,6 +66,8 @@ impl ChunkIndex for MemoryIndex {
         if content.segments.contains_key(&id) {
             return Ok(());
         }
+        content.places += segment.packs.iter().map(|pack| pack.chunks.len() as u64).sum::<u64>();
+        self.check_room(content.places)?;
         let mut numbers = Vec::new();
         for pack in &segment.packs {
             let number = PackNumber(content.next);

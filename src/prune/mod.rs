@@ -207,7 +207,7 @@ impl Prune<'_> {
             self.report.plan = plan;
         }
         if self.options.dry_run {
-            return Ok(());
+            return self.tell_open(&open);
         }
         let duration_max = self.options.limits.duration_max;
         let what = Repack { packs: &repack, doomed: &delete, needed, duration_max };

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::backend::Listed;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
+use crate::format::session::SessionRecord;
 use crate::id::{PackId, SessionId};
 use crate::monitor::Counter;
 use crate::prune::Prune;
@@ -20,10 +21,12 @@ use crate::prune::proof::{self, Doomed, Grounds, Unproven};
 use crate::prune::segments;
 use crate::prune::view::View;
 use crate::repository::{layout, session, time};
-use crate::units::sum_of_claims;
+use crate::units::{format_age, format_duration, sum_of_claims};
 
 /// Packs that are deleted together, between two looks whether to stop.
 const DELETE_BATCH: usize = 200;
+/// Sessions that are named.
+const NAMED_MAX: usize = 5;
 /// Time between two looks at sessions that are waited for.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -37,20 +40,54 @@ pub(super) struct OpenSession {
 impl Prune<'_> {
     /// Waits until every session that is announced now has ended; old ones are declared void. Returns how many have not.
     pub(super) fn end_sessions(&mut self) -> Result<u64> {
-        let mut open = self.open_sessions()?;
+        let open = self.open_sessions()?;
+        let mut open = self.end_old(open)?;
+        self.tell_open(&open)?;
         let mut waited = Duration::ZERO;
-        loop {
-            open = self.end_old(open)?;
-            if open.is_empty() || waited >= self.options.wait_max {
-                return Ok(open.len() as u64);
-            }
+        while !open.is_empty() && waited < self.options.wait_max {
             self.hears.check()?;
             self.hears.monitor.phase("wait for sessions", None, None);
             self.repository.clock().sleep(POLL);
             waited += POLL;
             let ended = session::ended(self.repository, &ids_of(&open))?;
             open.retain(|session| !ended.contains(&session.id));
+            open = self.end_old(open)?;
         }
+        Ok(open.len() as u64)
+    }
+
+    /// Says who is in the way, since when, for how long this waits, and what can be done: nobody should have to guess.
+    pub(super) fn tell_open(&self, open: &[OpenSession]) -> Result<()> {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let now = self.repository.now_there()?;
+        let named: Vec<String> = open.iter().take(NAMED_MAX).map(|session| self.describe(session, now)).collect();
+        let more = if open.len() > named.len() { ", and others" } else { "" };
+        let waits = match (self.options.dry_run, self.options.wait_max) {
+            (true, _) | (_, Duration::ZERO) => String::new(),
+            (false, time) => format!("; this waits for up to {}", format_duration(time.as_secs_f64())),
+        };
+        let is_open = if open.len() == 1 { "session has" } else { "sessions have" };
+        self.hears.monitor.note(&format!(
+            "{} {is_open} not ended: {}{more}{waits}. One that was killed is given up {} after its start; if you know that \
+             it is gone, give it up now with --session-age, such as 1m, and --wait 0s does not wait",
+            open.len(),
+            named.join(", "),
+            format_age(self.options.session_age_max.as_secs() as i64),
+        ));
+        Ok(())
+    }
+
+    fn describe(&self, session: &OpenSession, now: Timestamp) -> String {
+        let OpenSession { id, arrived } = session;
+        let age = format_age(now.duration_since(*arrived).as_secs());
+        let who = match session::announcement(self.repository, *id) {
+            Ok(SessionRecord { host, program, purpose, .. }) => format!("{purpose} on {host:?} with {program:?}"),
+            // It may have ended meanwhile, or be damaged: that nobody knows is no reason to stop.
+            Err(_) => "nobody knows whose".to_owned(),
+        };
+        format!("{} ({who}, since {}, {age} ago)", id.short(), arrived.strftime("%F %T UTC"))
     }
 
     /// Returns the sessions that are announced and have not ended.

@@ -4,6 +4,9 @@
 //! - Each half (data, meta) is brought level when it is first needed, additions and removals both; a run that meets
 //!   only unchanged data never loads the data half.
 //! - A cache that is damaged, foreign or in use by another process is replaced, without a word to the user.
+//! - A disk that is full or read-only costs time and a word ([`Index::take_cache_fault`]), not the command: the cache goes to
+//!   the temporary directory, and from there to memory, as far as the memory plan has room for it.
+//! - What is remembered of packs goes with the cache that numbered them.
 //! - A damaged segment is remembered (`Index::damage`) and skipped: what it said counts as absent.
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,7 +27,7 @@ use crate::format::{BlobKind, PerKind};
 use crate::format_error::FormatError;
 use crate::id::{ChunkId, RepositoryId, SegmentId, SignerKey};
 use crate::index::memory::MemoryIndex;
-use crate::index::rocks::RocksIndex;
+use crate::index::rocks::{self, RocksIndex};
 use crate::index::{ChunkIndex, ChunkLocation, PackNumber, PackRecord};
 use crate::parallel;
 use crate::repository::layout::Object;
@@ -35,6 +38,10 @@ use crate::sync::lock;
 const SHARED_CACHES_MAX: usize = 4;
 /// Pack records kept in memory.
 const PACK_RECORDS_MAX: usize = 4096;
+/// Chunks that a cache in memory may know, where no disk has room for one: as much memory as the one on disk may take.
+const MEMORY_CHUNKS_MAX: u64 = rocks::MEMORY_BYTES / MEMORY_CHUNK_BYTES;
+/// What a chunk costs in memory, in bytes, roughly.
+const MEMORY_CHUNK_BYTES: u64 = 160;
 /// Listings of segments before what another process removes meanwhile is let go.
 const LISTINGS_MAX: usize = 4;
 
@@ -69,6 +76,8 @@ pub struct Index {
     home: IndexHome,
     state: Mutex<State>,
     damage: Mutex<Vec<Error>>,
+    /// Why the cache is not where it should be.
+    cache_fault: Mutex<Option<Error>>,
 }
 
 /// Where the cache lives.
@@ -86,7 +95,32 @@ pub enum IndexHome {
 struct State {
     cache: Option<Arc<Cache>>,
     level: PerKind<bool>,
-    records: HashMap<PackNumber, Arc<PackRecord>>,
+    resort: Resort,
+}
+
+/// Where the cache is opened: each one after the one before has failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Resort {
+    /// Where it should be.
+    #[default]
+    Home,
+    /// There, after what was there has been removed.
+    HomeAnew,
+    /// In a temporary directory.
+    Temporary,
+    /// In memory.
+    Memory,
+}
+
+impl Resort {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Home => Some(Self::HomeAnew),
+            Self::HomeAnew => Some(Self::Temporary),
+            Self::Temporary => Some(Self::Memory),
+            Self::Memory => None,
+        }
+    }
 }
 
 /// An open database, and the directory to remove with it if it is a temporary one.
@@ -94,11 +128,38 @@ struct Cache {
     index: Option<Box<dyn ChunkIndex>>,
     path: PathBuf,
     temporary: bool,
+    records: Mutex<HashMap<PackNumber, Arc<PackRecord>>>,
 }
 
 impl Cache {
+    fn new(index: impl ChunkIndex + 'static, path: PathBuf, temporary: bool) -> Self {
+        Self { index: Some(Box::new(index)), path, temporary, records: Mutex::default() }
+    }
+
+    fn in_memory(index: MemoryIndex) -> Self {
+        Self::new(index, PathBuf::new(), false)
+    }
+
     fn index(&self) -> &dyn ChunkIndex {
         self.index.as_deref().expect("only dropping takes the database out")
+    }
+
+    fn place(&self, id: ChunkId, location: ChunkLocation) -> Result<Option<Place>> {
+        let known = lock(&self.records).get(&location.pack).cloned();
+        let pack = match known {
+            Some(pack) => pack,
+            None => {
+                let Some(record) = self.index().pack(location.pack)? else { return Ok(None) };
+                let record = Arc::new(record);
+                let mut records = lock(&self.records);
+                if records.len() >= PACK_RECORDS_MAX {
+                    records.clear();
+                }
+                records.insert(location.pack, Arc::clone(&record));
+                record
+            }
+        };
+        Ok(Some(Place { pack, offset: u64::from(location.offset), header: location.header(id) }))
     }
 }
 
@@ -114,7 +175,8 @@ impl Drop for Cache {
 impl Index {
     /// Prepares the index; nothing is opened or fetched yet.
     pub fn new(backend: Arc<dyn Backend>, opener: SegmentOpener, home: IndexHome) -> Self {
-        Self { backend, opener, home, state: Mutex::default(), damage: Mutex::default() }
+        let (state, damage, cache_fault) = Default::default();
+        Self { backend, opener, home, state, damage, cache_fault }
     }
 
     /// Returns the directory that the cache lives in, if it stays there.
@@ -128,15 +190,15 @@ impl Index {
     /// Returns every place of a chunk.
     pub fn locate(&self, kind: BlobKind, id: &ChunkId) -> Result<Vec<Place>> {
         self.with_cache(kind, |cache| {
-            let locations = cache.locate(id)?;
-            locations.into_iter().filter_map(|location| self.place(cache, *id, location).transpose()).collect()
+            let locations = cache.index().locate(id)?;
+            locations.into_iter().filter_map(|location| cache.place(*id, location).transpose()).collect()
         })
     }
 
     /// Returns all packs of a kind that segments name, each once.
     pub fn packs(&self, kind: BlobKind) -> Result<Vec<PackRecord>> {
         self.with_cache(kind, |cache| {
-            let mut packs: Vec<_> = cache.packs(kind)?.into_iter().map(|(_, pack)| pack).collect();
+            let mut packs: Vec<_> = cache.index().packs(kind)?.into_iter().map(|(_, pack)| pack).collect();
             packs.sort_by_key(|pack| pack.id);
             packs.dedup_by_key(|pack| pack.id);
             Ok(packs)
@@ -157,7 +219,7 @@ impl Index {
 
     /// Takes in a segment that this process has just written.
     pub fn add(&self, id: SegmentId, segment: &Segment) -> Result<()> {
-        self.with_cache(segment.kind, |cache| cache.add(id, segment))
+        self.with_cache(segment.kind, |cache| cache.index().add(id, segment))
     }
 
     /// Brings a half level with the backend again, whatever it was before.
@@ -176,27 +238,43 @@ impl Index {
         std::mem::take(&mut *lock(&self.damage))
     }
 
-    /// Runs `work` on a cache that is level; a cache that fails is dropped and rebuilt once.
-    fn with_cache<T>(&self, kind: BlobKind, work: impl Fn(&dyn ChunkIndex) -> Result<T>) -> Result<T> {
-        let attempt = || self.cache(kind).and_then(|cache| work(cache.index()));
-        match attempt() {
-            Err(Error::Cache { .. }) => {
-                self.discard_cache();
-                attempt()
+    /// Returns, and forgets, why the cache is not where it should be.
+    pub fn take_cache_fault(&self) -> Option<Error> {
+        lock(&self.cache_fault).take()
+    }
+
+    /// Runs `work` on a cache that is level, and again on another one if that fails.
+    fn with_cache<T>(&self, kind: BlobKind, work: impl Fn(&Cache) -> Result<T>) -> Result<T> {
+        loop {
+            let cache = self.cache(kind)?;
+            match work(&cache) {
+                Err(error @ Error::Cache { .. }) => {
+                    let mut state = self.state();
+                    // Another thread may have replaced it meanwhile.
+                    if state.cache.as_ref().is_none_or(|current| Arc::ptr_eq(current, &cache)) {
+                        drop(cache);
+                        self.replace_cache(&mut state, error)?;
+                    }
+                }
+                result => return result,
             }
-            result => result,
         }
     }
 
     fn cache(&self, kind: BlobKind) -> Result<Arc<Cache>> {
         let mut state = self.state();
+        loop {
+            match self.level_cache(&mut state, kind) {
+                Err(error @ Error::Cache { .. }) => self.replace_cache(&mut state, error)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn level_cache(&self, state: &mut State, kind: BlobKind) -> Result<Arc<Cache>> {
         let cache = match &state.cache {
             Some(cache) => Arc::clone(cache),
-            None => {
-                let cache = Arc::new(self.open_cache()?);
-                state.cache = Some(Arc::clone(&cache));
-                cache
-            }
+            None => Arc::clone(state.cache.insert(Arc::new(self.open_cache(state.resort)?))),
         };
         if !state.level[kind] {
             self.bring_level(cache.index(), kind)?;
@@ -205,31 +283,45 @@ impl Index {
         Ok(cache)
     }
 
-    fn discard_cache(&self) {
-        let mut state = self.state();
+    /// Removes a cache that fails; what is asked next opens one elsewhere. Fails if nothing is left to try.
+    fn replace_cache(&self, state: &mut State, error: Error) -> Result<()> {
         if let Some(cache) = state.cache.take() {
             let path = cache.path.clone();
             drop(cache);
             let _ = std::fs::remove_dir_all(path);
         }
-        *state = State::default();
+        let Some(resort) = state.resort.next() else { return Err(error) };
+        if resort != Resort::HomeAnew {
+            self.note_fault(error);
+        }
+        *state = State { resort, ..State::default() };
+        Ok(())
     }
 
-    fn open_cache(&self) -> Result<Cache> {
-        let root = match &self.home {
-            IndexHome::Directory(root) => root,
-            IndexHome::Temporary => return self.open_temporary(),
-            IndexHome::Memory => {
-                let index: Box<dyn ChunkIndex> = Box::new(MemoryIndex::default());
-                return Ok(Cache { index: Some(index), path: PathBuf::new(), temporary: false });
-            }
-        };
+    /// The first reason is the one that matters: the others follow from it.
+    fn note_fault(&self, error: Error) {
+        lock(&self.cache_fault).get_or_insert(error);
+    }
+
+    fn open_cache(&self, resort: Resort) -> Result<Cache> {
+        match (resort, &self.home) {
+            (Resort::Memory, _) => Ok(Cache::in_memory(MemoryIndex::up_to(MEMORY_CHUNKS_MAX))),
+            (Resort::Temporary, _) | (_, IndexHome::Temporary) => self.open_temporary(),
+            (_, IndexHome::Memory) => Ok(Cache::in_memory(MemoryIndex::default())),
+            (_, IndexHome::Directory(root)) => self.open_shared(root),
+        }
+    }
+
+    fn open_shared(&self, root: &Path) -> Result<Cache> {
         for number in 0..SHARED_CACHES_MAX {
             let path = root.join(format!("{}-{number}", self.opener.repository));
             match self.open_or_replace(&path) {
-                Ok(index) => return Ok(Cache { index: Some(Box::new(index)), path, temporary: false }),
+                Ok(index) => return Ok(Cache::new(index, path, false)),
                 Err(Error::Busy(_)) => {}
-                Err(_) => break,
+                Err(error) => {
+                    self.note_fault(error);
+                    break;
+                }
             }
         }
         self.open_temporary()
@@ -254,7 +346,7 @@ impl Index {
         let path = std::env::temp_dir().join(format!("mlvault-{}-{unique}", std::process::id()));
         create_private_directory(&path)?;
         let index = RocksIndex::open(&path, self.opener.repository)?;
-        Ok(Cache { index: Some(Box::new(index)), path, temporary: true })
+        Ok(Cache::new(index, path, true))
     }
 
     /// Repeats a listing that another process overtook by replacing segments, so that nothing they said is missed.
@@ -306,24 +398,6 @@ impl Index {
             .open(kind, &id, &bytes)
             .map(|(segment, _)| (id, segment))
             .map_err(|error| Error::damaged(layout::segment(kind, &id), error))
-    }
-
-    fn place(&self, cache: &dyn ChunkIndex, id: ChunkId, location: ChunkLocation) -> Result<Option<Place>> {
-        let known = self.state().records.get(&location.pack).cloned();
-        let pack = match known {
-            Some(pack) => pack,
-            None => {
-                let Some(record) = cache.pack(location.pack)? else { return Ok(None) };
-                let record = Arc::new(record);
-                let mut state = self.state();
-                if state.records.len() >= PACK_RECORDS_MAX {
-                    state.records.clear();
-                }
-                state.records.insert(location.pack, Arc::clone(&record));
-                record
-            }
-        };
-        Ok(Some(Place { pack, offset: u64::from(location.offset), header: location.header(id) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -403,4 +477,51 @@ fn create_private_directory(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .map_err(|error| Error::Cache { path: path.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::memory::MemoryBackend;
+    use crate::clock::SystemClock;
+    use crate::crypto::passphrase::Credential;
+    use crate::repository::{CreateOptions, OpenOptions};
+
+    use super::*;
+
+    fn index(home: IndexHome) -> Arc<Repository> {
+        let backend = Arc::new(MemoryBackend::default());
+        let key = Credential::new_key_file();
+        Repository::create(backend.as_ref(), &key, &CreateOptions::default(), &SystemClock).unwrap();
+        Repository::open_with_index(backend, &key, &OpenOptions::default(), home).unwrap()
+    }
+
+    /// Method: whatever is on a disk fails, as on one that is full.
+    #[test]
+    fn a_cache_that_fails_wherever_it_is_on_disk_ends_in_memory_and_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = index(IndexHome::Directory(directory.path().to_owned()));
+        let tried = Mutex::new(Vec::new());
+        let work = |cache: &Cache| {
+            lock(&tried).push(cache.path.clone());
+            match cache.path.as_os_str().is_empty() {
+                true => Ok(()),
+                false => Err(Error::Cache { path: cache.path.clone(), reason: "no space left".to_owned() }),
+            }
+        };
+        repository.index().with_cache(BlobKind::Data, work).unwrap();
+        let tried = tried.into_inner().unwrap();
+        assert_eq!(tried.len(), 4);
+        assert!(tried[0] == tried[1] && tried[0].starts_with(directory.path()) && !tried[2].starts_with(&tried[0]));
+        assert!(tried.iter().all(|path| !path.exists()), "{tried:?}");
+        assert!(repository.index().take_cache_fault().unwrap().to_string().contains("no space left"));
+        assert!(repository.index().take_cache_fault().is_none());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_used_costs_a_word() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let repository = index(IndexHome::Directory(file.path().join("cache")));
+        assert!(repository.index().packs(BlobKind::Data).unwrap().is_empty());
+        assert!(repository.index().take_cache_fault().is_some());
+    }
 }

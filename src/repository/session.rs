@@ -191,6 +191,11 @@ pub fn void(repository: &Repository, id: &SessionId, reason: &str) -> Result<()>
     }
 }
 
+/// Reads who announced a session, and what for.
+pub fn announcement(repository: &Repository, id: SessionId) -> Result<SessionRecord> {
+    repository.objects().open(Object::Session(id), None, SessionRecord::decode)
+}
+
 /// Lists the packs of a kind.
 pub fn stored_packs(repository: &Repository, kind: BlobKind) -> Result<StoredPacks> {
     let listed = repository.backend().list(&layout::packs(kind))?;

@@ -8,9 +8,11 @@ use std::sync::Mutex;
 
 use jiff::Timestamp;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
 use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::stdin_reader::StdinReader;
 use crate::sync::{FirstFailure, lock};
 
 /// Something to read to its end, which only then tells whether it is whole.
@@ -19,18 +21,26 @@ pub trait Stream: Read + Send {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// Standard input.
-pub struct Stdin;
+/// Standard input, until somebody asks to stop.
+pub struct Stdin(StdinReader);
+
+impl Stdin {
+    /// Begins to read it.
+    pub fn new(cancel: &Cancel) -> Self {
+        Self(StdinReader::new(cancel))
+    }
+}
 
 impl Read for Stdin {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        io::stdin().lock().read(buffer)
+        self.0.read(buffer)
     }
 }
 
 impl Stream for Stdin {
+    /// Fails if it ended only because somebody asked to stop.
     fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
+        self.0.into_result()
     }
 }
 

@@ -101,6 +101,13 @@ pub fn store(
     run.store(options)
 }
 
+/// Fails for what is wrong with the places of artifacts and with patterns, as [`store`] would.
+pub fn check_places(deployment: &Deployment, options: &BackupOptions) -> Result<()> {
+    let filter = options.filter()?;
+    let components = deployment.layout()?.components;
+    components.iter().try_for_each(|component| open_artifacts(component, filter.clone(), 0).map(drop))
+}
+
 /// Finds out what a backup would read, without reading content or writing anything. Fails for what it would fail for.
 pub fn survey(
     job_parts: &SurveyParts<'_>,
