@@ -1,5 +1,6 @@
 //! Who follows an operation: a monitor that is told how it goes, and somebody who may ask it to stop.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
@@ -29,6 +30,12 @@ impl Hears {
     /// Fails with [`crate::error::Error::Interrupted`] once somebody has asked to stop.
     pub fn check(&self) -> Result<()> {
         self.cancel.check()
+    }
+}
+
+impl fmt::Debug for Hears {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Hears").field("cancel", &self.cancel).finish_non_exhaustive()
     }
 }
 

@@ -2,15 +2,19 @@
 //! right fault where it cannot, and never passes on a part of an object.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mlvault::backend::Backend;
 use mlvault::backend::s3::S3Backend;
+use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Fault, Result};
-use mlvault::s3::{Bucket, ObjectHeaders, Patience, Upload};
+use mlvault::hears::Hears;
+use mlvault::s3::{Bucket, ObjectHeaders, Patience, S3Options, Upload};
 
 use crate::support::fault_server::{Answer, FaultServer, Request};
+use crate::support::repo::Notes;
 use crate::support::s3_server::{BUCKET, SECRET_ACCESS_KEY, options_for};
 
 /// Attempts of [`IMPATIENT`].
@@ -87,6 +91,31 @@ fn a_server_that_recovers_is_tried_again() {
     let (created, requests) = with_server(answer, |backend| backend.create("object", Bytes::from_static(b"content")));
     created.unwrap();
     assert_eq!(requests, 3);
+}
+
+#[test]
+fn each_attempt_after_a_failure_is_told_with_its_reason_its_number_and_the_wait() {
+    let server = FaultServer::start(|number, _| match number {
+        0 => Answer::error(503, "SlowDown"),
+        1 => Answer::Silent(FOR_EVER),
+        _ => Answer::with(200, "content"),
+    });
+    let notes = Arc::new(Notes::default());
+    let options =
+        S3Options { hears: Hears::new(Arc::clone(&notes) as _, Cancel::default()), ..options_for(server.port()) };
+    S3Backend::connect(BUCKET, "prefix", &options, IMPATIENT).unwrap().read("object").unwrap();
+    let told = notes.0.lock().unwrap().clone();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("HTTP 503") && told[0].contains("attempt 2 of 3"), "{told:?}");
+    assert!(told[1].contains("timeout") && told[1].contains("attempt 3 of 3"), "{told:?}");
+    assert!(told.iter().all(|line| line.contains(" s: ") && line.contains("127.0.0.1")), "{told:?}");
+    // What is no failure of the server is not told.
+    let server = FaultServer::start(|_, _| Answer::error(404, "NoSuchKey"));
+    let notes = Arc::new(Notes::default());
+    let options =
+        S3Options { hears: Hears::new(Arc::clone(&notes) as _, Cancel::default()), ..options_for(server.port()) };
+    assert!(S3Backend::connect(BUCKET, "prefix", &options, IMPATIENT).unwrap().read("object").is_err());
+    assert!(notes.0.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -23,7 +23,7 @@ use mlvault::error::Error;
 use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
-use mlvault::monitor::{Counter, Monitor};
+use mlvault::monitor::Monitor;
 use mlvault::prune::{self, PruneOptions, PruneReport};
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::session::Session;
@@ -32,7 +32,7 @@ use mlvault::retention::policy::PolicySpec;
 use mlvault::retention::{self, ForgetChoice, ForgetPlan};
 use tempfile::TempDir;
 
-use crate::support::repo::{self, Vault, key_file};
+use crate::support::repo::{self, Notes, Vault, key_file};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -123,21 +123,6 @@ impl Scene {
     fn prune(&self, repository: &Arc<Repository>) -> PruneReport {
         let options = PruneOptions { wait_max: Duration::ZERO, ..PruneOptions::default() };
         prune::run(repository, &options, &Hears::nobody()).unwrap()
-    }
-}
-
-/// Keeps what was noted.
-#[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
-
-impl Monitor for Notes {
-    fn phase(&self, _: &'static str, _: Option<u64>, _: Option<u64>) {}
-    fn count(&self, _: Counter, _: u64) {}
-    fn note(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
-    }
-    fn problem(&self, subject: &str, message: &str) {
-        panic!("{subject}: {message}");
     }
 }
 

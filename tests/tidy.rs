@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 35] = [
+const HOMES: [(&str, &[&str]); 36] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
@@ -15,6 +15,7 @@ const HOMES: [(&str, &[&str]); 35] = [
     ("aws_sdk_s3", &["src/s3/"]),
     ("aws_smithy_http_client", &["src/s3/"]),
     ("aws_smithy_runtime_api", &["src/s3/"]),
+    ("aws_smithy_types", &["src/s3/"]),
     ("aws_types", &["src/s3/"]),
     (
         "blake3",

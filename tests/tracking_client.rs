@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mlvault::cancel::Cancel;
 use mlvault::error::{Error, Fault};
+use mlvault::hears::Hears;
 use mlvault::tracking::{TrackingClient, TrackingOptions, options};
 
 use crate::support::fault_server::{Answer, FaultServer};
@@ -53,7 +54,7 @@ fn what_will_not_help_is_not_tried_again() {
 fn waiting_ends_when_it_is_not_wanted_any_more() {
     let server = FaultServer::start(|_, _| Answer::Full(429, vec![("Retry-After", "3000".to_owned())], Vec::new()));
     let cancel = Cancel::default();
-    let client = client_of(&server, &[]).with_cancel(&cancel);
+    let client = client_of(&server, &[]).heard_by(&Hears { cancel: cancel.clone(), ..Hears::nobody() });
     let waiting = std::thread::spawn(move || client.version());
     while server.requests() == 0 {
         std::thread::yield_now();

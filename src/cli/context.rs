@@ -214,8 +214,8 @@ impl Context {
     /// Returns how artifact buckets are reached for which nothing else is said. The repository's endpoint and key pair are
     /// its own.
     pub fn artifact_options(&self) -> S3Options {
-        let (insecure_http, cancel) = (self.args.s3_insecure_http.unwrap_or(false), self.cancel.clone());
-        S3Options { insecure_http, cancel, limits: self.limits.clone(), ..S3Options::default() }
+        let insecure_http = self.args.s3_insecure_http.unwrap_or(false);
+        S3Options { insecure_http, hears: self.hears(), limits: self.limits.clone(), ..S3Options::default() }
     }
 
     /// Returns how the repository's S3 is reached.
@@ -233,7 +233,7 @@ impl Context {
             },
             ca_bundle: variable("AWS", "CA_BUNDLE").map(PathBuf::from).or_else(|| s3.ca_bundle.clone()),
             ignore_tls: false,
-            cancel: self.cancel.clone(),
+            hears: self.hears(),
             limits: self.limits.clone(),
         })
     }

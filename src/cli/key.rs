@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use mlvault::cancel::Cancel;
 use mlvault::config::credential::CredentialSource;
 use mlvault::crypto::keys::new_secret;
 use mlvault::crypto::passphrase::{Credential, KeyFile};
@@ -157,6 +158,7 @@ impl NewKeyArgs {
     fn make(
         self,
         repository: &Repository,
+        cancel: &Cancel,
         prepare: impl Fn(&Credential) -> Result<PreparedKey>,
     ) -> Result<(Certificate, Option<Certificate>)> {
         let Self { new_key_file, new_passphrase_file } = self;
@@ -166,7 +168,7 @@ impl NewKeyArgs {
         };
         let Some(path) = new_key_file else {
             let given = new_passphrase_file.map(CredentialSource::PassphraseFile).into_iter().collect();
-            return store(prepare(&CredentialSource::choose(given)?.read_new()?)?);
+            return store(prepare(&CredentialSource::choose(given)?.read_new(cancel)?)?);
         };
         let secret = new_secret();
         let prepared = prepare(&Credential::KeyFile(secret.clone()))?;
@@ -244,14 +246,14 @@ fn add(context: &Context, args: AddArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let role = args.role.into();
     let prepare = |credential: &Credential| repository.prepare_key(&args.label, role, credential);
-    let (added, _) = args.new.make(&repository, prepare)?;
+    let (added, _) = args.new.make(&repository, context.cancel(), prepare)?;
     Ok(changed("added", &added))
 }
 
 fn passwd(context: &Context, args: PasswdArgs) -> Result<Outcome> {
     let repository = context.repository()?;
     let prepare = |credential: &Credential| repository.prepare_successor(args.key.as_deref(), credential);
-    let (new, old) = args.new.make(&repository, prepare)?;
+    let (new, old) = args.new.make(&repository, context.cancel(), prepare)?;
     let mut text = Text::from(format!(
         "Key {} is {} now: {:?}, {}. What opened it before does not open it any more",
         old.as_ref().map_or_else(String::new, |old| old.slot.to_string()),

@@ -49,7 +49,7 @@ impl RestArgs {
                     .to_owned(),
             )
         })?;
-        let client = TrackingClient::connect(options)?.with_cancel(context.cancel());
+        let client = TrackingClient::connect(options)?.heard_by(&context.hears());
         client.check_access()?;
         Ok(Server { client, id_map: self.id_map.as_deref().map(IdMapFile::create).transpose()? })
     }

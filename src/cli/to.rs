@@ -102,7 +102,7 @@ impl ToArgs {
             },
             ca_bundle: s3.ca_bundle.clone(),
             ignore_tls: false,
-            cancel: context.cancel().clone(),
+            hears: context.hears(),
             limits: context.limits().clone(),
         })
     }

@@ -183,7 +183,7 @@ fn bucket_options(
         insecure_http: said.insecure_http.unwrap_or(flags.s3.insecure_http),
         ca_bundle: said.ca_bundle.or_else(|| flags.s3.ca_bundle.clone()),
         ignore_tls: env("MLFLOW_S3_IGNORE_TLS").is_some_and(ignores_tls),
-        cancel: flags.s3.cancel.clone(),
+        hears: flags.s3.hears.clone(),
         limits: flags.s3.limits.clone(),
     })
 }

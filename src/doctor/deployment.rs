@@ -357,7 +357,7 @@ impl DeploymentLook<'_> {
         let mut options = options.clone();
         options.retries = options.retries.min(RETRIES_MAX);
         let subject = options.uri.clone();
-        let client = TrackingClient::connect(&options).map(|client| client.with_cancel(&self.hears.cancel));
+        let client = TrackingClient::connect(&options).map(|client| client.heard_by(self.hears));
         let Some(client) = self.or_find(DeploymentCheck::Server, &subject, client) else { return };
         if self.or_find(DeploymentCheck::Server, &subject, client.health()).is_none() {
             return;

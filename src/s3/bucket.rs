@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::cancel::Cancel;
 use crate::error::{Error, Fault, Result};
+use crate::hears::Hears;
 use crate::s3::connection::{self, DateHeader};
 use crate::s3::fault;
 use crate::s3::interruption::{self, Kind};
@@ -28,7 +28,7 @@ pub struct Bucket {
     client: Client,
     name: String,
     patience: Patience,
-    cancel: Cancel,
+    hears: Hears,
     limits: Limits,
 }
 
@@ -37,10 +37,10 @@ impl Bucket {
     pub fn connect(name: &str, options: &S3Options, patience: Patience) -> Result<Self> {
         let runtime = connection::runtime()?;
         let (limits, patience) = (options.limits.clone(), options.limits.patience(patience));
-        let cancel = options.cancel.clone();
-        let client = interruption::answer(&cancel, Kind::Read, || connection::connect(options, &patience));
+        let hears = options.hears.clone();
+        let client = interruption::answer(&hears, Kind::Read, || connection::connect(options, &patience));
         let client = runtime.block_on(client)??;
-        Ok(Self { runtime, client, name: name.to_owned(), patience, cancel, limits })
+        Ok(Self { runtime, client, name: name.to_owned(), patience, hears, limits })
     }
 
     /// Returns its name.
@@ -96,13 +96,14 @@ impl Bucket {
 
     /// Waits for the answer to a request, unless somebody asks to stop. The request may be sent again.
     pub(super) fn ask<T, F: Future<Output = T>>(&self, kind: Kind, request: impl Fn() -> F) -> Result<T> {
-        self.runtime.block_on(interruption::answer(&self.cancel, kind, request))
+        self.runtime.block_on(interruption::answer(&self.hears, kind, request))
     }
 
     /// Begins what is given up once somebody asks to stop.
     pub(super) fn later<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Later<T> {
-        let cancel = self.cancel.clone();
-        let work = async move { interruption::unless_stopped(&cancel, Kind::Read, work).await? };
+        let hears = self.hears.clone();
+        // How long it takes depends on how much it brings.
+        let work = async move { interruption::unless_stopped(&hears, Kind::Body, work).await? };
         Later { runtime: self.runtime, task: self.runtime.spawn(work) }
     }
 

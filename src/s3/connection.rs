@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -16,7 +17,10 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials as KeyPair;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::{BeforeDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+    InterceptorContext,
+};
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::{
     ConfigBag, Intercept, Region, ResponseChecksumValidation, RuntimeComponents, SharedHttpClient,
@@ -27,6 +31,7 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder as HttpClientBuilder, Connector};
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_types::service_config::ServiceConfigKey;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -37,6 +42,7 @@ use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::environment;
 use crate::error::{Error, Result};
+use crate::hears::Hears;
 use crate::s3::options::{Credentials, S3Options};
 use crate::s3::patience::Patience;
 use crate::s3::{fault, unverified};
@@ -83,12 +89,18 @@ pub async fn connect(options: &S3Options, patience: &Patience) -> Result<Client>
         .with_max_attempts(patience.attempts_max)
         .with_initial_backoff(patience.wait_first)
         .with_max_backoff(patience.wait_max);
+    let failed_attempts = FailedAttempts {
+        hears: options.hears.clone(),
+        server: endpoint.clone().unwrap_or_else(|| "of AWS".to_owned()),
+        attempts_max: patience.attempts_max,
+    };
     let stalls = StalledStreamProtectionConfig::enabled().grace_period(patience.stall).build();
     let mut config = aws_sdk_s3::config::Builder::from(&aws)
         .region(region)
         .force_path_style(options.path_style.unwrap_or(endpoint.is_some()))
         .retry_config(retries)
         .retry_classifier(UntrustedServer)
+        .interceptor(failed_attempts)
         .timeout_config(patience.timeouts(0))
         .stalled_stream_protection(stalls)
         // Some servers give the checksum of the whole object with a part of it.
@@ -200,6 +212,65 @@ impl ClassifyRetry for UntrustedServer {
         let failure = context.output_or_error().and_then(Result::err).and_then(|error| error.as_connector_error());
         let is_untrusted = failure.is_some_and(|failure| fault::is_untrusted(failure));
         if is_untrusted { RetryAction::RetryForbidden } else { RetryAction::NoActionIndicated }
+    }
+}
+
+/// Tells of each attempt after the first one, what became of the one before it, and how long was waited.
+#[derive(Debug)]
+struct FailedAttempts {
+    hears: Hears,
+    server: String,
+    attempts_max: u32,
+}
+
+/// How the last attempt of a request failed.
+#[derive(Debug)]
+struct FailedAttempt {
+    number: u32,
+    reason: String,
+    at: Instant,
+}
+
+impl Storable for FailedAttempt {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Intercept for FailedAttempts {
+    fn name(&self) -> &'static str {
+        "FailedAttempts"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        state: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(Err(error)) = context.output_or_error() {
+            let status = context.response().map(|response| format!("HTTP {}", response.status().as_u16()));
+            let reason = status.unwrap_or_else(|| fault::one_line(error));
+            let number = state.load::<FailedAttempt>().map_or(1, |earlier| earlier.number + 1);
+            state.interceptor_state().store_put(FailedAttempt { number, reason, at: Instant::now() });
+        }
+        Ok(())
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        state: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(FailedAttempt { number, reason, at }) = state.load::<FailedAttempt>() {
+            self.hears.monitor.note(&format!(
+                "The S3 server {} failed to answer ({reason}); it is asked again after {:.1} s: attempt {} of {}",
+                self.server,
+                at.elapsed().as_secs_f64(),
+                number + 1,
+                self.attempts_max,
+            ));
+        }
+        Ok(())
     }
 }
 

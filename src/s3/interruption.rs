@@ -5,15 +5,17 @@
 //! which packs are there, and whether a snapshot will come. They are tried in short attempts, because the server may
 //! answer again.
 //!
-//! What must stay true: once the flag is raised, every request ends within [`CLOSING_MAX`].
+//! What must stay true: once the flag is raised, every request ends within [`CLOSING_MAX`]. Until then, whoever waits for
+//! long is told so.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hears::Hears;
 use crate::units::MIB;
 
 /// How long a write may go on that is under way when somebody asks to stop: it may be almost done.
@@ -25,6 +27,10 @@ const ATTEMPT_FIRST: Duration = Duration::from_secs(2);
 /// Longest body of a write that is sent again after a wish to stop. What is longer is content, of no use to anybody unless
 /// a segment names it.
 const SMALL_BYTES_MAX: u64 = 4 * MIB;
+/// How long a server may take for an answer until somebody is told.
+const LONG: Duration = Duration::from_secs(15);
+/// The same where content is on its way: on a slow link that takes minutes.
+const LONG_WITH_CONTENT: Duration = Duration::from_secs(120);
 /// How often the flag is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,6 +43,8 @@ pub enum Kind {
     Write,
     /// It brings content.
     Content,
+    /// It fetches content.
+    Body,
 }
 
 impl Kind {
@@ -47,30 +55,45 @@ impl Kind {
 
     /// Returns how long it may go on if it was begun before the wish to stop.
     fn grace(self) -> Duration {
-        if self == Self::Read { Duration::ZERO } else { SETTLE_MAX }
+        if matches!(self, Self::Read | Self::Body) { Duration::ZERO } else { SETTLE_MAX }
+    }
+
+    /// Returns after which time, and then how often, is said that it is still waited for.
+    fn long(self) -> Duration {
+        match self {
+            Self::Read | Self::Write => LONG,
+            Self::Content | Self::Body => LONG_WITH_CONTENT,
+        }
     }
 }
 
 /// Waits for an answer. `request` may be sent again.
-pub async fn answer<T, F: Future<Output = T>>(cancel: &Cancel, kind: Kind, request: impl Fn() -> F) -> Result<T> {
-    if !cancel.is_raised() {
-        let answer = unless_stopped(cancel, kind, request()).await;
+pub async fn answer<T, F: Future<Output = T>>(hears: &Hears, kind: Kind, request: impl Fn() -> F) -> Result<T> {
+    if !hears.cancel.is_raised() {
+        let answer = unless_stopped(hears, kind, request()).await;
         if answer.is_ok() || kind != Kind::Write {
             return answer;
         }
     }
-    closing(cancel, request).await
+    closing(&hears.cancel, request).await
 }
 
 /// Waits for an answer, until somebody asks to stop.
-pub async fn unless_stopped<T>(cancel: &Cancel, kind: Kind, request: impl Future<Output = T>) -> Result<T> {
+pub async fn unless_stopped<T>(hears: &Hears, kind: Kind, request: impl Future<Output = T>) -> Result<T> {
     let mut request = pin!(request);
+    let (begun, mut told) = (Instant::now(), Duration::ZERO);
     loop {
         if let Ok(answer) = timeout(LOOK, &mut request).await {
             return Ok(answer);
         }
-        if cancel.raised_for().is_some_and(|time| time >= kind.grace()) {
+        if hears.cancel.raised_for().is_some_and(|time| time >= kind.grace()) {
             return Err(Error::Interrupted);
+        }
+        if begun.elapsed() >= told + kind.long() {
+            told += kind.long();
+            hears
+                .monitor
+                .note(&format!("The S3 server has not finished an answer for {} s; still waiting", told.as_secs()));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use crate::cancel::Cancel;
+use crate::hears::Hears;
 use crate::s3::pace::Limits;
 
 /// How to reach an S3 server.
@@ -27,8 +27,9 @@ pub struct S3Options {
     pub ca_bundle: Option<PathBuf>,
     /// Does not verify the server's certificate: only for what the user asked it for. No proxy is used then.
     pub ignore_tls: bool,
-    /// Says when to stop: requests do not wait for the server any longer then.
-    pub cancel: Cancel,
+    /// Is told of attempts that failed and of long waits, and says when to stop: requests do not wait for the server any
+    /// longer then.
+    pub hears: Hears,
     /// How fast bodies may go, together with all others under the same limits.
     pub limits: Limits,
     /// Key pair for the server. Without it, credentials come the AWS way: environment, profile, web identity, process,

@@ -25,8 +25,8 @@ use zeroize::Zeroizing;
 use super::json;
 use super::options::{Login, TrackingOptions};
 use super::tls;
-use crate::cancel::Cancel;
 use crate::error::{Error, Fault, Result};
+use crate::hears::Hears;
 use crate::units::{KIB, MIB};
 
 /// Longest answer that is read.
@@ -48,7 +48,7 @@ pub struct TrackingClient {
     agent: Agent,
     options: Arc<TrackingOptions>,
     authorization: Option<Arc<Zeroizing<String>>>,
-    cancel: Cancel,
+    hears: Hears,
 }
 
 /// What is sent with a request.
@@ -78,13 +78,14 @@ impl TrackingClient {
             agent: config.new_agent(),
             options: Arc::new(options.clone()),
             authorization: authorization(&options.login).map(|header| Arc::new(Zeroizing::new(header))),
-            cancel: Cancel::default(),
+            hears: Hears::nobody(),
         })
     }
 
-    /// Returns a client that gives up with [`Error::Interrupted`] once the flag is raised.
-    pub fn with_cancel(&self, cancel: &Cancel) -> Self {
-        Self { cancel: cancel.clone(), ..self.clone() }
+    /// Returns a client that tells of attempts that failed, and gives up with [`Error::Interrupted`] once somebody asks to
+    /// stop.
+    pub fn heard_by(&self, hears: &Hears) -> Self {
+        Self { hears: hears.clone(), ..self.clone() }
     }
 
     /// Returns a client that asks about one workspace.
@@ -170,7 +171,7 @@ impl TrackingClient {
     ) -> Result<Vec<u8>> {
         let mut wait = self.options.wait_first;
         for attempt in 0.. {
-            self.cancel.check()?;
+            self.hears.check()?;
             let failure = match self.ask_once(method, path, query, payload) {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => failure,
@@ -180,7 +181,15 @@ impl TrackingClient {
             if !may_help || attempt >= self.options.retries {
                 return Err(failure.error);
             }
-            self.pause(failure.wait.unwrap_or(wait).min(WAIT_MAX))?;
+            let pause = failure.wait.unwrap_or(wait).min(WAIT_MAX);
+            self.hears.monitor.note(&format!(
+                "{}; it is asked again in {:.1} s: attempt {} of {}",
+                failure.error,
+                pause.as_secs_f64(),
+                attempt + 2,
+                u64::from(self.options.retries) + 1,
+            ));
+            self.pause(pause)?;
             wait = (wait * 2).min(WAIT_MAX);
         }
         unreachable!("attempts are counted without end")
@@ -300,7 +309,7 @@ impl TrackingClient {
     fn pause(&self, time: Duration) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            self.cancel.check()?;
+            self.hears.check()?;
             sleep(WAIT_STEP.min(time.saturating_sub(begun.elapsed())));
         }
         Ok(())

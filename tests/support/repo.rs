@@ -260,6 +260,21 @@ impl Monitor for Problems {
     }
 }
 
+/// Keeps what was noted.
+#[derive(Default)]
+pub struct Notes(pub Mutex<Vec<String>>);
+
+impl Monitor for Notes {
+    fn phase(&self, _: &'static str, _: Option<u64>, _: Option<u64>) {}
+    fn count(&self, _: Counter, _: u64) {}
+    fn note(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_owned());
+    }
+    fn problem(&self, subject: &str, message: &str) {
+        panic!("{subject}: {message}");
+    }
+}
+
 /// Returns bytes that look random and follow from a seed.
 pub fn noise(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];

@@ -55,7 +55,7 @@ pub fn export(
     options: ExportOptions,
     hears: &Hears,
 ) -> Result<ExportSummary> {
-    let client = client.with_cancel(&hears.cancel);
+    let client = client.heard_by(hears);
     let monitor = hears.monitor.as_ref();
     let files = Files::open(directory)?;
     monitor.phase("metadata", None, None);

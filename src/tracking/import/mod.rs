@@ -217,7 +217,7 @@ pub trait ImportSource {
 ///
 /// An error ends the import where it is; running it again goes on from there. What the server refuses is in the report.
 pub fn import(client: &TrackingClient, source: &dyn ImportSource, hears: &Hears) -> Result<ImportReport> {
-    let client = client.with_cancel(&hears.cancel);
+    let client = client.heard_by(hears);
     let monitor = hears.monitor.as_ref();
     client.version()?;
     monitor.phase("import", None, None);
