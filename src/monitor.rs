@@ -20,6 +20,8 @@ const COUNTERS: usize = 4;
 
 /// Receives progress and problems. Called from many threads; must be cheap.
 pub trait Monitor: Send + Sync {
+    /// What the run is about, for logs. The text is only made where one is kept.
+    fn begun(&self, _text: &dyn Fn() -> String) {}
     /// A phase begins; totals are given where they are known.
     fn phase(&self, name: &'static str, entries_total: Option<u64>, bytes_total: Option<u64>);
     /// Returns whether totals are worth finding out where they are not known from the start.

@@ -335,3 +335,29 @@ fn a_repository_and_a_cache_in_the_source_do_not_grow_with_each_night() {
     };
     assert_eq!(count(), count());
 }
+
+#[test]
+fn a_log_says_when_and_how_serious_and_which_run_it_is() {
+    let runner = Runner::with_repository();
+    runner.write("file", "content");
+    for format in ["stamped", "json"] {
+        let said = runner.run(["backup", ".", "no-such\nfile/../..", "--log-format", format]).stderr;
+        let stamp = time_of_first(&said);
+        assert!(stamp.starts_with('2') && stamp.ends_with('Z') && stamp.contains('T'), "{said}");
+        assert!(said.lines().next().unwrap().contains(": backup, repository "), "{said}");
+        assert!(said.contains("ERROR"), "{said}");
+        assert!(format == "stamped" || said.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{said}");
+    }
+    let said = runner.run(["backup", ".", "--log-format", "stamped"]).expect(0).stderr;
+    assert!(said.contains("INFO  Session ") && said.contains("compared with no earlier snapshot"), "{said}");
+    assert!(runner.run(["backup", "."]).expect(0).stderr.is_empty());
+}
+
+/// Returns the time at the start of the first line, or in its JSON.
+fn time_of_first(said: &str) -> String {
+    let first = said.lines().next().unwrap();
+    match serde_json::from_str::<Value>(first) {
+        Ok(line) => line["time"].as_str().unwrap().to_owned(),
+        Err(_) => first.split(' ').next().unwrap().to_owned(),
+    }
+}

@@ -250,6 +250,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     let list = repository.list_snapshots()?;
     note_damage(&list, hears);
     let parent = session.last_reliable(of_source(&list, &source_record))?;
+    tell_begun(&session, &source_record, parent, hears);
     let problems = Problems::new(Arc::clone(&hears.monitor));
     let chunks = session.writer();
     let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
@@ -276,6 +277,19 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     // if a prune has voided the session meanwhile, because then packs may be gone.
     let snapshot = session.commit(record.clone())?;
     Ok(BackupSummary { snapshot: Some(snapshot), record, clock_off_seconds: None })
+}
+
+fn tell_begun(session: &WritingSession, source: &SourceRecord, parent: Option<&Snapshot>, hears: &Hears) {
+    hears.monitor.begun(&|| {
+        let what = match source {
+            SourceRecord::Paths { paths } => paths.join(" "),
+            SourceRecord::Stream { name, .. } => format!("the stream {name}"),
+            SourceRecord::Deployment { name } => format!("the deployment {name}"),
+        };
+        let parent =
+            parent.map_or_else(|| "no earlier snapshot".to_owned(), |parent| format!("snapshot {}", parent.id.short()));
+        format!("Session {}: backup of {what}, compared with {parent}", session.id().short())
+    });
 }
 
 /// What a backup stored.

@@ -25,6 +25,7 @@ use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
+use mlvault::repository::session::PROGRAM;
 
 use mlvault::repository::{OpenOptions, Repository};
 use mlvault::s3::{Credentials, Lane, Limits, S3Options};
@@ -35,6 +36,7 @@ use mlvault::units::{count, parse_bytes};
 use crate::cli::answer::{About, Answer};
 use crate::cli::exit;
 use crate::cli::progress::{Progress, Verbosity};
+use crate::cli::stderr::{self, LogFormat};
 
 /// Snapshots that a warning names.
 const GONE_NAMED_MAX: usize = 20;
@@ -114,12 +116,22 @@ pub struct GlobalArgs {
     /// Print the result as one JSON document; progress and problems go to standard error as JSON lines
     #[arg(long, global = true)]
     pub json: bool,
+    /// How lines on standard error look [default: json with --json, else plain]
+    #[arg(long, global = true, env = exit::LOG_FORMAT_VARIABLE, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// Print only errors, problems, warnings and results
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Print a line for every file that is read or written
     #[arg(long, short, global = true)]
     verbose: bool,
+}
+
+impl GlobalArgs {
+    /// From now on, standard error looks as the arguments say.
+    pub fn choose_log_format(&self) {
+        stderr::choose(self.log_format, self.json);
+    }
 }
 
 /// What a command works with.
@@ -137,21 +149,20 @@ pub struct Context {
 
 impl Context {
     /// Reads the configuration file, starts progress output and listens for signals.
-    pub fn new(args: GlobalArgs) -> std::result::Result<Self, (Error, bool)> {
-        let json = args.json;
-        let file = ConfigFile::load(args.config.as_deref(), &args.settings).map_err(|error| (error, json))?;
+    pub fn new(args: GlobalArgs) -> Result<Self> {
+        let file = ConfigFile::load(args.config.as_deref(), &args.settings)?;
         let verbosity = match (args.quiet, args.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         };
         let cancel = Cancel::default();
-        let limits = limits(&args, &file, &cancel).map_err(|error| (error, json))?;
+        let limits = limits(&args, &file, &cancel)?;
         listen_for_signals(&cancel);
-        end_when_stuck(&cancel, json);
+        end_when_stuck(&cancel);
         let opened = Mutex::default();
         Ok(Self {
-            progress: Progress::start(verbosity, json),
+            progress: Progress::start(verbosity),
             args,
             file,
             cancel,
@@ -159,6 +170,14 @@ impl Context {
             opened,
             is_in_doubt: Cell::new(false),
         })
+    }
+
+    /// Says in a log which run begins.
+    pub fn begin(&self, command: &str) {
+        self.progress.begun(&|| {
+            let place = self.location().map_or_else(|_| "no repository".to_owned(), |it| format!("repository {it}"));
+            format!("{PROGRAM}: {command}, {place}")
+        });
     }
 
     /// Returns whether output is for programs.
@@ -509,7 +528,7 @@ fn cgroup_limit() -> Option<u64> {
 
 /// Ends the process if it does not end by itself after a signal: a server, a disk or a command can hold up any thread.
 /// Sessions have been closed by then, also those whose own thread is held up.
-fn end_when_stuck(cancel: &Cancel, json: bool) {
+fn end_when_stuck(cancel: &Cancel) {
     /// How long after a signal. Kubernetes kills a pod after 30 seconds, and some run with less.
     const STOP_MAX: Duration = Duration::from_secs(17);
     /// How often the flag is looked at.
@@ -519,7 +538,7 @@ fn end_when_stuck(cancel: &Cancel, json: bool) {
         while cancel.raised_for().is_none_or(|time| time < STOP_MAX) {
             std::thread::sleep(LOOK);
         }
-        let _ = exit::report(&Error::Interrupted, json);
+        let _ = exit::report(&Error::Interrupted);
         // Not the usual way out, which would wait for what hangs.
         signal_hook::low_level::exit(i32::from(exit::INTERRUPTED));
     });

@@ -2,9 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+use serde_json::json;
+
+use mlvault::environment;
 use mlvault::error::{Error, Fault};
 
-use crate::cli::stderr::tell;
+use crate::cli::stderr::{self, Kind, LogFormat};
+
+/// Variable that says how lines on standard error look.
+pub const LOG_FORMAT_VARIABLE: &str = "MLVAULT_LOG_FORMAT";
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,31 +101,31 @@ fn hint_of(error: &Error) -> Option<&'static str> {
 
 /// Prints help, or what is wrong with the arguments, and returns the exit code. Who asked for JSON gets that.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
-    let is_error = error.use_stderr();
-    if is_error && std::env::args_os().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let message = text.trim_start_matches("error: ").trim_end();
-        tell(
-            &serde_json::json!({ "type": "error", "message": message, "hint": null, "exit_code": USAGE.0 }).to_string(),
-        );
-    } else {
+    if !error.use_stderr() {
         let _ = error.print();
+        return COMPLETE.into();
     }
-    if is_error { USAGE.into() } else { COMPLETE.into() }
+    let asked = environment::variable(LOG_FORMAT_VARIABLE).and_then(|name| LogFormat::from_str(&name, true).ok());
+    stderr::choose(asked, std::env::args_os().any(|argument| argument == "--json"));
+    if stderr::format() == LogFormat::Plain {
+        let _ = error.print();
+    } else {
+        let text = error.to_string();
+        tell_error(text.trim_start_matches("error: ").trim_end(), None, USAGE);
+    }
+    USAGE.into()
 }
 
 /// Prints an error with its hint and returns its exit code.
-pub fn report(error: &Error, json: bool) -> ExitCode {
-    let (code, hint) = (code_of(error), hint_of(error));
-    if json {
-        let line =
-            serde_json::json!({ "type": "error", "message": error.to_string(), "hint": hint, "exit_code": code.0 });
-        tell(&line.to_string());
-    } else {
-        tell(&format!("Error: {error}"));
-        if let Some(hint) = hint {
-            tell(&format!("Hint: {hint}"));
-        }
-    }
+pub fn report(error: &Error) -> ExitCode {
+    let code = code_of(error);
+    tell_error(&error.to_string(), hint_of(error), code);
     code.into()
+}
+
+fn tell_error(message: &str, hint: Option<&str>, code: Code) {
+    stderr::tell_with(Kind::Error, message, json!({ "hint": hint, "exit_code": code.0 }));
+    if let (Some(hint), true) = (hint, stderr::format() != LogFormat::Json) {
+        stderr::tell(Kind::Hint, hint);
+    }
 }

@@ -117,8 +117,9 @@ pub fn run() -> ExitCode {
             return exit::report_usage(&error);
         }
     };
+    cli.global.choose_log_format();
     if let Err(error) = passwords::refuse(&command, &matches) {
-        return exit::report(&error, cli.global.json);
+        return exit::report(&error);
     }
     let json = cli.global.json;
     if let Some(result) = cli.command.run_alone() {
@@ -126,8 +127,9 @@ pub fn run() -> ExitCode {
     }
     let context = match Context::new(cli.global) {
         Ok(context) => context,
-        Err((error, json)) => return exit::report(&error, json),
+        Err(error) => return exit::report(&error),
     };
+    context.begin(matches.subcommand_name().unwrap_or_default());
     let result = cli.command.run(&context);
     context.tell_about_opened();
     context.finish();
@@ -137,12 +139,12 @@ pub fn run() -> ExitCode {
 /// Prints what a command came to, and returns its exit code.
 fn end(result: Result<Outcome>, json: bool, is_in_doubt: bool) -> ExitCode {
     match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
-        Ok(Outcome { error: Some(error), .. }) => exit::report(&error, json),
+        Ok(Outcome { error: Some(error), .. }) => exit::report(&error),
         Ok(outcome) if outcome.code == exit::COMPLETE && is_in_doubt => exit::INCOMPLETE.into(),
         Ok(outcome) => outcome.code.into(),
         // Whoever read the output has seen enough of it.
         Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
-        Err(error) => exit::report(&error, json),
+        Err(error) => exit::report(&error),
     }
 }
 

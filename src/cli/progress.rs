@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::sync::lock;
 use mlvault::units::{format_bytes, format_duration};
 
-use crate::cli::stderr::tell;
+use crate::cli::stderr::{self, Kind, LogFormat};
 
 /// Time between updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
@@ -50,7 +50,6 @@ pub struct Progress {
 /// What the thread that shows progress looks at.
 struct Shown {
     verbosity: Verbosity,
-    json: bool,
     style: Style,
     totals: Totals,
     entries_total: AtomicU64,
@@ -61,16 +60,15 @@ struct Shown {
 
 impl Progress {
     /// Starts showing; the first thing shown is that of the first phase.
-    pub fn start(verbosity: Verbosity, json: bool) -> Arc<Self> {
+    pub fn start(verbosity: Verbosity) -> Arc<Self> {
         let style = match verbosity {
             Verbosity::Quiet => Style::Silent,
-            _ if json => Style::Json,
-            _ if std::io::stderr().is_terminal() => Style::Bar(new_bar()),
+            _ if stderr::format() == LogFormat::Json => Style::Json,
+            _ if stderr::format() == LogFormat::Plain && std::io::stderr().is_terminal() => Style::Bar(new_bar()),
             _ => Style::Log,
         };
         let shown = Arc::new(Shown {
             verbosity,
-            json,
             style,
             totals: Totals::default(),
             entries_total: AtomicU64::new(0),
@@ -117,15 +115,15 @@ impl Shown {
         match &self.style {
             Style::Silent => {}
             Style::Json => {
-                let line = json!({
-                    "type": "progress", "phase": phase, "seconds": seconds,
+                let members = json!({
+                    "phase": phase, "seconds": seconds,
                     "entries": entries, "entries_total": self.entries_total.load(Ordering::Relaxed),
                     "bytes": bytes, "bytes_total": total, "bytes_deduplicated": known,
                     "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": remaining,
                 });
-                tell(&line.to_string());
+                stderr::tell_with(Kind::Progress, &standing.line(phase), members);
             }
-            Style::Log => tell(&standing.line(phase)),
+            Style::Log => stderr::tell(Kind::Progress, &standing.line(phase)),
             Style::Bar(bar) => {
                 bar.set_length(total.max(bytes).max(1));
                 bar.set_position(bytes);
@@ -134,10 +132,10 @@ impl Shown {
         }
     }
 
-    fn say(&self, text: &str) {
+    fn say(&self, kind: Kind, text: &str, members: Value) {
         match &self.style {
-            Style::Bar(bar) => bar.suspend(|| tell(text)),
-            _ => tell(text),
+            Style::Bar(bar) => bar.suspend(|| stderr::tell_with(kind, text, members)),
+            _ => stderr::tell_with(kind, text, members),
         }
     }
 }
@@ -177,37 +175,30 @@ impl Monitor for Progress {
     }
 
     fn problem(&self, subject: &str, message: &str) {
-        if self.shown.json {
-            self.shown.say(&json!({ "type": "problem", "subject": subject, "message": message }).to_string());
-        } else {
-            self.shown.say(&format!("Problem: {}: {message}", printable(subject)));
-        }
+        let text = format!("{}: {message}", printable(subject));
+        self.shown.say(Kind::Problem, &text, json!({ "subject": subject, "message": message }));
     }
 
     fn warning(&self, message: &str) {
-        if self.shown.json {
-            self.shown.say(&json!({ "type": "warning", "message": message }).to_string());
-        } else {
-            self.shown.say(&format!("Warning: {}", printable(message)));
-        }
+        self.shown.say(Kind::Warning, &printable(message), json!({ "message": message }));
     }
 
     fn note(&self, message: &str) {
-        match (self.shown.verbosity, self.shown.json) {
-            (Verbosity::Quiet, _) => {}
-            (_, true) => self.shown.say(&json!({ "type": "note", "message": message }).to_string()),
-            _ => self.shown.say(&format!("Note: {}", printable(message))),
+        if self.shown.verbosity != Verbosity::Quiet {
+            self.shown.say(Kind::Note, &printable(message), json!({ "message": message }));
+        }
+    }
+
+    fn begun(&self, text: &dyn Fn() -> String) {
+        if stderr::is_log() && self.shown.verbosity != Verbosity::Quiet {
+            self.shown.say(Kind::Start, &printable(&text()), json!({}));
         }
     }
 
     fn detail(&self, text: &dyn Fn() -> String) {
-        if self.shown.verbosity != Verbosity::Verbose {
-            return;
-        }
-        if self.shown.json {
-            self.shown.say(&json!({ "type": "detail", "message": text() }).to_string());
-        } else {
-            self.shown.say(&printable(&text()));
+        if self.shown.verbosity == Verbosity::Verbose {
+            let text = text();
+            self.shown.say(Kind::Detail, &printable(&text), json!({ "message": text }));
         }
     }
 }

@@ -153,7 +153,7 @@ fn place_of(
     if BucketLocation::is_meant(text) {
         let location: BucketLocation = text.parse()?;
         let options = bucket_options(&location.bucket, section, flags, env)?;
-        return Ok(ArtifactPlace::Bucket(location, options));
+        return Ok(ArtifactPlace::Bucket(location, Box::new(options)));
     }
     let path = text.strip_prefix("file://").unwrap_or(text);
     if path.is_empty() || path.contains("://") || path.starts_with("mlflow-artifacts:") {

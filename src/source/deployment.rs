@@ -23,7 +23,7 @@ pub enum ArtifactPlace {
     /// A directory, such as a mounted volume.
     Directory(PathBuf),
     /// A part of a bucket.
-    Bucket(BucketLocation, S3Options),
+    Bucket(BucketLocation, Box<S3Options>),
 }
 
 impl ArtifactPlace {
@@ -189,7 +189,7 @@ mod tests {
         let root = |(uri, place): &(&str, &str)| ArtifactRoot {
             uri: (*uri).to_owned(),
             place: match BucketLocation::is_meant(place) {
-                true => ArtifactPlace::Bucket(place.parse().unwrap(), S3Options::default()),
+                true => ArtifactPlace::Bucket(place.parse().unwrap(), Box::default()),
                 false => ArtifactPlace::Directory(place.into()),
             },
         };
