@@ -13,7 +13,8 @@ use mlvault::mlflow::catalogue::{
 use mlvault::mlflow::uri;
 use mlvault::restore::deployment::row_spool::RowSpool;
 use mlvault::retention::decide::{Candidate, decide};
-use mlvault::s3::listing::{KeyWindow, Progress};
+use mlvault::s3::listing::Progress;
+use mlvault::s3::sorted::SortedObjects;
 use mlvault::tracking::json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -127,8 +128,8 @@ pub fn pgpass(data: &[u8]) {
 pub fn listing(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (prefix, text) = text.split_once('\n').unwrap_or(("", text));
-    let (mut progress, mut window, mut objects) = (Progress::new(prefix.to_owned()), KeyWindow::default(), Vec::new());
-    let mut listed = Vec::new();
+    let (mut progress, mut sorted, mut objects) =
+        (Progress::new(prefix.to_owned()), SortedObjects::default(), Vec::new());
     for line in text.split('\n').chain(["--"]) {
         let Some(token) = line.strip_prefix("--") else {
             objects.push(listed_object(line));
@@ -139,13 +140,10 @@ pub fn listing(data: &[u8]) {
             break;
         }
         let Ok(found) = progress.take(&page) else { return };
-        if found.into_iter().try_for_each(|object| window.take_in(object)).is_err() {
-            return;
-        }
-        // Some of it is taken while pages still come, as a reader does.
-        listed.extend(window.take_first());
+        found.into_iter().try_for_each(|object| sorted.take_in(object)).expect("the scratch directory can be used");
     }
-    listed.extend(std::iter::from_fn(|| window.take_first()));
+    sorted.sort().expect("nothing is wrong with what was written");
+    let listed: Vec<_> = std::iter::from_fn(|| sorted.take_first().expect("it can be read again")).collect();
     assert!(listed.is_sorted_by(|a, b| a.key < b.key), "keys do not ascend");
     assert!(listed.iter().all(|object| object.key.starts_with(prefix.as_bytes())));
 }

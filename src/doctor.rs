@@ -42,6 +42,10 @@ const LARGE_BYTES: u64 = 16 * MIB;
 /// Median time of a small request from which there is a warning.
 const LATENCY_MAX: Duration = Duration::from_millis(1000);
 
+/// What it means that nothing may be written.
+const READ_ONLY: &str = "Restores, checks and listings work with these credentials; backups and prune do not. What the \
+                         server does with writes was not tried.";
+
 /// One of the things that a probe looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -198,11 +202,16 @@ pub fn probe(backend: &dyn Backend, clock: &dyn Clock, hears: &Hears) -> Result<
     for (check, look) in LOOKS {
         hears.check()?;
         let finding = look(&probe, clock).unwrap_or_else(|error| check.failed(error.to_string()));
-        let is_hopeless = check == DoctorCheck::WriteAndRead && finding.status == Status::Failed;
+        // Nothing else can be tried without an object of the probe's own.
+        let is_last = check == DoctorCheck::WriteAndRead && finding.status != Status::Ok;
+        let reads_only = is_last && finding.status == Status::Warning;
         findings.push(finding);
         hears.monitor.count(Counter::Entries, 1);
-        if is_hopeless {
-            break;
+        if reads_only {
+            findings.extend(probe.read_only(clock));
+        }
+        if is_last {
+            return Ok(DoctorReport { location: backend.location(), findings });
         }
     }
     findings.push(probe.clean_up());
@@ -252,7 +261,13 @@ impl<'a> Probe<'a> {
     fn write_and_read(&self) -> Result<Finding> {
         let check = DoctorCheck::WriteAndRead;
         let bytes = random_bytes(SMALL_BYTES as usize)?;
-        self.create("first", bytes.clone())?;
+        match self.create("first", bytes.clone()) {
+            // Credentials that cannot write are right for who restores or audits, and say nothing against the server.
+            Err(error) if matches!(error.fault(), Some(Fault::Denied | Fault::ReadOnly)) => {
+                return Ok(self.finding_without_writes(error));
+            }
+            other => other?,
+        }
         self.create("empty", Bytes::new())?;
         if self.read("first")? != bytes || !self.read("empty")?.is_empty() {
             return Ok(check.failed("what was read is not what was written"));
@@ -262,6 +277,54 @@ impl<'a> Probe<'a> {
             Err(error) => Ok(check.failed(format!("an object that is not there is not said to be missing: {error}"))),
             Ok(_) => Ok(check.failed("an object that was never written can be read")),
         }
+    }
+
+    /// Tells credentials that may read only from those that may do nothing.
+    fn finding_without_writes(&self, error: Error) -> Finding {
+        let check = DoctorCheck::WriteAndRead;
+        match self.backend.list("") {
+            Ok(_) => Finding {
+                consequence: Some(READ_ONLY.to_owned()),
+                ..check.warning(format!("these credentials can read and not write: {error}"))
+            },
+            Err(_) => check.failed(error.to_string()),
+        }
+    }
+
+    /// Looks at what is there already, where nothing can be written.
+    fn read_only(&self, clock: &dyn Clock) -> Vec<Finding> {
+        let look =
+            |check: DoctorCheck, found: Result<Finding>| found.unwrap_or_else(|error| check.failed(error.to_string()));
+        let listing = look(DoctorCheck::Listing, self.listing_of_what_is_there());
+        let ranges = look(DoctorCheck::RangeReads, self.ranges_of_what_is_there());
+        vec![ranges, listing, look(DoctorCheck::Clock, self.clock(clock))]
+    }
+
+    fn listing_of_what_is_there(&self) -> Result<Finding> {
+        let (check, listed) = (DoctorCheck::Listing, self.backend.list("")?);
+        if !listed.is_sorted_by(|one, other| one.key < other.key) {
+            return Ok(check.failed(format!("a listing of {} objects is out of order", listed.len())));
+        }
+        Ok(check.ok(format!("{} objects, which others wrote", listed.len())))
+    }
+
+    fn ranges_of_what_is_there(&self) -> Result<Finding> {
+        let check = DoctorCheck::RangeReads;
+        let listed = self.backend.list("")?;
+        let Some(object) = listed
+            .iter()
+            .filter(|object| (SMALL_BYTES..=LARGE_BYTES).contains(&object.size))
+            .min_by_key(|object| object.size)
+        else {
+            return Ok(check.ok("there is no object to try it on".to_owned()));
+        };
+        let whole = self.backend.read_up_to(&object.key, object.size)?;
+        let (start, end) = (object.size / 4, object.size / 2);
+        let part = self.backend.read_range(&object.key, start..end)?;
+        Ok(match part == whole[start as usize..end as usize] {
+            true => check.ok(None),
+            false => check.failed(format!("bytes {start}..{end} of {} came back wrong", object.key)),
+        })
     }
 
     fn create_only(&self) -> Result<Finding> {

@@ -1,6 +1,6 @@
 //! The contract of `Backend`, as sentences that hold for every implementation.
 //!
-//! The S3 backend is tried on two real servers. `rclone serve s3` accepts `If-None-Match` and ignores it: there the
+//! The S3 backend is tried on three real servers. `rclone serve s3` accepts `If-None-Match` and ignores it: there the
 //! sentences about create-only do not hold, `honours_create_only` must find that out, and all others must hold.
 
 use std::ops::Range;
@@ -85,6 +85,12 @@ fn s3_on_moto_keeps_the_contract() {
 fn s3_on_rclone_keeps_the_contract_but_for_create_only() {
     let server = S3Server::start(Program::Rclone);
     contract(&server.backend("prefix"), false);
+}
+
+#[test]
+fn s3_on_seaweedfs_keeps_the_contract() {
+    let server = S3Server::start(Program::SeaweedFs);
+    contract(&server.backend("some/prefix"), true);
 }
 
 fn bytes_of(len: usize) -> Bytes {

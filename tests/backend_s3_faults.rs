@@ -119,6 +119,27 @@ fn each_attempt_after_a_failure_is_told_with_its_reason_its_number_and_the_wait(
 }
 
 #[test]
+fn a_server_that_has_no_conditional_writes_is_written_to_without_and_asked_once_only() {
+    let refusing = |_, request: &Request| match (request.headers.contains_key("if-none-match"), request.method.as_str())
+    {
+        (true, _) => Answer::error(501, "NotImplemented"),
+        (false, "PUT") => Answer::with(200, ""),
+        _ => Answer::error(404, "NoSuchKey"),
+    };
+    let server = FaultServer::start(refusing);
+    let backend = connect(server.port());
+    backend.create("one", Bytes::from_static(b"content")).unwrap();
+    assert_eq!(server.requests(), 2);
+    backend.create("two", Bytes::from_static(b"content")).unwrap();
+    assert_eq!(server.requests(), 3);
+    // Refused for another reason, a write is not tried in vain for ever, and the first answer is told.
+    let without_writes = |_, _: &Request| Answer::error(501, "NotImplemented");
+    let (created, requests) =
+        with_server(without_writes, |backend| backend.create("one", Bytes::from_static(b"content")));
+    assert_eq!((fault(&created), requests), (Fault::Unsupported, 2));
+}
+
+#[test]
 fn an_upload_in_parts_outlasts_a_conflict_as_other_writes_do() {
     let of_upload = |conflicts: usize| {
         move |number: usize, request: &Request| match (request.method.as_str(), number) {

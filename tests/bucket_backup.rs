@@ -45,6 +45,37 @@ fn every_key_of_a_bucket_comes_into_the_snapshot_as_it_is() {
     vault.assert_clean();
 }
 
+/// Keys whose order by bytes and by directories differ as much as can be, in a bucket of many pages.
+#[test]
+fn a_large_bucket_of_a_server_that_lists_by_directories_is_backed_up_whole() {
+    const DEEP: usize = 9_000;
+    const FLAT: usize = 1_000;
+    let server = S3Server::start(Program::SeaweedFs);
+    let (bucket, (vault, _)) = (server.bucket(), Vault::in_memory());
+    let deep = (0..DEEP).map(|number| format!("p/m/{}/{number}", number % 7));
+    let flat = (0..FLAT).map(|number| format!("p/m{}{number}", ['-', '.', '!', '0'][number % 4]));
+    let keys: Vec<String> = deep.chain(flat).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    put(&bucket, key, key.clone().into_bytes());
+                }
+            });
+        }
+    });
+    let listed: Vec<_> = bucket.pages("p/").flat_map(|page| page.unwrap()).map(|object| object.key).collect();
+    assert!(!listed.is_sorted() && listed.len() == keys.len(), "{} keys: not what this test is about", listed.len());
+    let summary = backup_prefix(&vault, "p", server.options()).unwrap();
+    assert_eq!(summary.record.problems, []);
+    let found = entries(&vault, summary.snapshot.unwrap());
+    let mut expected: Vec<&str> = keys.iter().map(|key| key.strip_prefix("p/").unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+    vault.assert_clean();
+}
+
 #[test]
 fn what_a_writer_set_beside_the_content_is_kept() {
     let server = S3Server::start(Program::Moto);

@@ -27,6 +27,7 @@ enum Vice {
     AltersReads,
     CannotRemove,
     CannotWrite,
+    DeniesEverything,
     IsUnreachableAfterTheFirstWrites,
     IsTenMinutesAhead,
     IsKeptInACache,
@@ -46,7 +47,9 @@ impl Backend for Vicious {
             Vice::Overwrites => self.0.overwrite(key, bytes),
             Vice::LosesSecondWriteQuietly if is_taken => {}
             Vice::LetsAllRivalsWin if key.ends_with("/rivals") => self.0.overwrite(key, bytes),
-            Vice::CannotWrite => return Err(Error::backend(Fault::Denied, "create", key, "not allowed")),
+            Vice::CannotWrite | Vice::DeniesEverything => {
+                return Err(Error::backend(Fault::Denied, "create", key, "not allowed"));
+            }
             Vice::IsUnreachableAfterTheFirstWrites if key.contains("create-only") => {
                 return Err(Error::backend(Fault::Unavailable, "create", key, "no answer"));
             }
@@ -69,6 +72,9 @@ impl Backend for Vicious {
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         let mut listed = self.0.list(prefix)?;
+        if self.1 == Vice::DeniesEverything {
+            return Err(Error::backend(Fault::Denied, "list", prefix, "not allowed"));
+        }
         match self.1 {
             Vice::ListsLate if listed.len() > 10 => drop(listed.pop()),
             Vice::ListsInDisorder => listed.reverse(),
@@ -153,7 +159,7 @@ fn each_vice_is_found_and_only_that() {
         CleanUp, Clock, ConcurrentCreates, CreateOnly, Listing, RangeReads, Removal, Throughput, WriteAndRead,
     };
     use Status::{Failed, Warning};
-    let cases: [(Vice, &[(DoctorCheck, Status)]); 12] = [
+    let cases: [(Vice, &[(DoctorCheck, Status)]); 13] = [
         (Vice::Overwrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LosesSecondWriteQuietly, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::LetsAllRivalsWin, &[(ConcurrentCreates, Failed)]),
@@ -162,7 +168,8 @@ fn each_vice_is_found_and_only_that() {
         (Vice::ShortensRanges, &[(RangeReads, Failed)]),
         (Vice::AltersReads, &[(Throughput, Failed)]),
         (Vice::CannotRemove, &[(Removal, Warning), (CleanUp, Warning)]),
-        (Vice::CannotWrite, &[(WriteAndRead, Failed)]),
+        (Vice::CannotWrite, &[(WriteAndRead, Warning)]),
+        (Vice::DeniesEverything, &[(WriteAndRead, Failed)]),
         (Vice::IsUnreachableAfterTheFirstWrites, &[(CreateOnly, Failed), (ConcurrentCreates, Failed)]),
         (Vice::IsTenMinutesAhead, &[(Clock, Warning)]),
         (Vice::IsKeptInACache, &[(Listing, Warning)]),
@@ -174,6 +181,20 @@ fn each_vice_is_found_and_only_that() {
         let is_clean = backend.0.list("").unwrap().is_empty();
         assert_eq!(is_clean, vice != Vice::CannotRemove, "{vice:?}");
     }
+}
+
+#[test]
+fn credentials_that_only_read_are_told_as_such_and_what_is_there_is_looked_at() {
+    let backend = Vicious(MemoryBackend::default(), Vice::CannotWrite);
+    backend.0.create("packs/one", vec![7; 5000].into()).unwrap();
+    let report = report(&backend);
+    let told = |check| report.finding(check).unwrap();
+    assert_eq!(complaints(&report), [(DoctorCheck::WriteAndRead, Status::Warning)], "{report:#?}");
+    let consequence = told(DoctorCheck::WriteAndRead).consequence.as_deref().unwrap();
+    assert!(consequence.contains("Restores, checks and listings work"), "{consequence}");
+    assert_eq!(told(DoctorCheck::Listing).measured.as_deref(), Some("1 objects, which others wrote"));
+    assert_eq!(told(DoctorCheck::RangeReads).status, Status::Ok);
+    assert_eq!(backend.0.list("").unwrap().len(), 1);
 }
 
 #[test]

@@ -56,8 +56,8 @@ fn text(created: &Created, backend: &dyn Backend, create_only: bool) -> Text {
     }
     if !create_only {
         text.line(
-            "Warning: this backend ignores create-only writes (If-None-Match). Backups are safe; run `mlvault doctor` to \
-             learn which commands must not run at the same time.",
+            "Warning: this backend ignores create-only writes (If-None-Match), or refuses them. Backups are safe, and \
+             a prune waits for a grace time instead; run `mlvault doctor` to learn which commands must not run at the same time.",
         );
     }
     text.line("\nRecovery key, shown only now. Keep it apart from the repository and from your passphrase:\n");

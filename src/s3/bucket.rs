@@ -5,6 +5,8 @@
 //! of their own, which know this one and not the other way round.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
@@ -30,6 +32,8 @@ pub struct Bucket {
     patience: Patience,
     hears: Hears,
     limits: Limits,
+    /// Whether the server was found to refuse every write with a condition, and to take the same without.
+    refuses_conditions: Arc<AtomicBool>,
 }
 
 impl Bucket {
@@ -40,7 +44,8 @@ impl Bucket {
         let hears = options.hears.clone();
         let client = interruption::answer(&hears, Kind::Read, || connection::connect(options, &patience));
         let client = runtime.block_on(client)??;
-        Ok(Self { runtime, client, name: name.to_owned(), patience, hears, limits })
+        let refuses_conditions = Arc::new(AtomicBool::new(false));
+        Ok(Self { runtime, client, name: name.to_owned(), patience, hears, limits, refuses_conditions })
     }
 
     /// Returns its name.
@@ -51,6 +56,22 @@ impl Bucket {
     /// Returns where an object is, for messages; without a key, where the bucket is.
     pub fn place(&self, key: &str) -> String {
         if key.is_empty() { format!("s3://{}", self.name) } else { format!("s3://{}/{key}", self.name) }
+    }
+
+    /// Sends a write that must not replace anything, with its condition. A server that has no conditions (HTTP 501) gets it
+    /// without: it is then like one that ignores them, and whoever relies on them finds out by trying.
+    pub(super) fn write_once<T>(&self, create_only: bool, write: impl Fn(bool) -> Result<T>) -> Result<T> {
+        if !create_only || self.refuses_conditions.load(Ordering::Relaxed) {
+            return write(false);
+        }
+        let refused = match write(true) {
+            Err(error) if error.fault() == Some(Fault::Unsupported) => error,
+            answer => return answer,
+        };
+        // Refused for something else, the write fails again, and the first answer is the one to be told.
+        let written = write(false).map_err(|_| refused)?;
+        self.refuses_conditions.store(true, Ordering::Relaxed);
+        Ok(written)
     }
 
     /// Fails if the bucket does not exist, does not answer, or may not be listed with these credentials.

@@ -87,8 +87,8 @@ fn of_answer(status: u16, code: Option<&str>) -> Fault {
         ("InvalidRange", _) | (_, 416) => Fault::BadAnswer,
         ("ExpiredToken" | "InvalidToken" | "AuthorizationHeaderMalformed" | "RequestTimeTooSkewed", _)
         | (_, 401 | 403) => Fault::Denied,
-        // Not implemented: trying again would not help.
-        (_, 501) => Fault::Other,
+        // Trying again would not help.
+        ("NotImplemented", _) | (_, 501) => Fault::Unsupported,
         (_, 500..) => Fault::Unavailable,
         (_, 200..300) => Fault::BadAnswer,
         _ => Fault::Other,
@@ -136,7 +136,7 @@ mod tests {
             (400, Some("RequestTimeout"), Fault::Unavailable),
             (409, Some("ConditionalRequestConflict"), Fault::Unavailable),
             (416, Some("InvalidRange"), Fault::BadAnswer),
-            (501, Some("NotImplemented"), Fault::Other),
+            (501, Some("NotImplemented"), Fault::Unsupported),
             (400, Some("InvalidArgument"), Fault::Other),
         ];
         for (status, code, fault) in cases {

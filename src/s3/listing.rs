@@ -1,13 +1,10 @@
-//! Lists a part of a bucket: page by page, in byte order of the keys, each key once.
+//! Lists a part of a bucket: page by page, as the server has it, or in byte order of the keys, each key once.
 //!
 //! What must stay true:
 //! - There is one loop over pages, in [`Pages`]; it ends, whatever the server says.
-//! - Memory does not grow with the bucket: at most `WINDOW_KEYS` and one page of objects are held.
-//! - What [`Objects`] gives ascends strictly. A server that lists in another order is put right within the window, and
-//!   found out beyond it: the listing ends in an error then, never in a list with gaps.
+//! - Memory does not grow with the bucket: what does not fit into it is put into order in a scratch file.
+//! - What [`Objects`] gives ascends strictly, in whatever order the server lists.
 //! - Keys are what the server has, byte for byte: they are asked for in encoded form, because XML cannot hold all of them.
-
-use std::collections::BTreeMap;
 
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
@@ -15,39 +12,22 @@ use aws_sdk_s3::types::{EncodingType, Object};
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Fault, Result};
-use crate::format::tree::FileTime;
 use crate::page_tokens::PageTokens;
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{file_time, strong_etag};
 use crate::s3::interruption::Kind;
+use crate::s3::listed::ListedObject;
+use crate::s3::sorted::SortedObjects;
 
 /// Pages of up to 1,000 keys that one listing may have: 10⁸ objects.
 const LIST_PAGES_MAX: usize = 100_000;
 /// Most objects that one answer lists.
 const LIST_PAGE_KEYS_MAX: usize = 1000;
-/// Objects that are held back until it is certain that none comes before them. AWS and MinIO list in byte order, and
-/// need none; servers over file systems may list a directory before its neighbours.
-const WINDOW_KEYS: usize = 4096;
-
-/// An object in a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedObject {
-    /// Its key, the prefix included.
-    pub key: Vec<u8>,
-    /// Length in bytes.
-    pub size: u64,
-    /// ETag without its quotes; none if it is weak, or in doubt.
-    pub etag: Option<String>,
-    /// When it was written, to the second.
-    pub modified: FileTime,
-    /// Its storage class.
-    pub storage_class: Option<String>,
-}
-
 impl Bucket {
-    /// Lists what begins with a prefix, in byte order of the keys. Requests are sent as the objects are taken.
+    /// Lists what begins with a prefix, in byte order of the keys. Only the end of a listing tells what is first: so all of
+    /// it is taken in when the first object is asked for.
     pub fn objects(&self, prefix: &str) -> Objects {
-        Objects { pages: self.pages(prefix), window: KeyWindow::default() }
+        Objects { pages: self.pages(prefix), sorted: SortedObjects::default(), has_ended: false }
     }
 
     /// Lists what begins with a prefix page by page, in whatever order the server has. An object may come twice.
@@ -150,18 +130,19 @@ impl Iterator for Pages {
 /// Iterates over the objects whose keys begin with a prefix, in byte order. After an error it ends.
 pub struct Objects {
     pages: Pages,
-    window: KeyWindow,
+    sorted: SortedObjects,
+    has_ended: bool,
 }
 
 impl Objects {
-    fn fill(&mut self) -> Result<()> {
-        while self.window.waiting.len() < WINDOW_KEYS
-            && let Some(page) = self.pages.next()
-        {
-            let taken = page?.into_iter().try_for_each(|listed| self.window.take_in(listed));
-            taken.map_err(|reason| self.pages.bucket.bad_listing(&self.pages.progress.prefix, reason))?;
+    fn take_first(&mut self) -> Result<Option<ListedObject>> {
+        if self.pages.progress.has_more {
+            for page in self.pages.by_ref() {
+                page?.into_iter().try_for_each(|listed| self.sorted.take_in(listed))?;
+            }
+            self.sorted.sort()?;
         }
-        Ok(())
+        self.sorted.take_first()
     }
 }
 
@@ -169,51 +150,12 @@ impl Iterator for Objects {
     type Item = Result<ListedObject>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Err(error) = self.fill() {
-            self.pages.progress.has_more = false;
-            self.window = KeyWindow::default();
-            return Some(Err(error));
+        if self.has_ended {
+            return None;
         }
-        self.window.take_first().map(Ok)
-    }
-}
-
-/// Objects that are held back, by key.
-#[derive(Default)]
-pub struct KeyWindow {
-    waiting: BTreeMap<Vec<u8>, ListedObject>,
-    last: Option<ListedObject>,
-}
-
-impl KeyWindow {
-    /// Takes an object in. One that is listed twice, as `rclone serve s3` does after two writes of it, counts once; if
-    /// the two differ, which of them is right is not known, and so nothing proves it unchanged.
-    pub fn take_in(&mut self, listed: ListedObject) -> Result<(), String> {
-        if self.last.as_ref() == Some(&listed) {
-            return Ok(());
-        }
-        if self.last.as_ref().is_some_and(|last| listed.key <= last.key) {
-            let key = String::from_utf8_lossy(&listed.key);
-            return Err(format!("the listing is not in the order of the keys: {key:?} comes too late"));
-        }
-        match self.waiting.get_mut(&listed.key) {
-            Some(known) if *known != listed => {
-                if listed.modified > known.modified {
-                    *known = listed;
-                }
-                known.etag = None;
-            }
-            Some(_) => {}
-            None => drop(self.waiting.insert(listed.key.clone(), listed)),
-        }
-        Ok(())
-    }
-
-    /// Returns the first object by its key.
-    pub fn take_first(&mut self) -> Option<ListedObject> {
-        let (_, next) = self.waiting.pop_first()?;
-        self.last = Some(next.clone());
-        Some(next)
+        let next = self.take_first().transpose();
+        self.has_ended = !matches!(next, Some(Ok(_)));
+        next
     }
 }
 
@@ -249,44 +191,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn listed(key: &[u8], seconds: i64) -> ListedObject {
-        let modified = FileTime { seconds, nanoseconds: 0 };
-        ListedObject { key: key.to_vec(), size: 1, etag: Some(seconds.to_string()), modified, storage_class: None }
-    }
-
-    fn drain(window: &mut KeyWindow) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| window.take_first()).map(|listed| listed.key).collect()
-    }
-
     #[test]
     fn keys_are_decoded_whatever_way_a_space_is_written() {
         assert_eq!(decoded("a%20b+c%2Bd"), b"a b c+d");
         assert_eq!(decoded("%2541/%C3%A9/%01//"), "%41/é/\u{1}//".as_bytes());
         assert_eq!(decoded("100%"), b"100%");
-    }
-
-    #[test]
-    fn an_order_that_is_wrong_within_the_window_is_put_right_and_beyond_it_is_an_error() {
-        let mut window = KeyWindow::default();
-        for key in ["a/x", "a.b", "b", "a/y"] {
-            window.take_in(listed(key.as_bytes(), 1)).unwrap();
-        }
-        assert_eq!(drain(&mut window), [&b"a.b"[..], b"a/x", b"a/y", b"b"]);
-        window.take_in(listed(b"b", 1)).unwrap();
-        let message = window.take_in(listed(b"a.c", 1)).unwrap_err();
-        assert!(message.contains("a.c"), "{message}");
-    }
-
-    #[test]
-    fn an_object_listed_twice_counts_once_and_without_a_proof_if_the_two_differ() {
-        let mut window = KeyWindow::default();
-        for listed in [listed(b"k", 5), listed(b"k", 5), listed(b"m", 7), listed(b"m", 6)] {
-            window.take_in(listed).unwrap();
-        }
-        assert_eq!(window.take_first().unwrap(), listed(b"k", 5));
-        let doubtful = window.take_first().unwrap();
-        assert_eq!((doubtful.modified.seconds, doubtful.etag), (7, None));
-        assert!(window.take_first().is_none());
     }
 
     proptest! {

@@ -12,7 +12,7 @@
 //!
 //! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
 //! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `pace`, `interruption`, `fault`, `conflict`,
-//! `headers`) knows neither.
+//! `headers`) knows neither; `sorted` is what `listing` puts objects into order with.
 
 mod body;
 mod bucket;
@@ -21,19 +21,22 @@ mod connection;
 mod fault;
 mod headers;
 mod interruption;
+mod listed;
 pub mod listing;
 mod location;
 mod options;
 mod pace;
 mod patience;
 mod read;
+pub mod sorted;
 mod unverified;
 mod upload;
 mod write;
 
 pub use bucket::{Bucket, Later};
 pub use headers::{ObjectFacts, ObjectHeaders};
-pub use listing::{ListedObject, Objects, Pages};
+pub use listed::ListedObject;
+pub use listing::{Objects, Pages};
 pub use location::BucketLocation;
 pub use options::{Credentials, S3Options};
 pub use pace::{Lane, Limits};

@@ -88,11 +88,13 @@ impl Upload {
             .bucket(self.bucket.name())
             .key(&self.key)
             .upload_id(&self.id)
-            .set_if_none_match(create_only.then(|| "*".to_owned()))
             .multipart_upload(parts);
-        let complete = || conflict::outlast(self.bucket.patience(), || request.clone().send());
-        let answer = self.bucket.ask(Kind::Write, complete)?;
-        answer.map_err(|error| self.bucket.failed("create", &self.key, error))?;
+        self.bucket.write_once(create_only, |has_condition| {
+            let request = request.clone().set_if_none_match(has_condition.then(|| "*".to_owned()));
+            let complete = || conflict::outlast(self.bucket.patience(), || request.clone().send());
+            let answer = self.bucket.ask(Kind::Write, complete)?;
+            answer.map(drop).map_err(|error| self.bucket.failed("create", &self.key, error))
+        })?;
         self.is_completed = true;
         Ok(())
     }

@@ -23,11 +23,13 @@ impl Bucket {
     ///
     /// A request that is repeated underway is refused as well: who gets that fault looks at what is there.
     pub fn put(&self, key: &str, bytes: &Bytes, headers: &ObjectHeaders, create_only: bool) -> Result<()> {
-        let put = || async {
-            let _turn = self.limits().upload.turn().await;
-            conflict::outlast(self.patience(), || self.put_once(key, bytes, headers, create_only)).await
-        };
-        self.ask(Kind::of_write(bytes.len()), put)?.map_err(|error| self.failed("create", key, error))
+        self.write_once(create_only, |has_condition| {
+            let put = || async {
+                let _turn = self.limits().upload.turn().await;
+                conflict::outlast(self.patience(), || self.put_once(key, bytes, headers, has_condition)).await
+            };
+            self.ask(Kind::of_write(bytes.len()), put)?.map_err(|error| self.failed("create", key, error))
+        })
     }
 
     async fn put_once(

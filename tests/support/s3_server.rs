@@ -1,7 +1,7 @@
 //! Real S3 servers, started on a free loopback port for one test and killed with it.
 //!
 //! They differ in what a backend has to live with: moto answers as AWS does and checks no signatures;
-//! `rclone serve s3` checks signatures and ignores `If-None-Match`.
+//! `rclone serve s3` checks signatures and ignores `If-None-Match`; SeaweedFS has real directories, and lists by them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -40,6 +40,7 @@ const MOTO_ONE_AT_A_TIME: &str = "import moto.server as moto; run = moto.run_sim
 pub enum Program {
     Moto,
     Rclone,
+    SeaweedFs,
     /// With TLS, and a certificate that only [`certificate`] vouches for.
     RcloneWithTls,
 }
@@ -77,7 +78,7 @@ impl S3Server {
 
     /// Returns the directory whose files are the bucket's objects, of a server that keeps them so.
     pub fn bucket_directory(&self) -> PathBuf {
-        assert!(!matches!(self.program, Program::Moto));
+        assert!(matches!(self.program, Program::Rclone | Program::RcloneWithTls));
         self.directory.path().join("data").join(BUCKET)
     }
 
@@ -100,7 +101,7 @@ impl S3Server {
         let child = command.spawn().unwrap_or_else(|error| panic!("Cannot start {command:?}: {error}"));
         let mut server = Self { program, child, port, directory };
         let begun = Instant::now();
-        while !make_bucket(port) {
+        while !make_bucket(program, port) {
             if server.child.try_wait().unwrap().is_some() || begun.elapsed() > START_MAX {
                 return Err(std::fs::read_to_string(&log_path).unwrap_or_default());
             }
@@ -138,6 +139,7 @@ fn command(program: Program, directory: &Path, port: u16) -> Command {
             command.current_dir(directory);
             command
         }
+        Program::SeaweedFs => seaweedfs(directory, port),
         Program::Rclone | Program::RcloneWithTls => {
             let data = directory.join("data");
             std::fs::create_dir_all(data.join(BUCKET)).unwrap();
@@ -152,6 +154,22 @@ fn command(program: Program, directory: &Path, port: u16) -> Command {
     }
 }
 
+/// All of its servers in one process; without identities it takes any signature.
+fn seaweedfs(directory: &Path, port: u16) -> Command {
+    let mut command = Command::new(tool("weed"));
+    command.args(["-logtostderr", "server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+    command.args([&format!("-s3.port={port}"), "-s3.port.iceberg=0", "-s3.port.lance=0"]);
+    let names = ["master.port", "volume.port", "filer.port"];
+    let listeners = [(); 7].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut free = listeners.iter().map(|listener| listener.local_addr().unwrap().port());
+    for name in names {
+        command.args([format!("-{name}={}", free.next().unwrap()), format!("-{name}.grpc={}", free.next().unwrap())]);
+    }
+    command.arg(format!("-s3.port.grpc={}", free.next().unwrap()));
+    command.args(["-master.volumeSizeLimitMB=64", "-volume.max=20"]).current_dir(directory);
+    command
+}
+
 /// Returns the path of the certificate of servers with TLS. It is for 127.0.0.1 and signed by itself.
 pub fn certificate() -> PathBuf {
     test_file("loopback-certificate.pem")
@@ -161,11 +179,22 @@ fn test_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
-/// Asks for the bucket to be made. Returns whether the server answered at all.
+/// Asks for the bucket to be made. Returns whether the server is ready.
 ///
-/// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already.
-fn make_bucket(port: u16) -> bool {
-    unsigned_request(port, "PUT", &format!("/{BUCKET}")).starts_with("HTTP/")
+/// moto makes it; rclone refuses for want of a signature, or of TLS, and has it already. SeaweedFS answers before all of
+/// its servers know each other.
+fn make_bucket(program: Program, port: u16) -> bool {
+    let answer = unsigned_request(port, "PUT", &format!("/{BUCKET}"));
+    match program {
+        Program::SeaweedFs => answer.starts_with("HTTP/1.1 200") && takes_objects(port),
+        _ => answer.starts_with("HTTP/"),
+    }
+}
+
+fn takes_objects(port: u16) -> bool {
+    let target = format!("/{BUCKET}/ready");
+    unsigned_request(port, "PUT", &target).starts_with("HTTP/1.1 200")
+        && unsigned_request(port, "DELETE", &target).starts_with("HTTP/1.1 204")
 }
 
 /// Sends a request without a signature, which is all that moto needs. Returns the answer, empty if there was none.
