@@ -122,3 +122,68 @@ fn a_database_that_is_not_whole_gives_no_snapshot() {
     assert!(failed.stderr.contains("mlflow.db"), "{}", failed.stderr);
     assert_eq!(lived.runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len(), 4);
 }
+
+#[test]
+fn rows_that_break_rules_cost_no_backup_and_come_back_as_they_are() {
+    let lived = ThreeDays::unpack();
+    let database = Connection::open(lived.folder().join("mlflow.db")).unwrap();
+    database
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF; INSERT INTO tags (key, value, run_uuid) VALUES ('k', 'v', 'nobody');
+             UPDATE runs SET start_time = 'yesterday' WHERE rowid = (SELECT min(rowid) FROM runs);
+             UPDATE model_versions SET creation_time = 'late' WHERE version = 1;",
+        )
+        .unwrap();
+    let outcome = lived.place().run(&lived.runner, &["backup"]).expect(0);
+    assert!(outcome.stderr.contains("1 orphaned rows: tags"), "{}", outcome.stderr);
+    let (_, record) = snapshot_of(&outcome);
+    let verdicts = &record["deployment"]["verdicts"];
+    assert_eq!((&verdicts["database"], &verdicts["consistency"]), (&"ok".into(), &"not_ok".into()), "{record:#}");
+    let told = record["deployment"]["databases"][0]["violations"].to_string();
+    assert!(told.contains("1 rows of runs have something else than a number in start_time"), "{told}");
+    assert!(told.contains("model_versions"), "{told}");
+    // What is listed from the catalogue is all there is, the odd rows among it.
+    assert!(
+        !lived.runner.run(["models", "fraud-detector", "--json"]).expect(0).json()["models"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    lived.runner.run(["runs"]).expect(0);
+    let report = lived.place().run(&lived.runner, &["doctor"]);
+    assert!(report.text().contains("orphaned"), "{}", report.text());
+
+    let new = crate::support::deployment::Place::in_folder(&lived.runner.path("new"));
+    new.run(&lived.runner, &["restore", "--yes"]).expect(0);
+    let restored = Connection::open(lived.runner.path("new/mlflow.db")).unwrap();
+    let texts = |sql: &str| {
+        let read = |database: &Connection| database.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+        assert_eq!(read(&restored), read(&database), "{sql}");
+    };
+    texts("SELECT group_concat(quote(run_uuid) || quote(start_time)) FROM runs");
+    texts("SELECT group_concat(quote(run_uuid) || quote(key) || quote(value)) FROM tags");
+}
+
+#[test]
+fn files_behind_a_symlink_that_leads_out_of_the_store_are_told_unless_they_have_a_root_of_their_own() {
+    let lived = ThreeDays::unpack();
+    let artifacts = lived.folder().join("artifacts");
+    let moved = lived.runner.path("disk2");
+    fs::create_dir(&moved).unwrap();
+    let path = version(&lived, "fraud-detector", 2)["files"]["path"].as_str().unwrap().to_owned();
+    let experiment = std::ffi::OsString::from(path.split('/').nth(2).unwrap());
+    fs::rename(artifacts.join(&experiment), moved.join(&experiment)).unwrap();
+    std::os::unix::fs::symlink(moved.join(&experiment), artifacts.join(&experiment)).unwrap();
+
+    let (_, record) = snapshot_of(&lived.place().run(&lived.runner, &["backup"]).expect(3));
+    let verdicts = &record["deployment"]["verdicts"];
+    assert_eq!((&verdicts["artifacts"], &verdicts["references"]), (&"not_ok".into(), &"not_ok".into()), "{record:#}");
+    let problems = record["problems"].to_string();
+    assert!(problems.contains("it is a symlink to") && problems.contains("disk2"), "{problems}");
+
+    let name = experiment.to_str().unwrap();
+    let root = format!("mlflow-artifacts:/{name}={}", moved.join(name).display());
+    let (_, record) =
+        snapshot_of(&lived.place().with(&["--artifacts", &root]).run(&lived.runner, &["backup"]).expect(0));
+    assert_whole(&record);
+}

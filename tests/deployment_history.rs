@@ -2,6 +2,7 @@
 //! has happened since.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -104,15 +105,22 @@ fn what_was_backed_up_after_an_upgrade_does_not_pass_for_a_way_back() {
     let lived = ThreeDays::unpack();
     let (runner, place) = (&lived.runner, lived.place());
     let before = ["backup", "--tag", "pre-upgrade"];
-    let too_late = place.run(runner, &[&before[..], &["--upgrade-to", "3.17.2"]].concat()).expect(1);
-    assert!(too_late.stderr.contains("already that of MLflow 3.17.2"), "{}", too_late.stderr);
+    let too_late = place.run(runner, &[&before[..], &["--upgrade-to", "3.17.0"]].concat()).expect(1);
+    assert!(too_late.stderr.contains("already that of MLflow 3.17.0"), "{}", too_late.stderr);
+    let nonsense = place.run(runner, &[&before[..], &["--upgrade-to", "soon"]].concat()).expect(2);
+    assert!(nonsense.stderr.contains("\\\"soon\\\" is not the number of a release"), "{}", nonsense.stderr);
     place.run(runner, &[&before[..], &["--upgrade-to", "3.18.0"]].concat()).expect(0);
+
+    // 3.17.1 may be what runs, and has the same schema.
+    place.run(runner, &[&before[..], &["--upgrade-to", "3.17.2"]].concat()).expect(0);
+    let unknown = place.run(runner, &[&before[..], &["--upgrade-to", "99.0.0"]].concat()).expect(0);
+    assert!(unknown.stderr.contains("does not know MLflow 99.0.0"), "{}", unknown.stderr);
 
     migrate(&lived, OF_3_18);
     let refused = place.run(runner, &before).expect(1);
     assert!(refused.stderr.contains(&format!("migrated from {OF_3_17} to {OF_3_18}")), "{}", refused.stderr);
     let count = runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len();
-    assert_eq!(count, 5);
+    assert_eq!(count, 7);
     place.run(runner, &["backup"]).expect(0);
 }
 
@@ -122,8 +130,53 @@ fn a_restore_knows_which_mlflow_can_open_it() {
     let new = Place::in_folder(&lived.runner.path("new"));
     let plan = |version: &str| new.run(&lived.runner, &["restore", "--dry-run", "--mlflow-version", version]);
     let refused = plan("2.22.5").expect(1);
-    assert!(refused.stderr.contains("2.22.5") && refused.stderr.contains("3.17.2"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("2.22.5") && refused.stderr.contains("3.17.0"), "{}", refused.stderr);
+    plan("nonsense").expect(2);
     let warnings = |version| plan(version).expect(0).json()["plan"]["warnings"].to_string();
     assert!(!warnings("3.17.2").contains("MLflow 3.17.2"), "{}", warnings("3.17.2"));
     assert!(warnings("3.18.0").contains("will migrate the database"), "{}", warnings("3.18.0"));
+}
+
+#[test]
+fn a_root_moves_in_every_spelling_and_what_stays_is_counted() {
+    let lived = ThreeDays::unpack();
+    let (runner, database) = (&lived.runner, lived.folder().join("mlflow.db"));
+    let old = runner.path("old");
+    for name in ["1", "2", "a b"] {
+        fs::create_dir_all(old.join(name)).unwrap();
+    }
+    let old = old.display();
+    let live = Connection::open(&database).unwrap();
+    let location = "UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = (SELECT experiment_id FROM \
+                    experiments ORDER BY experiment_id LIMIT 1 OFFSET ?2)";
+    for (at, spelled) in
+        [format!("{old}/1"), format!("file://{old}/2"), format!("file://{old}/a%20b")].iter().enumerate()
+    {
+        live.execute(location, rusqlite::params![spelled, at as i64]).unwrap();
+    }
+    let root = format!("{old}={old}");
+    let place = lived.place().with(&["--artifacts", &root]);
+    place.backup(runner);
+
+    let (new, moved) = (runner.path("new"), runner.path("moved"));
+    let map = format!("{old}={}", moved.display());
+    let target = format!("{0}={0}", moved.display());
+    let into = Place::in_folder(&new).with(&["--map-root", &map, "--artifacts", &target]);
+    let plan = into.run(runner, &["restore", "--dry-run"]).expect(0).json();
+    let column = &plan["plan"]["databases"][0]["rewrites"][0];
+    assert_eq!((&column["rows"], &column["column"]), (&3.into(), &"artifact_location".into()), "{plan:#}");
+    assert!(column["stay"].as_u64().unwrap() > 0, "{plan:#}");
+    into.run(runner, &["restore", "--yes"]).expect(0);
+    let restored = Connection::open(new.join("mlflow.db")).unwrap();
+    let mut read =
+        restored.prepare("SELECT artifact_location FROM experiments ORDER BY experiment_id LIMIT 3").unwrap();
+    let found: Vec<String> = read.query_map([], |row| row.get(0)).unwrap().map(|row| row.unwrap()).collect();
+    let moved = moved.display();
+    assert_eq!(found, [format!("{moved}/1"), format!("file://{moved}/2"), format!("file://{moved}/a%20b")]);
+
+    // What stands behind the percent sign would mean another key in a bucket.
+    let map = format!("{old}=s3://bucket");
+    let into = Place::in_folder(&runner.path("other")).with(&["--map-root", &map, "--artifacts", "s3://bucket=/x"]);
+    let refused = into.run(runner, &["restore", "--dry-run"]).expect(1);
+    assert!(refused.stderr.contains("percent signs") && refused.stderr.contains("a%20b"), "{}", refused.stderr);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::support::cli::Runner;
@@ -122,4 +123,72 @@ fn assert_predicts(record: &Path, version: &str, folder: &Path) {
     python.current_dir(folder.parent().unwrap());
     let output = python.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes an experiment with a run as MLflow's tables have them. Returns its id.
+#[track_caller]
+fn make_experiment(database: &Connection, name: &str, run: &str) -> i64 {
+    let insert = "INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, workspace) \
+                  VALUES (?1, '', 'active', 1, 'default')";
+    database.execute(insert, [name]).unwrap();
+    let id = database.last_insert_rowid();
+    let location = format!("mlflow-artifacts:/{id}");
+    let place = "UPDATE experiments SET artifact_location = ?1 WHERE experiment_id = ?2";
+    database.execute(place, rusqlite::params![location, id]).unwrap();
+    let insert = "INSERT INTO runs (run_uuid, name, status, lifecycle_stage, artifact_uri, experiment_id, user_id, \
+                  start_time, end_time, source_type) VALUES (?1, ?1, 'FINISHED', 'active', ?2, ?3, 'u', 1, 2, 'LOCAL')";
+    database.execute(insert, rusqlite::params![run, format!("{location}/{run}/artifacts"), id]).unwrap();
+    id
+}
+
+#[test]
+fn a_run_goes_into_its_own_experiment_whoever_has_the_id_or_the_name_now() {
+    let lived = ThreeDays::unpack();
+    let (runner, place) = (&lived.runner, lived.place());
+    let database = Connection::open(lived.folder().join("mlflow.db")).unwrap();
+    let id = make_experiment(&database, "leasing", "r1");
+    place.backup(runner);
+    let purge = |name: &str| {
+        let of = "(SELECT experiment_id FROM experiments WHERE name = ?1)";
+        database.execute(&format!("DELETE FROM runs WHERE experiment_id = {of}"), [name]).unwrap();
+        database.execute("DELETE FROM experiments WHERE name = ?1", [name]).unwrap();
+    };
+    let of_run = |run: &str| {
+        let sql = "SELECT e.name, e.experiment_id, e.artifact_location FROM runs r JOIN experiments e USING (experiment_id) \
+                   WHERE run_uuid = ?1";
+        let read =
+            |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?));
+        database.query_row(sql, [run], read).unwrap()
+    };
+
+    // The id is another's now: the experiment comes back under a new one.
+    purge("leasing");
+    assert_eq!(make_experiment(&database, "payroll", "r2"), id);
+    let done = put_back(runner, &place, &["--run", "r1", "--yes"]);
+    let told = &done["experiments"][0];
+    assert_eq!((&told["name"], &told["id_taken_by"]), (&"leasing".into(), &"payroll".into()), "{done:#}");
+    let (name, new_id, location) = of_run("r1");
+    assert!(name == "leasing" && new_id > id && location == format!("mlflow-artifacts:/{new_id}"), "{name} {location}");
+    assert_eq!(of_run("r2").0, "payroll");
+    assert_eq!(sums(&put_back(runner, &place, &["--run", "r1", "--yes"])), (0, 0));
+    let replaced =
+        place.run(runner, &["restore", "--experiment", "leasing", "--on-conflict", "replace", "--yes"]).expect(0);
+    assert_eq!(of_run("r2").0, "payroll", "{}", replaced.text());
+
+    // It was made again, under another id, and nobody has the old one.
+    purge("leasing");
+    purge("payroll");
+    let spare = make_experiment(&database, "spare", "r3");
+    let again = make_experiment(&database, "leasing", "r4");
+    purge("spare");
+    assert!(spare == id && again != id);
+    put_back(runner, &place, &["--run", "r1", "--yes"]);
+    assert_eq!((of_run("r1").0.as_str(), of_run("r1").1), ("leasing", again));
+
+    // It was renamed, and has a run that the snapshot has: that is the one.
+    purge("leasing");
+    assert_eq!(make_experiment(&database, "leasing", "r1"), id);
+    database.execute("UPDATE experiments SET name = 'leasing-2025' WHERE experiment_id = ?1", [id]).unwrap();
+    let done = put_back(runner, &place, &["--run", "r1", "--yes"]);
+    assert_eq!((&done["experiments"], of_run("r1").0.as_str()), (&serde_json::json!([]), "leasing-2025"), "{done:#}");
 }

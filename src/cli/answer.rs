@@ -113,7 +113,7 @@ fn incomplete_warning(snapshot: &Snapshot, complete: Option<&Snapshot>) -> Optio
         }
     };
     Some(format!(
-        "The snapshot {} is INCOMPLETE, its backup had {}; {instead}",
+        "The snapshot {} is incomplete: its backup had {}; {instead}",
         snapshot.id.short(),
         count(snapshot.record.problem_count, "problem")
     ))

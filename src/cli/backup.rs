@@ -172,7 +172,7 @@ fn verdict_lines(record: &DeploymentRecord) -> Vec<String> {
         Verdict::NotOk => "NOT OK",
         Verdict::Absent => "not backed up",
     };
-    let Verdicts { database, artifacts, references, metadata } = record.verdicts;
+    let Verdicts { database, artifacts, references, metadata, consistency } = record.verdicts;
     let rows: u64 = record.databases.iter().map(|database| database.rows).sum();
     let mut lines = vec![
         format!("Database: {} ({})", verdict(database), count(rows, "row")),
@@ -180,6 +180,10 @@ fn verdict_lines(record: &DeploymentRecord) -> Vec<String> {
         format!("References: {} ({})", verdict(references), references_text(&record.references)),
         format!("Metadata: {}", verdict(metadata)),
     ];
+    if consistency == Verdict::NotOk {
+        let broken = record.databases.iter().flat_map(|database| &database.violations);
+        lines.push(format!("Consistency: NOT OK ({} in the databases)", count(broken.count() as u64, "broken rule")));
+    }
     if !record.lossy.is_empty() {
         lines.push(
             "LOSSY: made through the REST API alone, so it cannot be restored into MLflow's own storage. It lacks:"

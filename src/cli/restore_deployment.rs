@@ -10,7 +10,8 @@ use mlvault::id::StatementId;
 use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole};
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
-    DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, Lack, MergeSummary,
+    DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, ExperimentMove, Lack,
+    MergeSummary,
 };
 use mlvault::units::{count, format_bytes};
 
@@ -150,6 +151,13 @@ fn plan_lines(plan: &DeploymentRestorePlan) -> Vec<String> {
             let locations = count(column.count.rows, "location");
             lines.push(format!("    {}.{}: {locations} will change", column.table, column.column));
         }
+        for column in database.rewrites.iter().filter(|column| column.count.stay > 0) {
+            let locations = count(column.count.stay, "location");
+            lines.push(format!(
+                "    {}.{}: {locations} below no root that moves will stay",
+                column.table, column.column
+            ));
+        }
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("  Warning: {warning}")));
     lines
@@ -161,8 +169,16 @@ pub fn dry_run_lines(mut plan: Vec<String>) -> Vec<String> {
     plan
 }
 
+fn experiment_line(moved: &ExperimentMove) -> String {
+    let ExperimentMove { name, id, new_id, id_taken_by, is_there } = moved;
+    let taken =
+        id_taken_by.as_ref().map(|other| format!(", which the experiment {other:?} has now")).unwrap_or_default();
+    let what = if *is_there { "is there with the id" } else { "gets the new id" };
+    format!("  experiment {name:?} had the id {id}{taken}: it {what} {new_id}, and rows are put into it")
+}
+
 fn merge_lines(summary: &MergeSummary) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = summary.experiments.iter().map(experiment_line).collect();
     for table in &summary.tables {
         let mut line = format!("  {}: {} new, {} the same", table.table, table.inserted, table.same);
         if table.kept > 0 {

@@ -68,6 +68,17 @@ pub struct DatabaseFacts {
     pub dump_version: String,
     /// Where it is, without a password.
     pub location: String,
+    /// What its rows break of its own schema.
+    pub violations: Violations,
+}
+
+/// Rows that break rules of their own schema, in words. MLflow serves such a database, so it is backed up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violations {
+    /// What a restore brings back as it is.
+    pub kept: Vec<String>,
+    /// What is in the dump, and what no database with this schema takes: it must be mended before or after the backup.
+    pub unloadable: Vec<String>,
 }
 
 /// A database at one instant.

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::environment;
 use zeroize::Zeroizing;
@@ -15,9 +15,9 @@ const NOT_PRIVATE: u32 = 0o077;
 /// What a line is found by: host, port, database and user.
 pub type Fields<'a> = [&'a str; 4];
 
-/// Returns the password of the first line that fits.
-pub fn find(wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
-    let path = match environment::variable_os("PGPASSFILE") {
+/// Returns the password of the first line that fits, of the file that was named or the usual one.
+pub fn find(named: Option<&Path>, wanted: &Fields<'_>) -> Option<Zeroizing<String>> {
+    let path = match named.map(|path| path.as_os_str().to_owned()).or_else(|| environment::variable_os("PGPASSFILE")) {
         Some(path) => PathBuf::from(path),
         None => environment::in_home(".pgpass")?,
     };

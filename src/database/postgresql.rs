@@ -13,12 +13,12 @@ use std::error::Error as _;
 use std::io::BufRead;
 use std::time::Duration;
 
-use postgres::config::SslMode as Tls;
+use postgres::config::{ChannelBinding as Binding, SslMode as Tls};
 use postgres::error::SqlState;
 use postgres::{Client, Config, SimpleQueryMessage};
 
 use super::LiveDatabase;
-use super::uri::{PostgresqlUri, SslMode};
+use super::uri::{ChannelBinding, PostgresqlUri, SessionKind, SslMode};
 use crate::error::{Error, Result};
 use crate::sql::{Value, copy};
 
@@ -56,7 +56,22 @@ impl ServerConnection {
             let reason = format!("PostgreSQL {} is too old; {SERVER_MAJOR_MIN} or newer is needed", server.version);
             return Err(server.error("use", reason));
         }
+        uri.session_kind.map_or(Ok(()), |wanted| server.require(wanted))?;
         Ok(server)
+    }
+
+    /// Fails if the server is not what `target_session_attrs` wants.
+    fn require(&mut self, wanted: SessionKind) -> Result<()> {
+        let (question, fitting, reason) = match wanted {
+            SessionKind::ReadWrite => ("SHOW transaction_read_only", "off", "sessions may only read there"),
+            SessionKind::ReadOnly => ("SHOW transaction_read_only", "on", "sessions may write there"),
+            SessionKind::Primary => ("SELECT pg_is_in_recovery()", "f", "it is a standby"),
+            SessionKind::Standby => ("SELECT pg_is_in_recovery()", "t", "it is no standby"),
+        };
+        if self.text("look at", question)? == fitting {
+            return Ok(());
+        }
+        Err(self.error("use", format!("{reason}, and the URI has target_session_attrs")))
     }
 
     /// Returns the server's version, as it says it.
@@ -193,6 +208,11 @@ fn configuration(uri: &PostgresqlUri, tls: Tls) -> Config {
     if let Some(options) = &uri.options {
         config.options(options);
     }
+    config.channel_binding(match uri.channel_binding {
+        ChannelBinding::Disable => Binding::Disable,
+        ChannelBinding::Prefer => Binding::Prefer,
+        ChannelBinding::Require => Binding::Require,
+    });
     config.application_name(uri.application_name.as_deref().unwrap_or("mlvault"));
     match uri.connect_timeout_seconds {
         Some(0) => {}

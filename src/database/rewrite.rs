@@ -1,14 +1,22 @@
 //! Changes of artifact locations while a dump is loaded: as SQL, and counted on a dump alone.
 //!
+//! A dump tells how its rows spell the old roots (`file:///x` and `/x`, hosts of artifact proxies); the SQL replaces these
+//! spellings.
+//!
 //! What must stay true: only whole path segments at the front of a text are replaced, the longest old one that fits
-//! counts, and both forms here agree on every text.
+//! counts, and both forms here agree on every text, if the SQL has the spellings that were found.
+
+use std::collections::BTreeMap;
 
 use super::Rewrite;
+use crate::mlflow::uri::{self, VersionSource};
 use crate::sql::scanner::TableHead;
 use crate::sql::{Value, quoted, text_literal};
 
 /// Rows that a report on texts that become too long names.
 pub const EXAMPLES_MAX: usize = 5;
+/// Ways to spell roots that one column may have: hosts of artifact proxies, mostly.
+const SPELLINGS_MAX: usize = 64;
 /// Longest value in such a name, in characters.
 const EXAMPLE_LEN_MAX: usize = 80;
 
@@ -19,10 +27,24 @@ pub struct RewriteCount {
     pub rows: u64,
     /// Characters of the longest text that it makes.
     pub longest: u64,
+    /// Rows with a location that is below no root that moves: they stay where they are.
+    pub stay: u64,
     /// Rows whose text would become longer than the column allows.
     pub too_long: u64,
     /// Some of those, for people to read.
     pub examples: Vec<String>,
+    /// Rows below a root that moves, whose rest would mean something else behind the new one.
+    #[serde(skip)]
+    pub impossible: u64,
+    /// Some of their texts.
+    #[serde(skip)]
+    pub impossible_examples: Vec<String>,
+    /// How the rows spell the old roots, and what comes in their place.
+    #[serde(skip)]
+    pub spellings: BTreeMap<String, String>,
+    /// Whether there are more than [`SPELLINGS_MAX`].
+    #[serde(skip)]
+    pub has_more_spellings: bool,
 }
 
 /// The old and new beginnings without slashes at their ends, longest old one first.
@@ -33,12 +55,36 @@ fn ordered_roots(rewrite: &Rewrite) -> Vec<(&str, &str)> {
     roots
 }
 
+/// What a move of roots means for a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Move {
+    /// It is below no root that moves.
+    None,
+    /// Its beginning is replaced: how it spells the old root, and what comes there.
+    Respelled(String, String),
+    /// It is below a root that moves, and would mean something else behind the new one.
+    Impossible,
+}
+
+/// Says what becomes of a text, in whatever spelling it has the root.
+fn moved(text: &str, roots: &[(&str, &str)]) -> Move {
+    let found = roots.iter().filter_map(|(old, new)| {
+        let old = uri::normalize(if old.is_empty() { "/" } else { old });
+        Some((old.len(), uri::spelling_of(text, &old)?, *new))
+    });
+    let Some((_, spelling, new)) = found.max_by_key(|(len, ..)| *len) else { return Move::None };
+    match uri::respell(spelling, new, &text[spelling.len()..]) {
+        Some(new) => Move::Respelled(spelling.to_owned(), new),
+        None => Move::Impossible,
+    }
+}
+
 /// Returns what becomes of a text; none if nothing.
 fn rewritten(text: &str, roots: &[(&str, &str)]) -> Option<String> {
-    roots.iter().find_map(|(old, new)| {
-        let rest = text.strip_prefix(old)?;
-        (rest.is_empty() || rest.starts_with('/')).then(|| format!("{new}{rest}"))
-    })
+    match moved(text, roots) {
+        Move::Respelled(old, new) => Some(format!("{new}{}", &text[old.len()..])),
+        Move::None | Move::Impossible => None,
+    }
 }
 
 /// Applies rewrites to a row of a dump.
@@ -67,7 +113,28 @@ pub(super) fn count_row(count: &mut RewriteCount, rewrite: &Rewrite, head: &Tabl
     {
         return;
     }
-    let Some(text) = value(&rewrite.column).and_then(|text| rewritten(text, &ordered_roots(rewrite))) else { return };
+    let Some(text) = value(&rewrite.column) else { return };
+    let (spelling, new) = match moved(text, &ordered_roots(rewrite)) {
+        Move::Respelled(spelling, new) => (spelling, new),
+        Move::None => {
+            let is_location = matches!(uri::version_source(text), VersionSource::Location(place) if !place.is_empty());
+            count.stay += u64::from(is_location);
+            return;
+        }
+        Move::Impossible => {
+            count.impossible += 1;
+            if count.impossible_examples.len() < EXAMPLES_MAX {
+                count.impossible_examples.push(text.chars().take(EXAMPLE_LEN_MAX).collect());
+            }
+            return;
+        }
+    };
+    let text = format!("{new}{}", &text[spelling.len()..]);
+    if count.spellings.len() < SPELLINGS_MAX {
+        count.spellings.insert(spelling, new);
+    } else {
+        count.has_more_spellings |= !count.spellings.contains_key(&spelling);
+    }
     let len = text.chars().count() as u64;
     count.rows += 1;
     count.longest = count.longest.max(len);
@@ -183,5 +250,48 @@ mod tests {
         assert_eq!(of("s3://a/x/y%_").as_deref(), Some("/srv/y%_"));
         assert_eq!(of("mlflow-artifacts:/1/r").as_deref(), Some("s3://c/p/1/r"));
         assert_eq!((of("s3://ab"), of("xs3://a"), of("")), (None, None, None));
+        assert_eq!(of("mlflow-artifacts://host:5000/1/r").as_deref(), Some("s3://c/p/1/r"));
+    }
+
+    #[test]
+    fn a_dump_tells_every_spelling_and_what_stays() {
+        let rewrite = Rewrite {
+            table: "t".into(),
+            column: "c".into(),
+            length_max: None,
+            only: None,
+            roots: vec![("/old".into(), "/new".into()), ("mlflow-artifacts:/".into(), "s3://b".into())],
+        };
+        let head = TableHead { name: "t".into(), schema: None, target: "t".into(), columns: vec!["c".into()] };
+        let mut count = RewriteCount::default();
+        let texts = [
+            "/old/1",
+            "file:///old/2",
+            "file:///old",
+            "mlflow-artifacts:/1",
+            "mlflow-artifacts://h/1",
+            "/older/1",
+            "models:/m-1",
+            "dummy-source",
+            "s3://elsewhere/x",
+            "",
+        ];
+        for text in texts {
+            count_row(&mut count, &rewrite, &head, &[Value::Text(text.into())]);
+        }
+        let spellings: Vec<_> = count.spellings.iter().map(|(old, new)| (old.as_str(), new.as_str())).collect();
+        assert_eq!(
+            spellings,
+            [
+                ("/old", "/new"),
+                ("file:///old", "file:///new"),
+                ("mlflow-artifacts:", "s3://b"),
+                ("mlflow-artifacts://h", "s3://b"),
+            ]
+        );
+        assert_eq!((count.rows, count.stay, count.impossible), (5, 2, 0));
+        let into_bucket = Rewrite { roots: vec![("/old".into(), "s3://b".into())], ..rewrite };
+        count_row(&mut count, &into_bucket, &head, &[Value::Text("file:///old/a%20b".into())]);
+        assert_eq!((count.impossible, &count.impossible_examples[0][..]), (1, "file:///old/a%20b"));
     }
 }

@@ -5,6 +5,7 @@
 //! What must stay true: a file in use is read through SQLite, never copied as a file.
 
 mod dump;
+mod examine;
 mod merge;
 pub(super) mod reader;
 pub(super) mod writer;
@@ -21,8 +22,6 @@ use crate::sql::{Value, literal, text_literal};
 
 /// How long a lock of another process is waited for. MLflow itself waits 20 seconds.
 const BUSY_MAX: Duration = Duration::from_secs(60);
-/// Lines of a check's findings that a message repeats.
-const FINDINGS_MAX: usize = 5;
 
 /// An open file.
 pub struct File {
@@ -113,16 +112,6 @@ impl File {
     fn primary_key(&self, table: &str) -> Result<Vec<String>> {
         let sql = format!("SELECT name FROM pragma_table_xinfo({}) WHERE pk > 0 ORDER BY pk", text_literal(table));
         self.texts("read the tables of", &sql)
-    }
-
-    /// Fails if rows refer to others that are not there.
-    fn check_references(&self, action: &'static str) -> Result<()> {
-        let sql = format!(
-            "SELECT \"table\" || ' (row ' || coalesce(rowid, '?') || ') refers to a missing row of ' || parent \
-             FROM pragma_foreign_key_check LIMIT {FINDINGS_MAX}"
-        );
-        let findings = self.texts(action, &sql)?;
-        if findings.is_empty() { Ok(()) } else { Err(self.error(action, findings.join("; "))) }
     }
 }
 

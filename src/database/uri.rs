@@ -71,6 +71,79 @@ impl SslMode {
     }
 }
 
+/// Whether a login is bound to the TLS connection that it is made through, as libpq means it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// Where the server can.
+    Prefer,
+    /// Always: whoever stands between has no use for the login.
+    Require,
+}
+
+impl ChannelBinding {
+    /// Returns libpq's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let found = [Self::Disable, Self::Prefer, Self::Require].into_iter().find(|binding| binding.name() == text);
+        found.ok_or_else(|| Error::Invalid(format!("Unknown channel_binding {text:?} in the database URI")))
+    }
+}
+
+/// What a server must be for a session to be of use, as libpq means it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// Sessions may write.
+    ReadWrite,
+    /// Sessions may only read.
+    ReadOnly,
+    /// It is no standby.
+    Primary,
+    /// It is a standby.
+    Standby,
+}
+
+impl SessionKind {
+    /// Reads `target_session_attrs`; none if any server will do.
+    fn parse(text: &str) -> Result<Option<Self>> {
+        Ok(Some(match text {
+            "any" | "prefer-standby" => return Ok(None),
+            "read-write" => Self::ReadWrite,
+            "read-only" => Self::ReadOnly,
+            "primary" => Self::Primary,
+            "standby" => Self::Standby,
+            _ => return Err(Error::Invalid(format!("Unknown target_session_attrs {text:?} in the database URI"))),
+        }))
+    }
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.2, the oldest that is spoken here.
+    V1_2,
+    /// 1.3.
+    V1_3,
+}
+
+impl TlsVersion {
+    /// Returns libpq's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1_2 => "TLSv1.2",
+            Self::V1_3 => "TLSv1.3",
+        }
+    }
+}
+
 /// Where a PostgreSQL database is, and how to connect.
 #[derive(Clone)]
 pub struct PostgresqlUri {
@@ -92,6 +165,16 @@ pub struct PostgresqlUri {
     pub ssl_certificate: Option<PathBuf>,
     /// File of its key.
     pub ssl_key: Option<PathBuf>,
+    /// File of revoked certificates.
+    pub ssl_revoked: Option<PathBuf>,
+    /// Oldest version of TLS that will do.
+    pub ssl_version_min: TlsVersion,
+    /// Newest version of TLS that is spoken.
+    pub ssl_version_max: TlsVersion,
+    /// Whether the login is bound to the connection.
+    pub channel_binding: ChannelBinding,
+    /// What the server must be.
+    pub session_kind: Option<SessionKind>,
     /// Name that the server's logs show.
     pub application_name: Option<String>,
     /// Seconds to wait for a connection; 0 or none for as long as it takes.
@@ -214,25 +297,83 @@ fn parse_postgresql(rest: &str, given: Option<Zeroizing<String>>) -> Result<Post
         ssl_root_certificate: from_environment("PGSSLROOTCERT").map(PathBuf::from),
         ssl_certificate: from_environment("PGSSLCERT").map(PathBuf::from),
         ssl_key: from_environment("PGSSLKEY").map(PathBuf::from),
+        ssl_revoked: from_environment("PGSSLCRL").map(PathBuf::from),
+        ssl_version_min: TlsVersion::V1_2,
+        ssl_version_max: TlsVersion::V1_3,
+        channel_binding: from_environment("PGCHANNELBINDING")
+            .map_or(Ok(ChannelBinding::Prefer), |text| ChannelBinding::parse(&text))?,
+        session_kind: None,
         application_name: None,
         connect_timeout_seconds: None,
         options: None,
     };
-    let mut inline_password = None;
-    for (name, value) in parameters(query)? {
-        if name == "password" {
-            inline_password = Some(Zeroizing::new(value));
-        } else {
-            apply_parameter(&mut uri, &name, value)?;
+    let (mut inline_password, mut password_file) = (None, None);
+    let parameters = parameters(query)?;
+    refuse_repeated(&parameters)?;
+    for (name, value) in parameters {
+        match name.as_str() {
+            "password" => inline_password = Some(Zeroizing::new(value)),
+            "passfile" => password_file = Some(PathBuf::from(value)),
+            name => apply_parameter(&mut uri, name, value)?,
         }
     }
-    complete(&mut uri, inline_password.or(given))?;
+    if uri.ssl_version_min > uri.ssl_version_max {
+        return Err(Error::Invalid("The database URI allows no version of TLS".to_owned()));
+    }
+    complete(&mut uri, inline_password.or(given), password_file.as_deref())?;
     Ok(uri)
+}
+
+/// Which of two values counts differs from program to program; SQLAlchemy takes repeated hosts for several.
+fn refuse_repeated(parameters: &[(String, String)]) -> Result<()> {
+    let repeated =
+        parameters.iter().enumerate().find(|(at, (name, _))| parameters[..*at].iter().any(|(other, _)| other == name));
+    match repeated {
+        None => Ok(()),
+        Some((_, (name, _))) if name == "host" => Err(several_hosts()),
+        Some((_, (name, _))) => Err(Error::Invalid(format!("The database URI has the setting {name:?} twice"))),
+    }
+}
+
+fn several_hosts() -> Error {
+    Error::Invalid(
+        "Several hosts in one database URI are not supported: name the one to read from, or to restore into".to_owned(),
+    )
+}
+
+/// SQLAlchemy takes `host=name:port`, too.
+fn apply_host(uri: &mut PostgresqlUri, value: String) -> Result<()> {
+    match value.split_once(':') {
+        Some((host, port)) if !host.is_empty() && !port.contains(':') => {
+            (uri.host, uri.port) = (host.to_owned(), number("port", port)?);
+        }
+        _ => uri.host = value,
+    }
+    Ok(())
+}
+
+/// Older versions of TLS than 1.2 are not spoken, so that they may be allowed changes nothing.
+fn version_min(text: &str) -> Result<TlsVersion> {
+    match text {
+        "" | "TLSv1" | "TLSv1.1" | "TLSv1.2" => Ok(TlsVersion::V1_2),
+        "TLSv1.3" => Ok(TlsVersion::V1_3),
+        _ => Err(Error::Invalid(format!("Unknown ssl_min_protocol_version {text:?} in the database URI"))),
+    }
+}
+
+fn version_max(text: &str) -> Result<TlsVersion> {
+    match text {
+        "" | "TLSv1.3" => Ok(TlsVersion::V1_3),
+        "TLSv1.2" => Ok(TlsVersion::V1_2),
+        _ => Err(Error::Invalid(format!(
+            "Unusable ssl_max_protocol_version {text:?} in the database URI: TLS 1.2 is the oldest"
+        ))),
+    }
 }
 
 fn apply_parameter(uri: &mut PostgresqlUri, name: &str, value: String) -> Result<()> {
     match name {
-        "host" => value.clone_into(&mut uri.host),
+        "host" => apply_host(uri, value)?,
         "port" => uri.port = number("port", &value)?,
         "user" => uri.user = value,
         "dbname" => uri.database = value,
@@ -240,6 +381,11 @@ fn apply_parameter(uri: &mut PostgresqlUri, name: &str, value: String) -> Result
         "sslrootcert" => uri.ssl_root_certificate = Some(value.into()),
         "sslcert" => uri.ssl_certificate = Some(value.into()),
         "sslkey" => uri.ssl_key = Some(value.into()),
+        "sslcrl" => uri.ssl_revoked = Some(value.into()),
+        "ssl_min_protocol_version" => uri.ssl_version_min = version_min(&value)?,
+        "ssl_max_protocol_version" => uri.ssl_version_max = version_max(&value)?,
+        "channel_binding" => uri.channel_binding = ChannelBinding::parse(&value)?,
+        "target_session_attrs" => uri.session_kind = SessionKind::parse(&value)?,
         "application_name" => uri.application_name = Some(value),
         "connect_timeout" => uri.connect_timeout_seconds = Some(number("connect_timeout", &value)?),
         "options" => uri.options = Some(value),
@@ -250,19 +396,19 @@ fn apply_parameter(uri: &mut PostgresqlUri, name: &str, value: String) -> Result
 }
 
 /// Fills in what the URI leaves open, as libpq does.
-fn complete(uri: &mut PostgresqlUri, given: Option<Zeroizing<String>>) -> Result<()> {
+fn complete(uri: &mut PostgresqlUri, given: Option<Zeroizing<String>>, password_file: Option<&Path>) -> Result<()> {
     if uri.host.is_empty() {
         uri.host = from_environment("PGHOST").unwrap_or_else(|| {
             if Path::new(SOCKET_DIRECTORY).is_dir() { SOCKET_DIRECTORY } else { "localhost" }.to_owned()
         });
     }
     if uri.host.contains(',') {
-        return Err(Error::Invalid("Several hosts in one database URI are not supported: name one".to_owned()));
+        return Err(several_hosts());
     }
     uri.password = uri.password.take().or(given).or_else(|| from_environment("PGPASSWORD").map(Zeroizing::new));
     if uri.password.is_none() {
         let host = if uri.is_socket() { "localhost" } else { &uri.host };
-        uri.password = pgpass::find(&[host, &uri.port.to_string(), &uri.database, &uri.user]);
+        uri.password = pgpass::find(password_file, &[host, &uri.port.to_string(), &uri.database, &uri.user]);
     }
     Ok(())
 }
@@ -372,7 +518,40 @@ mod tests {
         assert!(refusal("sqlite:///file:x.db?uri=true").contains("file:"));
         assert!(refusal("file:x.db").contains("file:"));
         assert!(refusal("postgresql://u:secret@h1,h2/d").contains("Several hosts"));
+        assert!(refusal("postgresql://u:secret@/d?host=h1:1&host=h2:2").contains("Several hosts"));
+        assert!(refusal("postgresql://h/d?port=1&port=2").contains("\"port\" twice"));
         assert!(refusal("postgresql://h/d?sslmod=require").contains("sslmod"));
+        assert!(refusal("postgresql://h/d?channel_binding=maybe").contains("channel_binding"));
+        assert!(refusal("postgresql://h/d?ssl_max_protocol_version=TLSv1.1").contains("TLSv1.1"));
+        let none_left = "postgresql://h/d?ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2";
+        assert!(refusal(none_left).contains("no version of TLS"));
+    }
+
+    #[test]
+    fn what_providers_put_into_their_uris_is_read() {
+        let uri = postgresql(
+            "postgresql://u:p@/d?host=db.example:6432&sslmode=require&channel_binding=require&sslcrl=/crl.pem&\
+             target_session_attrs=read-write&ssl_min_protocol_version=TLSv1.3",
+        );
+        assert_eq!((uri.host.as_str(), uri.port), ("db.example", 6432));
+        assert_eq!((uri.channel_binding, uri.session_kind), (ChannelBinding::Require, Some(SessionKind::ReadWrite)));
+        assert_eq!((uri.ssl_version_min, uri.ssl_version_max), (TlsVersion::V1_3, TlsVersion::V1_3));
+        assert_eq!(uri.ssl_revoked, Some("/crl.pem".into()));
+        assert_eq!(postgresql("postgresql://u@h/d?target_session_attrs=any").session_kind, None);
+    }
+
+    #[test]
+    fn the_password_file_that_a_uri_names_is_read_and_needs_to_be_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
+        std::fs::write(&path, "h:5432:d:u:out-of-the-file\n").unwrap();
+        let text = format!("postgresql://u@h/d?passfile={}", path.display());
+        for (mode, found) in [(0o600, true), (0o644, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let is_found = postgresql(&text).password.is_some_and(|password| *password == "out-of-the-file");
+            assert_eq!(is_found, found, "{mode:o}");
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum DeploymentCheck {
     DumpProgram,
     /// A file of SQLite is where its locks work.
     File,
+    /// Its rows keep the rules of its schema; said only if they do not.
+    Rows,
     /// Its schema is known.
     Schema,
     /// Every artifact root that the databases name is mapped or excluded.
@@ -101,6 +103,7 @@ impl fmt::Display for DeploymentCheck {
             Self::Rights => "rights",
             Self::DumpProgram => "pg_dump",
             Self::File => "database file",
+            Self::Rows => "database rows",
             Self::Schema => "schema",
             Self::Roots => "artifact roots",
             Self::Place => "artifact place",
@@ -122,6 +125,9 @@ impl DeploymentCheck {
             }
             Self::Database | Self::DumpProgram | Self::Rights => "There can be no backup of this database.",
             Self::File => "Reading and writing at the same time can corrupt the database: keep it on a local disk.",
+            Self::Rows => {
+                "They are backed up and restored as they are; what must be mended before a restore is named by each backup."
+            }
             Self::Schema => {
                 "The backup will be whole, but whether an MLflow release fits it, and how single runs and models are \
                  restored, is not known."
@@ -248,6 +254,10 @@ impl DeploymentLook<'_> {
         }
         let opened = OpenDatabase::open(store, uri, scratch, &self.hears.cancel);
         let mut database = self.or_find(DeploymentCheck::Database, name, opened)?;
+        let violations = database.reader.facts().violations.clone();
+        for violation in violations.kept.iter().chain(&violations.unloadable) {
+            self.find(DeploymentCheck::Rows, name, Status::Warning, violation);
+        }
         self.schema(&mut database);
         Some(database)
     }
@@ -284,6 +294,9 @@ impl DeploymentLook<'_> {
         let read = inventory::read(databases, &self.layout.map, None, &self.hears.cancel);
         self.hears.check()?;
         let Some(inventory) = self.or_find(DeploymentCheck::Roots, "all", read) else { return Ok(None) };
+        for (store, misfit) in &inventory.misfits {
+            self.find(DeploymentCheck::Rows, store.name(), Status::Warning, misfit);
+        }
         for (root, rows) in inventory.unmapped.iter().take(NAMED_MAX) {
             let measured = format!("{rows} rows refer to it, and it is neither mapped nor excluded");
             self.find(DeploymentCheck::Roots, root, Status::Failed, measured);

@@ -30,6 +30,15 @@ pub struct Verdicts {
     pub references: Verdict,
     /// The export through the REST API; never needed for a restore.
     pub metadata: Verdict,
+    /// The rows of every database keep the rules of its schema, as far as that was checked. Rows that do not are in the
+    /// snapshot all the same.
+    #[serde(default = "absent")]
+    pub consistency: Verdict,
+}
+
+/// Returns the verdict of records that were made before there was one.
+fn absent() -> Verdict {
+    Verdict::Absent
 }
 
 /// One database.
@@ -51,6 +60,9 @@ pub struct DatabaseRecord {
     pub tables: u64,
     /// Number of rows in all tables.
     pub rows: u64,
+    /// Which rules of its schema its rows break, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<String>,
 }
 
 /// A root of artifact locations.

@@ -6,7 +6,7 @@
 //! What must stay true: a column that this version of MLflow does not have is left out, never invented; a value that is
 //! not of its expected type is kept as the text that it is.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
@@ -347,6 +347,16 @@ fn json(kind: ColumnKind, value: &Value) -> Option<Json> {
     Some(number.unwrap_or(Json::String(text)))
 }
 
+/// Reads what should be a number. SQLite keeps anything in any column, and one such row must not hide all others: what is
+/// no number counts as absent.
+fn number<'de, D: Deserializer<'de>>(json: D) -> Result<Option<i64>, D::Error> {
+    Ok(Json::deserialize(json)?.as_i64())
+}
+
+fn number_or_zero<'de, D: Deserializer<'de>>(json: D) -> Result<i64, D::Error> {
+    Ok(number(json)?.unwrap_or_default())
+}
+
 /// A line of `experiments.jsonl`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -360,6 +370,7 @@ pub struct Experiment {
     /// `active` or `deleted`.
     pub lifecycle_stage: String,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub creation_time: Option<i64>,
     /// The workspace that it belongs to, where there are several.
     pub workspace: Option<String>,
@@ -382,8 +393,10 @@ pub struct Run {
     /// `active` or `deleted`.
     pub lifecycle_stage: String,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub start_time: Option<i64>,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub end_time: Option<i64>,
     /// Where its artifacts are.
     pub artifact_uri: Option<String>,
@@ -404,10 +417,12 @@ pub struct LoggedModel {
     /// The run that logged it.
     pub source_run_id: Option<String>,
     /// 1 pending, 2 ready, 3 failed.
+    #[serde(deserialize_with = "number")]
     pub status: Option<i64>,
     /// `active` or `deleted`.
     pub lifecycle_stage: String,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub creation_time: Option<i64>,
     /// Where its files are.
     pub artifact_location: Option<String>,
@@ -429,8 +444,10 @@ pub struct RegisteredModel {
     /// What it is.
     pub description: Option<String>,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub creation_time: Option<i64>,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub last_update_time: Option<i64>,
 }
 
@@ -441,6 +458,7 @@ pub struct ModelVersion {
     /// The registered model.
     pub name: String,
     /// Its number.
+    #[serde(deserialize_with = "number_or_zero")]
     pub version: i64,
     /// What it was registered from.
     pub source: Option<String>,
@@ -455,6 +473,7 @@ pub struct ModelVersion {
     /// What it is.
     pub description: Option<String>,
     /// Milliseconds since 1970.
+    #[serde(deserialize_with = "number")]
     pub creation_time: Option<i64>,
 }
 
@@ -479,6 +498,7 @@ pub struct Alias {
     /// The alias.
     pub alias: String,
     /// The version that it stands for.
+    #[serde(deserialize_with = "number_or_zero")]
     pub version: i64,
 }
 
@@ -491,6 +511,7 @@ pub struct Pair {
     /// The name of its registered model, if it belongs to one.
     pub name: Option<String>,
     /// The version, if it belongs to one.
+    #[serde(deserialize_with = "number")]
     pub version: Option<i64>,
     /// Its trace, if it belongs to one.
     pub trace_id: Option<String>,

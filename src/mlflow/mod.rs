@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod names;
+mod releases;
 pub mod roots;
 pub mod schema;
 pub mod uri;

@@ -6,88 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mlflow::names::{STAGE_DELETED, table};
+use crate::mlflow::releases::{RELEASES, REVISIONS};
 use crate::sql::text_literal;
-
-/// Alembic revisions of the tracking schema in their order, from the first that MLflow 1.0 wrote; those that were the
-/// head of a release are named in [`RELEASES`].
-const REVISIONS: [&str; 67] = [
-    "451aebb31d03",
-    "90e64c465722",
-    "181f10493468",
-    "df50e92ffc5e",
-    "7ac759974ad8",
-    "89d4b8295536",
-    "2b4d017a5e9b",
-    "cfd24bdc0731",
-    "0a8213491aaa",
-    "728d730b5ebd",
-    "27a6a02d2cf1",
-    "84291f40a231",
-    "a8c4a736bde6",
-    "39d1c3be5f05",
-    "c48cb773bb87",
-    "bd07f7e963c5",
-    "0c779009ac13",
-    "cc1f77228345",
-    "97727af70f4d",
-    "3500859a5d39",
-    "7f2a7d5fae7d",
-    "2d6e25af4d3e",
-    "acf3f17fdcc7",
-    "867495a8f9d4",
-    "5b0e9adcef9c",
-    "4465047574b1",
-    "f5a4f2784254",
-    "0584bdc529eb",
-    "400f98739977",
-    "6953534de441",
-    "bda7b8c39065",
-    "cbc13b556ace",
-    "770bee3ae1dd",
-    "a1b2c3d4e5f6",
-    "de4033877273",
-    "1a0cddfcaa16",
-    "534353b11cbc",
-    "71994744cf8e",
-    "3da73c924c2f",
-    "bf29a5ff90ea",
-    "1bd49d398cd23",
-    "b7c8d9e0f1a2",
-    "5d2d30f0abce",
-    "c9d4e5f6a7b8",
-    "2c33131f4dae",
-    "d3e4f5a6b7c8",
-    "d0e1f2a3b4c5",
-    "c8d9e0f1a2b3",
-    "1b5f0d9ad7c1",
-    "e1f2a3b4c5d6",
-    "76601a5f987d",
-    "c3d6457b6d8a",
-    "a5b4c3d2e1f0",
-    "ae8bbe7743c9",
-    "7d34483879f0",
-    "da6fb0208061",
-    "89d3d66ed43f",
-    "b7e4c1a90f23",
-    "a8b9c0d1e2f3",
-    "c1d2e3f4a5b6",
-    "c3d9e7f1a2b4",
-    "6f8d9c3b2a1e",
-    "1971f2d9a75b",
-    "17e22815139b",
-    "b7e2c1a4d9f3",
-    "75868b020152",
-    "dc11669786a5",
-];
-
-/// Releases whose schema was measured, with their head revision, in order.
-const RELEASES: [(&str, &str); 5] = [
-    ("1.30.1", "97727af70f4d"),
-    ("2.22.5", "0584bdc529eb"),
-    ("3.0.1", "bda7b8c39065"),
-    ("3.17.2", "dc11669786a5"),
-    ("3.18.0", "f4a9b2c7d1e6"),
-];
 
 /// How two revisions of the schema stand to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +22,49 @@ pub enum Order {
     Unknown,
 }
 
+/// What is known of a release of MLflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Its head revision, and whether a release before it has the same one, so that it need not migrate anything.
+    Measured {
+        /// The head.
+        head: &'static str,
+        /// Whether a release before it has the same.
+        is_shared: bool,
+    },
+    /// It is newer than all that were measured.
+    Newer,
+    /// It is among those that were measured, or before them, and is none of them.
+    Missing,
+}
+
+/// Returns what is known of a release; `None` if the text is not the number of any.
+pub fn release(version: &str) -> Option<Release> {
+    let number = release_number(version)?;
+    if let Some(at) = RELEASES.iter().position(|(known, _)| *known == version) {
+        let head = RELEASES[at].1;
+        return Some(Release::Measured { head, is_shared: RELEASES[..at].iter().any(|(_, other)| *other == head) });
+    }
+    let newest = RELEASES.iter().filter_map(|(known, _)| release_number(known)).max();
+    Some(if Some(number) > newest { Release::Newer } else { Release::Missing })
+}
+
+/// Reads `3.17.2`, and what pre-releases have behind it.
+fn release_number(version: &str) -> Option<[u32; 3]> {
+    let mut number = [0; 3];
+    let mut parts = version.split('.');
+    for (at, place) in number.iter_mut().enumerate() {
+        let Some(part) = parts.next() else { return (at == 2).then_some(number) };
+        let digits = part.find(|character: char| !character.is_ascii_digit()).unwrap_or(part.len());
+        let is_last = at == 2 && (part[digits..].is_empty() || part[digits..].starts_with("rc"));
+        *place = part[..digits].parse().ok().filter(|_| digits == part.len() || is_last)?;
+    }
+    parts.all(|part| part.starts_with("dev")).then_some(number)
+}
+
 /// Returns the place of a revision in time, if it is known.
 fn age(revision: &str) -> Option<usize> {
-    REVISIONS.iter().position(|known| *known == revision).or_else(|| {
-        let release = RELEASES.iter().position(|(_, head)| *head == revision)?;
-        Some(REVISIONS.len() + release)
-    })
+    REVISIONS.iter().position(|known| *known == revision)
 }
 
 /// Compares two revisions of the tracking schema.
@@ -129,7 +86,10 @@ pub fn is_known(revision: &str) -> bool {
 
 /// Returns the head revision that an MLflow release writes, if it was measured.
 pub fn head_of_release(version: &str) -> Option<&'static str> {
-    RELEASES.iter().find(|(release, _)| *release == version).map(|(_, head)| *head)
+    match release(version)? {
+        Release::Measured { head, .. } => Some(head),
+        Release::Newer | Release::Missing => None,
+    }
 }
 
 /// Returns the oldest measured release that can open a database of this revision.
@@ -327,7 +287,7 @@ mod tests {
         assert_eq!(compare("f4a9b2c7d1e6", "dc11669786a5"), Order::Newer);
         assert_eq!(compare("dc11669786a5", "dc11669786a5"), Order::Same);
         assert_eq!(compare("ffffffffffff", "dc11669786a5"), Order::Unknown);
-        assert_eq!(release_for("cbc13b556ace"), Some("3.17.2"));
+        assert_eq!(release_for("cbc13b556ace"), Some("3.2.0"));
         assert_eq!(release_for("f4a9b2c7d1e6"), Some("3.18.0"));
     }
 
@@ -341,8 +301,25 @@ mod tests {
     }
 
     #[test]
-    fn every_release_but_the_last_has_a_known_revision() {
-        let unknown: Vec<_> = RELEASES.iter().filter(|(_, head)| !REVISIONS.contains(head)).collect();
-        assert_eq!(unknown, [&("3.18.0", "f4a9b2c7d1e6")]);
+    fn every_release_has_a_known_revision_and_newer_ones_come_later() {
+        assert!(RELEASES.iter().all(|(_, head)| is_known(head)));
+        assert!(RELEASES.len() > 90);
+        assert!(RELEASES.is_sorted_by_key(|(release, _)| release_number(release).unwrap()));
+        // Not always with a newer schema: 3.0.1 came after 3.1.0, and has a revision that 3.1.0 lacks.
+        assert_eq!(compare(head_of_release("3.1.0").unwrap(), head_of_release("3.0.1").unwrap()), Order::Older);
+    }
+
+    #[test]
+    fn releases_are_told_from_nonsense() {
+        let measured = |head, is_shared| Some(Release::Measured { head, is_shared });
+        assert_eq!(release("3.17.0"), measured("dc11669786a5", false));
+        assert_eq!(release("3.17.2"), measured("dc11669786a5", true));
+        assert_eq!(release("99.0.0"), Some(Release::Newer));
+        assert_eq!(release("99.1"), Some(Release::Newer));
+        assert_eq!(release("3.17.99"), Some(Release::Missing));
+        assert_eq!(release("2.0.0rc0"), Some(Release::Missing));
+        for nonsense in ["", "3", "latest", "3.17.x", "v3.17.2", "3.17.2.1", "3.17.2-1", "3,17", "4294967296.0.0"] {
+            assert_eq!(release(nonsense), None, "{nonsense}");
+        }
     }
 }

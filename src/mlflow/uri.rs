@@ -2,7 +2,7 @@
 //!
 //! What must stay true: two spellings of one place become equal; two places never do.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// Beginning of a location that the tracking server resolves below its `--artifacts-destination`.
 pub const PROXIED: &str = "mlflow-artifacts:";
@@ -54,6 +54,35 @@ fn local(text: &str) -> Option<String> {
     };
     let decoded = percent_decode_str(path).decode_utf8().ok()?;
     path.starts_with('/').then(|| format!("/{}", decoded.trim_start_matches('/')))
+}
+
+/// Returns how `location` spells the beginning that is `root`, which is in its one form; `None` outside of it.
+///
+/// `file:///srv/a/1` spells `/srv/a` as `file:///srv/a`, and `mlflow-artifacts://host/1` spells `mlflow-artifacts:/` as
+/// `mlflow-artifacts://host`.
+pub fn spelling_of<'a>(location: &'a str, root: &str) -> Option<&'a str> {
+    below(&normalize(location), root)?;
+    let borders = location.char_indices().filter(|(_, character)| *character == '/').map(|(at, _)| at);
+    let borders: Vec<_> = borders.chain([location.len()]).collect();
+    let prefixes = borders.into_iter().rev().map(|at| location[..at].trim_end_matches('/'));
+    let mut spellings = prefixes.filter(|prefix| normalize(prefix) == root || root == "/" && prefix.is_empty());
+    spellings.next()
+}
+
+/// Spells the new beginning of a location as the old one was: what was a `file:` URI, with its percent signs, stays one.
+/// `None` if the rest of the location would mean something else behind the new beginning.
+pub fn respell(old: &str, new: &str, rest: &str) -> Option<String> {
+    /// What a path cannot have in a URI as it stands.
+    const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'#').add(b'?');
+    let is_local = |text: &str| text.starts_with('/') || local(text).is_some();
+    let new = new.trim_end_matches('/');
+    match (old.starts_with("file:"), is_local(new) || new.is_empty()) {
+        (true, true) if new.starts_with("file:") => Some(new.to_owned()),
+        (true, true) => Some(format!("file://{}", utf8_percent_encode(new, ENCODED))),
+        (true, false) => (!rest.contains('%')).then(|| new.to_owned()),
+        (false, true) if old.starts_with('/') || old.is_empty() => Some(local(new).unwrap_or_else(|| new.to_owned())),
+        (false, _) => Some(new.to_owned()),
+    }
 }
 
 /// Joins a relative path to a location.
@@ -134,6 +163,40 @@ pub fn version_source(text: &str) -> VersionSource<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_is_found_and_moved_in_whatever_spelling() {
+        for (location, root, spelling) in [
+            ("/srv/a/1", "/srv/a", Some("/srv/a")),
+            ("file:///srv/a/1", "/srv/a", Some("file:///srv/a")),
+            ("file:/srv/a", "/srv/a", Some("file:/srv/a")),
+            ("file://localhost/srv/a%20b/1", "/srv/a b", Some("file://localhost/srv/a%20b")),
+            ("/srv/a//1", "/srv/a", Some("/srv/a")),
+            ("/srv/ab", "/srv/a", None),
+            ("mlflow-artifacts:/1/r", "mlflow-artifacts:/", Some("mlflow-artifacts:")),
+            ("mlflow-artifacts://h:5000/1/r", "mlflow-artifacts:/", Some("mlflow-artifacts://h:5000")),
+            ("mlflow-artifacts://h/1/r", "mlflow-artifacts:/1", Some("mlflow-artifacts://h/1")),
+            (
+                "https://h/p/api/2.0/mlflow-artifacts/artifacts/1/r",
+                "mlflow-artifacts:/",
+                Some("https://h/p/api/2.0/mlflow-artifacts/artifacts"),
+            ),
+            ("s3://b/x/y", "s3://b/x", Some("s3://b/x")),
+            ("s3://b", "s3://b/x", None),
+            ("/srv", "/", Some("")),
+        ] {
+            assert_eq!(spelling_of(location, root), spelling, "{location} {root}");
+        }
+        assert_eq!(respell("file:///old", "/new a", "/x%20y").as_deref(), Some("file:///new%20a"));
+        assert_eq!(respell("/old", "file:///new%20a", "/x").as_deref(), Some("/new a"));
+        assert_eq!(respell("file:///old", "s3://b/", "/x").as_deref(), Some("s3://b"));
+        assert_eq!(respell("file:///old", "s3://b", "/x%20y"), None);
+        assert_eq!(respell("s3://b", "/new", "/x").as_deref(), Some("/new"));
+        assert_eq!(
+            respell("mlflow-artifacts://h", "mlflow-artifacts:/p/", "/1").as_deref(),
+            Some("mlflow-artifacts:/p")
+        );
+    }
 
     #[test]
     fn spellings_of_one_place_become_equal() {

@@ -129,12 +129,14 @@ pub struct Inventory {
     pub claims: Vec<Claim>,
     /// Roots that the configuration neither maps nor excludes, with the number of locations below each.
     pub unmapped: BTreeMap<String, u64>,
+    /// Columns of numbers in which rows have something else, in words.
+    pub misfits: Vec<(Store, String)>,
 }
 
 impl Inventory {
-    /// Returns the claims; fails if a location leads nowhere that the configuration knows.
-    pub fn into_claims(self) -> Result<Vec<Claim>> {
-        if self.unmapped.is_empty() { Ok(self.claims) } else { Err(unmapped(&self.unmapped)) }
+    /// Fails if a location leads nowhere that the configuration knows.
+    pub fn check_roots(&self) -> Result<()> {
+        if self.unmapped.is_empty() { Ok(()) } else { Err(unmapped(&self.unmapped)) }
     }
 }
 
@@ -167,6 +169,7 @@ pub fn read(
         models: HashMap::new(),
         models_of_runs: HashMap::new(),
     };
+    let mut misfits = Vec::new();
     let has_registry = databases.iter().any(|database| database.store == Store::Registry);
     // The registry first: it tells which runs' locations must be remembered.
     for spec in SPECS.iter().filter(|spec| spec.is_registry).chain(SPECS.iter().filter(|spec| !spec.is_registry)) {
@@ -174,10 +177,28 @@ pub fn read(
         let wanted = if spec.is_registry && has_registry { Store::Registry } else { Store::Backend };
         let Some(database) = databases.iter_mut().find(|database| database.store == wanted) else { continue };
         if database.has(spec.table) {
-            read_table(database.reader.as_mut(), spec, directory, &mut |row| collector.collect(spec, row))?;
+            let mut counts = BTreeMap::new();
+            read_table(database.reader.as_mut(), spec, directory, &mut |row| {
+                count_misfits(spec, row, &mut counts);
+                collector.collect(spec, row)
+            })?;
+            misfits.extend(counts.iter().map(|(column, rows)| (wanted, misfit(spec, column, *rows))));
         }
     }
-    Ok(collector.finish())
+    Ok(Inventory { misfits, ..collector.finish() })
+}
+
+/// Counts what is in a column of numbers and is none: SQLite takes it.
+fn count_misfits(spec: &TableSpec, row: &Map<String, Json>, counts: &mut BTreeMap<&'static str, u64>) {
+    for column in spec.columns.iter().filter(|column| column.kind == ColumnKind::Integer) {
+        if row.get(column.field).is_some_and(Json::is_string) {
+            *counts.entry(column.column).or_default() += 1;
+        }
+    }
+}
+
+fn misfit(spec: &TableSpec, column: &str, rows: u64) -> String {
+    format!("{rows} rows of {} have something else than a number in {column}", spec.table)
 }
 
 fn read_table(
@@ -342,7 +363,7 @@ impl Collector<'_> {
                 }
             }
         }
-        Inventory { claims: self.claims, unmapped: self.unmapped }
+        Inventory { claims: self.claims, unmapped: self.unmapped, misfits: Vec::new() }
     }
 
     /// Follows the source of a version to the location of its files.

@@ -14,7 +14,8 @@ use crate::support::cli::{Runner, finish, noise};
 use crate::support::deployment::ThreeDays;
 
 /// Objects that only tests with servers see ([`assert_documented`]), or that take damage which other tests make.
-const SEEN_ELSEWHERE: [&str; 2] = ["restore: summary.ids", "repair index: report.unrepaired[]"];
+const SEEN_ELSEWHERE: [&str; 3] =
+    ["restore: summary.experiments[]", "restore: summary.ids", "repair index: report.unrepaired[]"];
 
 #[derive(Debug, PartialEq)]
 enum Shape {

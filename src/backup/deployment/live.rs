@@ -2,6 +2,9 @@
 //! repository?
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backup::deployment::references::Surroundings;
@@ -13,7 +16,7 @@ use crate::format::tree::Entry;
 use crate::mlflow::names::{DELETED, STAGE_DELETED};
 use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::monitor::Monitor;
-use crate::source::deployment::Deployment;
+use crate::source::deployment::{ArtifactPlace, Deployment};
 use crate::source::inventory::Claim;
 use crate::sql::Value;
 use crate::trees::earlier::is_held;
@@ -30,6 +33,8 @@ pub struct Live<'a> {
     pub check_chunks: bool,
     /// Hears of what could not be found out.
     pub monitor: &'a Arc<dyn Monitor>,
+    /// Where the component is.
+    pub place: &'a ArtifactPlace,
     /// Open connections; `None` for one that failed.
     pub connections: HashMap<Store, Option<Box<dyn LiveDatabase>>>,
 }
@@ -65,7 +70,32 @@ impl Live<'_> {
     }
 }
 
+/// Takes `.` and `..` out of a path, as far as names alone tell.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for step in path.components() {
+        match step {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            step => plain.push(step),
+        }
+    }
+    plain
+}
+
 impl Surroundings for Live<'_> {
+    /// A relative link within the place leads to what is restored beside it. An absolute one leads to where it led, which
+    /// is backed up if it is in a place that has a root.
+    fn is_backed_up(&self, path: &[u8], target: &[u8]) -> bool {
+        let ArtifactPlace::Directory(place) = self.place else { return true };
+        let link = place.join(OsStr::from_bytes(path));
+        let target = plain(&link.parent().unwrap_or(place).join(OsStr::from_bytes(target)));
+        self.deployment.artifacts.iter().any(|root| match &root.place {
+            ArtifactPlace::Directory(place) => target.starts_with(plain(place)),
+            ArtifactPlace::Bucket(..) => false,
+        })
+    }
+
     fn is_gone(&mut self, claim: &Claim) -> Option<bool> {
         let RowPlace { is_registry, table, stage, condition } = schema::row_of(claim.kind, &claim.id)?;
         let store = if is_registry { self.registry() } else { Store::Backend };

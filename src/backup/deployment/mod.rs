@@ -25,13 +25,13 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::backup::deployment::live::Live;
-use crate::backup::deployment::references::{CrossCheck, ParentEntries};
+use crate::backup::deployment::references::{CrossCheck, CrossChecked, LinkOut, ParentEntries};
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
 use crate::backup::parent::ParentTree;
 use crate::backup::review::NoReview;
 use crate::backup::{BackupOptions, Compare, add_statistics, open_parent, pipeline};
 use crate::chunks::reader::ChunkReader;
-use crate::database::DumpStream;
+use crate::database::{DumpStream, Violations};
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::{
@@ -117,7 +117,7 @@ pub fn survey(
     let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
     let layout = deployment.layout()?;
     let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
-    inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.into_claims()?;
+    inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.check_roots()?;
     for component in &layout.components {
         let source = open_artifacts(component, job_parts.filter.clone(), job_parts.read_ahead_bytes)?;
         visit(&component.name, source.as_ref())?;
@@ -162,16 +162,19 @@ impl DeploymentBackup<'_> {
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
         let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), &self.job.hears.cancel)?;
         // Refused before anything is stored: files at a root that nobody mapped would be missing without a word.
-        let claims = inventory.into_claims()?;
+        inventory.check_roots()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
+        let database = verdict(self.tell_violations(&databases, &mut records, &inventory.misfits));
         // Compared with the very instant that is dumped, so that no migration slips in between.
-        upgrade::check(&records, options, self.compare.parent)?;
+        if let Some(unknown) = upgrade::check(&records, options, self.compare.parent)? {
+            self.job.hears.monitor.note(&unknown);
+        }
         // Ends the databases' transactions as early as can be: on a live server they hold back its vacuum.
         let tables = self.store_databases(databases, read_at)?;
         count_tables(&mut records, &tables);
         let problems_before = self.job.problems.count();
-        self.store_artifacts(claims, &catalogue)?;
+        self.store_artifacts(inventory.claims, &catalogue)?;
         let artifacts = verdict(self.job.problems.count() == problems_before);
         self.report_missing();
         let metadata = self.store_metadata()?;
@@ -187,7 +190,7 @@ impl DeploymentBackup<'_> {
                 excluded: self.deployment.excluded.clone(),
                 keys,
                 verdicts: Verdicts {
-                    database: if records.is_empty() { Verdict::Absent } else { Verdict::Ok },
+                    database: if records.is_empty() { Verdict::Absent } else { database },
                     artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
                     references: if records.is_empty() {
                         Verdict::Absent
@@ -195,12 +198,40 @@ impl DeploymentBackup<'_> {
                         verdict(self.counts.missing + self.counts.partial == 0)
                     },
                     metadata: metadata.verdict,
+                    consistency: consistency(&records),
                 },
                 databases: records,
                 references: self.counts,
                 lossy: if self.deployment.databases.is_empty() { metadata.lacks } else { Vec::new() },
             },
         })
+    }
+
+    /// Says which rules of its schema each database breaks. Returns whether all of it can be loaded again.
+    fn tell_violations(
+        &self,
+        databases: &[OpenDatabase],
+        records: &mut [DatabaseRecord],
+        misfits: &[(Store, String)],
+    ) -> bool {
+        let mut is_loadable = true;
+        for (database, record) in databases.iter().zip(records) {
+            let Violations { mut kept, unloadable } = database.reader.facts().violations.clone();
+            kept.extend(misfits.iter().filter(|(store, _)| *store == record.store).map(|(_, text)| text.clone()));
+            let name = record.store.name();
+            for violation in &kept {
+                let kept = "rows break rules of its schema, and are backed up as they are";
+                self.job.hears.monitor.note(&format!("In the {name} database, {kept}: {violation}"));
+            }
+            for violation in &unloadable {
+                let reason =
+                    format!("{violation}: its rows are in the snapshot, but no database with this schema takes them");
+                self.job.problems.add(&format!("{name} database"), &reason);
+            }
+            is_loadable &= unloadable.is_empty();
+            record.violations = [kept, unloadable].concat();
+        }
+        is_loadable
     }
 
     fn add_component(&mut self, name: &str, stored: (crate::trees::writer::TreeSummary, Statistics), is_whole: bool) {
@@ -265,6 +296,7 @@ impl DeploymentBackup<'_> {
             chunks: self.job.chunks,
             check_chunks: self.compare.check_chunks,
             monitor: &self.job.hears.monitor,
+            place: &component.place,
             connections: HashMap::new(),
         };
         let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
@@ -281,12 +313,24 @@ impl DeploymentBackup<'_> {
             self.compare.check_chunks,
         );
         let stored = pipeline::store_tree(self.job, source.as_ref(), compared, &mut check)?;
-        let (references, counts) = check.finish()?;
+        let CrossChecked { references, counts, links } = check.finish()?;
+        self.report_links(component, &links);
         self.references.extend(references);
         self.counts.orphans += counts.orphans;
         self.counts.orphan_bytes += counts.orphan_bytes;
         self.add_component(&component.name, stored, self.job.problems.count() == problems_before);
         Ok(())
+    }
+
+    /// Names the symlinks that lead out of what is backed up.
+    fn report_links(&self, component: &ArtifactComponent, links: &[LinkOut]) {
+        for LinkOut { path, target, rows } in links {
+            let reason = format!(
+                "it is a symlink to {target}, which is not in this backup, and {rows} rows have their files behind it: map a \
+                 root to where it leads, or put the files back"
+            );
+            self.job.problems.add(&format!("{}/{path}", component.name), &reason);
+        }
     }
 
     /// Names the rows whose files are missing, wholly or in part.
@@ -359,6 +403,14 @@ fn verdict(is_ok: bool) -> Verdict {
     if is_ok { Verdict::Ok } else { Verdict::NotOk }
 }
 
+fn consistency(records: &[DatabaseRecord]) -> Verdict {
+    if records.is_empty() {
+        Verdict::Absent
+    } else {
+        verdict(records.iter().all(|record| record.violations.is_empty()))
+    }
+}
+
 fn without_place(claim: Claim, is_excluded: bool) -> Reference {
     let state = match (is_excluded, claim.must_exist) {
         (true, _) => ReferenceState::Excluded,
@@ -392,6 +444,7 @@ fn database_record(database: &mut OpenDatabase) -> Result<DatabaseRecord> {
         revisions,
         tables: 0,
         rows: 0,
+        violations: Vec::new(),
     })
 }
 

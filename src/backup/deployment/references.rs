@@ -35,6 +35,8 @@ pub trait Surroundings {
     fn is_gone(&mut self, claim: &Claim) -> Option<bool>;
     /// Returns whether the repository still has everything of an entry of the parent snapshot.
     fn is_reliable(&mut self, entry: &Entry) -> Result<bool>;
+    /// Returns whether what a symlink leads to is backed up, too: here, or as a place of its own.
+    fn is_backed_up(&self, path: &[u8], target: &[u8]) -> bool;
 }
 
 /// A claim on its way through the tree.
@@ -70,6 +72,28 @@ pub struct CrossCheck<'a> {
     orphans: Box<dyn Write + 'a>,
     references: Vec<Reference>,
     counts: ReferenceCounts,
+    links: Vec<LinkOut>,
+}
+
+/// A symlink that leads out of what is backed up. MLflow follows it, and a backup does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkOut {
+    /// Its path in the component.
+    pub path: String,
+    /// Where it leads.
+    pub target: String,
+    /// Rows whose files are behind it.
+    pub rows: u64,
+}
+
+/// What a comparison found.
+pub struct CrossChecked {
+    /// What each claim leads to.
+    pub references: Vec<Reference>,
+    /// Files that nobody claims.
+    pub counts: ReferenceCounts,
+    /// Symlinks behind which files are not backed up.
+    pub links: Vec<LinkOut>,
 }
 
 /// Returns what all paths below a claimed place begin with.
@@ -103,14 +127,15 @@ impl<'a> CrossCheck<'a> {
             orphans,
             references: Vec::new(),
             counts: ReferenceCounts::default(),
+            links: Vec::new(),
         }
     }
 
     /// Ends the comparison.
-    pub fn finish(mut self) -> Result<(Vec<Reference>, ReferenceCounts)> {
+    pub fn finish(mut self) -> Result<CrossChecked> {
         self.go_to(None);
         self.orphans.flush().map_err(orphans_fault)?;
-        Ok((self.references, self.counts))
+        Ok(CrossChecked { references: self.references, counts: self.counts, links: self.links })
     }
 
     /// Closes the claims that a path is not part of, and opens those that it is part of.
@@ -126,7 +151,7 @@ impl<'a> CrossCheck<'a> {
     }
 
     fn close(&mut self, mut done: OpenClaim) {
-        let must_have = done.claim.must_exist || done.has_lost;
+        let must_have = done.claim.must_exist || done.has_lost || self.is_behind_link(&done);
         let state = match (done.files, done.carried) {
             (0, _) if !must_have => ReferenceState::Empty,
             // Asked of the live database, after the listing: only a row that is gone by now excuses files that are not there.
@@ -137,6 +162,17 @@ impl<'a> CrossCheck<'a> {
             _ => ReferenceState::CarriedOver,
         };
         self.record(done, state);
+    }
+
+    /// Returns whether the files of a claim are behind a symlink that leads out. Claims close in the order of their keys, so
+    /// only the last link can be before one.
+    fn is_behind_link(&mut self, claim: &OpenClaim) -> bool {
+        let Some(link) = self.links.last_mut().filter(|link| claim.key.starts_with(key_of(&link.path).as_slice()))
+        else {
+            return false;
+        };
+        link.rows += 1;
+        true
     }
 
     /// Decides on an entry of the parent that is gone. Returns it if its row went with it, to be carried over.
@@ -233,6 +269,12 @@ impl Review for CrossCheck<'_> {
     }
 
     fn take_note(&mut self, entry: &Entry) -> Result<()> {
+        if let EntryKind::Symlink { target } = &entry.kind
+            && !self.surroundings.is_backed_up(&entry.path, target)
+        {
+            let target = String::from_utf8_lossy(target).into_owned();
+            self.links.push(LinkOut { path: entry.path_text(), target, rows: 0 });
+        }
         self.count(entry, false)
     }
 
@@ -346,6 +388,10 @@ mod tests {
         fn is_reliable(&mut self, _: &Entry) -> Result<bool> {
             Ok(true)
         }
+
+        fn is_backed_up(&self, _: &[u8], target: &[u8]) -> bool {
+            target != b"/out"
+        }
     }
 
     /// A place for orphans that can be looked at afterwards.
@@ -395,7 +441,7 @@ mod tests {
             tree.push(entry);
         }
         tree.extend(check.advance(None).unwrap());
-        let (references, _) = check.finish().unwrap();
+        let references = check.finish().unwrap().references;
         let mut states: Vec<_> = references.into_iter().map(|it| (it.id, it.state)).collect();
         states.sort_by(|a, b| a.0.cmp(&b.0));
         let paths: Vec<_> = tree.iter().map(Entry::path_text).collect();
@@ -406,6 +452,31 @@ mod tests {
 
     fn state(id: &str, state: ReferenceState) -> (String, ReferenceState) {
         (id.to_owned(), state)
+    }
+
+    #[test]
+    fn what_is_behind_a_symlink_that_leads_out_is_missing_and_counted() {
+        let claims = vec![
+            claim(ReferenceKind::Run, "r1", "1/r1/artifacts", false),
+            claim(ReferenceKind::Run, "r2", "1/r2/artifacts", false),
+            claim(ReferenceKind::Run, "r3", "2/r3/artifacts", false),
+            claim(ReferenceKind::Run, "r4", "3/r4/artifacts", false),
+        ];
+        let fake = Fake::default();
+        let mut check =
+            CrossCheck::new("artifacts/a", claims, fake.parent(), Box::new(fake), Box::new(Sink::default()));
+        for (path, target) in [("1", "/out"), ("2", "moved/2")] {
+            let kind = EntryKind::Symlink { target: target.into() };
+            let entry = Entry { kind, ..entry(path) };
+            check.advance(Some(&entry.path)).unwrap();
+            check.take_note(&entry).unwrap();
+        }
+        check.advance(None).unwrap();
+        let found = check.finish().unwrap();
+        assert_eq!(found.links, [LinkOut { path: "1".into(), target: "/out".into(), rows: 2 }]);
+        let states: Vec<_> = found.references.iter().map(|it| it.state).collect();
+        use ReferenceState::{Empty, Missing};
+        assert_eq!(states, [Missing, Missing, Empty, Empty]);
     }
 
     #[test]

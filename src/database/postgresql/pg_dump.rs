@@ -159,6 +159,9 @@ fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, ro
     command.env("PGDATABASE", &uri.database).env("PGTZ", "UTC").env("LC_MESSAGES", "C");
     command.env("PGAPPNAME", uri.application_name.as_deref().unwrap_or("mlvault"));
     command.env("PGSSLMODE", if uri.is_socket() { SslMode::Disable } else { uri.ssl_mode }.name());
+    command.env("PGCHANNELBINDING", uri.channel_binding.name());
+    command.env("PGSSLMINPROTOCOLVERSION", uri.ssl_version_min.name());
+    command.env("PGSSLMAXPROTOCOLVERSION", uri.ssl_version_max.name());
     let seconds = uri.connect_timeout_seconds.unwrap_or(super::CONNECT_SECONDS_MAX).to_string();
     command.env("PGCONNECT_TIMEOUT", seconds);
     let options = format!("{} {options}", uri.options.as_deref().unwrap_or_default());
@@ -167,6 +170,7 @@ fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, ro
         ("PGSSLROOTCERT", roots.map(PathBuf::into_os_string)),
         ("PGSSLCERT", uri.ssl_certificate.as_ref().map(|path| path.clone().into_os_string())),
         ("PGSSLKEY", uri.ssl_key.as_ref().map(|path| path.clone().into_os_string())),
+        ("PGSSLCRL", uri.ssl_revoked.as_ref().map(|path| path.clone().into_os_string())),
         ("PGOPTIONS", Some(options.trim().into()).filter(|options: &std::ffi::OsString| !options.is_empty())),
     ];
     for (name, value) in settings {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::uri::PostgresqlUri;
-use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine};
+use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine, Violations};
 use super::pg_dump::PgDump;
 use super::{NEEDED_RIGHT, ServerConnection, USER_SCHEMAS};
 use crate::cancel::Cancel;
@@ -44,6 +44,7 @@ impl PostgresqlReader {
             server_version: server.version.clone(),
             dump_version: pg_dump.version.clone(),
             location: uri.to_string(),
+            violations: Violations::default(),
         };
         let (uri, scratch, cancel) = (uri.clone(), scratch.to_owned(), cancel.clone());
         Ok(Self { server, uri, pg_dump, snapshot, options, facts, scratch, cancel })

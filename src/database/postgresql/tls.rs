@@ -11,11 +11,11 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::uri::{PostgresqlUri, SslMode};
+use super::super::uri::{PostgresqlUri, SslMode, TlsVersion};
 use crate::environment;
 use crate::error::{Error, Result};
 use crate::tls::{Trust, Verifier};
@@ -27,7 +27,7 @@ const PEM_LINE_LEN: usize = 64;
 pub fn connector(uri: &PostgresqlUri) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Verifier::new(trusted(uri, &provider)?, &provider));
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions(uri));
     let builder = builder.map_err(|error| invalid(uri, error))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let config = match client_certificate(uri)? {
@@ -35,6 +35,18 @@ pub fn connector(uri: &PostgresqlUri) -> Result<MakeRustlsConnect> {
         None => builder.with_no_client_auth(),
     };
     Ok(MakeRustlsConnect::new(config))
+}
+
+fn versions(uri: &PostgresqlUri) -> Vec<&'static SupportedProtocolVersion> {
+    let spoken = [(TlsVersion::V1_2, &version::TLS12), (TlsVersion::V1_3, &version::TLS13)];
+    let range = uri.ssl_version_min..=uri.ssl_version_max;
+    spoken.into_iter().filter(|(version, _)| range.contains(version)).map(|(_, spoken)| spoken).collect()
+}
+
+fn revoked(uri: &PostgresqlUri) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+    let Some(path) = &uri.ssl_revoked else { return Ok(Vec::new()) };
+    let unreadable = |error| invalid(uri, format!("{path:?}: {error}"));
+    CertificateRevocationListDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
 }
 
 /// Returns a file with the roots that count for this connection, for programs that use libpq; none if they know it
@@ -111,7 +123,8 @@ fn trusted(uri: &PostgresqlUri, provider: &Arc<CryptoProvider>) -> Result<Trust>
         }
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let verifier = verifier.with_crls(revoked(uri)?).build();
     let verifier = verifier.map_err(|error| invalid(uri, error))?;
     Ok(if mode == SslMode::VerifyCa { Trust::Root(verifier) } else { Trust::RootAndName(verifier) })
 }

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Dumped, Engine};
-use super::{BUSY_MAX, FINDINGS_MAX, File, describe, dump};
+use super::{BUSY_MAX, File, describe, dump, examine};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::sql::Value;
@@ -58,13 +58,14 @@ impl SqliteReader {
         let mut copy = File::open(&copy_path.0)?;
         copy.location.clone_from(&original.location);
         // A copy that SQLite itself calls damaged is no backup. Better to know tonight than when it is restored.
-        check(&copy)?;
+        let violations = examine::violations(&copy, &copy_path.0)?;
         let version = rusqlite::version().to_owned();
         let facts = DatabaseFacts {
             engine: Engine::Sqlite,
             server_version: version.clone(),
             dump_version: version,
             location: original.location,
+            violations,
         };
         Ok(Self { copy, path: copy_path, facts, cancel: cancel.clone() })
     }
@@ -106,14 +107,6 @@ fn copy(original: &File, path: &Path, cancel: &Cancel) -> Result<()> {
             _ => thread::sleep(RETRY_AFTER),
         }
     }
-}
-
-fn check(copy: &File) -> Result<()> {
-    let findings = copy.texts("check", &format!("PRAGMA integrity_check({FINDINGS_MAX})"))?;
-    if findings != ["ok"] {
-        return Err(copy.error("check", format!("it is damaged: {}", findings.join("; "))));
-    }
-    copy.check_references("check")
 }
 
 impl DatabaseReader for SqliteReader {

@@ -7,6 +7,7 @@
 //! - Each dump was read to its end, and everything in it may be run, before the first statement of any is run.
 //! - Each database is loaded in one transaction, and commits only if every table is what the snapshot recorded.
 
+mod experiments;
 mod rest;
 pub mod row_spool;
 mod rows;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use experiments::ExperimentMove;
 pub use rest::{RestPlan, RestRestore};
 pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
 pub use selection::{DeploymentPart, Lack, Selected, last_whole};
@@ -86,6 +88,9 @@ pub struct DatabasePlan {
     pub rewrites: Vec<ColumnRewrite>,
     #[serde(skip)]
     uri: DatabaseUri,
+    /// The same as statements, by how the rows spell the old roots.
+    #[serde(skip)]
+    moves: Vec<Rewrite>,
 }
 
 /// What a move of roots does to one column.
@@ -255,6 +260,11 @@ impl<'a> DeploymentRestore<'a> {
     /// An older MLflow than the schema needs cannot open the database; a newer one migrates it when it starts.
     fn compare_version(&self, version: &str, database: &DatabaseRecord, warnings: &mut Vec<String>) -> Result<()> {
         let Some(revision) = database.revisions.first() else { return Ok(()) };
+        if schema::release(version).is_none() {
+            return Err(Error::Invalid(format!(
+                "{version:?} is not the number of a release of MLflow, such as 3.18.0"
+            )));
+        }
         let Some(head) = schema::head_of_release(version) else {
             warnings.push(format!("whether MLflow {version} fits the schema {revision} is not known"));
             return Ok(());
@@ -325,9 +335,9 @@ impl<'a> DeploymentRestore<'a> {
                 engine.name()
             )));
         }
-        let rewrites = self.review_dump(record.store, engine, options)?;
+        let (rewrites, moves) = self.review_dump(record.store, engine, options)?;
         let (to, tables, rows) = (uri.to_string(), record.tables, record.rows);
-        Ok(DatabasePlan { store: record.store, to, tables, rows, rewrites, uri: uri.clone() })
+        Ok(DatabasePlan { store: record.store, to, tables, rows, rewrites, uri: uri.clone(), moves })
     }
 
     /// Reads the dump once, refuses what may not be run and what a column could not hold, and counts what would change.
@@ -336,7 +346,7 @@ impl<'a> DeploymentRestore<'a> {
         store: Store,
         engine: Engine,
         options: &DeploymentRestoreOptions,
-    ) -> Result<Vec<ColumnRewrite>> {
+    ) -> Result<(Vec<ColumnRewrite>, Vec<Rewrite>)> {
         self.hears.monitor.phase("reviewing", None, None);
         let rewrites = rewrites_of(store, options);
         let mut script = ScriptReader::new(BufReader::new(self.open_dump(store)?), engine.dialect());
@@ -344,6 +354,8 @@ impl<'a> DeploymentRestore<'a> {
         if !refused.is_empty() {
             return Err(refused.into_error(&format!("the {} database", store.name())));
         }
+        let moves =
+            rewrites.iter().zip(&counts).map(|(rewrite, count)| spelled(rewrite, count)).collect::<Result<_>>()?;
         let columns: Vec<_> = rewrites
             .iter()
             .zip(counts)
@@ -356,7 +368,7 @@ impl<'a> DeploymentRestore<'a> {
         // SQLite does not care how long a text is.
         let too_long = columns.iter().find(|column| engine == Engine::Postgresql && column.count.too_long > 0);
         match too_long {
-            None => Ok(columns),
+            None => Ok((columns, moves)),
             Some(ColumnRewrite { table, column, count }) => Err(Error::Refused(format!(
                 "The new root is too long for {} rows of {table}.{column}: {}",
                 count.too_long,
@@ -454,11 +466,11 @@ impl<'a> DeploymentRestore<'a> {
         let tables: Vec<StoredTable> = read_all(&self.reader, self.snapshot, TABLES, &self.hears)?;
         let expected: Vec<TableRecord> =
             tables.into_iter().filter(|table| table.store == plan.store).map(|table| table.table).collect();
-        let (guard, rewrites) = (options.guard(plan.uri.engine()), rewrites_of(plan.store, options));
+        let guard = options.guard(plan.uri.engine());
         let mut dump = self.open_dump(plan.store)?;
         // In one transaction, which commits only if every table is what the snapshot recorded. The dump is read again, and
         // each statement looked at again right before it is run.
-        let load = LoadPlan { guard: &guard, rewrites: &rewrites, expected: &expected };
+        let load = LoadPlan { guard: &guard, rewrites: &plan.moves, expected: &expected };
         let changed = database::open_writer(&plan.uri)?.load(&mut dump, load)?;
         Ok(changed.iter().sum())
     }
@@ -506,6 +518,29 @@ fn rewrites_of(store: Store, options: &DeploymentRestoreOptions) -> Vec<Rewrite>
     if store == Store::Auth { Vec::new() } else { rewrites(&options.map_roots) }
 }
 
+/// Makes a rewrite that replaces the roots as the rows spell them. Fails if a row below a root that moves cannot: it would
+/// point to the old place, and whoever collects garbage in the copy would delete the original.
+fn spelled(rewrite: &Rewrite, count: &RewriteCount) -> Result<Rewrite> {
+    let (table, column) = (&rewrite.table, &rewrite.column);
+    if count.impossible > 0 {
+        return Err(Error::Refused(format!(
+            "{} rows of {table}.{column} are below a root that moves, and have percent signs that would mean something else \
+             behind the new one, such as {}",
+            count.impossible,
+            count.impossible_examples.join(", ")
+        )));
+    }
+    if count.has_more_spellings {
+        let some: Vec<_> = count.spellings.keys().take(EXISTING_SHOWN_MAX).map(String::as_str).collect();
+        return Err(Error::Refused(format!(
+            "The rows of {table}.{column} spell the roots that move in too many ways, such as {}",
+            some.join(", ")
+        )));
+    }
+    let roots = count.spellings.iter().map(|(old, new)| (old.clone(), new.clone())).collect();
+    Ok(Rewrite { roots, ..rewrite.clone() })
+}
+
 /// Makes the rewrites that move roots: of the eight columns that hold locations, and of no other.
 fn rewrites(roots: &[(String, String)]) -> Vec<Rewrite> {
     if roots.is_empty() {
@@ -526,10 +561,11 @@ fn rewrites(roots: &[(String, String)]) -> Vec<Rewrite> {
 fn moved_root(root: &str, moves: &[(String, String)]) -> String {
     let found = moves
         .iter()
-        .filter_map(|(old, new)| Some((old, new, uri::below(root, &uri::normalize(old))?.to_owned())))
-        .max_by_key(|(old, ..)| old.len());
+        .map(|(old, new)| (uri::normalize(old), new))
+        .filter_map(|(old, new)| Some((uri::below(root, &old)?.to_owned(), old, new)))
+        .max_by_key(|(_, old, _)| old.len());
     match found {
-        Some((_, new, rest)) => uri::normalize(&uri::join(new, &rest)),
+        Some((rest, _, new)) => uri::normalize(&uri::join(new, &rest)),
         None => root.to_owned(),
     }
 }

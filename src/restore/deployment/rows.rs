@@ -12,13 +12,14 @@ use serde::Serialize;
 
 use super::{DeploymentRestore, moved_root, rewrites};
 use crate::database::rewrite::rewrite_row;
-use crate::database::{self, DatabaseWriter, Merge, MergeTable, OnConflict, Rewrite, TableMerge};
+use crate::database::{self, DatabaseWriter, Merge, MergeTable, Need, OnConflict, Rewrite, TableMerge};
 use crate::error::{Error, Result};
 use crate::mlflow::catalogue::Reference;
-use crate::mlflow::names::STAGE_DELETED;
+use crate::mlflow::names::{STAGE_DELETED, table as table_names};
 use crate::mlflow::roots::Resolved;
 use crate::mlflow::schema::{self, RowPlace, Store};
 use crate::restore::deployment::Lack;
+use crate::restore::deployment::experiments::{ExperimentMove, Moved, find_moves, renumber};
 use crate::restore::deployment::selection::{DeploymentPart, Selected};
 use crate::restore::{Overwrite, RestoreSummary};
 use crate::source::deployment::{ArtifactPlace, Deployment, Layout};
@@ -55,6 +56,8 @@ pub struct MergePlan {
 /// What a merge did, or would do.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct MergeSummary {
+    /// Experiments that have another id in the deployment than in the snapshot.
+    pub experiments: Vec<ExperimentMove>,
     /// Table by table.
     pub tables: Vec<TableMerge>,
     /// The files.
@@ -103,8 +106,20 @@ pub fn merge(
         });
         transfers.push(transfer);
     }
+    for (store, writer) in &mut writers {
+        if *store == Store::Backend {
+            summary.experiments = find_moves(restore, &selected, writer.as_mut())?;
+        }
+    }
     let order = schema::TABLES.map(|table| MergeTable { name: table.name, remnant: table.remnant() });
-    let staging = Staging { restore, target, selected: &selected, moves: rewrites(&options.map_roots) };
+    let experiments = summary.experiments.clone();
+    let staging = Staging {
+        restore,
+        target,
+        selected: &selected,
+        moves: rewrites(&options.map_roots),
+        experiments: &experiments,
+    };
     let mut merges = Vec::new();
     for (store, writer) in &mut writers {
         let mut merge = writer.merge(&order)?;
@@ -228,6 +243,7 @@ struct Staging<'a> {
     target: &'a Deployment,
     selected: &'a Selected,
     moves: Vec<Rewrite>,
+    experiments: &'a [ExperimentMove],
 }
 
 impl Staging<'_> {
@@ -265,6 +281,12 @@ impl Staging<'_> {
         let keys: Option<Vec<&str>> =
             table.columns.iter().map(|column| row.get(key_at(column)?).and_then(Value::as_text)).collect();
         let Some(need) = keys.and_then(|keys| self.selected.need(table.owner, &keys)) else { return Ok(()) };
+        // One that gets a new id is not there yet: if somebody takes the id meanwhile, that is a conflict.
+        let need = match renumber(self.experiments, head, row) {
+            Moved::There => return Ok(()),
+            Moved::Renumbered if head.name == table_names::EXPERIMENTS => Need::Selected,
+            Moved::Renumbered | Moved::Not => need,
+        };
         rewrite_row(&self.moves, head, row);
         merge.stage(&head.name, &head.columns, row, need)
     }
