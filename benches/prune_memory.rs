@@ -109,6 +109,7 @@ fn write_snapshot(repository: &Arc<Repository>, session: Arc<Session>, files: u6
         statistics: Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        accepted: Vec::new(),
         copied_from: None,
         coverage: None,
         deployment: None,

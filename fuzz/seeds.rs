@@ -387,6 +387,7 @@ fn record() -> SessionOutcome {
         statistics: Statistics { files_new: 1, ..Statistics::default() },
         problems: vec![ProblemRecord { path: "a".to_owned(), message: "it vanished".to_owned() }],
         problem_count: 1,
+        accepted: Vec::new(),
         deployment: None,
         copied_from: Some(Box::new(copied_from())),
         coverage: Some(Box::new(Coverage {

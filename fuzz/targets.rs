@@ -560,6 +560,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         statistics: snapshot::Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        accepted: Vec::new(),
         deployment: None,
         copied_from: None,
         coverage: None,

@@ -1,5 +1,6 @@
 //! The one integration-test binary. Each module is a file of its own beside this one.
 
+mod accepted_losses;
 mod backend_contract;
 mod backend_local;
 mod backend_s3_faults;
@@ -49,6 +50,7 @@ mod hostile_times;
 mod interrupts;
 mod long_life;
 mod lying_segment;
+mod managed_postgresql;
 mod memory;
 mod mlflow_deployment;
 mod nth_failure;

@@ -9,17 +9,19 @@ mod deployment;
 mod file_under_way;
 mod parent;
 mod pipeline;
+mod problems;
 mod review;
 mod survey;
 mod tally;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
 use crate::backup::parent::{PARENT, ParentTree};
+use crate::backup::problems::Problems;
 use crate::backup::review::NoReview;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::Written;
@@ -27,10 +29,7 @@ use crate::chunks::writing_session::WritingSession;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::deployment::DeploymentRecord;
-use crate::format::snapshot::{
-    Completeness, Component, Coverage, FILES, PROBLEMS_MAX, ProblemRecord, SnapshotRecord, SourceRecord, Statistics,
-    UNREAD_MAX,
-};
+use crate::format::snapshot::{Completeness, Component, Coverage, FILES, SnapshotRecord, SourceRecord, Statistics};
 use crate::hears::Hears;
 use crate::id::SessionId;
 use crate::monitor::Monitor;
@@ -46,11 +45,9 @@ use crate::source::deployment::Deployment;
 use crate::source::directory::DirectorySource;
 use crate::source::filter::{Exclusions, Filter, OwnPlaces};
 use crate::source::stream::{Opener, Stdin, StreamSource};
-use crate::sync::lock;
 use crate::trees::earlier;
 use crate::trees::reader::TreeReader;
 use crate::trees::writer::TreeSummary;
-use crate::units::MIB;
 
 /// What to back up.
 #[derive(Debug, Clone)]
@@ -130,9 +127,6 @@ impl BackupOptions {
     }
 }
 
-/// Bytes of paths and messages of problems that a record has room for.
-const PROBLEM_BYTES_MAX: u64 = 4 * MIB;
-
 /// How a backup went.
 #[derive(Debug, Clone)]
 pub struct BackupSummary {
@@ -143,58 +137,6 @@ pub struct BackupSummary {
     /// By how many seconds our clock was ahead of the backend's at the start, less than nothing if it was behind; none if
     /// it was right.
     pub clock_off_seconds: Option<i64>,
-}
-
-/// Collects what went wrong: named up to a limit, counted beyond.
-pub(crate) struct Problems {
-    monitor: Arc<dyn Monitor>,
-    found: Mutex<FoundProblems>,
-}
-
-#[derive(Default)]
-struct FoundProblems {
-    named: Vec<ProblemRecord>,
-    bytes: u64,
-    count: u64,
-    unread: Vec<String>,
-    unread_bytes: u64,
-    unread_count: u64,
-}
-
-impl Problems {
-    fn new(monitor: Arc<dyn Monitor>) -> Self {
-        Self { monitor, found: Mutex::default() }
-    }
-
-    fn add(&self, path: &str, message: &str) {
-        self.monitor.problem(path, message);
-        let mut found = lock(&self.found);
-        let bytes = (path.len() + message.len()) as u64;
-        if found.named.len() < PROBLEMS_MAX && found.bytes + bytes <= PROBLEM_BYTES_MAX {
-            found.bytes += bytes;
-            found.named.push(ProblemRecord { path: path.to_owned(), message: message.to_owned() });
-        }
-        found.count += 1;
-    }
-
-    /// Remembers a path of the tree that is not read, and so may be there though the snapshot has nothing of it.
-    fn leave_unread(&self, item: &[u8]) {
-        let mut found = lock(&self.found);
-        let bytes = item.len() as u64;
-        if found.unread.len() < UNREAD_MAX && found.unread_bytes + bytes <= PROBLEM_BYTES_MAX {
-            found.unread_bytes += bytes;
-            found.unread.push(String::from_utf8_lossy(item).into_owned());
-        }
-        found.unread_count += 1;
-    }
-
-    fn count(&self) -> u64 {
-        lock(&self.found).count
-    }
-
-    fn take(&self) -> FoundProblems {
-        std::mem::take(&mut *lock(&self.found))
-    }
 }
 
 /// Runs a backup.
@@ -251,7 +193,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     note_damage(&list, hears);
     let parent = session.last_reliable(of_source(&list, &source_record))?;
     tell_begun(&session, &source_record, parent, hears);
-    let problems = Problems::new(Arc::clone(&hears.monitor));
+    let problems = Problems::new(repository, &source_record, Arc::clone(&hears.monitor))?;
     let chunks = session.writer();
     let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
     let compare = Compare {
@@ -421,7 +363,7 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
     let trusted = trust::trusted_slots(repository)?;
     let mut earlier = of_source(&list, &source).rev().filter(|snapshot| trusted.contains(&snapshot.signer.slot));
     let parent = if options.force { None } else { earlier.next() };
-    let problems = Problems::new(Arc::clone(&hears.monitor));
+    let problems = Problems::new(repository, &source, Arc::clone(&hears.monitor))?;
     let reader = ChunkReader::new(Arc::clone(repository));
     let (components, statistics) = (Vec::new(), Statistics::default());
     let mut stored = StoredSource { components, statistics, deployment: None, covers_top: None };
@@ -519,6 +461,7 @@ impl About<'_> {
     fn record(self, stored: StoredSource, problems: &Problems) -> SnapshotRecord {
         let found = problems.take();
         let (problems, problem_count) = (found.named, found.count);
+        let accepted = found.accepted;
         let coverage = stored.covers_top.map(|covers_top| Coverage {
             covers_top,
             excludes: self.options.exclusions.patterns.clone(),
@@ -540,6 +483,7 @@ impl About<'_> {
             statistics: stored.statistics,
             problems,
             problem_count,
+            accepted,
             deployment: stored.deployment,
             copied_from: None,
             coverage: coverage.map(Box::new),

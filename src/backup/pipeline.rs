@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::backup::Problems;
 use crate::backup::file_under_way::{ChunkJob, Done, FileUnderWay, ItemProblem, PlaceInOrder, ReadError, ReadFile};
 use crate::backup::parent::{ParentTree, SinceParent};
+use crate::backup::problems::Problems;
 use crate::backup::review::{Replacement, Review};
 use crate::backup::survey::find_totals;
 use crate::backup::tally::Tally;

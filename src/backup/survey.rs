@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backup::Problems;
 use crate::backup::parent::{ParentTree, SinceParent};
+use crate::backup::problems::Problems;
 use crate::backup::tally::Tally;
 use crate::error::Result;
 use crate::format::snapshot::Statistics;

@@ -45,6 +45,8 @@ pub struct About {
     pub problems: u64,
     /// If it is incomplete: the complete one of the same source that is the closest, the one before it if there is one.
     pub last_complete: Option<SessionId>,
+    /// Losses that were accepted when it was made.
+    pub accepted: u64,
     #[serde(skip)]
     warnings: Vec<String>,
 }
@@ -68,13 +70,21 @@ impl About {
             is_complete: !snapshot.is_incomplete(),
             problems: record.problem_count,
             last_complete: complete.as_ref().map(|complete| complete.id),
-            warnings: incomplete_warning(snapshot, complete.as_ref()).into_iter().collect(),
+            accepted: record.accepted.len() as u64,
+            warnings: incomplete_warning(snapshot, complete.as_ref())
+                .into_iter()
+                .chain(accepted_warning(snapshot))
+                .collect(),
         }
     }
 
     /// Says all of it in a line.
     pub fn line(&self) -> String {
-        let state = if self.is_complete { "complete" } else { "INCOMPLETE" };
+        let state = match (self.is_complete, self.accepted) {
+            (true, 0) => "complete",
+            (true, _) => "complete but for accepted losses",
+            (false, _) => "INCOMPLETE",
+        };
         let gap = self.before_asked_seconds.filter(|seconds| *seconds > 0);
         let gap =
             gap.map_or_else(String::new, |seconds| format!(", {} before what was asked for", format_age(seconds)));
@@ -98,6 +108,19 @@ impl About {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+fn accepted_warning(snapshot: &Snapshot) -> Option<String> {
+    let first = snapshot.record.accepted.first()?;
+    Some(format!(
+        "The snapshot {} lacks what was accepted as lost: {}, of which the first is {} ({}), accepted by {}: {}",
+        snapshot.id.short(),
+        count(snapshot.record.accepted.len() as u64, "problem"),
+        first.path,
+        first.message,
+        first.by,
+        first.reason
+    ))
 }
 
 fn incomplete_warning(snapshot: &Snapshot, complete: Option<&Snapshot>) -> Option<String> {

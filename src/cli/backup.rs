@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde_json::json;
 
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
@@ -76,8 +76,19 @@ pub struct Args {
     /// With --tag pre-upgrade: the MLflow version that you will upgrade to
     #[arg(long, value_name = "VERSION")]
     upgrade_to: Option<String>,
+    /// Whether the snapshot is incomplete if the export through --tracking-uri is [default: required]
+    #[arg(long, value_enum, env = "MLVAULT_METADATA", value_name = "NEED")]
+    metadata: Option<MetadataArg>,
     #[command(flatten)]
     deployment: DeploymentArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MetadataArg {
+    /// It is
+    Required,
+    /// It is not: all that a restore needs is in the databases
+    Optional,
 }
 
 /// Runs the command.
@@ -96,7 +107,11 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         Some(line) => BackupSource::Command { line, name },
         None if args.stdin => BackupSource::Stdin { name },
         None if args.paths.is_empty() && args.files_from.is_empty() && args.deployment.is_meant() => {
-            BackupSource::Deployment(Box::new(args.deployment.resolve(context)?))
+            let mut deployment = args.deployment.resolve(context)?;
+            if let Some(metadata) = args.metadata {
+                deployment.metadata_optional = metadata == MetadataArg::Optional;
+            }
+            BackupSource::Deployment(Box::new(deployment))
         }
         None => paths(context, [args.paths, exclusions::paths_from(&args.files_from, context.cancel())?].concat())?,
     };
@@ -170,6 +185,7 @@ fn verdict_lines(record: &DeploymentRecord) -> Vec<String> {
     let verdict = |verdict| match verdict {
         Verdict::Ok => "ok",
         Verdict::NotOk => "NOT OK",
+        Verdict::Accepted => "accepted losses",
         Verdict::Absent => "not backed up",
     };
     let Verdicts { database, artifacts, references, metadata, consistency } = record.verdicts;
@@ -237,7 +253,12 @@ fn text(summary: &BackupSummary) -> Text {
     ));
     text.extend(record.deployment.iter().flat_map(|record| verdict_lines(record)));
     text.line(match record.problem_count {
-        0 => format!("Snapshot {} saved", id.short()),
+        0 if record.accepted.is_empty() => format!("Snapshot {} saved", id.short()),
+        0 => format!(
+            "Snapshot {} saved, but for {}",
+            id.short(),
+            count(record.accepted.len() as u64, "loss that was accepted")
+        ),
         problems => format!("Snapshot {} saved, INCOMPLETE: {}", id.short(), count(problems, "problem")),
     });
     text

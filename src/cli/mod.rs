@@ -4,6 +4,7 @@
 //! output is one JSON document, and standard error one JSON object per line. A command returns an [`Outcome`], which is
 //! printed here and nowhere else.
 
+mod accept;
 mod answer;
 mod backup;
 mod cache;
@@ -90,6 +91,7 @@ enum Command {
     Forget(forget::Args),
     Undelete(undelete::Args),
     Hold(hold::Args),
+    Accept(accept::Args),
     Tag(tag::Args),
     UpgradeDone(upgrade_done::Args),
     Prune(prune::Args),
@@ -187,6 +189,7 @@ impl Command {
             Self::Forget(args) => forget::run(context, args),
             Self::Undelete(args) => undelete::run(context, args),
             Self::Hold(args) => hold::run(context, args),
+            Self::Accept(args) => accept::run(context, args),
             Self::Tag(args) => tag::run(context, args),
             Self::UpgradeDone(args) => upgrade_done::run(context, args),
             Self::Prune(args) => prune::run(context, args),

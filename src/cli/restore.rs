@@ -136,6 +136,9 @@ pub fn run(context: &Context, mut args: Args) -> Result<Outcome> {
         Some(target) => as_files(context, target.clone(), args),
         None if args.rest.via_rest || args.deployment.is_meant() => {
             args.refuse_patterns("without --target")?;
+            if args.delete || args.overwrite.is_some() {
+                return Err(Error::Invalid("--delete and --overwrite can be used only with --target".to_owned()));
+            }
             into_deployment(context, &args)
         }
         None => Err(Error::Invalid(
@@ -153,7 +156,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     warn_of_other(context, &about, &scope);
     let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
     let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
-    let restore = restore.ignoring_free_space(args.ignore_free_space);
+    let restore = restore.ignoring_free_space(args.ignore_free_space).with_ownership(args.ownership);
     let request = Request {
         context,
         target: &target,

@@ -147,6 +147,9 @@ fn plan_lines(plan: &DeploymentRestorePlan) -> Vec<String> {
         let (name, to) = (database.store.name(), &database.to);
         let (tables, rows) = (count(database.tables, "table"), count(database.rows, "row"));
         lines.push(format!("  {name} database into {to}: {tables}, {rows}"));
+        for extension in &database.skipped_extensions {
+            lines.push(format!("    the extension {extension} is passed over: MLflow's tables do not need it"));
+        }
         for column in database.rewrites.iter().filter(|column| column.count.rows > 0) {
             let locations = count(column.count.rows, "location");
             lines.push(format!("    {}.{}: {locations} will change", column.table, column.column));

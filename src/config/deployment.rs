@@ -5,6 +5,7 @@
 //! backend-store-uri = "postgresql://mlflow@db.example.org/mlflow"
 //! backend-store-password-file = "/run/secrets/mlflow-db/password"
 //! tracking-uri = "https://mlflow.example.org"            # optional: for the export through the REST API
+//! metadata = "optional"                                  # without all of that export a backup is whole all the same
 //! exclude-roots = ["s3://scratch"]
 //! exclude = ["*.ckpt"]                                   # below artifact roots, as `backup --exclude`
 //! retention = "production"                               # the policy of `forget --deployment production`
@@ -28,7 +29,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::config::credential::read_secret_line;
-use crate::config::file::{ConfigFile, DeploymentSection};
+use crate::config::file::{ConfigFile, DeploymentSection, MetadataNeed};
 use crate::config::pairs;
 use crate::database::DatabaseUri;
 use crate::error::{Error, Result};
@@ -97,7 +98,8 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
         Some(OutsideKey { name: name.to_owned(), value: Zeroizing::new(value) })
     };
     let keys = OUTSIDE_KEYS.iter().filter_map(|name| key(name)).collect();
-    Ok(Deployment { name, databases, artifacts, excluded: said.exclude_roots, keys, tracking })
+    let metadata_optional = said.metadata == Some(MetadataNeed::Optional);
+    Ok(Deployment { name, databases, artifacts, excluded: said.exclude_roots, keys, tracking, metadata_optional })
 }
 
 /// A tracking URI that is no URL names a store, as MLflow's own clients take it: that is no server to ask.

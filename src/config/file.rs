@@ -95,6 +95,16 @@ pub struct ToSection {
     pub s3: S3Section,
 }
 
+/// Whether a backup needs all of the metadata that it exports through the REST API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataNeed {
+    /// It is incomplete without.
+    Required,
+    /// It is whole all the same.
+    Optional,
+}
+
 /// What the configuration file may say of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -113,6 +123,8 @@ pub struct DeploymentSection {
     pub auth_database_password_file: Option<PathBuf>,
     /// The tracking server.
     pub tracking_uri: Option<String>,
+    /// Whether a backup needs all of what it exports.
+    pub metadata: Option<MetadataNeed>,
     /// Artifact roots and where they are.
     pub artifacts: BTreeMap<String, String>,
     /// Artifact roots that are left out.
@@ -205,6 +217,7 @@ impl DeploymentSection {
                 &under.auth_database_password_file,
             ),
             tracking_uri: pick(self.tracking_uri, &under.tracking_uri),
+            metadata: self.metadata.or(under.metadata),
             artifacts: if self.artifacts.is_empty() { under.artifacts.clone() } else { self.artifacts },
             exclude_roots: if self.exclude_roots.is_empty() { under.exclude_roots.clone() } else { self.exclude_roots },
             exclude: if self.exclude.is_empty() { under.exclude.clone() } else { self.exclude },

@@ -18,6 +18,7 @@ pub mod rewrite;
 pub mod sqlite;
 pub mod uri;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -87,6 +88,8 @@ pub trait DatabaseReader: Send {
     fn facts(&self) -> &DatabaseFacts;
     /// Returns the names of its tables.
     fn tables(&mut self) -> Result<Vec<String>>;
+    /// Returns what tells it from every other database, by whatever URI it was opened.
+    fn identity(&mut self) -> Result<String>;
     /// Begins a dump of everything in it. The reader must be kept until the dump is finished.
     fn dump(&mut self) -> Result<Box<dyn DumpStream>>;
     /// Runs a SELECT and hands on each row, every value in the text form of its type.
@@ -184,6 +187,8 @@ pub struct TableMerge {
 pub trait DatabaseWriter: Send {
     /// Returns the tables (of whatever schema) that are there, with the number of their rows.
     fn contents(&mut self) -> Result<Vec<(String, u64)>>;
+    /// Returns what keeps the role from making tables in these schemas.
+    fn missing_rights(&mut self, schemas: &BTreeSet<String>) -> Result<Vec<String>>;
     /// Loads a dump of the same engine into an empty database, rewrites, and commits, if the tables then are the
     /// expected ones; all in one transaction. Returns how many rows each rewrite changed.
     ///

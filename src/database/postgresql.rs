@@ -33,6 +33,10 @@ const SETTINGS: &str = "SET bytea_output = 'hex'; SET datestyle = 'ISO'; SET int
 /// Picks the namespaces of `pg_class c JOIN pg_namespace n` that are users'.
 const USER_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'";
 
+/// Picks what belongs to no extension, of `pg_class c`: an extension's tables are not MLflow's, and no dump has them.
+const NO_EXTENSION: &str = "NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_class'::regclass \
+    AND x.objid = c.oid AND x.deptype = 'e')";
+
 /// What a role must be given if it may not read something.
 const NEEDED_RIGHT: &str = "the role must be able to read everything, as a member of pg_read_all_data can";
 

@@ -1,5 +1,6 @@
 //! Reads a dump to its end before anything of it is run: what may not be run of it, and what rewrites would change.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use super::Rewrite;
@@ -14,6 +15,10 @@ use crate::sql::script::{Piece, ScriptReader};
 pub struct Review {
     /// What may not be run.
     pub refused: Refusals,
+    /// Extensions that are passed over.
+    pub extensions: BTreeSet<String>,
+    /// Schemas that its tables are in.
+    pub schemas: BTreeSet<String>,
     /// What each rewrite would change.
     pub counts: Vec<RewriteCount>,
 }
@@ -24,9 +29,13 @@ pub fn review<R: BufRead>(script: &mut ScriptReader<R>, guard: &Guard, rewrites:
     let mut table: Option<TableHead> = None;
     while let Some(piece) = script.next_piece()? {
         match piece {
+            Piece::Statement(statement) if guard.passes_over(&statement).is_some() => {
+                found.extensions.extend(guard.passes_over(&statement));
+            }
             Piece::Statement(statement) => guard.check(&statement).unwrap_or_else(|refused| found.refused.add(refused)),
             Piece::Table(head) => {
                 guard.check_table(&head, script.line_number()).unwrap_or_else(|refused| found.refused.add(refused));
+                found.schemas.extend(head.schema.clone());
                 table = Some(head);
             }
             Piece::Row(row) => {

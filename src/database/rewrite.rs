@@ -42,7 +42,7 @@ pub struct RewriteCount {
     /// How the rows spell the old roots, and what comes in their place.
     #[serde(skip)]
     pub spellings: BTreeMap<String, String>,
-    /// Whether there are more than [`SPELLINGS_MAX`].
+    /// Whether there are more than `SPELLINGS_MAX`.
     #[serde(skip)]
     pub has_more_spellings: bool,
 }

@@ -15,6 +15,8 @@ pub enum Verdict {
     Ok,
     /// Something is missing or damaged; the problems name it.
     NotOk,
+    /// Something is missing, and all of that was accepted.
+    Accepted,
     /// It was not part of this backup.
     Absent,
 }

@@ -79,6 +79,22 @@ pub enum Says {
         /// Their slots.
         slots: Vec<SlotId>,
     },
+    /// Something that the backups of a source lack is known, and does not make them incomplete.
+    AcceptLoss {
+        /// The source, as [`crate::format::snapshot::SourceRecord::group`] calls it.
+        group: String,
+        /// What is lacking: the path of a problem, as records have it.
+        subject: String,
+        /// Why, for people.
+        reason: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// An acceptance is over.
+    WithdrawAcceptance {
+        /// The note that began it.
+        acceptance: NoteId,
+    },
     /// An upgrade went well: snapshots from before an earlier one need not be kept for it.
     UpgradeDone {
         /// Those snapshots.
@@ -162,6 +178,13 @@ mod tests {
         let further = [
             Says::UpgradeDone { released: vec![snapshot] },
             Says::RevokeKey { slot: slots[0], label: "cron".into() },
+            Says::AcceptLoss {
+                group: "deployment production".into(),
+                subject: "model version fraud/3".into(),
+                reason: "disk".into(),
+                until: Timestamp::UNIX_EPOCH,
+            },
+            Says::WithdrawAcceptance { acceptance: note },
             Says::TrustKeys { slots: slots.clone() },
             Says::DistrustKeys { slots },
         ];

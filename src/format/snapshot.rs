@@ -120,6 +120,21 @@ pub struct ProblemRecord {
     pub message: String,
 }
 
+/// One thing that went wrong during a backup, and that somebody had accepted before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedRecord {
+    /// The path, as text.
+    pub path: String,
+    /// What happened.
+    pub message: String,
+    /// Why it was accepted.
+    pub reason: String,
+    /// Until when.
+    pub until: Timestamp,
+    /// The label of the key that accepted it.
+    pub by: String,
+}
+
 /// What a backup of files looked at: what a restore may take for gone, because it is not in the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
@@ -192,6 +207,9 @@ pub struct SnapshotRecord {
     pub problems: Vec<ProblemRecord>,
     /// How many things went wrong.
     pub problem_count: u64,
+    /// What went wrong as well, and was accepted: it does not make the snapshot incomplete. At most [`PROBLEMS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<AcceptedRecord>,
     /// What it holds of an MLflow deployment, if that is what was backed up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Box<DeploymentRecord>>,

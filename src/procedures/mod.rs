@@ -4,6 +4,7 @@
 //! - A procedure makes its plan first, and writes nothing before somebody agreed to exactly this plan ([`Consent`]).
 //! - It neither prints nor asks. Who runs it says how; so a program, a schedule and a test can run the same procedure.
 
+pub mod accept;
 pub mod consent;
 pub mod copy_snapshots;
 pub mod forget_and_prune;

@@ -1,4 +1,4 @@
-//! Notes: holds, tags and upgrades that went well, as they stand now.
+//! Notes: holds, tags, accepted losses and upgrades that went well, as they stand now.
 //!
 //! What must stay true: notes are only ever added, so two that are written at once both count; a hold that cannot be
 //! read might be one, so whoever deletes something must not pass over [`Notes::damaged`].
@@ -41,6 +41,32 @@ impl Hold {
     }
 }
 
+/// A loss that somebody answers for, so that backups need not be incomplete by it.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    /// Names it.
+    pub id: NoteId,
+    /// The source whose backups lack something.
+    pub group: String,
+    /// What they lack: the path of a problem.
+    pub subject: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+    /// Who said so.
+    pub by: Certificate,
+}
+
+impl Acceptance {
+    /// Returns whether it is over, though nobody withdrew it.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.until <= now
+    }
+}
+
 /// A key that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedKey {
@@ -55,6 +81,8 @@ pub struct RemovedKey {
 pub struct Notes {
     /// Holds that were not released, also those that have ended, oldest first.
     pub holds: Vec<Hold>,
+    /// Losses that were accepted, also those whose time is over, oldest first.
+    pub acceptances: Vec<Acceptance>,
     /// Snapshots from before an upgrade that another one followed.
     pub released: BTreeSet<SessionId>,
     /// Key slots that were removed.
@@ -130,6 +158,10 @@ impl Notes {
                 changes.added.retain(|tag| !tags.contains(tag));
                 changes.removed.extend(tags);
             }
+            Says::AcceptLoss { group, subject, reason, until } => {
+                self.acceptances.push(Acceptance { id, group, subject, reason, since: record.at, until, by });
+            }
+            Says::WithdrawAcceptance { acceptance } => self.acceptances.retain(|accepted| accepted.id != acceptance),
             Says::UpgradeDone { released } => self.released.extend(released),
             Says::RevokeKey { slot, label } => {
                 self.revoked.entry(slot).or_insert(RemovedKey { label, at: record.at });
@@ -150,8 +182,9 @@ impl Repository {
         let read = |id: &NoteId, size| self.read_note(id, size);
         let Opened { mut sound, damaged, foreign } = self.open_all(layout::NOTES, layout::note_of, read)?;
         let mut notes = Notes { damaged, foreign, ..Notes::default() };
-        // A release goes by the id of its hold, not by the order: two clocks may differ.
-        sound.sort_by_key(|(id, (record, _))| (matches!(record.says, Says::Release { .. }), *id));
+        // What takes a note back goes by the id of that note, not by the order: two clocks may differ.
+        let takes_back = |says: &Says| matches!(says, Says::Release { .. } | Says::WithdrawAcceptance { .. });
+        sound.sort_by_key(|(id, (record, _))| (takes_back(&record.says), *id));
         sound.into_iter().for_each(|(id, (record, by))| notes.take(id, record, by));
         Ok(notes)
     }
@@ -159,7 +192,11 @@ impl Repository {
     /// Writes a note. Who may say what is in [`note::is_allowed`].
     pub fn write_note(&self, says: Says) -> Result<NoteId> {
         if !note::is_allowed(self.access().certificate.role, &says) {
-            return Err(self.access().refusal(if says.only_keeps() { "write notes" } else { "let snapshots go" }));
+            return Err(self.access().refusal(if says.only_keeps() {
+                "write notes"
+            } else {
+                "let snapshots go, or accept losses"
+            }));
         }
         let at = self.clock().now();
         let id = NoteId::new(at.as_millisecond().max(0) as u64, random());

@@ -3,7 +3,7 @@
 //! AWS lists in byte order. Servers whose directories are real list `m/…` before `m-old`, at any distance: only the end
 //! of the listing tells that nothing comes before what was listed first.
 //!
-//! What must stay true: memory does not grow with the listing. At most [`RUN_BYTES_MAX`] of objects wait in memory; what
+//! What must stay true: memory does not grow with the listing. At most `RUN_BYTES_MAX` of objects wait in memory; what
 //! is more goes into an unnamed scratch file, in sorted runs, which are merged as they are read.
 
 use std::cmp::Reverse;

@@ -96,6 +96,9 @@ pub struct Deployment {
     pub keys: Vec<OutsideKey>,
     /// Its tracking server, whose REST API is asked for the metadata.
     pub tracking: Option<TrackingOptions>,
+    /// Whether a backup without all of the metadata is whole all the same: nothing is ever restored from them that the
+    /// databases do not have.
+    pub metadata_optional: bool,
 }
 
 /// An artifact store as one component of a snapshot.
@@ -200,6 +203,7 @@ mod tests {
             excluded: Vec::new(),
             keys: Vec::new(),
             tracking: None,
+            metadata_optional: false,
         }
     }
 

@@ -69,9 +69,16 @@ impl OpenDatabase {
         Ok(Self { store, reader, tables })
     }
 
-    /// Opens every database of a deployment.
+    /// Opens every database of a deployment, each once, by however many URIs it was given.
     pub fn open_all(deployment: &Deployment, scratch: &Path, cancel: &Cancel) -> Result<Vec<Self>> {
-        deployment.databases.iter().map(|(store, uri)| Self::open(*store, uri, scratch, cancel)).collect()
+        let (mut opened, mut known) = (Vec::new(), HashSet::new());
+        for (store, uri) in &deployment.databases {
+            let mut database = Self::open(*store, uri, scratch, cancel)?;
+            if known.insert(database.reader.identity()?) {
+                opened.push(database);
+            }
+        }
+        Ok(opened)
     }
 
     fn has(&self, table: &str) -> bool {

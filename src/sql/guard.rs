@@ -70,6 +70,23 @@ impl Guard {
         Self { dialect, allowed: allowed.iter().copied().collect() }
     }
 
+    /// Names the extension of PostgreSQL that a statement makes or describes: it is passed over, unless it was allowed. Making
+    /// one takes rights that the owner of a database does not have, and MLflow's tables need none.
+    pub fn passes_over(&self, statement: &Statement) -> Option<String> {
+        if self.dialect != Dialect::Postgresql || self.allowed.contains(&id_of(&statement.text)) {
+            return None;
+        }
+        postgresql::extension_of(&cursor::tokens(self.dialect, &statement.text).ok()?)
+    }
+
+    /// Names the schema of PostgreSQL that a statement makes or describes, and says whether it makes it.
+    pub fn schema_of(&self, statement: &Statement) -> Option<(String, bool)> {
+        if self.dialect != Dialect::Postgresql {
+            return None;
+        }
+        postgresql::schema_of(&cursor::tokens(self.dialect, &statement.text).ok()?)
+    }
+
     /// Fails for a statement that may not be run.
     pub fn check(&self, statement: &Statement) -> Result<(), Refused> {
         let Err(reason) = self.check_text(&statement.text) else { return Ok(()) };

@@ -334,6 +334,13 @@ fn of_a_deployment() -> Vec<(&'static str, Value)> {
     let there = ["--deployment", "production", "--backend-store-uri", &new.database, "--artifacts", &artifacts];
     printed.run("restore", &[&there[..], &["--dry-run"]].concat(), 0);
     printed.run("restore", &[&there[..], &["--yes"]].concat(), 0);
+    fs::remove_dir_all(&place.artifacts).unwrap();
+    fs::create_dir_all(&place.artifacts).unwrap();
+    printed.run("backup", &here, 3);
+    let accept = ["--all", "--deployment", "production", "--reason", "disk 7", "--until", "2199-12-31"];
+    let accepted = printed.run("accept add", &accept, 0);
+    printed.run("accept list", &[], 0);
+    printed.run("accept remove", &[accepted["added"][0]["id"].as_str().unwrap()], 0);
     printed.1
 }
 

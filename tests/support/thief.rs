@@ -87,6 +87,7 @@ pub fn forged_record(started: Timestamp, component: Component) -> SnapshotRecord
         statistics: Statistics::default(),
         problems: Vec::new(),
         problem_count: 0,
+        accepted: Vec::new(),
         deployment: None,
         copied_from: None,
         coverage: None,

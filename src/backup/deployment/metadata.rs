@@ -44,17 +44,15 @@ impl DeploymentBackup<'_> {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) if self.deployment.databases.is_empty() => return Err(error),
             Err(error) => {
-                self.job.problems.add(METADATA, &format!("it could not be exported through the REST API: {error}"));
+                self.tell(&format!("it could not be exported through the REST API: {error}"));
                 return Ok(MetadataExport { verdict: Verdict::NotOk, ..MetadataExport::absent() });
             }
         };
         for failed in &summary.failed {
-            self.job.problems.add(METADATA, &format!("{}: {}", failed.what, failed.reason));
+            self.tell(&format!("{}: {}", failed.what, failed.reason));
         }
         for skew in summary.skewed.iter().filter(|skew| !skew.is_settled) {
-            self.job
-                .problems
-                .add(METADATA, &format!("{}: the list changed while it was read, and items may be missing", skew.list));
+            self.tell(&format!("{}: the list changed while it was read, and items may be missing", skew.list));
         }
         let source = SpoolSource::new(&directory)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
@@ -66,5 +64,12 @@ impl DeploymentBackup<'_> {
             mlflow_version: Some(summary.mlflow_version),
             lacks: summary.limits.iter().map(|limit| format!("{}: {}", limit.what, limit.reason)).collect(),
         })
+    }
+
+    fn tell(&self, problem: &str) {
+        match self.deployment.metadata_optional {
+            true => self.job.hears.monitor.warning(&format!("{METADATA}: {problem}; they are optional")),
+            false => self.job.problems.add(METADATA, problem),
+        }
     }
 }

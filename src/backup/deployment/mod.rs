@@ -158,6 +158,15 @@ impl DeploymentBackup<'_> {
         let read_at = self.job.repository.clock().now();
         self.job.hears.monitor.phase("databases", None, None);
         let mut databases = OpenDatabase::open_all(self.deployment, self.scratch.path(), &self.job.hears.cancel)?;
+        for (store, _) in &self.deployment.databases {
+            if !databases.iter().any(|database| database.store == *store) {
+                let note = format!(
+                    "the {} database is the same as another one, by another URI: it is dumped once",
+                    store.name()
+                );
+                self.job.hears.monitor.note(&note);
+            }
+        }
         let catalogue = self.scratch.path().join(CATALOGUE);
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
         let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), &self.job.hears.cancel)?;
@@ -165,7 +174,9 @@ impl DeploymentBackup<'_> {
         inventory.check_roots()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
-        let database = verdict(self.tell_violations(&databases, &mut records, &inventory.misfits));
+        let before = self.job.problems.mark();
+        self.tell_violations(&databases, &mut records, &inventory.misfits);
+        let database = self.job.problems.verdict_since(before);
         // Compared with the very instant that is dumped, so that no migration slips in between.
         if let Some(unknown) = upgrade::check(&records, options, self.compare.parent)? {
             self.job.hears.monitor.note(&unknown);
@@ -173,10 +184,12 @@ impl DeploymentBackup<'_> {
         // Ends the databases' transactions as early as can be: on a live server they hold back its vacuum.
         let tables = self.store_databases(databases, read_at)?;
         count_tables(&mut records, &tables);
-        let problems_before = self.job.problems.count();
+        let before = self.job.problems.mark();
         self.store_artifacts(inventory.claims, &catalogue)?;
-        let artifacts = verdict(self.job.problems.count() == problems_before);
+        let artifacts = self.job.problems.verdict_since(before);
+        let before = self.job.problems.mark();
         self.report_missing();
+        let references = self.job.problems.verdict_since(before);
         let metadata = self.store_metadata()?;
         self.store_catalogue(&catalogue, tables)?;
         self.components.sort_by(|a, b| a.name.cmp(&b.name));
@@ -192,11 +205,7 @@ impl DeploymentBackup<'_> {
                 verdicts: Verdicts {
                     database: if records.is_empty() { Verdict::Absent } else { database },
                     artifacts: if self.layout.components.is_empty() { Verdict::Absent } else { artifacts },
-                    references: if records.is_empty() {
-                        Verdict::Absent
-                    } else {
-                        verdict(self.counts.missing + self.counts.partial == 0)
-                    },
+                    references: if records.is_empty() { Verdict::Absent } else { references },
                     metadata: metadata.verdict,
                     consistency: consistency(&records),
                 },
@@ -207,14 +216,8 @@ impl DeploymentBackup<'_> {
         })
     }
 
-    /// Says which rules of its schema each database breaks. Returns whether all of it can be loaded again.
-    fn tell_violations(
-        &self,
-        databases: &[OpenDatabase],
-        records: &mut [DatabaseRecord],
-        misfits: &[(Store, String)],
-    ) -> bool {
-        let mut is_loadable = true;
+    /// Says which rules of its schema each database breaks; what cannot be loaded again is a problem.
+    fn tell_violations(&self, databases: &[OpenDatabase], records: &mut [DatabaseRecord], misfits: &[(Store, String)]) {
         for (database, record) in databases.iter().zip(records) {
             let Violations { mut kept, unloadable } = database.reader.facts().violations.clone();
             kept.extend(misfits.iter().filter(|(store, _)| *store == record.store).map(|(_, text)| text.clone()));
@@ -228,10 +231,8 @@ impl DeploymentBackup<'_> {
                     format!("{violation}: its rows are in the snapshot, but no database with this schema takes them");
                 self.job.problems.add(&format!("{name} database"), &reason);
             }
-            is_loadable &= unloadable.is_empty();
             record.violations = [kept, unloadable].concat();
         }
-        is_loadable
     }
 
     fn add_component(&mut self, name: &str, stored: (crate::trees::writer::TreeSummary, Statistics), is_whole: bool) {

@@ -243,7 +243,8 @@ impl DumpOutput {
             Line::Statement => {
                 let is_between = self.scanner.is_between_statements();
                 let whole = self.statements.line(line, self.line_number, is_between).map_err(io::Error::other)?;
-                let refused = whole.iter().filter_map(|statement| self.guard.check(statement).err());
+                let refused = whole.iter().filter(|statement| self.guard.passes_over(statement).is_none());
+                let refused = refused.filter_map(|statement| self.guard.check(statement).err());
                 refused.for_each(|refused| self.refused.add(refused));
             }
             Line::LeftOut | Line::RowPart => {}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::uri::PostgresqlUri;
 use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine, Violations};
 use super::pg_dump::PgDump;
-use super::{NEEDED_RIGHT, ServerConnection, USER_SCHEMAS};
+use super::{NEEDED_RIGHT, NO_EXTENSION, ServerConnection, USER_SCHEMAS};
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::sql::Value;
@@ -67,7 +67,7 @@ fn needed_options(server: &mut ServerConnection) -> Result<String> {
 pub(in crate::database) fn may_read_all(server: &mut ServerConnection) -> Result<()> {
     let sql = format!(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {USER_SCHEMAS} AND (c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT') \
+         WHERE {USER_SCHEMAS} AND {NO_EXTENSION} AND (c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT') \
          OR c.relkind = 'S' AND NOT has_sequence_privilege(c.oid, 'SELECT') \
          OR c.relkind IN ('r', 'p', 'S') AND NOT has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"
     );
@@ -88,9 +88,16 @@ impl DatabaseReader for PostgresqlReader {
     fn tables(&mut self) -> Result<Vec<String>> {
         let sql = format!(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p') ORDER BY 1"
+             WHERE {USER_SCHEMAS} AND {NO_EXTENSION} AND c.relkind IN ('r', 'p') ORDER BY 1"
         );
         self.server.texts("read the tables of", &sql)
+    }
+
+    /// One server started at one moment, to the microsecond; one database in it has one id.
+    fn identity(&mut self) -> Result<String> {
+        let sql =
+            "SELECT pg_postmaster_start_time()::text || ' ' || oid FROM pg_database WHERE datname = current_database()";
+        self.server.text("look at", sql)
     }
 
     fn dump(&mut self) -> Result<Box<dyn DumpStream>> {

@@ -9,6 +9,7 @@
 //! - Whatever the dump holds, the transaction that began is the one that is committed, after the tables were read back
 //!   and compared.
 
+use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Write};
 
 use postgres::types::ToSql;
@@ -16,13 +17,13 @@ use postgres::types::ToSql;
 use super::super::rewrite::{RewriteSql, too_long_reason};
 use super::super::uri::PostgresqlUri;
 use super::super::{DatabaseWriter, LoadPlan, Merge, MergeTable, Rewrite, load};
-use super::{ServerConnection, USER_SCHEMAS, describe, merge};
+use super::{NO_EXTENSION, ServerConnection, USER_SCHEMAS, describe, merge};
 use crate::error::{Error, Result};
 use crate::sql::guard::{Guard, Refusals, Refused};
 use crate::sql::scanner::TableHead;
-use crate::sql::script::{Piece, ScriptReader};
+use crate::sql::script::{Piece, ScriptReader, Statement};
 use crate::sql::table_digest::TableDigest;
-use crate::sql::{Dialect, TableRecord, Value, copy, quoted_list};
+use crate::sql::{Dialect, TableRecord, Value, copy, quoted_list, text_literal};
 
 /// Bytes of rows that go to the server at a time.
 const COPY_LEN: usize = 256 << 10;
@@ -68,6 +69,8 @@ impl PostgresqlWriter {
         let mut heads = Vec::new();
         while let Some(piece) = script.next_piece()? {
             match piece {
+                Piece::Statement(statement) if guard.passes_over(&statement).is_some() => {}
+                Piece::Statement(statement) if self.is_administrators(guard, &statement)? => {}
                 Piece::Statement(statement) => {
                     guard.check(&statement).map_err(|refused| self.refusal(refused))?;
                     self.statement(&statement.text)?;
@@ -81,6 +84,16 @@ impl PostgresqlWriter {
             }
         }
         Ok(heads)
+    }
+
+    /// Returns whether a statement makes a schema that is there, or describes one of somebody else: that is not this
+    /// role's to do, and changes nothing for MLflow.
+    fn is_administrators(&mut self, guard: &Guard, statement: &Statement) -> Result<bool> {
+        let Some((schema, is_made)) = guard.schema_of(statement) else { return Ok(false) };
+        let is_own = if is_made { "false" } else { "pg_has_role(nspowner, 'USAGE')" };
+        let sql =
+            format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {} AND NOT {is_own}", text_literal(&schema));
+        Ok(!self.server.texts("look at the schemas of", &sql)?.is_empty())
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -159,7 +172,7 @@ impl DatabaseWriter for PostgresqlWriter {
         let sql = format!(
             "SELECT CASE n.nspname WHEN 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END, \
              format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {USER_SCHEMAS} AND c.relkind IN ('r', 'p', 'f') ORDER BY 1"
+             WHERE {USER_SCHEMAS} AND {NO_EXTENSION} AND c.relkind IN ('r', 'p', 'f') ORDER BY 1"
         );
         let mut contents = Vec::new();
         for row in self.server.rows("read the tables of", &sql)? {
@@ -168,6 +181,26 @@ impl DatabaseWriter for PostgresqlWriter {
             contents.push((name.clone(), count.parse().unwrap_or_default()));
         }
         Ok(contents)
+    }
+
+    fn missing_rights(&mut self, schemas: &BTreeSet<String>) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        if self.server.text("look at", "SHOW transaction_read_only")? != "off" {
+            missing.push("it can only be read: it is a standby, or is set to be".to_owned());
+        }
+        for schema in schemas {
+            let name = text_literal(schema);
+            let sql = format!(
+                "SELECT coalesce((SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE') \
+                 FROM pg_namespace WHERE nspname = {name}), has_database_privilege(current_database(), 'CREATE'))"
+            );
+            if self.server.text("look at the rights in", &sql)? != "t" {
+                missing.push(format!(
+                    "the role may not make tables in the schema {schema:?}: make it the owner of the database and of the schema"
+                ));
+            }
+        }
+        Ok(missing)
     }
 
     fn load(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {

@@ -32,6 +32,7 @@ const PARTS_WAITING_MAX: usize = 4;
 pub struct SqliteReader {
     copy: File,
     path: ScratchCopy,
+    original: PathBuf,
     facts: DatabaseFacts,
     cancel: Cancel,
 }
@@ -67,7 +68,7 @@ impl SqliteReader {
             location: original.location,
             violations,
         };
-        Ok(Self { copy, path: copy_path, facts, cancel: cancel.clone() })
+        Ok(Self { copy, path: copy_path, original: path.to_owned(), facts, cancel: cancel.clone() })
     }
 }
 
@@ -116,6 +117,11 @@ impl DatabaseReader for SqliteReader {
 
     fn tables(&mut self) -> Result<Vec<String>> {
         self.copy.tables()
+    }
+
+    fn identity(&mut self) -> Result<String> {
+        let path = fs::canonicalize(&self.original).unwrap_or_else(|_| self.original.clone());
+        Ok(path.to_string_lossy().into_owned())
     }
 
     fn dump(&mut self) -> Result<Box<dyn DumpStream>> {

@@ -3,6 +3,7 @@
 //! What must stay true: no statement of the dump is run that the guard has not let pass; rows are bound as values, never
 //! run as text.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -135,6 +136,11 @@ fn run_rewrite(file: &File, rewrite: &Rewrite, heads: &[TableHead]) -> Result<u6
 impl DatabaseWriter for SqliteWriter {
     fn contents(&mut self) -> Result<Vec<(String, u64)>> {
         contents(&self.file)
+    }
+
+    /// That it could be opened to write says it all.
+    fn missing_rights(&mut self, _: &BTreeSet<String>) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     fn load(&mut self, dump: &mut dyn Read, plan: LoadPlan<'_>) -> Result<Vec<u64>> {

@@ -13,6 +13,7 @@ pub mod row_spool;
 mod rows;
 mod selection;
 
+use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
@@ -84,6 +85,8 @@ pub struct DatabasePlan {
     pub tables: u64,
     /// Its rows.
     pub rows: u64,
+    /// Extensions that the dump makes and that are passed over: MLflow's tables need none.
+    pub skipped_extensions: Vec<String>,
     /// What the moves of roots will change in it.
     pub rewrites: Vec<ColumnRewrite>,
     #[serde(skip)]
@@ -91,6 +94,16 @@ pub struct DatabasePlan {
     /// The same as statements, by how the rows spell the old roots.
     #[serde(skip)]
     moves: Vec<Rewrite>,
+    #[serde(skip)]
+    schemas: BTreeSet<String>,
+}
+
+/// What the dump of a database was found to be.
+struct DumpReview {
+    rewrites: Vec<ColumnRewrite>,
+    moves: Vec<Rewrite>,
+    extensions: BTreeSet<String>,
+    schemas: BTreeSet<String>,
 }
 
 /// What a move of roots does to one column.
@@ -153,6 +166,7 @@ pub struct DeploymentRestore<'a> {
     reader: ChunkReader,
     hears: Hears,
     ignore_free_space: bool,
+    ownership: bool,
 }
 
 impl<'a> DeploymentRestore<'a> {
@@ -163,12 +177,17 @@ impl<'a> DeploymentRestore<'a> {
             Error::NotFound(format!("The snapshot {} holds no MLflow deployment", snapshot.id.short()))
         })?;
         let reader = ChunkReader::new(Arc::clone(repository));
-        Ok(Self { snapshot, record, reader, hears: hears.clone(), ignore_free_space: false })
+        Ok(Self { snapshot, record, reader, hears: hears.clone(), ignore_free_space: false, ownership: false })
     }
 
     /// Begins even if directories seem to have too little room.
     pub fn ignoring_free_space(self, ignore_free_space: bool) -> Self {
         Self { ignore_free_space, ..self }
+    }
+
+    /// Gives files in directories the owner, group and special bits that they had.
+    pub fn with_ownership(self, ownership: bool) -> Self {
+        Self { ownership, ..self }
     }
 
     /// Looks at everything that could be refused, and says what a restore would do. Writes nothing.
@@ -182,7 +201,7 @@ impl<'a> DeploymentRestore<'a> {
             ));
         }
         for database in &databases {
-            refuse_filled_database(&database.uri)?;
+            refuse_filled_database(&database.uri, &database.schemas)?;
         }
         for artifact in artifacts.iter().filter(|_| !options.resume) {
             refuse_filled_place(&artifact.place)?;
@@ -335,22 +354,28 @@ impl<'a> DeploymentRestore<'a> {
                 engine.name()
             )));
         }
-        let (rewrites, moves) = self.review_dump(record.store, engine, options)?;
+        let DumpReview { rewrites, moves, extensions, schemas } = self.review_dump(record.store, engine, options)?;
+        let skipped_extensions = extensions.into_iter().collect();
         let (to, tables, rows) = (uri.to_string(), record.tables, record.rows);
-        Ok(DatabasePlan { store: record.store, to, tables, rows, rewrites, uri: uri.clone(), moves })
+        Ok(DatabasePlan {
+            store: record.store,
+            to,
+            tables,
+            rows,
+            rewrites,
+            uri: uri.clone(),
+            moves,
+            skipped_extensions,
+            schemas,
+        })
     }
 
     /// Reads the dump once, refuses what may not be run and what a column could not hold, and counts what would change.
-    fn review_dump(
-        &self,
-        store: Store,
-        engine: Engine,
-        options: &DeploymentRestoreOptions,
-    ) -> Result<(Vec<ColumnRewrite>, Vec<Rewrite>)> {
+    fn review_dump(&self, store: Store, engine: Engine, options: &DeploymentRestoreOptions) -> Result<DumpReview> {
         self.hears.monitor.phase("reviewing", None, None);
         let rewrites = rewrites_of(store, options);
         let mut script = ScriptReader::new(BufReader::new(self.open_dump(store)?), engine.dialect());
-        let Review { refused, counts } = review(&mut script, &options.guard(engine), &rewrites)?;
+        let Review { refused, counts, extensions, schemas } = review(&mut script, &options.guard(engine), &rewrites)?;
         if !refused.is_empty() {
             return Err(refused.into_error(&format!("the {} database", store.name())));
         }
@@ -368,7 +393,7 @@ impl<'a> DeploymentRestore<'a> {
         // SQLite does not care how long a text is.
         let too_long = columns.iter().find(|column| engine == Engine::Postgresql && column.count.too_long > 0);
         match too_long {
-            None => Ok((columns, moves)),
+            None => Ok(DumpReview { rewrites: columns, moves, extensions, schemas }),
             Some(ColumnRewrite { table, column, count }) => Err(Error::Refused(format!(
                 "The new root is too long for {} rows of {table}.{column}: {}",
                 count.too_long,
@@ -442,7 +467,8 @@ impl<'a> DeploymentRestore<'a> {
         self.hears.monitor.phase("artifacts", None, None);
         match place {
             ArtifactPlace::Directory(directory) => {
-                let options = RestoreOptions { overwrite, ..RestoreOptions::into_directory(directory) };
+                let into = RestoreOptions::into_directory(directory);
+                let options = RestoreOptions { overwrite, ownership: self.ownership, ..into };
                 run_below(&self.reader, selection, &options, &self.hears)
             }
             ArtifactPlace::Bucket(location, options) => {
@@ -570,16 +596,21 @@ fn moved_root(root: &str, moves: &[(String, String)]) -> String {
     }
 }
 
-fn refuse_filled_database(uri: &DatabaseUri) -> Result<()> {
+fn refuse_filled_database(uri: &DatabaseUri, schemas: &BTreeSet<String>) -> Result<()> {
     // Opening a missing SQLite file would create it, before anybody has agreed.
     if let DatabaseUri::Sqlite(path) = uri
         && !path.exists()
     {
         return Ok(());
     }
-    let mut tables = database::open_writer(uri)?.contents()?;
+    let mut writer = database::open_writer(uri)?;
+    let mut tables = writer.contents()?;
     if tables.is_empty() {
-        return Ok(());
+        let missing = writer.missing_rights(schemas)?;
+        return match missing.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Refused(format!("The database {uri} cannot be restored into: {}", missing.join("; ")))),
+        };
     }
     tables.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
     let rows: u64 = tables.iter().map(|(_, rows)| rows).sum();

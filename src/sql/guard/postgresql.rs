@@ -60,6 +60,32 @@ pub fn check(tokens: &[Token<'_>]) -> Result<(), String> {
     cursor.end()
 }
 
+/// Names the extension that a statement makes or describes, if it does nothing else. MLflow needs none: what is on a server
+/// is its administrator's.
+pub fn extension_of(tokens: &[Token<'_>]) -> Option<String> {
+    let mut cursor = Cursor::new(tokens);
+    let is_made = cursor.words("CREATE EXTENSION");
+    if !is_made && !cursor.words("COMMENT ON EXTENSION") {
+        return None;
+    }
+    let _ = is_made && cursor.words("IF NOT EXISTS");
+    let name = cursor.name().ok()?.to_owned();
+    if is_made {
+        let _ = cursor.words("WITH SCHEMA") && cursor.name().is_ok();
+    } else if !cursor.words("IS") || !cursor.words("NULL") && cursor.text().is_err() {
+        return None;
+    }
+    cursor.end().ok().map(|()| name)
+}
+
+/// Names the schema that a statement makes or describes, and says whether it makes it.
+pub fn schema_of(tokens: &[Token<'_>]) -> Option<(String, bool)> {
+    let mut cursor = Cursor::new(tokens);
+    let is_made = cursor.words("CREATE SCHEMA");
+    (is_made || cursor.words("COMMENT ON SCHEMA")).then_some(())?;
+    Some((cursor.name().ok()?.to_owned(), is_made))
+}
+
 fn statement(cursor: &mut Cursor<'_>) -> Result<(), String> {
     if cursor.words("SET") {
         setting(cursor)
