@@ -112,6 +112,34 @@ fn a_prune_of_what_is_needed_changes_nothing() {
 }
 
 #[test]
+fn a_countersignature_goes_with_the_last_pack_that_it_speaks_of() {
+    let (vault, _, _directory, [(first, _), (second, _)]) = two_snapshots();
+    let check = || assert!(repo::check_with(&vault.open().unwrap(), ReadData::All).is_clean());
+    let countersigned = || vault.keys_under("countersigned/").len();
+    check();
+    let all = countersigned();
+    forget(&vault, &[first]);
+    prune(&vault);
+    // What it speaks of was moved in part; the rest is there.
+    assert_eq!(countersigned(), all);
+    check();
+    let all = countersigned();
+    let other = TempDir::new().unwrap();
+    fill(other.path(), "another");
+    let third = vault.backup(other.path()).unwrap();
+    forget(&vault, &[second]);
+    prune(&vault);
+    assert!(countersigned() < all);
+    let packs = vault.keys_under("packs/");
+    let is_there = |pack: &PackId| packs.iter().any(|key| id_of::<PackId>(key).is_ok_and(|id| id == *pack));
+    for object in vault.open().unwrap().countersignatures().unwrap() {
+        assert!(object.packs.iter().any(|sound| is_there(&sound.pack)), "{object:?}");
+    }
+    assert_tidy(&vault);
+    assert_eq!(snapshots(&vault), [third]);
+}
+
+#[test]
 fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_stays() {
     let (vault, _, directory, [(first, _), (second, expected)]) = two_snapshots();
     forget(&vault, &[first]);

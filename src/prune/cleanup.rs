@@ -2,8 +2,8 @@
 //!
 //! What must stay true: an announcement of a session goes only after its outcome is there; an outcome of a session that
 //! was voided stays for ever, because a process that sleeps must not commit when it wakes; a snapshot in the trash goes
-//! only after a sweep that did not count it, and the record that it is forgotten stays; a tombstone of another prune
-//! goes only if no pack that it names is there any more.
+//! only after a sweep that did not count it, and the record that it is forgotten stays; a tombstone of another prune, or a
+//! countersignature, goes only if no pack that it names is there any more.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ impl Prune<'_> {
     pub(super) fn clean_up(&mut self) -> Result<()> {
         self.hears.monitor.phase("clean up", None, None);
         self.remove_ended_sessions()?;
-        self.remove_empty_tombstones()?;
+        self.remove_what_speaks_of_no_pack()?;
         let backend = self.repository.backend();
         self.report.temporaries_removed = backend.remove_stale_temporaries(self.repository.clock())? as u64;
         Ok(())
@@ -37,26 +37,35 @@ impl Prune<'_> {
         self.repository.backend().remove_all(&keys.collect::<Vec<_>>())
     }
 
-    fn remove_empty_tombstones(&mut self) -> Result<()> {
-        // Listed before packs: a pack of a tombstone that is written meanwhile is not taken for one that is gone.
+    /// Removes tombstones and countersignatures of which no pack is there any more.
+    fn remove_what_speaks_of_no_pack(&mut self) -> Result<()> {
+        // Listed before packs: what speaks of a pack that is written meanwhile is not taken for idle.
         let session::Tombstones { sound: tombstones, forged, .. } =
             session::tombstones(self.repository)?.all_readable()?;
         // They mark nothing.
         self.repository.backend().remove_all(&forged)?;
-        if tombstones.is_empty() {
+        // To read all countersignatures each night would cost more than what they take up: only who deletes packs looks.
+        let countersigned = match self.report.packs_deleted {
+            0 => Vec::new(),
+            _ => self.repository.countersignatures()?,
+        };
+        if tombstones.is_empty() && countersigned.is_empty() {
             return Ok(());
         }
         let mut there: HashSet<PackId> = HashSet::new();
         for kind in BlobKind::ALL {
             there.extend(session::stored_packs(self.repository, kind)?.into_keys());
         }
-        for (key, packs) in tombstones {
-            // With one pack there, its prune may be about to delete it by what it saw long ago (step 7).
-            if !packs.iter().any(|pack| there.contains(pack)) {
-                self.repository.backend().remove(&key)?;
-            }
-        }
-        Ok(())
+        // With one pack of a tombstone there, its prune may be about to delete it by what it saw long ago (step 7).
+        let tombstones = tombstones
+            .into_iter()
+            .filter(|(_, packs)| !packs.iter().any(|pack| there.contains(pack)))
+            .map(|(key, _)| key);
+        let countersigned = countersigned
+            .into_iter()
+            .filter(|object| !object.packs.iter().any(|sound| there.contains(&sound.pack)))
+            .map(|object| layout::countersignature(&object.id));
+        self.remove_all(tombstones.chain(countersigned))
     }
 
     /// Removes snapshots that were forgotten and that the last sweep did not count, and notes on what is gone.

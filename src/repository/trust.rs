@@ -60,6 +60,15 @@ pub fn trusted_slots(repository: &Repository) -> Result<HashSet<SlotId>> {
     Ok(slots)
 }
 
+/// One object that says so of packs.
+#[derive(Debug)]
+pub struct CountersignedObject {
+    /// Names it.
+    pub id: CountersignatureId,
+    /// The packs.
+    pub packs: Vec<SoundPack>,
+}
+
 /// What was opened and found sound.
 #[derive(Debug, Default)]
 pub struct Countersigned {
@@ -110,12 +119,22 @@ impl Repository {
         Ok(keys)
     }
 
-    /// Reads all countersignatures.
+    /// Reads all countersignatures, and takes them together.
     pub fn countersigned_packs(&self) -> Result<Countersigned> {
+        let Opened { sound, damaged, .. } = self.open_countersignatures()?;
+        Ok(Countersigned { packs: sound.into_iter().flat_map(|(_, it)| it.packs).collect(), damaged })
+    }
+
+    /// Reads all countersignatures, one by one. What is damaged is left out.
+    pub fn countersignatures(&self) -> Result<Vec<CountersignedObject>> {
+        let sound = self.open_countersignatures()?.sound.into_iter();
+        Ok(sound.map(|(id, it)| CountersignedObject { id, packs: it.packs }).collect())
+    }
+
+    fn open_countersignatures(&self) -> Result<Opened<CountersignatureId, Countersignature>> {
         let read = |id: &CountersignatureId, size| self.read_countersignature(*id, size);
         // Nothing that counts has a name of another form.
-        let Opened { sound, damaged, .. } = self.open_all(layout::COUNTERSIGNED, layout::countersignature_of, read)?;
-        Ok(Countersigned { packs: sound.into_iter().flat_map(|(_, it)| it.packs).collect(), damaged })
+        self.open_all(layout::COUNTERSIGNED, layout::countersignature_of, read)
     }
 
     pub(super) fn read_countersignature(&self, id: CountersignatureId, size: u64) -> Result<Countersignature> {
