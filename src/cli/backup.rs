@@ -257,7 +257,7 @@ fn text(summary: &BackupSummary) -> Text {
         0 => format!(
             "Snapshot {} saved, but for {}",
             id.short(),
-            count(record.accepted.len() as u64, "loss that was accepted")
+            count(record.accepted.len() as u64, "accepted problem")
         ),
         problems => format!("Snapshot {} saved, INCOMPLETE: {}", id.short(), count(problems, "problem")),
     });

@@ -45,7 +45,7 @@ const GONE_NAMED_MAX: usize = 20;
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// RepositoryLocation of the repository: a path or s3://bucket/prefix
+    /// Location of the repository: a path or s3://bucket/prefix
     #[arg(long, global = true, env = "MLVAULT_REPO", value_name = "LOCATION")]
     repo: Option<String>,
     /// Configuration file [default: the first of ./mlvault.toml, ~/.config/mlvault/mlvault.toml, /etc/mlvault/mlvault.toml]

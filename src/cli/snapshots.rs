@@ -212,12 +212,16 @@ fn trash_rows(trash: &[Trashed]) -> Vec<Vec<String>> {
 fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
     let record = &snapshot.record;
     let bytes = sum_of_claims(record.components.iter().map(|component| component.bytes));
-    let state = if snapshot.is_incomplete() { "INCOMPLETE" } else { "complete" };
+    let state = match (snapshot.is_incomplete(), record.accepted.len()) {
+        (true, _) => "INCOMPLETE".to_owned(),
+        (false, 0) => "complete".to_owned(),
+        (false, accepted) => format!("complete, {accepted} accepted"),
+    };
     vec![
         snapshot.id.short(),
         output::format_word(&record.started, snapshot.is_time_doubtful()),
         format_bytes(bytes),
-        state.to_owned(),
+        state,
         printable(&snapshot.signer.label),
         printable(&tags.join(",")),
         printable(&record.source.group()),

@@ -31,7 +31,7 @@ use crate::database::review::{Review, review};
 use crate::database::rewrite::RewriteCount;
 use crate::database::{self, DatabaseUri, Engine, LoadPlan, Rewrite};
 use crate::error::{Error, Result};
-use crate::format::deployment::{DatabaseRecord, DeploymentRecord};
+use crate::format::deployment::{DatabaseRecord, DeploymentRecord, RootRecord};
 use crate::format::snapshot::{Completeness, Component, DATABASE};
 use crate::hears::Hears;
 use crate::id::StatementId;
@@ -420,13 +420,17 @@ impl<'a> DeploymentRestore<'a> {
                     || outer.path.is_empty()
             };
             match place {
-                Some(place) => plans.push(ArtifactPlan {
-                    root: moved,
-                    component: root.component.clone(),
-                    path: root.path.clone(),
-                    to: place.place.to_string(),
-                    place: place.place.clone(),
-                }),
+                Some(place) => {
+                    let to = place.place.to_string();
+                    warnings.extend(elsewhere(root, &moved, &to));
+                    plans.push(ArtifactPlan {
+                        root: moved,
+                        component: root.component.clone(),
+                        path: root.path.clone(),
+                        to,
+                        place: place.place.clone(),
+                    });
+                }
                 None if plans.iter().any(|outer| outer.component == root.component && is_covered(outer)) => warnings
                     .push(format!(
                         "files below {moved} are restored with what they lie in; rows that name it must find them there"
@@ -594,6 +598,17 @@ fn moved_root(root: &str, moves: &[(String, String)]) -> String {
         Some((rest, _, new)) => uri::normalize(&uri::join(new, &rest)),
         None => root.to_owned(),
     }
+}
+
+/// Says that rows lead elsewhere than to what is restored, if a root was a place of its own name when it was backed up and is
+/// none now. Roots that a server or a mount translates are not for us to judge.
+fn elsewhere(root: &RootRecord, moved: &str, to: &str) -> Option<String> {
+    let is_own_place = |uri: &str, place: &str| uri::normalize(place) == uri::normalize(uri);
+    (is_own_place(&root.uri, &root.place) && !is_own_place(moved, to)).then(|| {
+        format!(
+            "the rows say {moved}, and its files go to {to}: unless that is the same place for MLflow, add --map-root {moved}={to}"
+        )
+    })
 }
 
 fn refuse_filled_database(uri: &DatabaseUri, schemas: &BTreeSet<String>) -> Result<()> {
