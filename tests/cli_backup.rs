@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::cli::{Runner, finish, noise};
+use crate::support::cli::{Runner, finish, may_mount, noise, with_own_mounts};
 
 fn snapshot_count(runner: &Runner) -> usize {
     runner.run(["snapshots", "--json"]).expect(0).json()["snapshots"].as_array().unwrap().len()
@@ -360,4 +360,27 @@ fn time_of_first(said: &str) -> String {
         Ok(line) => line["time"].as_str().unwrap().to_owned(),
         Err(_) => first.split(' ').next().unwrap().to_owned(),
     }
+}
+
+#[test]
+fn one_file_system_stops_at_real_mounts_and_leaves_the_place_where_they_are() {
+    let runner = Runner::with_repository();
+    runner.write("own", "content");
+    let mounted = runner.path("src/mounted");
+    fs::create_dir(&mounted).unwrap();
+    if !may_mount() {
+        return;
+    }
+    let paths = |backup: &str| -> Vec<String> {
+        let line = format!("mount -t tmpfs none mounted && echo content > mounted/foreign && \"$MLVAULT\" {backup}");
+        finish(&mut with_own_mounts(&runner.shell(&line))).expect(0);
+        let listed = runner.run(["ls", "latest", "--recursive", "--json"]).expect(0).json();
+        let paths =
+            listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap().to_owned());
+        paths.collect()
+    };
+    assert_eq!(paths("backup ."), ["mounted/", "mounted/foreign", "own"]);
+    assert_eq!(paths("backup -x ."), ["mounted/", "own"]);
+    // What is named is read, wherever it is.
+    assert_eq!(paths("backup -x mounted"), ["mounted/", "mounted/foreign"]);
 }

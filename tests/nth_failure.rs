@@ -9,11 +9,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rusqlite::Connection;
 
-use crate::support::cli::{Outcome, Runner, finish, noise};
+use crate::support::cli::{Outcome, Runner, finish, may_mount, noise, with_own_mounts};
 use crate::support::sqlite_file::create_mlflow;
 
 /// The calls that fail: those that change something, and reads of what was written.
@@ -145,13 +144,7 @@ impl Scene {
             ({line}) > {second} 2>&1 && {verify} >&2 || {{ cat {second} >&2; exit {NOT_AGAIN}; }}
             exit $code"
         );
-        let command = self.runner.shell(&inner);
-        let (program, arguments) = (command.get_program().to_owned(), command.get_args().map(ToOwned::to_owned));
-        let mut unshared = Command::new("unshare");
-        unshared.args(["--map-root-user", "--mount"]).arg(program).args(arguments.collect::<Vec<_>>());
-        unshared.env_clear().current_dir(command.get_current_dir().unwrap());
-        unshared.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        finish(&mut unshared)
+        finish(&mut with_own_mounts(&self.runner.shell(&inner)))
     }
 
     /// Fails unless a run that did not do everything says so as it should.
@@ -243,13 +236,6 @@ fn paths_below(directory: &Path) -> BTreeSet<PathBuf> {
         if path.is_dir() { paths.extend(paths_below(&path)) } else { _ = paths.insert(path) }
     }
     paths
-}
-
-/// Returns whether this machine lets a process mount something for itself.
-fn may_mount() -> bool {
-    let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]);
-    command.output().is_ok_and(|output| output.status.success())
 }
 
 fn pages(n: usize) -> String {

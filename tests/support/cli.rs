@@ -153,6 +153,23 @@ pub fn finish(command: &mut Command) -> Outcome {
     Outcome { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
 }
 
+/// Prepares to run a command in a namespace in which it may mount, whoever it is: what it mounts goes with it. Only where
+/// [`may_mount`].
+pub fn with_own_mounts(command: &Command) -> Command {
+    let mut unshared = Command::new("unshare");
+    unshared.args(["--map-root-user", "--mount"]).arg(command.get_program()).args(command.get_args());
+    unshared.env_clear().current_dir(command.get_current_dir().unwrap());
+    unshared.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    unshared
+}
+
+/// Returns whether this machine lets a process mount something for itself.
+pub fn may_mount() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]);
+    command.output().is_ok_and(|output| output.status.success())
+}
+
 impl Outcome {
     /// Fails the test unless the program ended with this code.
     #[track_caller]
