@@ -372,9 +372,10 @@ fn one_file_system_stops_at_real_mounts_and_leaves_the_place_where_they_are() {
         return;
     }
     let paths = |backup: &str| -> Vec<String> {
-        let line = format!("mount -t tmpfs none mounted && echo content > mounted/foreign && \"$MLVAULT\" {backup}");
-        finish(&mut with_own_mounts(&runner.shell(&line))).expect(0);
-        let listed = runner.run(["ls", "latest", "--recursive", "--json"]).expect(0).json();
+        let line =
+            format!("mount -t tmpfs none mounted && echo content > mounted/foreign && \"$MLVAULT\" --json {backup}");
+        let done = finish(&mut with_own_mounts(&runner.shell(&line))).expect(0).json();
+        let listed = runner.run(["ls", done["snapshot"].as_str().unwrap(), "--recursive", "--json"]).expect(0).json();
         let paths =
             listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap().to_owned());
         paths.collect()

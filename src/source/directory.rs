@@ -162,6 +162,7 @@ impl Source for DirectorySource {
             source: self,
             next_root: 0,
             pending: Vec::new(),
+            further: None,
             last_directory: LastDirectory::default(),
         })
     }
@@ -246,6 +247,8 @@ struct DirectoryWalk<'a> {
     source: &'a DirectorySource,
     next_root: usize,
     pending: Vec<PendingPath>,
+    /// What is to be said next, of what was just found.
+    further: Option<Found>,
     last_directory: LastDirectory,
 }
 
@@ -261,6 +264,9 @@ impl Iterator for DirectoryWalk<'_> {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {
+        if let Some(further) = self.further.take() {
+            return Some(further);
+        }
         loop {
             if self.pending.is_empty() {
                 let root = self.source.roots.get(self.next_root)?;
@@ -337,29 +343,37 @@ impl DirectoryWalk<'_> {
     }
 
     fn visit_directory(&mut self, next: PendingPath, found: &Stat) -> Option<Found> {
-        match self.enter_directory(&next, found) {
+        let device = self.source.roots[next.root].device();
+        // What the user named is meant, wherever it is.
+        if !next.below.is_empty() && self.source.filter.parts(device, found.st_dev) {
+            let place = self.directory_item(&next, found);
+            // Restored, the place is there again for what was mounted on it, and is empty.
+            self.further = Some(self.left_out(next, "on another file system".to_owned()));
+            return Some(place);
+        }
+        match self.enter_directory(&next) {
             Err(error) => Some(self.unreadable(&next, &error)),
             Ok(Some(reason)) => Some(self.left_out(next, reason)),
             Ok(None) if next.tree_path.is_empty() => None,
-            Ok(None) => Some(Found::Item(Item {
-                path: tree_key(&next.tree_path, true),
-                metadata: metadata(found),
-                kind: ItemKind::Directory,
-                location: self.location(&next),
-            })),
+            Ok(None) => Some(self.directory_item(&next, found)),
         }
     }
 
+    fn directory_item(&self, directory: &PendingPath, found: &Stat) -> Found {
+        Found::Item(Item {
+            path: tree_key(&directory.tree_path, true),
+            metadata: metadata(found),
+            kind: ItemKind::Directory,
+            location: self.location(directory),
+        })
+    }
+
     /// Queues a directory's content so that the smallest path is popped first; or returns why it is left out.
-    fn enter_directory(&mut self, directory: &PendingPath, found: &Stat) -> io::Result<Option<String>> {
+    fn enter_directory(&mut self, directory: &PendingPath) -> io::Result<Option<String>> {
         let opened = self.directory(directory.root, &directory.below)?;
         // What the user named is meant, whatever is in it.
         if !directory.below.is_empty() {
-            let filter = &self.source.filter;
-            if filter.parts(self.source.roots[directory.root].device(), found.st_dev) {
-                return Ok(Some("on another file system".to_owned()));
-            }
-            if let Some(reason) = filter.marked(&opened) {
+            if let Some(reason) = self.source.filter.marked(&opened) {
                 return Ok(Some(reason));
             }
         }
