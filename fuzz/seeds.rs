@@ -22,7 +22,7 @@ use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{
     self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
 };
-use mlvault::format::{BlobKind, FORMAT_VERSION};
+use mlvault::format::{BlobKind, FORMAT_VERSION, attributes, xattrs};
 use mlvault::id::{ChunkId, Digest, DirectoryHash, NoteId, PackId, Pin, SegmentId, SessionId, SlotId, TombstoneId};
 use mlvault::repository::layout::Object;
 
@@ -448,8 +448,11 @@ fn entries() -> Vec<Entry> {
         (9, br#"{"run-id":"a b"}"#.to_vec()),
         (10, br#"{"owner":"team \u00e9"}"#.to_vec()),
     ];
+    let xattrs = [("system.posix_acl_default", "\u{2}\0\0\0"), ("user.a", ""), ("user.b\n", "x")];
+    let xattrs = xattrs.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+    let stored = xattrs::encode(&xattrs.into_iter().collect()).expect("they are within the limits");
     vec![
-        entry(b"a/", EntryKind::Directory),
+        Entry { attributes: vec![(attributes::XATTRS, stored)], ..entry(b"a/", EntryKind::Directory) },
         Entry { attributes, ..entry(b"a/x", EntryKind::File(content)) },
         entry(b"a/\xFF\n", EntryKind::File(linked)),
         entry(b"b", EntryKind::Symlink { target: b"../x".to_vec() }),

@@ -38,8 +38,8 @@ use mlvault::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
 use mlvault::format::session_keys::{SessionKeys, SessionName};
 use mlvault::format::snapshot::{self, SessionOutcome, Signer, SnapshotRecord, SourceRecord};
 use mlvault::format::tombstone::Tombstone;
-use mlvault::format::tree::{self, EntryKind, Node};
-use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION};
+use mlvault::format::tree::{self, Entry, EntryKind, Node};
+use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION, attributes, xattrs};
 use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::layout::Object;
 use mlvault::repository::naming::Named;
@@ -419,6 +419,7 @@ fn tree_node(data: &[u8]) {
             assert!(entries.is_sorted_by(|a, b| a.path < b.path));
             for entry in entries {
                 assert!(!entry.path.is_empty());
+                extended_attributes(entry);
                 let ends_in_slash = entry.path.ends_with(b"/");
                 match &entry.kind {
                     EntryKind::Directory => assert!(ends_in_slash, "{entry:?}"),
@@ -499,6 +500,17 @@ fn config_file(data: &[u8]) {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     assert_eq!(ConfigFile::parse(&format!("# a comment\n{text}")), Ok(file));
     assert!(ConfigFile::parse(&format!("no-such-key = 1\n{text}")).is_err());
+}
+
+/// They were looked at with the node, and are stored in one way only.
+fn extended_attributes(entry: &Entry) {
+    let stored = attributes::get(&entry.attributes, attributes::XATTRS);
+    let found = entry.xattrs();
+    assert_eq!(found.is_some(), stored.is_some());
+    if let (Some(found), Some(stored)) = (found, stored) {
+        assert!(stored.len() <= xattrs::XATTRS_LEN_MAX);
+        assert_eq!(xattrs::encode(&found).as_deref(), Ok(stored));
+    }
 }
 
 /// What can be sent with a restored object comes back the same when that object is backed up.

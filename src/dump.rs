@@ -38,6 +38,8 @@ const WINDOW_BYTES_MAX: u64 = 16 * MIB;
 const WINDOW_ITEMS_MAX: usize = 4096;
 /// Windows in memory: one is being collected and fetched, one waits, one is being written.
 const WINDOWS: u64 = 3;
+/// What precedes the name of an extended attribute in a pax header.
+const PAX_XATTR: &[u8] = b"SCHILY.xattr.";
 /// Longest name in the fixed fields of an archive, in bytes.
 const TAR_NAME_LEN_MAX: usize = 100;
 
@@ -443,7 +445,8 @@ impl Archive<'_> {
         header.set_mode(entry.metadata.mode & 0o7777);
         header.set_uid(u64::from(entry.metadata.uid));
         header.set_gid(u64::from(entry.metadata.gid));
-        self.write_time(&mut header, entry.metadata.mtime).map_err(output_fault)?;
+        header.set_mtime(u64::try_from(entry.metadata.mtime.seconds).unwrap_or(0));
+        self.write_pax(&pax_records(entry, first.is_some())).map_err(output_fault)?;
         let name = self.name(b'L', &entry.path).map_err(output_fault)?;
         header.as_old_mut().name = name;
         let (entry_type, link, content) = match (&entry.kind, first) {
@@ -466,13 +469,16 @@ impl Archive<'_> {
         appended.map_err(append_fault)
     }
 
-    /// Sets the time in whole seconds, and what that leaves out in a pax header before the entry's own.
-    fn write_time(&mut self, header: &mut Header, time: FileTime) -> io::Result<()> {
-        header.set_mtime(u64::try_from(time.seconds).unwrap_or(0));
-        if time.nanoseconds == 0 && time.seconds >= 0 {
+    /// Writes a pax header for the entry that comes next.
+    fn write_pax(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
             return Ok(());
         }
-        self.builder.append_pax_extensions([("mtime", pax_time(time).as_bytes())])
+        let mut header = Header::new_ustar();
+        header.set_size(records.len() as u64);
+        header.set_entry_type(EntryType::XHeader);
+        header.set_cksum();
+        self.builder.append(&header, records)
     }
 
     /// Returns a name for a fixed field. One that does not fit goes before, as GNU tar does it.
@@ -495,6 +501,42 @@ impl Archive<'_> {
         }
         Ok(field)
     }
+}
+
+/// Returns what the fixed fields have no room for: fractions of seconds, and extended attributes, once for a file of several
+/// names.
+fn pax_records(entry: &Entry, is_second_name: bool) -> Vec<u8> {
+    let mut records = Vec::new();
+    let time = entry.metadata.mtime;
+    if time.nanoseconds != 0 || time.seconds < 0 {
+        push_pax_record(&mut records, b"mtime", pax_time(time).as_bytes());
+    }
+    let xattrs = if is_second_name { None } else { entry.xattrs() };
+    for (name, value) in xattrs.iter().flatten() {
+        push_pax_record(&mut records, &[PAX_XATTR, &pax_name(name)].concat(), value);
+    }
+    records
+}
+
+/// Returns a name of an attribute without the `=` that would end it, as GNU tar has it.
+fn pax_name(name: &[u8]) -> Vec<u8> {
+    let escaped = |byte: &u8| match byte {
+        b'=' => b"%3D".to_vec(),
+        b'%' => b"%25".to_vec(),
+        other => vec![*other],
+    };
+    name.iter().flat_map(escaped).collect()
+}
+
+/// Appends a record: its whole length in decimal digits, these included, then key and value.
+fn push_pax_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = b" =\n".len() + key.len() + value.len();
+    let mut len = rest;
+    while rest + len.to_string().len() != len {
+        len = rest + len.to_string().len();
+    }
+    records.extend_from_slice(len.to_string().as_bytes());
+    records.extend_from_slice(&[b" ", key, b"=", value, b"\n"].concat());
 }
 
 /// Formats a time as pax headers have it: decimal seconds, negative before 1970.
@@ -528,5 +570,21 @@ mod tests {
         assert_eq!(text(-1, 0), "-1.000000000");
         assert_eq!(text(-1, 999_999_999), "-0.000000001");
         assert_eq!(text(-2, 500_000_000), "-1.500000000");
+    }
+
+    #[test]
+    fn pax_records_count_their_own_digits() {
+        let record = |key: &str, len| {
+            let mut out = Vec::new();
+            push_pax_record(&mut out, key.as_bytes(), &vec![b'x'; len]);
+            out
+        };
+        assert_eq!(record("k", 1), b"6 k=x\n");
+        for len in [2, 3, 4, 5, 6, 90, 91, 92, 93, 94, 95, 990, 991, 992, 993, 994, 995, 9999] {
+            let out = record("k", len);
+            let digits = out.split(|byte| *byte == b' ').next().unwrap();
+            assert_eq!(std::str::from_utf8(digits).unwrap().parse::<usize>().unwrap(), out.len());
+        }
+        assert_eq!(pax_name(b"user.a=b%\xFF"), b"user.a%3Db%25\xFF");
     }
 }

@@ -49,7 +49,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`stdin_reader`] [`file_system`] [`held_directory`] [`error`] [`format_error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
@@ -149,6 +149,8 @@ pub mod tracking;
 pub mod trees;
 #[doc(hidden)]
 pub mod units;
+#[doc(hidden)]
+pub mod xattrs;
 
 pub use crate::backend::Backend;
 pub use crate::backend::local::LocalBackend;

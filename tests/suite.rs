@@ -20,6 +20,7 @@ mod cli_manual;
 mod cli_pin;
 mod cli_restore;
 mod cli_settings;
+mod cli_xattrs;
 mod concurrent;
 mod copy;
 mod crash;

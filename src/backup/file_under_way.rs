@@ -15,7 +15,7 @@ use crate::budget::Permit;
 use crate::chunks::cut::ReadFacts;
 use crate::error::Error;
 use crate::format::BlobKind;
-use crate::format::attributes::Attributes;
+use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{ChunkRef, Entry, EntryKind, Metadata};
 use crate::source::{Interruption, Item, ItemKind};
 use crate::sync::lock;
@@ -28,6 +28,13 @@ pub struct ItemProblem {
     pub location: String,
     /// What went wrong.
     pub message: String,
+}
+
+impl ItemProblem {
+    /// Says what went wrong with an item.
+    pub fn of(item: &Item, message: String) -> Self {
+        Self { path: item.path.clone(), location: item.location.to_string_lossy().into_owned(), message }
+    }
 }
 
 /// An entry, or nothing where a file could not be read, with its place in the order.
@@ -71,7 +78,7 @@ pub struct ReadFile {
     pub metadata: Metadata,
     /// It may have changed after it was read without its times showing it.
     pub racy: bool,
-    /// What else the source tells.
+    /// What else the open file told.
     pub attributes: Attributes,
 }
 
@@ -81,6 +88,8 @@ pub struct FileUnderWay {
     pub item: Item,
     kind: BlobKind,
     hard_link: Option<Vec<u8>>,
+    /// What the source told beside content and metadata before the file was opened.
+    attributes: Attributes,
     slots: Slots,
     read: Mutex<Option<ReadFile>>,
     problem: Mutex<Option<ItemProblem>>,
@@ -98,7 +107,9 @@ impl Drop for FileUnderWay {
             let sparse = matches!(self.item.kind, ItemKind::File { sparse: true, .. });
             let content = read.facts.content(self.kind, chunks, sparse, read.racy, self.hard_link.take());
             let path = std::mem::take(&mut self.item.path);
-            Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes: read.attributes }
+            let mut attributes = std::mem::take(&mut self.attributes);
+            read.attributes.into_iter().for_each(|(key, value)| attributes::set(&mut attributes, key, value));
+            Entry { path, metadata: read.metadata, kind: EntryKind::File(content), attributes }
         });
         let problem = lock(&self.problem).take();
         if let Some(place) = self.place.take() {
@@ -114,11 +125,19 @@ impl FileUnderWay {
             item,
             kind,
             hard_link,
+            attributes: Attributes::new(),
             slots: Slots::default(),
             read: Mutex::default(),
             problem: Mutex::default(),
             place: Some(place),
         }
+    }
+
+    /// Adds what is known before it is opened.
+    pub fn with(mut self, attributes: Attributes, problem: Option<ItemProblem>) -> Self {
+        self.attributes = attributes;
+        self.problem = Mutex::new(problem);
+        self
     }
 
     /// Begins to read it, or begins anew.
@@ -138,9 +157,7 @@ impl FileUnderWay {
 
     /// Notes what went wrong.
     pub fn has_problem(&self, message: &str) {
-        let path = self.item.path.clone();
-        let location = self.item.location.to_string_lossy().into_owned();
-        *lock(&self.problem) = Some(ItemProblem { path, location, message: message.to_owned() });
+        *lock(&self.problem) = Some(ItemProblem::of(&self.item, message.to_owned()));
     }
 }
 

@@ -95,6 +95,8 @@ pub struct BackupOptions {
     pub force: bool,
     /// Do not take another inode or change time for a change: for network file systems.
     pub ignore_inode: bool,
+    /// Store extended attributes and ACLs of files and directories, too.
+    pub xattrs: bool,
     /// Only look: read no content, write nothing.
     pub dry_run: bool,
     /// The MLflow release that a snapshot tagged [`PRE_UPGRADE`] is taken before.
@@ -111,6 +113,7 @@ impl BackupOptions {
             tags: Vec::new(),
             force: false,
             ignore_inode: false,
+            xattrs: false,
             dry_run: false,
             upgrade_to: None,
         }
@@ -275,7 +278,7 @@ fn open_source(options: &BackupOptions, repository: &Repository, monitor: &dyn M
     let filter = options.filter()?;
     match &options.what {
         BackupSource::Paths { paths } => {
-            let source = DirectorySource::new(paths, filter)?;
+            let source = DirectorySource::new(paths, filter)?.with_xattrs(options.xattrs);
             for pattern in source.idle_patterns() {
                 monitor.note(&format!(
                     "The pattern {pattern:?} matches nothing here: with a /, it is compared with whole paths in the snapshot"

@@ -44,6 +44,8 @@ use crate::units::KIB;
 
 /// Entries between the walker and the tree writer.
 const ENTRIES_MAX: u64 = 8192;
+/// Bytes of extended attributes that count as an entry more.
+const ENTRY_BYTES: u64 = 4 * KIB;
 /// Files that wait for a reader.
 const FILES_WAITING_MAX: usize = 64;
 /// Files up to this size are stored by the thread that reads them; chunks of larger ones go to the sealers.
@@ -170,7 +172,7 @@ impl<'a> Walker<'a> {
         match found {
             Found::Item(item) => self.dispatch(item),
             Found::Unreadable { item: path, path: location, message } => {
-                self.place().fill(None, Some(ItemProblem { path, location, message }));
+                self.place(&[]).fill(None, Some(ItemProblem { path, location, message }));
                 Ok(())
             }
             Found::Skipped { path, message, .. } => {
@@ -186,16 +188,17 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Takes the next place in the order. Waits while too many entries are under way.
-    fn place(&mut self) -> PlaceInOrder {
-        let place = PlaceInOrder::new(self.next, self.stages.tickets.take(1), self.done.clone());
+    /// Takes the next place in the order, for an entry with these attributes. Waits while too much is under way.
+    fn place(&mut self, attributes: &[(u16, Vec<u8>)]) -> PlaceInOrder {
+        let bytes: u64 = attributes.iter().map(|(_, value)| value.len() as u64).sum();
+        let place = PlaceInOrder::new(self.next, self.stages.tickets.take(1 + bytes / ENTRY_BYTES), self.done.clone());
         self.next += 1;
         place
     }
 
     fn dispatch(&mut self, item: Item) -> Result<()> {
         let hard_link = self.hard_link_of(&item);
-        let mut attributes = Attributes::new();
+        let (mut attributes, problem) = self.attributes_of(&item);
         let kind = match &item.kind {
             ItemKind::Directory => EntryKind::Directory,
             ItemKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
@@ -208,25 +211,45 @@ impl<'a> Walker<'a> {
                         job.hears.monitor.count(Counter::Bytes, *size);
                         job.hears.monitor.count(Counter::BytesDeduplicated, *size);
                         content.hard_link = hard_link;
-                        attributes = known;
+                        if matches!(item.kind, ItemKind::Object { .. }) {
+                            attributes = known;
+                        }
                         EntryKind::File(content)
                     }
-                    SinceParent::New => return self.send("new", item, hard_link),
-                    SinceParent::Changed => return self.send("changed", item, hard_link),
+                    SinceParent::New => return self.send("new", item, hard_link, (attributes, problem)),
+                    SinceParent::Changed => return self.send("changed", item, hard_link, (attributes, problem)),
                 }
             }
         };
         let entry = Entry { path: item.path, metadata: item.metadata, kind, attributes };
-        self.place().fill(Some(entry), None);
+        self.place(&entry.attributes).fill(Some(entry), problem);
         Ok(())
     }
 
+    /// Asks the source anew, also of what is unchanged: the parent may be of a backup that was to store other things.
+    fn attributes_of(&self, item: &Item) -> (Attributes, Option<ItemProblem>) {
+        self.stages.source.attributes(item).map_or_else(
+            |error| {
+                let message = format!("its extended attributes cannot be stored: {error}");
+                (Attributes::new(), Some(ItemProblem::of(item, message)))
+            },
+            |attributes| (attributes, None),
+        )
+    }
+
     /// Sends a file to the readers.
-    fn send(&mut self, word: &str, item: Item, hard_link: Option<Vec<u8>>) -> Result<()> {
+    fn send(
+        &mut self,
+        word: &str,
+        item: Item,
+        hard_link: Option<Vec<u8>>,
+        (attributes, problem): (Attributes, Option<ItemProblem>),
+    ) -> Result<()> {
         let Stages { job, source, .. } = self.stages;
         job.hears.monitor.detail(&|| format!("{word} {}", item.location.display()));
         source.expect(&item);
-        let file = FileUnderWay::new(item, job.kind, hard_link, self.place());
+        let place = self.place(&attributes);
+        let file = FileUnderWay::new(item, job.kind, hard_link, place).with(attributes, problem);
         // The readers take until this stage ends, so sending cannot fail; a file that is let go of fills its place.
         let _ = self.files.send(Arc::new(file));
         Ok(())

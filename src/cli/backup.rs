@@ -70,6 +70,9 @@ pub struct Args {
     /// Ignore inode numbers and change times when looking for changes (for network file systems)
     #[arg(long)]
     ignore_inode: bool,
+    /// Store extended attributes and POSIX ACLs of files and directories too
+    #[arg(long, conflicts_with_all = ["stdin", "command"])]
+    xattrs: bool,
     /// Show what would be read; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -115,6 +118,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         }
         None => paths(context, [args.paths, exclusions::paths_from(&args.files_from, context.cancel())?].concat())?,
     };
+    if args.xattrs && matches!(what, BackupSource::Bucket { .. }) {
+        let reason = "--xattrs works only with files; metadata and tags of objects are always stored";
+        return Err(Error::Invalid(reason.to_owned()));
+    }
     let options = BackupOptions {
         exclusions: args.exclusions.resolve(&what, excluded_by_file(context, &what))?,
         own_places: context.written_places(),
@@ -122,6 +129,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         tags: args.tags,
         force: args.force,
         ignore_inode: args.ignore_inode,
+        xattrs: args.xattrs,
         dry_run: args.dry_run,
         upgrade_to: args.upgrade_to,
     };

@@ -14,7 +14,7 @@ use mlvault::units::format_bytes;
 
 use crate::cli::answer::Answer;
 use crate::cli::context::Context;
-use crate::cli::entry::{Shown, path_text, put_bytes};
+use crate::cli::entry::{Shown, path_text, put_bytes, xattr_json};
 use crate::cli::exit;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::Listing;
@@ -50,7 +50,8 @@ pub struct Args {
     /// Compare only this path and what is below it; OLD:PATH names it, too
     #[arg(long)]
     path: Option<OsString>,
-    /// Also show entries that differ only in mode, owner, group or modification time
+    /// Also show entries that differ only in mode, owner, group, modification time or, where both sides
+    /// know them, extended attributes
     #[arg(long)]
     metadata: bool,
     #[command(flatten)]
@@ -174,7 +175,10 @@ fn line(change: &Change) -> String {
     let [old, new] = [&change.old, &change.new].map(|side| side.as_ref().map(Shown::from));
     let describe = |shown: &Shown<'_>| shown.size_text().unwrap_or_else(|| shown.kind_name().to_owned());
     let facts = match (change.kind, old, new) {
-        (ChangeKind::Metadata, ..) => String::new(),
+        (ChangeKind::Metadata, ..) => {
+            let names: Vec<String> = change.xattrs().iter().map(|name| path_text(name)).collect();
+            if names.is_empty() { String::new() } else { format!("  ({})", names.join(", ")) }
+        }
         (_, Some(old), Some(new)) => format!("  ({} to {})", describe(&old), describe(&new)),
         (_, old, new) => {
             old.or(new).and_then(|one| one.size_text()).map_or(String::new(), |size| format!("  ({size})"))
@@ -187,6 +191,11 @@ fn change_json(change: &Change) -> Value {
     let mut object = Map::new();
     object.insert("change".to_owned(), json!(change.kind));
     put_bytes(&mut object, "path", &change.path);
+    let xattrs = change.xattrs();
+    if !xattrs.is_empty() {
+        let list = xattrs.iter().map(|name| xattr_json(name, None));
+        object.insert("xattrs".to_owned(), list.collect());
+    }
     for (key, side) in [("old", &change.old), ("new", &change.new)] {
         if let Some(side) = side {
             object.insert(key.to_owned(), Shown::from(side).json().into());

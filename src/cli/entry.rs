@@ -11,6 +11,7 @@ use mlvault::diff::{Side, SideKind};
 use mlvault::format::tree::{Entry, EntryKind, FileTime, Metadata};
 use mlvault::id::Digest;
 use mlvault::units::format_bytes;
+use mlvault::xattrs::Xattrs;
 
 use crate::cli::progress::printable;
 
@@ -19,6 +20,7 @@ pub struct Shown<'a> {
     kind: Kind<'a>,
     metadata: &'a Metadata,
     hard_link: Option<&'a [u8]>,
+    xattrs: Option<Xattrs>,
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +38,7 @@ impl<'a> From<&'a Entry> for Shown<'a> {
             EntryKind::Symlink { target } => Kind::Symlink { target },
         };
         let hard_link = entry.file().and_then(|file| file.hard_link.as_deref());
-        Self { kind, metadata: &entry.metadata, hard_link }
+        Self { kind, metadata: &entry.metadata, hard_link, xattrs: entry.xattrs() }
     }
 }
 
@@ -47,7 +49,7 @@ impl<'a> From<&'a Side> for Shown<'a> {
             SideKind::File { size, digest } => Kind::File { size: *size, digest: *digest },
             SideKind::Symlink { target } => Kind::Symlink { target },
         };
-        Self { kind, metadata: &side.metadata, hard_link: None }
+        Self { kind, metadata: &side.metadata, hard_link: None, xattrs: side.xattrs.clone() }
     }
 }
 
@@ -71,6 +73,10 @@ impl Shown<'_> {
         }
         if let Some(first) = self.hard_link {
             put_bytes(&mut facts, "hard_link", first);
+        }
+        if let Some(xattrs) = &self.xattrs {
+            let list = xattrs.iter().map(|(name, value)| xattr_json(name, Some(value.len())));
+            facts.insert("xattrs".to_owned(), list.collect());
         }
         facts
     }
@@ -148,6 +154,14 @@ impl Shown<'_> {
 /// Returns a path for people; a directory's keeps its `/`.
 pub fn path_text(path: &[u8]) -> String {
     printable(&String::from_utf8_lossy(path))
+}
+
+/// Returns an extended attribute as JSON: its name, and how many bytes its value has.
+pub fn xattr_json(name: &[u8], value_len: Option<usize>) -> Value {
+    let mut object = Map::new();
+    put_bytes(&mut object, "name", name);
+    object.extend(value_len.map(|len| ("bytes".to_owned(), len.into())));
+    Value::Object(object)
 }
 
 /// Adds bytes that are mostly text to an object: as text, and if that would lose something, in base 64 too.

@@ -85,6 +85,10 @@ pub struct Args {
     /// Restore owner, group and the set-user-ID and set-group-ID bits
     #[arg(long)]
     ownership: bool,
+    /// Restore extended attributes and POSIX ACLs, where the backup stored them; those that have to do with rights, such as
+    /// capabilities, only with --ownership
+    #[arg(long)]
+    xattrs: bool,
     /// Show what would be done; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -156,7 +160,8 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
     warn_of_other(context, &about, &scope);
     let server = args.rest.via_rest.then(|| args.rest.connect(context, &target)).transpose()?;
     let restore = DeploymentRestore::new(&repository, &snapshot, &context.hears())?;
-    let restore = restore.ignoring_free_space(args.ignore_free_space).with_ownership(args.ownership);
+    let restore =
+        restore.ignoring_free_space(args.ignore_free_space).with_ownership(args.ownership).with_xattrs(args.xattrs);
     let request = Request {
         context,
         target: &target,
@@ -216,9 +221,11 @@ fn warn_of_other(context: &Context, about: &About, scope: &Scope) {
 
 /// Writes a file, or an archive of a directory, to standard output.
 fn to_stdout(context: &Context, args: &Args) -> Result<Outcome> {
-    if args.overwrite.is_some() || args.delete || args.ownership || args.dry_run || context.json() {
+    let is_refused = args.overwrite.is_some() || args.delete || args.ownership || args.xattrs || args.dry_run;
+    if is_refused || context.json() {
         return Err(Error::Invalid(
-            "--target - cannot be combined with --overwrite, --delete, --ownership, --dry-run or --json".to_owned(),
+            "--target - cannot be combined with --overwrite, --delete, --ownership, --xattrs, --dry-run or --json"
+                .to_owned(),
         ));
     }
     if args.wanted.wanted().is_some() {
@@ -264,6 +271,7 @@ fn as_files(context: &Context, target: PathBuf, args: Args) -> Result<Outcome> {
         removals: Removals::default(),
         own_places: context.own_places(),
         ownership: args.ownership,
+        xattrs: args.xattrs,
         dry_run: args.dry_run,
         ignore_free_space: args.ignore_free_space,
     };
@@ -338,8 +346,9 @@ fn bucket_target(
         Some(OverwriteArg::Always) => true,
         Some(_) => return Err(Error::Invalid("With a bucket as target, --overwrite can only be `always`".to_owned())),
     };
-    if args.delete || args.ownership {
-        return Err(Error::Invalid("--delete and --ownership work only with a directory as target".to_owned()));
+    if args.delete || args.ownership || args.xattrs {
+        let reason = "--delete, --ownership and --xattrs work only with a directory as target";
+        return Err(Error::Invalid(reason.to_owned()));
     }
     let target = BucketTarget::connect(&text.parse()?, &context.backend_options()?)?;
     let strips_path = args.below.is_some();

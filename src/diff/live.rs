@@ -22,6 +22,7 @@ use crate::source::directory::{DirectorySource, metadata};
 use crate::source::{Found, Item, ItemKind, Source};
 use crate::trees::contents::{self, is_selected, shown_path};
 use crate::trees::reader::TreeReader;
+use crate::xattrs::Place;
 
 /// Differences and possible differences that are looked into at once.
 const BATCH_MAX: usize = 512;
@@ -209,7 +210,17 @@ impl Comparison<'_> {
             }
             old = types.directory(0, &item.path)?;
         }
-        let new = side_of(&item);
+        let mut new = side_of(&item);
+        // What the backup was not asked for is not compared.
+        if self.options.metadata && old.as_ref().is_some_and(|old| old.xattrs.is_some()) {
+            match Place::Named(item.location.clone()).read() {
+                Ok(found) => new.xattrs = found,
+                Err(error) => self.problem(
+                    &item.location.display().to_string(),
+                    &format!("its extended attributes cannot be read: {error}"),
+                ),
+            }
+        }
         let path = shown_path(&place.component.name, &item.path);
         let same_size = matches!((&old, &new.kind),
             (Some(Side { kind: SideKind::File { size: old, .. }, .. }), SideKind::File { size: new, .. }) if old == new);
@@ -284,7 +295,7 @@ fn live_directory(place: &ComponentDirectory<'_>, entry: &Entry) -> Option<Side>
     }
     let is_directory = |found: &Stat| FileType::from_raw_mode(found.st_mode) == FileType::Directory;
     let found = rustix::fs::lstat(place.location(&entry.path)).ok().filter(is_directory)?;
-    Some(Side { kind: SideKind::Directory, metadata: metadata(&found) })
+    Some(Side { kind: SideKind::Directory, metadata: metadata(&found), xattrs: None })
 }
 
 fn side_of(item: &Item) -> Side {
@@ -293,7 +304,7 @@ fn side_of(item: &Item) -> Side {
         ItemKind::File { size, .. } | ItemKind::Object { size, .. } => SideKind::File { size: *size, digest: None },
         ItemKind::Symlink { target } => SideKind::Symlink { target: target.clone() },
     };
-    Side { kind, metadata: item.metadata }
+    Side { kind, metadata: item.metadata, xattrs: None }
 }
 
 fn digest_of(location: &Path) -> io::Result<Digest> {

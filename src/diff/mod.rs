@@ -30,13 +30,14 @@ use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::{self, is_selected, shown_path};
 use crate::trees::merge::{Merged, Shared, TreeMerge};
 use crate::trees::reader::TreeReader;
+use crate::xattrs::Xattrs;
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
     /// Only this path and what is below it; empty for everything.
     pub path: Vec<u8>,
-    /// Whether a difference in mode, owner, group or time alone is a change.
+    /// Whether a difference in mode, owner, group, time or extended attributes alone is a change.
     pub metadata: bool,
 }
 
@@ -50,7 +51,7 @@ pub enum ChangeKind {
     Removed,
     /// The content of a file, or the target of a symlink.
     Modified,
-    /// Mode, owner, group or time, and nothing else.
+    /// Mode, owner, group, time or extended attributes, and nothing else.
     Metadata,
     /// One is a file, the other a directory, or the like.
     Type,
@@ -63,6 +64,8 @@ pub struct Side {
     pub kind: SideKind,
     /// What the file system tells of it.
     pub metadata: Metadata,
+    /// Its extended attributes, if they are known.
+    pub xattrs: Option<Xattrs>,
 }
 
 /// What one side of a change is.
@@ -91,7 +94,7 @@ impl From<&Entry> for Side {
             EntryKind::File(file) => SideKind::File { size: file.size, digest: Some(file.digest) },
             EntryKind::Symlink { target } => SideKind::Symlink { target: target.clone() },
         };
-        Self { kind, metadata: entry.metadata }
+        Self { kind, metadata: entry.metadata, xattrs: entry.xattrs() }
     }
 }
 
@@ -113,6 +116,16 @@ pub struct Change {
     pub old: Option<Side>,
     /// What it is.
     pub new: Option<Side>,
+}
+
+impl Change {
+    /// Returns the names of the extended attributes that differ. Where one side does not know its own, none does.
+    pub fn xattrs(&self) -> Vec<&[u8]> {
+        let [old, new] = [&self.old, &self.new].map(|side| side.as_ref().and_then(|side| side.xattrs.as_ref()));
+        let (Some(old), Some(new)) = (old, new) else { return Vec::new() };
+        let names: BTreeSet<&Vec<u8>> = old.keys().chain(new.keys()).collect();
+        names.into_iter().filter(|name| old.get(*name) != new.get(*name)).map(Vec::as_slice).collect()
+    }
 }
 
 /// Differences in numbers.
@@ -288,7 +301,8 @@ fn kind_of_change(old: &Side, new: &Side, metadata: bool) -> Option<ChangeKind> 
         return Some(ChangeKind::Modified);
     }
     let facts = |side: &Side| (side.metadata.mode, side.metadata.uid, side.metadata.gid, side.metadata.mtime);
-    (metadata && facts(old) != facts(new)).then_some(ChangeKind::Metadata)
+    let have_other_xattrs = old.xattrs.as_ref().zip(new.xattrs.as_ref()).is_some_and(|(old, new)| old != new);
+    (metadata && (facts(old) != facts(new) || have_other_xattrs)).then_some(ChangeKind::Metadata)
 }
 
 fn path_exists(reader: &ChunkReader, component: &Component, path: &[u8]) -> Result<bool> {

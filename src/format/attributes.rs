@@ -25,6 +25,9 @@ pub const CONTENT_LANGUAGE: u16 = 8;
 pub const USER_METADATA: u16 = 9;
 /// Tags of an object: a JSON object of strings.
 pub const TAGS: u16 = 10;
+/// Extended attributes of a file, directory or symlink ([`crate::format::xattrs`]). An entry that has it was asked for them,
+/// also if they are none.
+pub const XATTRS: u16 = 11;
 
 /// Returns the value of a key.
 pub fn get(attributes: &[(u16, Vec<u8>)], key: u16) -> Option<&[u8]> {

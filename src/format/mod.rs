@@ -25,6 +25,7 @@ pub mod snapshot;
 pub mod tombstone;
 pub mod tree;
 pub mod verified;
+pub mod xattrs;
 
 use std::ops::{Index, IndexMut};
 

@@ -27,9 +27,11 @@
 //! A file of more than [`DIRECT_CHUNKS_MAX`] chunks is *indirect*: its list names meta chunks whose contents, one
 //! after another, are the list of (chunk id, plain length).
 
-use crate::format::{BlobKind, Cursor};
+use crate::format::attributes::{self, XATTRS};
+use crate::format::{BlobKind, Cursor, xattrs};
 use crate::format_error::FormatError;
 use crate::id::{ChunkId, Digest};
+use crate::xattrs::Xattrs;
 
 const NODE_FORMAT: u8 = 1;
 /// Most levels of a tree: far more than 10^12 entries need.
@@ -148,6 +150,12 @@ impl Entry {
             EntryKind::File(content) => Some(content),
             _ => None,
         }
+    }
+
+    /// Returns the extended attributes; nothing if the backup was not asked for them, or the file system has none.
+    pub fn xattrs(&self) -> Option<Xattrs> {
+        // What does not decode was refused with the node.
+        attributes::get(&self.attributes, XATTRS).and_then(|bytes| xattrs::decode(bytes).ok())
     }
 
     /// Returns the path as text, with bytes that are not UTF-8 replaced.
@@ -381,7 +389,11 @@ fn decode_attributes(cursor: &mut Cursor<'_>) -> Result<Vec<(u16, Vec<u8>)>, For
         if attributes.last().is_some_and(|(last, _)| *last >= key) {
             return Err(FormatError::new("an entry's attributes are not in order"));
         }
-        attributes.push((key, cursor.bytes(len)?.to_vec()));
+        let value = cursor.bytes(len)?;
+        if key == XATTRS {
+            xattrs::decode(value)?;
+        }
+        attributes.push((key, value.to_vec()));
     }
     Ok(attributes)
 }

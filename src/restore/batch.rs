@@ -23,8 +23,10 @@ use crate::target::directory::{Existing, ExistingKind};
 use crate::trees::reader::chunks_of;
 use crate::units::KIB;
 
-/// Chunk references of a batch; each costs about a hundred bytes.
+/// Chunk references of a batch, and what takes as much memory as they.
 const BATCH_CHUNKS_MAX: usize = 128 << 10;
+/// What a chunk reference costs, about.
+const CHUNK_REF_BYTES: usize = 100;
 /// Files of a batch.
 const BATCH_FILES_MAX: usize = 16 << 10;
 /// Files that are kept open between writes.
@@ -44,7 +46,8 @@ pub struct FileBatch {
 impl FileBatch {
     /// Adds a file.
     pub fn push(&mut self, entry: Entry) {
-        self.chunks += entry.file().map_or(0, chunk_count);
+        let attributes: usize = entry.attributes.iter().map(|(_, value)| value.len()).sum();
+        self.chunks += entry.file().map_or(0, chunk_count) + attributes / CHUNK_REF_BYTES;
         self.entries.push(entry);
     }
 
@@ -194,7 +197,7 @@ impl DirectoryRestore<'_> {
         self.hears.monitor.count(Counter::Bytes, file.size);
         self.hears.monitor.count(Counter::BytesDeduplicated, file.size);
         if !self.options.dry_run {
-            self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, false)?;
+            self.set_metadata(entry)?;
         }
         Ok(FileDecision::Done)
     }
@@ -337,7 +340,7 @@ impl DirectoryRestore<'_> {
         }
         // Only now: a restore that is killed before leaves a file whose time is not the snapshot's, so that the next one with
         // `if-changed` reads it again.
-        self.target.set_file_metadata(&entry.path, file, &entry.metadata, self.options.ownership)
+        self.set_file_metadata(entry, file)
     }
 
     /// Reports a file once, however many of its chunks are lost.

@@ -14,6 +14,7 @@
 mod batch;
 pub mod bucket;
 pub mod deployment;
+mod metadata;
 pub mod removals;
 mod space;
 mod sweep;
@@ -30,7 +31,7 @@ use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
 use crate::file_system;
 use crate::format::snapshot::{Component, FILES};
-use crate::format::tree::{Entry, EntryKind, Metadata};
+use crate::format::tree::{Entry, EntryKind};
 use crate::globs::Patterns;
 use crate::hears::Hears;
 use crate::repository::Repository;
@@ -76,6 +77,8 @@ pub struct RestoreOptions {
     pub own_places: OwnPlaces,
     /// Restore owner, group, set-user-id and set-group-id.
     pub ownership: bool,
+    /// Restore extended attributes and ACLs, where the snapshot has them.
+    pub xattrs: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// Begin even if the target seems to have too little room.
@@ -96,6 +99,7 @@ impl RestoreOptions {
             removals: Removals::default(),
             own_places: OwnPlaces::new(),
             ownership: false,
+            xattrs: false,
             dry_run: false,
             ignore_free_space: false,
         }
@@ -515,13 +519,13 @@ impl DirectoryRestore<'_> {
         let existing = self.target.look(&entry.path)?;
         if existing.is_some_and(|existing| existing.kind == ExistingKind::Symlink) {
             if self.target.read_symlink(&entry.path)? == link_target {
-                return self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true);
+                return self.set_metadata(entry);
             }
             self.target.remove(&entry.path)?;
         }
         self.refuse_other(entry, ExistingKind::Symlink)?;
         self.target.make_symlink(&entry.path, link_target)?;
-        self.target.set_metadata(&entry.path, &entry.metadata, self.options.ownership, true)
+        self.set_metadata(entry)
     }
 
     fn is_first_selected(&self, first: &[u8]) -> bool {
@@ -576,31 +580,6 @@ impl DirectoryRestore<'_> {
         }
     }
 
-    /// Sets each directory's metadata once everything below it is done, so that nothing touches it afterwards.
-    fn restore_directory_metadata(&self) -> Result<()> {
-        let mut open: Vec<(Vec<u8>, Metadata)> = Vec::new();
-        for entry in self.restorable_entries()? {
-            let entry = entry?;
-            while open.last().is_some_and(|(path, _)| !entry.path.starts_with(path)) {
-                self.close_directory(open.pop());
-            }
-            if entry.kind == EntryKind::Directory {
-                open.push((entry.path, entry.metadata));
-            }
-        }
-        while !open.is_empty() {
-            self.close_directory(open.pop());
-        }
-        Ok(())
-    }
-
-    fn close_directory(&self, directory: Option<(Vec<u8>, Metadata)>) {
-        let Some((path, metadata)) = directory else { return };
-        if let Err(error) = self.target.set_metadata(&path, &metadata, self.options.ownership, false) {
-            self.report(&path, &error.to_string());
-        }
-    }
-
     fn problem(&self, entry: &Entry, message: &str) {
         self.report(&entry.path, message);
     }
@@ -649,7 +628,7 @@ fn describe(kind: ExistingKind) -> &'static str {
 mod tests {
     use super::*;
     use crate::format::BlobKind;
-    use crate::format::tree::FileContent;
+    use crate::format::tree::{FileContent, Metadata};
     use crate::id::Digest;
 
     fn file(path: &str) -> Entry {

@@ -16,10 +16,13 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Error, Result};
+use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{FileTime, Metadata};
+use crate::format::xattrs;
 use crate::held_directory::{self, LastDirectory, split_name};
 use crate::source::filter::Filter;
 use crate::source::{Content, Found, Item, ItemKind, Source};
+use crate::xattrs::Place;
 
 /// Unit in which `stat` counts what a file takes on the disk.
 const STAT_BLOCK_BYTES: i64 = 512;
@@ -28,8 +31,12 @@ const STAT_BLOCK_BYTES: i64 = 512;
 pub struct DirectorySource {
     roots: Vec<Root>,
     filter: Filter,
+    /// Whether extended attributes are stored.
+    xattrs: bool,
     /// Of the files that are opened.
     last_directory: LastDirectory,
+    /// Of what only its extended attributes are read of.
+    last_asked: LastDirectory,
 }
 
 /// A path given by the user, and where it goes in the tree.
@@ -121,6 +128,11 @@ impl DirectorySource {
         Ok(Self::of(vec![root], filter))
     }
 
+    /// Stores extended attributes, too, if that is wanted.
+    pub fn with_xattrs(self, xattrs: bool) -> Self {
+        Self { xattrs, ..self }
+    }
+
     /// Returns the patterns of the filter that can match nothing in this source.
     pub fn idle_patterns(&self) -> Vec<String> {
         let roots: Vec<&[u8]> = self.roots.iter().map(|root| root.named.tree_path.as_slice()).collect();
@@ -129,26 +141,41 @@ impl DirectorySource {
 
     fn of(roots: Vec<NamedPath>, filter: Filter) -> Self {
         let roots = roots.into_iter().map(Root::new).collect();
-        Self { roots, filter, last_directory: LastDirectory::default() }
+        let (last_directory, last_asked) = (LastDirectory::default(), LastDirectory::default());
+        Self { roots, filter, xattrs: false, last_directory, last_asked }
+    }
+
+    /// Returns the number of the root that a location of the walk is at or below, and its path below it.
+    fn below_root(&self, location: &Path) -> io::Result<(usize, Vec<u8>)> {
+        let below =
+            |root: &Root| Some(location.strip_prefix(&root.named.location).ok()?.as_os_str().as_bytes().to_vec());
+        let found = self.roots.iter().enumerate().find_map(|(number, root)| Some((number, below(root)?)));
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Opens a file of the walk for reading. Between walk and open another process may have put a symlink or a named pipe in
     /// its place: the one is not followed, the other does not block.
     fn open_file(&self, location: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let below =
-            |root: &Root| Some(location.strip_prefix(&root.named.location).ok()?.as_os_str().as_bytes().to_vec());
-        let found = self.roots.iter().enumerate().find_map(|(number, root)| Some((number, root, below(root)?)));
-        let (number, root, below) = found.ok_or(io::ErrorKind::NotFound)?;
+        let (number, below) = self.below_root(location)?;
         if below.is_empty() {
             // The user's own word, which may be a symlink to a file.
             return Ok(rustix::fs::open(location, flags, Mode::empty())?);
         }
         let (directory, name) = split_name(&below);
         let key = directory_key(number, directory);
-        let directory = self.last_directory.get(&key, || root.open_below(directory))?;
+        let directory = self.last_directory.get(&key, || self.roots[number].open_below(directory))?;
         Ok(rustix::fs::openat(&directory, name, flags | OFlags::NOFOLLOW, Mode::empty())?)
     }
+}
+
+/// Returns extended attributes as an entry has them.
+fn xattrs_of(place: &Place<'_>) -> io::Result<Attributes> {
+    let mut stored = Attributes::new();
+    if let Some(found) = place.read()? {
+        attributes::set(&mut stored, attributes::XATTRS, xattrs::encode(&found).map_err(io::Error::other)?);
+    }
+    Ok(stored)
 }
 
 /// Tells directories of several roots apart.
@@ -169,6 +196,23 @@ impl Source for DirectorySource {
 
     fn covers_top(&self) -> bool {
         self.roots.iter().any(|root| root.named.tree_path.is_empty())
+    }
+
+    fn attributes(&self, item: &Item) -> io::Result<Attributes> {
+        if !self.xattrs {
+            return Ok(Attributes::new());
+        }
+        let (number, below) = self.below_root(&item.location)?;
+        let root = &self.roots[number];
+        if below.is_empty() {
+            return match item.kind {
+                ItemKind::Directory => xattrs_of(&Place::open(&root.open()?)),
+                _ => xattrs_of(&Place::open(&self.open_file(&item.location)?)),
+            };
+        }
+        let (directory, name) = split_name(&below);
+        let held = self.last_asked.get(&directory_key(number, directory), || root.open_below(directory))?;
+        xattrs_of(&Place::in_directory(&held, name))
     }
 
     fn open(&self, item: &Item) -> io::Result<Box<dyn Content + '_>> {

@@ -151,6 +151,10 @@ pub trait Source: Send + Sync {
     }
     /// Walks from the beginning.
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_>;
+    /// Returns what is to be stored of something beside content and metadata, as far as it need not be opened for that.
+    fn attributes(&self, _: &Item) -> io::Result<Attributes> {
+        Ok(Attributes::new())
+    }
     /// Hears of a file that will be opened soon, so that a slow source can begin with it.
     fn expect(&self, _: &Item) {}
     /// Opens a file that the walk found.

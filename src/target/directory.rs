@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::format::tree::{FileTime, Metadata};
 use crate::held_directory::{self, LastDirectory};
+use crate::target::xattrs::{self, Refusal};
+use crate::xattrs::{Place, Xattrs};
 
 /// Unit in which `stat` counts what a file takes on the disk, whatever the file system's own blocks are.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -72,6 +74,17 @@ pub enum ExistingKind {
     Symlink,
     /// Anything else.
     Other,
+}
+
+/// What something restored gets beside its content.
+#[derive(Debug, Clone, Copy)]
+pub struct Looks<'a> {
+    /// Permissions and times, owner and group.
+    pub metadata: &'a Metadata,
+    /// Whether owner and group are set, and what means something only together with them.
+    pub ownership: bool,
+    /// The extended attributes that it has in the end, if they are set at all.
+    pub xattrs: Option<&'a Xattrs>,
 }
 
 /// A directory that is restored into.
@@ -186,32 +199,45 @@ impl DirectoryTarget {
         }
     }
 
-    /// Sets permissions and modification time, and owner and group if asked. Symlinks get their time and owner only.
-    pub fn set_metadata(&self, path: &[u8], metadata: &Metadata, ownership: bool, is_symlink: bool) -> Result<()> {
+    /// Sets permissions and modification time, and owner, group and extended attributes if asked. Symlinks get no permissions.
+    /// Returns the extended attributes that could not be set.
+    pub fn set_metadata(&self, path: &[u8], looks: &Looks<'_>, is_symlink: bool) -> Result<Vec<Refusal>> {
+        let Looks { metadata, ownership, xattrs } = *looks;
         let set = self.parent(path, false).and_then(|(parent, name)| {
-            // Before the mode, because a change of owner clears set-user-id.
+            // Before the mode and capabilities, because a change of owner clears them.
             if ownership {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
                 rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
             }
+            let mut refused = Vec::new();
+            if let Some(xattrs) = xattrs {
+                // The mode may forbid it. An ACL has the mode's group bits within, so nobody has more rights meanwhile.
+                give_access(&parent, name, Mode::RUSR | Mode::WUSR)?;
+                refused = xattrs::make_equal(&Place::in_directory(&parent, name), xattrs, ownership);
+            }
             if !is_symlink {
                 rustix::fs::chmodat(&parent, name, mode_of(metadata, ownership), AtFlags::empty())?;
             }
-            Ok(rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?)
+            rustix::fs::utimensat(&parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(refused)
         });
         set.map_err(|source| self.fault("set the metadata of", path, source))
     }
 
-    /// Sets permissions and modification time of an open file, and owner and group if asked.
-    pub fn set_file_metadata(&self, path: &[u8], file: &File, metadata: &Metadata, ownership: bool) -> Result<()> {
-        let set = || -> io::Result<()> {
+    /// As [`DirectoryTarget::set_metadata`], of an open file.
+    pub fn set_file_metadata(&self, path: &[u8], file: &File, looks: &Looks<'_>) -> Result<Vec<Refusal>> {
+        let Looks { metadata, ownership, xattrs } = *looks;
+        let set = || -> io::Result<Vec<Refusal>> {
             // In the order of `set_metadata`, but of the open file: whatever its name leads to by now stays as it is.
             if ownership {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
                 rustix::fs::fchown(file, Some(uid), Some(gid))?;
             }
+            let place = Place::open(file);
+            let refused = xattrs.map_or_else(Vec::new, |xattrs| xattrs::make_equal(&place, xattrs, ownership));
             rustix::fs::fchmod(file, mode_of(metadata, ownership))?;
-            Ok(rustix::fs::futimens(file, &times(metadata))?)
+            rustix::fs::futimens(file, &times(metadata))?;
+            Ok(refused)
         };
         set().map_err(|source| self.fault("set the metadata of", path, source))
     }

@@ -74,8 +74,13 @@ impl Runner {
         if !rustix::process::geteuid().is_root() {
             return self.command(args);
         }
+        self.command_without("-dac_override,-dac_read_search", args)
+    }
+
+    /// As [`Runner::command`], for root, but for these capabilities.
+    pub fn command_without<S: AsRef<OsStr>>(&self, dropped: &str, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set", "-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_mlvault")]);
+        command.args(["--bounding-set", dropped, env!("CARGO_BIN_EXE_mlvault")]);
         self.set_up(command, args)
     }
 

@@ -69,6 +69,8 @@ struct DeploymentBackup<'a> {
     compare: &'a Compare<'a>,
     /// What is left out of the artifacts.
     filter: Filter,
+    /// Whether extended attributes of artifacts are stored.
+    xattrs: bool,
     layout: Layout,
     scratch: TempDir,
     components: Vec<Component>,
@@ -91,6 +93,7 @@ pub fn store(
         deployment,
         compare,
         filter: options.filter()?,
+        xattrs: options.xattrs,
         layout,
         scratch,
         components: Vec::new(),
@@ -105,7 +108,7 @@ pub fn store(
 pub fn check_places(deployment: &Deployment, options: &BackupOptions) -> Result<()> {
     let filter = options.filter()?;
     let components = deployment.layout()?.components;
-    components.iter().try_for_each(|component| open_artifacts(component, filter.clone(), 0).map(drop))
+    components.iter().try_for_each(|component| open_artifacts(component, filter.clone(), 0, false).map(drop))
 }
 
 /// Finds out what a backup would read, without reading content or writing anything. Fails for what it would fail for.
@@ -119,7 +122,7 @@ pub fn survey(
     let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
     inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.check_roots()?;
     for component in &layout.components {
-        let source = open_artifacts(component, job_parts.filter.clone(), job_parts.read_ahead_bytes)?;
+        let source = open_artifacts(component, job_parts.filter.clone(), job_parts.read_ahead_bytes, false)?;
         visit(&component.name, source.as_ref())?;
     }
     Ok(())
@@ -139,11 +142,16 @@ fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
     Error::target("write to the scratch directory", path.to_owned(), source)
 }
 
-fn open_artifacts(component: &ArtifactComponent, filter: Filter, read_ahead_bytes: u64) -> Result<Box<dyn Source>> {
+fn open_artifacts(
+    component: &ArtifactComponent,
+    filter: Filter,
+    read_ahead_bytes: u64,
+    xattrs: bool,
+) -> Result<Box<dyn Source>> {
     Ok(match &component.place {
         ArtifactPlace::Directory(path) => {
             std::fs::read_dir(path).map_err(|source| Error::source("list", path.clone(), source))?;
-            Box::new(DirectorySource::content_at(b"", path, filter)?)
+            Box::new(DirectorySource::content_at(b"", path, filter)?.with_xattrs(xattrs))
         }
         ArtifactPlace::Bucket(location, options) => {
             Box::new(BucketSource::connect(location, options, filter, read_ahead_bytes)?)
@@ -287,7 +295,8 @@ impl DeploymentBackup<'_> {
         catalogue: &Path,
     ) -> Result<()> {
         let problems_before = self.job.problems.count();
-        let source = open_artifacts(component, self.filter.clone(), self.job.repository.memory_plan().chunk_bytes / 2)?;
+        let read_ahead_bytes = self.job.repository.memory_plan().chunk_bytes / 2;
+        let source = open_artifacts(component, self.filter.clone(), read_ahead_bytes, self.xattrs)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = self.compare.parent;
         let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.hears));

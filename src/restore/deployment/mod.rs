@@ -167,6 +167,7 @@ pub struct DeploymentRestore<'a> {
     hears: Hears,
     ignore_free_space: bool,
     ownership: bool,
+    xattrs: bool,
 }
 
 impl<'a> DeploymentRestore<'a> {
@@ -177,7 +178,8 @@ impl<'a> DeploymentRestore<'a> {
             Error::NotFound(format!("The snapshot {} holds no MLflow deployment", snapshot.id.short()))
         })?;
         let reader = ChunkReader::new(Arc::clone(repository));
-        Ok(Self { snapshot, record, reader, hears: hears.clone(), ignore_free_space: false, ownership: false })
+        let (ignore_free_space, ownership, xattrs) = (false, false, false);
+        Ok(Self { snapshot, record, reader, hears: hears.clone(), ignore_free_space, ownership, xattrs })
     }
 
     /// Begins even if directories seem to have too little room.
@@ -188,6 +190,11 @@ impl<'a> DeploymentRestore<'a> {
     /// Gives files in directories the owner, group and special bits that they had.
     pub fn with_ownership(self, ownership: bool) -> Self {
         Self { ownership, ..self }
+    }
+
+    /// Gives files in directories the extended attributes and ACLs that they had.
+    pub fn with_xattrs(self, xattrs: bool) -> Self {
+        Self { xattrs, ..self }
     }
 
     /// Looks at everything that could be refused, and says what a restore would do. Writes nothing.
@@ -472,7 +479,7 @@ impl<'a> DeploymentRestore<'a> {
         match place {
             ArtifactPlace::Directory(directory) => {
                 let into = RestoreOptions::into_directory(directory);
-                let options = RestoreOptions { overwrite, ownership: self.ownership, ..into };
+                let options = RestoreOptions { overwrite, ownership: self.ownership, xattrs: self.xattrs, ..into };
                 run_below(&self.reader, selection, &options, &self.hears)
             }
             ArtifactPlace::Bucket(location, options) => {
