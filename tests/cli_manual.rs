@@ -56,6 +56,9 @@ fn every_command_has_a_manual_page_that_can_be_read() {
         for head in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {
             assert!(text.contains(head), "{page} has no {head}:\n{text}");
         }
+        let source = concat!("\"mlvault ", env!("CARGO_PKG_VERSION"), "\"");
+        let title = text.lines().find(|line| line.starts_with(".TH ")).unwrap();
+        assert!(title.contains(source), "{title}");
         assert_no_complaints(Path::new(page));
     }
     let alone = runner.run(["man", "repair", "packs"]).expect(0).text();

@@ -12,6 +12,7 @@ use serde_json::json;
 use mlvault::error::{Error, Result};
 
 use crate::cli::outcome::{Outcome, Text};
+use crate::cli::version;
 
 /// Print the manual page of mlvault or of one of its commands, or write all of them
 #[derive(Parser)]
@@ -70,7 +71,9 @@ fn write_all(program: &Command, directory: &Path) -> Result<Outcome> {
 fn page(command: &Command) -> Result<(String, String)> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut page = Vec::new();
-    let written = Man::new(command.clone()).title(name.to_uppercase()).render(&mut page);
+    // Left to itself, the foot of a page calls a command a program of its own, without a version.
+    let man = Man::new(command.clone()).title(name.to_uppercase()).source(format!("mlvault {}", version::SHORT));
+    let written = man.render(&mut page);
     written.map_err(|error| Error::Internal(error.to_string()))?;
     String::from_utf8(page).map(|page| (name, page)).map_err(|error| Error::Internal(error.to_string()))
 }
