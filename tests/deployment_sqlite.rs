@@ -86,6 +86,22 @@ fn what_is_excluded_from_a_deployment_is_neither_stored_nor_lost() {
 }
 
 #[test]
+fn what_the_configuration_file_excludes_from_a_deployment_is_left_out_beside_what_the_command_line_does() {
+    let lived = ThreeDays::unpack();
+    let (runner, live) = (&lived.runner, lived.place());
+    let settings = "[deployment.production]\nexclude = ['conda.yaml']\n[deployment.other]\nexclude = ['MLmodel']\n";
+    fs::write(runner.path("src/mlvault.toml"), settings).unwrap();
+    let (id, record) = snapshot_of(&live.run(runner, &["backup", "--exclude", "python_env.yaml"]));
+    assert_whole(&record);
+    assert_eq!(record["coverage"]["excludes"], serde_json::json!(["conda.yaml", "python_env.yaml"]));
+    let names = |snapshot: &str| runner.run(["ls", snapshot, "-R", "artifacts"]).expect(0).text();
+    for (name, is_there) in [("conda.yaml", false), ("python_env.yaml", false), ("MLmodel", true)] {
+        assert!(names("latest~1").contains(name), "{name}");
+        assert_eq!(names(&id).contains(name), is_there, "{name}");
+    }
+}
+
+#[test]
 fn artifacts_come_right_into_a_directory_without_the_path_that_they_have_in_the_snapshot() {
     let lived = ThreeDays::unpack();
     let runner = &lived.runner;
