@@ -13,9 +13,12 @@ use mlvault::format::deployment::Verdict;
 use mlvault::format::key_slot::Role;
 use mlvault::hears::Hears;
 use mlvault::id::SessionId;
+use mlvault::procedures::Consent;
+use mlvault::procedures::repair_snapshots::{self, RepairSnapshotsOptions};
 use mlvault::repair::snapshots::{self, RepairPlan, Repaired};
 use mlvault::repository::naming::Named;
 use mlvault::repository::snapshots::Snapshot;
+use mlvault::retention;
 use tempfile::TempDir;
 
 use crate::support::repo::{
@@ -74,9 +77,9 @@ fn plan(vault: &Vault) -> Result<RepairPlan> {
 }
 
 fn repair(vault: &Vault, forget: bool) -> Result<(RepairPlan, Vec<Repaired>)> {
-    let plan = plan(vault)?;
-    let repaired = snapshots::run(&vault.open()?, &plan, forget, &Hears::nobody())?;
-    Ok((plan, repaired))
+    let options = RepairSnapshotsOptions { named: Named::default(), forget };
+    let done = repair_snapshots::run(&vault.open()?, &options, &Consent::Given, &Hears::nobody())?;
+    Ok((done.plan, done.repaired))
 }
 
 /// Returns what a directory held but for some paths, as a snapshot stores them.
@@ -139,6 +142,18 @@ fn what_was_repaired_is_not_repaired_again_and_the_original_goes_only_when_asked
     let report = scene.vault.check(ReadData::All);
     assert_eq!(report.hurt_snapshots, [], "{report:#?}");
     assert!(plan(&scene.vault).unwrap().hurt.is_empty());
+}
+
+#[test]
+fn a_held_original_is_refused_before_anything_is_written() {
+    let scene = Scene::new();
+    scene.flip("packs/data/", 50);
+    retention::hold(&scene.vault.open().unwrap(), &scene.first.0.to_string(), "audit", None).unwrap();
+    let before = scene.vault.keys();
+    let refused = repair(&scene.vault, true).unwrap_err();
+    assert!(matches!(&refused, Error::Refused(reason) if reason.contains("is held (audit)")), "{refused}");
+    assert_eq!(scene.vault.keys(), before);
+    repair(&scene.vault, false).unwrap();
 }
 
 #[test]

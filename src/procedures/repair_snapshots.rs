@@ -1,4 +1,7 @@
 //! Finds out what snapshots have lost, and writes those that somebody agreed to anew without it.
+//!
+//! What must stay true: an original is forgotten only after the new snapshot is committed, and never while it is held; so this
+//! can be stopped anywhere. What may not be forgotten is refused before anything is written.
 
 use std::sync::Arc;
 
@@ -8,6 +11,7 @@ use crate::procedures::consent::Consent;
 use crate::repair::snapshots::{self, RepairPlan, Repaired};
 use crate::repository::Repository;
 use crate::repository::naming::Named;
+use crate::retention::{self, ForgetPlan};
 
 /// How to repair snapshots.
 #[derive(Debug, Clone, Default)]
@@ -37,9 +41,20 @@ pub fn run(
     let plan = snapshots::plan(repository, &options.named, hears)?;
     // A snapshot that was repaired before is left, unless its original is still to be forgotten.
     let is_idle = plan.to_repair().count() == 0 && (!options.forget || plan.hurt.is_empty());
-    let repaired = match !is_idle && consent.allows(&plan)? {
-        true => snapshots::run(repository, &plan, options.forget, hears)?,
-        false => Vec::new(),
+    if is_idle {
+        return Ok(RepairedSnapshots { plan, repaired: Vec::new() });
+    }
+    let originals = || plan.hurt.iter().map(|hurt| hurt.snapshot);
+    let forget = match options.forget {
+        true => Some(ForgetPlan::of_replaced(repository, originals(), "it was repaired")?),
+        false => None,
     };
+    let repaired = match consent.allows(&plan)? {
+        true => snapshots::run(repository, &plan, hears)?,
+        false => return Ok(RepairedSnapshots { plan, repaired: Vec::new() }),
+    };
+    if let Some(forget) = &forget {
+        retention::execute(repository, forget, true, hears)?;
+    }
     Ok(RepairedSnapshots { plan, repaired })
 }

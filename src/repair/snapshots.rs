@@ -2,9 +2,8 @@
 //!
 //! What must stay true:
 //! - The new snapshot is of a session of its own. It names each thing that it lacks, is incomplete, and keeps time, source
-//!   and tags; everything in it can be read. The original stays as it is, unless it is to be forgotten.
+//!   and tags; everything in it can be read. The original stays as it is.
 //! - What cannot be read is left out: a file without one of its chunks, and whatever was below a lost tree node.
-//! - The original is forgotten only after the new snapshot is committed. So this can be stopped anywhere.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,16 +13,14 @@ use serde::Serialize;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
 use crate::chunks::writing_session::WritingSession;
-use crate::compress::Encoder;
 use crate::error::Result;
-use crate::format::BlobKind;
 use crate::format::deployment::{DeploymentRecord, Verdict};
 use crate::format::snapshot::{
     CATALOGUE, Completeness, Component, DATABASE, METADATA, PROBLEMS_MAX, ProblemRecord, SnapshotRecord,
 };
 use crate::format::tree::{Entry, EntryKind};
 use crate::hears::Hears;
-use crate::id::{ChunkId, SessionId};
+use crate::id::SessionId;
 use crate::monitor::Counter;
 use crate::repair::losses::{self, Lost};
 use crate::repair::survey::{self, Chunk};
@@ -31,7 +28,8 @@ use crate::repository::Repository;
 use crate::repository::naming::Named;
 use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::entry_at;
-use crate::trees::reader::{TreeReader, for_each_chunk_of};
+use crate::trees::keeper::Keeper;
+use crate::trees::reader::TreeReader;
 use crate::trees::writer::TreeWriter;
 use crate::units::sum_of_claims;
 
@@ -122,19 +120,13 @@ fn is_made_from(snapshot: &Snapshot, original: &SessionId) -> bool {
     snapshot.record.more.get(REPAIRED_FROM) == Some(&serde_json::json!(original))
 }
 
-/// Writes the planned snapshots anew, and with `forget` puts the originals into the trash, also those that were repaired
-/// earlier. Each of these steps is atomic; a repair that was stopped can be run again.
-pub fn run(repository: &Arc<Repository>, plan: &RepairPlan, forget: bool, hears: &Hears) -> Result<Vec<Repaired>> {
+/// Writes the planned snapshots anew, each in one step; a repair that was stopped can be run again.
+pub fn run(repository: &Arc<Repository>, plan: &RepairPlan, hears: &Hears) -> Result<Vec<Repaired>> {
     let mut repaired = Vec::new();
     hears.monitor.phase("write snapshots", Some(plan.to_repair().count() as u64), None);
-    for hurt in &plan.hurt {
+    for hurt in plan.to_repair() {
         hears.check()?;
-        if hurt.repaired_as.is_none() {
-            repaired.push(write_anew(repository, plan, hurt, hears)?);
-        }
-        if forget {
-            repository.forget(&hurt.snapshot, "it was repaired")?;
-        }
+        repaired.push(write_anew(repository, plan, hurt, hears)?);
         hears.monitor.count(Counter::Entries, 1);
     }
     Ok(repaired)
@@ -150,9 +142,8 @@ fn write_anew(
     let list = repository.list_snapshots()?.snapshots;
     let original = repository.find_snapshot(&hurt.snapshot.to_string())?;
     let mut copy = Rewriting {
-        reader: ChunkReader::new(Arc::clone(repository)),
+        keeper: Keeper::new(session.writer()),
         writer: session.writer(),
-        encoder: Encoder::default(),
         lost: &plan.lost,
         snapshot: hurt.snapshot,
         losses: Vec::new(),
@@ -167,7 +158,6 @@ fn write_anew(
     record.more.insert(REPAIRED_FROM.to_owned(), serde_json::json!(hurt.snapshot));
     confess(&mut record, &losses, &hurt.lost);
     let entries = sum_of_claims(record.components.iter().map(|component| component.entries));
-    // The broken snapshot is forgotten only after this.
     let is = session.commit(record)?;
     Ok(Repaired { was: hurt.snapshot, is, entries, lost_count: losses.len() as u64 })
 }
@@ -208,9 +198,8 @@ fn confess_verdicts(deployment: &mut DeploymentRecord, hurt: &BTreeSet<&str>) {
 
 /// One snapshot being written anew.
 struct Rewriting<'a> {
-    reader: ChunkReader,
+    keeper: Keeper<'a>,
     writer: &'a ChunkWriter,
-    encoder: Encoder,
     lost: &'a BTreeSet<Chunk>,
     snapshot: SessionId,
     losses: Vec<Lost>,
@@ -222,7 +211,7 @@ impl Rewriting<'_> {
         let losses_before = self.losses.len();
         let mut tree = TreeWriter::new(self.writer);
         // Another reader for the walk, which lives as long as `self` is changed.
-        let walked = ChunkReader::new(Arc::clone(self.reader.repository()));
+        let walked = ChunkReader::new(Arc::clone(self.writer.repository()));
         match TreeReader::open(&walked, &component.name, &component.root) {
             Ok(entries) => {
                 for entry in entries {
@@ -250,57 +239,18 @@ impl Rewriting<'_> {
 
     /// Takes over an entry if all of it can be had.
     fn entry(&mut self, component: &Component, mut entry: Entry, tree: &mut TreeWriter<'_>) -> Result<()> {
-        match self.secure(&entry) {
+        let lost = self.lost;
+        let lacking = match self.keeper.keep_unless_lost(&entry, &|chunk| lost.contains(chunk)) {
             Ok(lacking) if lacking.is_empty() => {
                 self.free_from_lost_link(component, &mut entry)?;
-                tree.push(&entry)
+                return tree.push(&entry);
             }
-            Ok(lacking) => {
-                self.losses.push(Lost::file(self.snapshot, &component.name, &entry, losses::reason(&lacking)));
-                Ok(())
-            }
-            Err(error) if error.is_damage() => {
-                self.losses.push(Lost::file(self.snapshot, &component.name, &entry, losses::reason(&[])));
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes sure that every chunk of an entry can be relied on. Returns those that are lost. Fails with damage if the
-    /// list of chunks is.
-    fn secure(&mut self, entry: &Entry) -> Result<Vec<Chunk>> {
-        let Some(file) = entry.file() else { return Ok(Vec::new()) };
-        let (mut chunks, mut lacking) = (Vec::new(), Vec::new());
-        for_each_chunk_of(&self.reader, &entry.path_text(), file, &mut |chunk| {
-            match self.lost.contains(&(file.kind, chunk.id)) {
-                true => lacking.push((file.kind, chunk.id)),
-                false => chunks.push((file.kind, chunk.id)),
-            }
-            Ok(())
-        })?;
-        if !lacking.is_empty() {
-            return Ok(lacking);
-        }
-        let lists = file.chunks.iter().filter(|_| file.indirect).map(|list| (BlobKind::Meta, list.id));
-        for (kind, id) in chunks.into_iter().chain(lists) {
-            if !self.keep(kind, &id)? {
-                lacking.push((kind, id));
-            }
-        }
-        Ok(lacking)
-    }
-
-    /// Stores a chunk anew that this session may not rely on where it is. Returns whether it can be had.
-    fn keep(&mut self, kind: BlobKind, id: &ChunkId) -> Result<bool> {
-        if self.writer.holds(kind, id)? {
-            return Ok(true);
-        }
-        match self.reader.read(kind, id, &String::new) {
-            Ok(plain) => self.writer.write(&mut self.encoder, kind, &plain).map(|_| true),
-            Err(error) if error.is_damage() => Ok(false),
-            Err(error) => Err(error),
-        }
+            Ok(lacking) => lacking,
+            Err(error) if error.is_damage() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        self.losses.push(Lost::file(self.snapshot, &component.name, &entry, losses::reason(&lacking)));
+        Ok(())
     }
 
     /// Makes a further name of a file a file of its own, if the first name went with a lost node. The content is the
@@ -308,7 +258,7 @@ impl Rewriting<'_> {
     fn free_from_lost_link(&self, component: &Component, entry: &mut Entry) -> Result<()> {
         let EntryKind::File(file) = &mut entry.kind else { return Ok(()) };
         let Some(first) = &file.hard_link else { return Ok(()) };
-        match entry_at(&self.reader, component, first) {
+        match entry_at(self.keeper.reader(), component, first) {
             Ok(Some(_)) => {}
             Ok(None) => file.hard_link = None,
             Err(error) if error.is_damage() => file.hard_link = None,

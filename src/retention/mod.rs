@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::note::Says;
 use crate::hears::Hears;
 use crate::id::{NoteId, SessionId, SlotId};
-use crate::repository::naming::Named;
+use crate::repository::naming::{Named, Scope};
 use crate::repository::notes::Notes;
 use crate::repository::snapshots::{Snapshot, SnapshotList};
 use crate::repository::{Repository, layout};
@@ -30,6 +30,9 @@ use policy::{PRE_UPGRADE, Policy};
 
 /// Difference between our clock and the backend's beyond which ages mean nothing.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+/// The share of all snapshots, in percent.
+const SHARE_ALL: u8 = 100;
 
 /// What decides.
 #[derive(Debug, Clone)]
@@ -64,6 +67,19 @@ pub struct ForgetPlan {
 }
 
 impl ForgetPlan {
+    /// Makes a plan to forget snapshots that others take the place of. Only a hold, or what cannot be read, speaks against it:
+    /// execute it with `force`.
+    pub fn of_replaced(
+        repository: &Repository,
+        snapshots: impl Iterator<Item = SessionId>,
+        reason: &str,
+    ) -> Result<Self> {
+        repository.access().require_maintainer("forget snapshots")?;
+        let names = snapshots.map(|id| id.to_string()).collect();
+        let plan = plan(repository, &ForgetChoice::Snapshots(Named { names, scope: Scope::Any }), SHARE_ALL)?;
+        Ok(Self { reason: reason.to_owned(), ..plan })
+    }
+
     /// Returns what is to be forgotten.
     pub fn forgotten(&self) -> impl Iterator<Item = &Decision> {
         self.decisions.iter().filter(|decision| !decision.keep)

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::chunks::reader::ChunkReader;
 use crate::chunks::writer::ChunkWriter;
 use crate::chunks::writing_session::WritingSession;
-use crate::compress::Encoder;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::snapshot::SnapshotRecord;
@@ -18,6 +17,7 @@ use crate::id::{ChunkId, SessionId};
 use crate::repository::Repository;
 use crate::repository::naming::Named;
 use crate::repository::snapshots::{Snapshot, SnapshotList};
+use crate::trees::keeper::Keeper;
 use crate::trees::reachable::{self, Use};
 
 /// The field of the new record that names the snapshot that it was.
@@ -34,7 +34,7 @@ pub fn undelete(repository: &Arc<Repository>, named: &Named, hears: &Hears) -> R
     let list = repository.list_snapshots()?;
     let forgotten = find_in_trash(&list, named)?;
     hears.monitor.phase("undelete", None, None);
-    secure(repository, session.writer(), &forgotten.record, hears)
+    secure(session.writer(), &forgotten.record, hears)
         .map_err(|error| if error.is_damage() { swept(&forgotten.id, &error) } else { error })?;
     let (session, _) = session.finish()?;
     let mut record = forgotten.record;
@@ -58,9 +58,9 @@ fn find_in_trash(list: &SnapshotList, named: &Named) -> Result<Snapshot> {
 }
 
 /// Makes sure that every chunk of a snapshot can be relied on, storing those anew that cannot.
-fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotRecord, hears: &Hears) -> Result<()> {
-    let reader = ChunkReader::new(Arc::clone(repository));
-    let mut encoder = Encoder::default();
+fn secure(writer: &ChunkWriter, record: &SnapshotRecord, hears: &Hears) -> Result<()> {
+    let reader = ChunkReader::new(Arc::clone(writer.repository()));
+    let mut keeper = Keeper::new(writer);
     let mut seen: HashSet<(Use, ChunkId)> = HashSet::new();
     reachable::for_each_chunk(&reader, record, &mut |role, id| {
         hears.check()?;
@@ -69,10 +69,7 @@ fn secure(repository: &Arc<Repository>, writer: &ChunkWriter, record: &SnapshotR
             return Ok(false);
         }
         // What is only in packs that are marked or gone is stored anew: the sweep may be under way.
-        if !writer.holds(kind, id)? {
-            let plain = reader.read(kind, id, &|| "the forgotten snapshot".to_owned())?;
-            writer.write(&mut encoder, kind, &plain)?;
-        }
+        keeper.keep(kind, id, &|| "the forgotten snapshot".to_owned())?;
         Ok(true)
     })
 }

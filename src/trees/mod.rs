@@ -6,6 +6,7 @@
 pub mod contents;
 pub mod earlier;
 pub mod file_reader;
+pub mod keeper;
 pub mod merge;
 pub mod reachable;
 pub mod reader;
