@@ -111,6 +111,7 @@ fn write_snapshot(repository: &Arc<Repository>, session: Arc<Session>, files: u6
         problem_count: 0,
         accepted: Vec::new(),
         copied_from: None,
+        rewritten_from: None,
         coverage: None,
         deployment: None,
         more: Default::default(),

@@ -15,8 +15,8 @@ use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::SessionHeader;
 use mlvault::format::session_keys::SessionKeys;
 use mlvault::format::snapshot::{
-    self, Completeness, Component, CopiedFrom, Coverage, ProblemRecord, SessionOutcome, Signer, SnapshotRecord,
-    SourceRecord, Statistics, VoidRecord,
+    self, Completeness, Component, CopiedFrom, Coverage, ProblemRecord, RewrittenFrom, SessionOutcome, Signer,
+    SnapshotRecord, SourceRecord, Statistics, VoidRecord,
 };
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{
@@ -390,6 +390,15 @@ fn record() -> SessionOutcome {
         accepted: Vec::new(),
         deployment: None,
         copied_from: Some(Box::new(copied_from())),
+        rewritten_from: Some(Box::new(RewrittenFrom {
+            snapshot: SessionId::from_bytes([8; 16]),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            excludes: vec!["*.pem".to_owned()],
+            excludes_any_case: vec!["*.env".to_owned()],
+            entries: 2,
+            bytes: 10,
+            before: None,
+        })),
         coverage: Some(Box::new(Coverage {
             covers_top: true,
             excludes: vec!["*.tmp".to_owned()],

@@ -575,6 +575,7 @@ fn snapshot_of_day(day: u8) -> Snapshot {
         accepted: Vec::new(),
         deployment: None,
         copied_from: None,
+        rewritten_from: None,
         coverage: None,
         more: Default::default(),
     };

@@ -57,7 +57,7 @@
 //! | 5 chunks | [`chunks`]: content on its way into packs and back |
 //! | 6 trees | [`trees`]: the entries of a component |
 //! | 7 catalogue | [`catalogue`]: what a snapshot knows of MLflow |
-//! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] |
+//! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] [`rewrite`] |
 //! | 9 procedures | [`procedures`]: operations in a row, with a plan that somebody agrees to |
 //! | 10 edges | [`config`] |
 
@@ -129,6 +129,7 @@ pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod rewrite;
 #[doc(hidden)]
 pub mod s3;
 pub mod source;

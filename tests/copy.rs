@@ -105,6 +105,7 @@ fn a_copy_under_other_keys_says_and_restores_the_same() {
             parent: original.record.parent,
             seen: original.record.seen.clone(),
             copied_from: None,
+            rewritten_from: None,
             ..copy.record.clone()
         };
         assert_eq!(as_it_was, original.record);

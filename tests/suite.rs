@@ -66,6 +66,7 @@ mod repair_packs;
 mod repair_snapshots;
 mod restore_delete;
 mod restore_rest;
+mod rewrite;
 mod roles;
 mod s3_journey;
 mod s3_limits;

@@ -489,6 +489,7 @@ impl About<'_> {
             accepted,
             deployment: stored.deployment,
             copied_from: None,
+            rewritten_from: None,
             coverage: coverage.map(Box::new),
             more: Default::default(),
         }

@@ -43,6 +43,8 @@ pub struct About {
     pub is_complete: bool,
     /// Problems that its backup had.
     pub problems: u64,
+    /// If a rewrite took something out of it: the snapshot that it was made from.
+    pub rewritten_from: Option<SessionId>,
     /// If it is incomplete: the complete one of the same source that is the closest, the one before it if there is one.
     pub last_complete: Option<SessionId>,
     /// Losses that were accepted when it was made.
@@ -69,11 +71,13 @@ impl About {
             before_asked_seconds: moment.map(|moment| moment.duration_since(snapshot.made()).as_secs().max(0)),
             is_complete: !snapshot.is_incomplete(),
             problems: record.problem_count,
+            rewritten_from: record.rewritten_from.as_ref().map(|from| from.snapshot),
             last_complete: complete.as_ref().map(|complete| complete.id),
             accepted: record.accepted.len() as u64,
             warnings: incomplete_warning(snapshot, complete.as_ref())
                 .into_iter()
                 .chain(accepted_warning(snapshot))
+                .chain(rewrite_warning(snapshot))
                 .collect(),
         }
     }
@@ -85,11 +89,12 @@ impl About {
             (true, _) => "complete but for accepted losses",
             (false, _) => "INCOMPLETE",
         };
+        let rewritten = if self.rewritten_from.is_some() { ", rewritten" } else { "" };
         let gap = self.before_asked_seconds.filter(|seconds| *seconds > 0);
         let gap =
             gap.map_or_else(String::new, |seconds| format!(", {} before what was asked for", format_age(seconds)));
         format!(
-            "Snapshot {} of {}, made {} ({} ago{gap}), {state}",
+            "Snapshot {} of {}, made {} ({} ago{gap}), {state}{rewritten}",
             self.snapshot.short(),
             printable(&self.source),
             output::format_time(&self.made),
@@ -120,6 +125,21 @@ fn accepted_warning(snapshot: &Snapshot) -> Option<String> {
         first.message,
         first.by,
         first.reason
+    ))
+}
+
+/// What a rewrite took out is missing on purpose, and missing all the same.
+fn rewrite_warning(snapshot: &Snapshot) -> Option<String> {
+    let from = snapshot.record.rewritten_from.as_ref()?;
+    let patterns: Vec<String> = from.excludes.iter().chain(&from.excludes_any_case).map(|it| printable(it)).collect();
+    let before = if from.before.is_some() { ", after others before" } else { "" };
+    Some(format!(
+        "A rewrite took {} that matched {} out of the snapshot {} on {}{before}; it was {} then",
+        count(from.entries, "entry"),
+        patterns.join(", "),
+        snapshot.id.short(),
+        output::format_time(&from.at),
+        from.snapshot.short(),
     ))
 }
 

@@ -42,6 +42,7 @@ mod restore;
 mod restore_deployment;
 mod restore_request;
 mod restore_rest;
+mod rewrite;
 mod selection;
 mod snapshots;
 mod stats;
@@ -88,6 +89,7 @@ enum Command {
     Cat(cat::Args),
     Dump(dump::Args),
     Restore(Box<restore::Args>),
+    Rewrite(rewrite::Args),
     Forget(forget::Args),
     Undelete(undelete::Args),
     Hold(hold::Args),
@@ -186,6 +188,7 @@ impl Command {
             Self::Cat(args) => cat::run(context, args),
             Self::Dump(args) => dump::run(context, args),
             Self::Restore(args) => restore::run(context, *args),
+            Self::Rewrite(args) => rewrite::run(context, &args),
             Self::Forget(args) => forget::run(context, args),
             Self::Undelete(args) => undelete::run(context, args),
             Self::Hold(args) => hold::run(context, args),

@@ -124,6 +124,7 @@ fn state(state: ReferenceState) -> &'static str {
         ReferenceState::Excluded => "excluded",
         ReferenceState::Partial => "PARTIAL",
         ReferenceState::Missing => "MISSING",
+        ReferenceState::TakenOut => "TAKEN OUT",
     }
 }
 

@@ -217,11 +217,12 @@ fn row(snapshot: &Snapshot, tags: &[String]) -> Vec<String> {
         (false, 0) => "complete".to_owned(),
         (false, accepted) => format!("complete, {accepted} accepted"),
     };
+    let rewritten = if record.rewritten_from.is_some() { ", rewritten" } else { "" };
     vec![
         snapshot.id.short(),
         output::format_word(&record.started, snapshot.is_time_doubtful()),
         format_bytes(bytes),
-        state,
+        format!("{state}{rewritten}"),
         printable(&snapshot.signer.label),
         printable(&tags.join(",")),
         printable(&record.source.group()),

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::mlflow::catalogue::ReferenceState;
 use crate::mlflow::schema::Store;
 
 /// Whether a part of the deployment is in the snapshot as it should be.
@@ -109,10 +110,29 @@ pub struct ReferenceCounts {
     pub partial: u64,
     /// Without the files that they must have.
     pub missing: u64,
+    /// Without files that a rewrite has taken out of the snapshot.
+    #[serde(default)]
+    pub taken_out: u64,
     /// Files that nothing refers to.
     pub orphans: u64,
     /// Bytes of those.
     pub orphan_bytes: u64,
+}
+
+impl ReferenceCounts {
+    /// Returns how many references are of a state.
+    pub fn of(&mut self, state: ReferenceState) -> &mut u64 {
+        match state {
+            ReferenceState::Present => &mut self.present,
+            ReferenceState::Empty => &mut self.empty,
+            ReferenceState::CarriedOver => &mut self.carried_over,
+            ReferenceState::DeletedMeanwhile => &mut self.deleted_meanwhile,
+            ReferenceState::Excluded => &mut self.excluded,
+            ReferenceState::Partial => &mut self.partial,
+            ReferenceState::Missing => &mut self.missing,
+            ReferenceState::TakenOut => &mut self.taken_out,
+        }
+    }
 }
 
 /// What a snapshot holds of a deployment.

@@ -178,6 +178,26 @@ impl CopiedFrom {
     }
 }
 
+/// The snapshot that one was made from without some of its paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewrittenFrom {
+    /// That snapshot's name, in the repository in which it was rewritten.
+    pub snapshot: SessionId,
+    /// When, by the writer's clock.
+    pub at: Timestamp,
+    /// Patterns of what was taken out.
+    pub excludes: Vec<String>,
+    /// Patterns of what was taken out, which match in upper and lower case.
+    pub excludes_any_case: Vec<String>,
+    /// Entries that were taken out.
+    pub entries: u64,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+    /// What that one was made from itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<RewrittenFrom>>,
+}
+
 /// The record of one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
@@ -216,6 +236,9 @@ pub struct SnapshotRecord {
     /// The snapshot of another repository that this one is a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied_from: Option<Box<CopiedFrom>>,
+    /// The snapshot that this one was made from, without some of its paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewritten_from: Option<Box<RewrittenFrom>>,
     /// What was looked at; not known of streams, and of snapshots that have lost something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Box<Coverage>>,

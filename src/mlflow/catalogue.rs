@@ -22,6 +22,9 @@ pub const ORPHANS: &str = "orphans";
 /// File of the component that holds row counts and digests, as [`StoredTable`]s.
 pub const TABLES: &str = "tables";
 
+/// Files that a reference names of those that it lacks.
+pub const FILES_NAMED_MAX: usize = 100;
+
 /// What a column's text is in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
@@ -541,6 +544,8 @@ pub enum ReferenceState {
     Partial,
     /// Its files are missing: the deployment is damaged.
     Missing,
+    /// Files of it were taken out of the snapshot by a rewrite.
+    TakenOut,
 }
 
 impl ReferenceState {
@@ -551,6 +556,7 @@ impl ReferenceState {
             Self::DeletedMeanwhile => Some("they were deleted while the backup was made"),
             Self::Excluded => Some("the backup left their artifact root out"),
             Self::Partial => Some("some of them were gone when the backup was made"),
+            Self::TakenOut => Some("a rewrite took some or all of them out of the snapshot"),
             Self::Present | Self::Empty | Self::CarriedOver => None,
         }
     }
@@ -578,7 +584,8 @@ pub struct Reference {
     /// BLAKE3 over path (relative), size and digest of every file, for models.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<crate::id::Digest>,
-    /// Paths in the component that the parent snapshot had and that are gone, of a model; at most 100.
+    /// Paths in the component that are gone: that the parent snapshot had, of a model, or that a rewrite took out; at most
+    /// [`FILES_NAMED_MAX`].
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub lost: Vec<String>,
     /// What became of it.

@@ -148,6 +148,18 @@ pub enum ReferenceKind {
     Trace,
 }
 
+impl ReferenceKind {
+    /// Returns what users call it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::LoggedModel => "logged model",
+            Self::ModelVersion => "model version",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 /// The columns that hold artifact locations, with the most characters that PostgreSQL lets them hold. No other column is
 /// ever rewritten: sources of data sets, texts of spans and the files of models keep what they say.
 pub const LOCATION_COLUMNS: [(&str, &str, u32); 8] = [

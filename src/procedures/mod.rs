@@ -13,5 +13,6 @@ pub mod repair_packs;
 pub mod repair_snapshots;
 pub mod restore_deployment;
 pub mod restore_files;
+pub mod rewrite_snapshots;
 
 pub use consent::{Confirm, Consent};

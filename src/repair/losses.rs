@@ -196,7 +196,7 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], h
             if reference.kind == ReferenceKind::Run {
                 runs.entry(reference.id.clone()).or_default().push(*number);
             }
-            losses[*number].of.push(words(reference.kind, &reference.id));
+            losses[*number].of.push(format!("{} {}", reference.kind.words(), reference.id));
         }
         Ok(())
     })?;
@@ -218,16 +218,6 @@ fn find_owners(reader: &ChunkReader, snapshot: &Snapshot, losses: &mut [Lost], h
 
 fn is_below(path: &str, place: &str) -> bool {
     path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || place.is_empty() || rest.starts_with('/'))
-}
-
-fn words(kind: ReferenceKind, id: &str) -> String {
-    let kind = match kind {
-        ReferenceKind::Run => "run",
-        ReferenceKind::LoggedModel => "logged model",
-        ReferenceKind::ModelVersion => "model version",
-        ReferenceKind::Trace => "trace",
-    };
-    format!("{kind} {id}")
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Filter {
     }
 
     /// Returns whether a pattern matches a path, or a directory that it is in.
-    pub(super) fn excludes_at_or_above(&self, path: &[u8]) -> bool {
+    pub fn excludes_at_or_above(&self, path: &[u8]) -> bool {
         self.globs.matches_at_or_above(path) || self.globs_any_case.matches_at_or_above(path)
     }
 

@@ -286,6 +286,8 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     finish(runner.command(["init", "--repo", &copy]).env("MLVAULT_REPO", &copy)).expect(0);
     printed.run("copy", &["--all", "--to", &copy, "--to-key-file", &key], 0);
     printed.run("copy", &["--all", "--to", &copy, "--to-key-file", &key], 0);
+    printed.run("rewrite", &["latest", &first, "--exclude", "file"], 0);
+    printed.run("rewrite", &["latest", "--exclude", "link", "--dry-run"], 0);
     printed.run("forget", &["--keep-last", "1", "--dry-run"], 0);
     printed.run("forget", &["--keep-last", "1", "--max-forget", "10%"], 1);
     printed.run("forget", &[&first], 0);

@@ -90,6 +90,7 @@ pub fn forged_record(started: Timestamp, component: Component) -> SnapshotRecord
         accepted: Vec::new(),
         deployment: None,
         copied_from: None,
+        rewritten_from: None,
         coverage: None,
         more: BTreeMap::new(),
     }

@@ -40,7 +40,7 @@ use crate::format::deployment::{
 use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, Statistics};
 use crate::format::tree::Entry;
 use crate::mlflow::catalogue::{self, Reference, ReferenceState, StoredTable};
-use crate::mlflow::schema::{ReferenceKind, Store};
+use crate::mlflow::schema::Store;
 use crate::monitor::Monitor;
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
@@ -353,13 +353,7 @@ impl DeploymentBackup<'_> {
                 }
                 _ => continue,
             };
-            let what = match reference.kind {
-                ReferenceKind::Run => "run",
-                ReferenceKind::LoggedModel => "logged model",
-                ReferenceKind::ModelVersion => "model version",
-                ReferenceKind::Trace => "trace",
-            };
-            self.job.problems.add(&format!("{what} {}", reference.id), &reason);
+            self.job.problems.add(&format!("{} {}", reference.kind.words(), reference.id), &reason);
         }
     }
 

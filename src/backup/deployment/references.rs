@@ -16,14 +16,12 @@ use crate::error::{Error, Result};
 use crate::format::deployment::ReferenceCounts;
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::Digest;
-use crate::mlflow::catalogue::{Orphan, Reference, ReferenceState, json_line};
+use crate::mlflow::catalogue::{FILES_NAMED_MAX, Orphan, Reference, ReferenceState, json_line};
 use crate::mlflow::schema::ReferenceKind;
 use crate::source::inventory::Claim;
 
 /// What MLflow's server calls a file until its upload is complete: the parent may have seen one.
 const UPLOAD: &[u8] = b".artifact.uploading.";
-/// Files that a model has lost and that its reference names.
-const LOST_NAMED_MAX: usize = 100;
 
 fn is_upload(path: &[u8]) -> bool {
     path.rsplit(|byte| *byte == b'/').next().is_some_and(|name| name.starts_with(UPLOAD))
@@ -334,7 +332,7 @@ impl OpenClaim {
     fn lose(&mut self, entry: &Entry) {
         self.has_lost |= self.is_settled();
         let is_model = self.digest.is_some();
-        if is_model && self.claim.must_exist && self.is_gone != Some(true) && self.lost.len() < LOST_NAMED_MAX {
+        if is_model && self.claim.must_exist && self.is_gone != Some(true) && self.lost.len() < FILES_NAMED_MAX {
             self.lost.push(entry.path_text());
         }
     }
@@ -343,16 +341,7 @@ impl OpenClaim {
 /// Adds references to the counts of their states.
 pub fn count_states(counts: &mut ReferenceCounts, references: &[Reference]) {
     for reference in references {
-        let counter = match reference.state {
-            ReferenceState::Present => &mut counts.present,
-            ReferenceState::Empty => &mut counts.empty,
-            ReferenceState::CarriedOver => &mut counts.carried_over,
-            ReferenceState::DeletedMeanwhile => &mut counts.deleted_meanwhile,
-            ReferenceState::Excluded => &mut counts.excluded,
-            ReferenceState::Partial => &mut counts.partial,
-            ReferenceState::Missing => &mut counts.missing,
-        };
-        *counter += 1;
+        *counts.of(reference.state) += 1;
     }
 }
 
