@@ -45,6 +45,7 @@ mod restore_rest;
 mod rewrite;
 mod selection;
 mod snapshots;
+mod standing;
 mod stats;
 mod stderr;
 mod tag;

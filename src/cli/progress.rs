@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use mlvault::monitor::{Counter, Monitor, Totals};
 use mlvault::sync::lock;
-use mlvault::units::{format_bytes, format_duration};
 
+use crate::cli::standing::Standing;
 use crate::cli::stderr::{self, Kind, LogFormat};
 
 /// Time between updates of the bar.
@@ -21,6 +21,9 @@ const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Time between JSON lines.
 const JSON_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Columns of a line where the terminal does not say how many it has.
+const COLUMNS_DEFAULT: usize = 79;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,33 +106,36 @@ impl Shown {
     }
 
     fn show(&self) {
-        let Some((phase, begun)) = *lock(&self.phase) else { return };
-        let entries = self.totals.get(Counter::Entries);
-        let bytes = self.totals.get(Counter::Bytes);
-        let known = self.totals.get(Counter::BytesDeduplicated);
-        let total = self.bytes_total.load(Ordering::Relaxed);
-        let seconds = begun.elapsed().as_secs_f64();
-        let rate = bytes as f64 / seconds.max(0.001);
-        let remaining = (total > bytes && rate > 0.0).then(|| (total - bytes) as f64 / rate);
-        let standing = Standing { entries, bytes, total, known, rate, remaining };
+        let Some(standing) = self.standing() else { return };
         match &self.style {
             Style::Silent => {}
-            Style::Json => {
-                let members = json!({
-                    "phase": phase, "seconds": seconds,
-                    "entries": entries, "entries_total": self.entries_total.load(Ordering::Relaxed),
-                    "bytes": bytes, "bytes_total": total, "bytes_deduplicated": known,
-                    "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": remaining,
-                });
-                stderr::tell_with(Kind::Progress, &standing.line(phase), members);
-            }
-            Style::Log => stderr::tell(Kind::Progress, &standing.line(phase)),
-            Style::Bar(bar) => {
-                bar.set_length(total.max(bytes).max(1));
-                bar.set_position(bytes);
-                bar.set_message(standing.line(phase));
-            }
+            Style::Json => stderr::tell_with(Kind::Progress, &standing.whole(), self.members(&standing)),
+            Style::Log => stderr::tell(Kind::Progress, &standing.whole()),
+            Style::Bar(bar) => bar.set_message(standing.line(columns())),
         }
+    }
+
+    /// Returns how far the phase is, if there is one.
+    fn standing(&self) -> Option<Standing> {
+        let (phase, begun) = (*lock(&self.phase))?;
+        Some(Standing {
+            phase,
+            seconds: begun.elapsed().as_secs_f64(),
+            entries: self.totals.get(Counter::Entries),
+            entries_total: self.entries_total.load(Ordering::Relaxed),
+            bytes: self.totals.get(Counter::Bytes),
+            bytes_total: self.bytes_total.load(Ordering::Relaxed),
+            known: self.totals.get(Counter::BytesDeduplicated),
+        })
+    }
+
+    fn members(&self, standing: &Standing) -> Value {
+        json!({
+            "phase": standing.phase, "seconds": standing.seconds,
+            "entries": standing.entries, "entries_total": standing.entries_total,
+            "bytes": standing.bytes, "bytes_total": standing.bytes_total, "bytes_deduplicated": standing.known,
+            "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": standing.remaining(),
+        })
     }
 
     fn say(&self, kind: Kind, text: &str, members: Value) {
@@ -203,40 +209,17 @@ impl Monitor for Progress {
     }
 }
 
+/// Lines are laid out by [`Standing`], which knows what may be left out; indicatif draws them over each other.
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:24} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style.progress_chars("=> "));
+    bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
 
-/// How far a phase has come.
-struct Standing {
-    entries: u64,
-    bytes: u64,
-    /// Bytes that the phase has to handle; zero where that is not known.
-    total: u64,
-    /// Bytes that were there already.
-    known: u64,
-    /// Bytes a second.
-    rate: f64,
-    /// Seconds, where the total is known.
-    remaining: Option<f64>,
-}
-
-impl Standing {
-    fn line(&self, phase: &str) -> String {
-        let mut text = format!("{phase}: {} entries, {}", self.entries, format_bytes(self.bytes));
-        if self.total > 0 {
-            text.push_str(&format!(" of {}", format_bytes(self.total)));
-        }
-        let rate = format_bytes(self.rate as u64);
-        text.push_str(&format!(", {rate}/s, {} already there", format_bytes(self.known)));
-        if let Some(seconds) = self.remaining {
-            text.push_str(&format!(", {} left", format_duration(seconds)));
-        }
-        text
-    }
+/// Returns how many columns a line may have. The last one stays free: after it some terminals begin a new line.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).map_or(COLUMNS_DEFAULT, |it| it - 1)
 }
 
 /// Makes characters visible that would not be seen or would move others, so that a file name cannot forge output.
