@@ -4,10 +4,12 @@
 //! place of a directory while the walk is in it; a file is read from the very inode that was looked at; paths in the tree
 //! are what tar would store: relative, without a leading `/`.
 
+mod open_file;
+
 use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +22,7 @@ use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{FileTime, Metadata};
 use crate::format::xattrs;
 use crate::held_directory::{self, LastDirectory, split_name};
+use crate::source::directory::open_file::OpenFile;
 use crate::source::filter::Filter;
 use crate::source::{Content, Found, Item, ItemKind, Source};
 use crate::xattrs::Place;
@@ -224,65 +227,7 @@ impl Source for DirectorySource {
             return Err(io::Error::other("it was replaced by something else"));
         }
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        Ok(Box::new(OpenFile {
-            remaining: len_of(&opened),
-            opened,
-            file: File::from(file),
-            is_longer_than_it_says: false,
-        }))
-    }
-}
-
-struct OpenFile {
-    file: File,
-    opened: Stat,
-    remaining: u64,
-    /// Whether there is content behind the length that it was said to have.
-    is_longer_than_it_says: bool,
-}
-
-impl Read for OpenFile {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.remaining == 0 && !self.is_longer_than_it_says {
-            return self.read_behind_end(buffer);
-        }
-        // No further than it was long when it was opened: a log that grows as fast as it is read must end.
-        let max = if self.is_longer_than_it_says { u64::MAX } else { self.remaining };
-        let len = buffer.len().min(usize::try_from(max).unwrap_or(usize::MAX));
-        let read = self.file.read(&mut buffer[..len])?;
-        self.remaining = self.remaining.saturating_sub(read as u64);
-        Ok(read)
-    }
-}
-
-impl OpenFile {
-    /// Reads on where a file should end. What has not grown, and goes on all the same, has a length that means nothing: in
-    /// `/proc`, and in some file systems of FUSE, lengths are 0.
-    fn read_behind_end(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        if read == 0 || rustix::fs::fstat(&self.file)?.st_size != self.opened.st_size {
-            return Ok(0);
-        }
-        self.is_longer_than_it_says = true;
-        Ok(read)
-    }
-}
-
-impl Content for OpenFile {
-    fn metadata(&self) -> Metadata {
-        metadata(&self.opened)
-    }
-
-    fn size(&self) -> Option<u64> {
-        Some(len_of(&self.opened))
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<Option<String>> {
-        // Asked of the open file, not of its path, which may be another file by now.
-        let now = rustix::fs::fstat(&self.file)?;
-        let version = |found: &Stat| (found.st_size, found.st_mtime, found.st_mtime_nsec);
-        let changed = self.remaining > 0 || version(&self.opened) != version(&now);
-        Ok(changed.then(|| "it changed while it was read".to_owned()))
+        Ok(Box::new(OpenFile::new(File::from(file), opened)))
     }
 }
 
@@ -416,10 +361,10 @@ impl DirectoryWalk<'_> {
     fn enter_directory(&mut self, directory: &PendingPath) -> io::Result<Option<String>> {
         let opened = self.directory(directory.root, &directory.below)?;
         // What the user named is meant, whatever is in it.
-        if !directory.below.is_empty() {
-            if let Some(reason) = self.source.filter.marked(&opened) {
-                return Ok(Some(reason));
-            }
+        if !directory.below.is_empty()
+            && let Some(reason) = self.source.filter.marked(&opened)
+        {
+            return Ok(Some(reason));
         }
         let mut children = Vec::new();
         for child in Dir::read_from(&opened)? {
