@@ -266,15 +266,22 @@ impl Group<'_> {
         chosen
     }
 
-    /// Returns the newest of some, so many that `count` complete ones are among them.
+    /// Returns the newest `count` complete ones of some, and of those that are no older than these the newest `count`
+    /// incomplete ones: a job that tries again and again makes no pile.
     fn newest(&self, chosen: &[usize], count: u32) -> Vec<usize> {
-        let mut left = count;
-        let take = |at: &&usize| {
-            let is_wanted = left > 0;
-            left -= u32::from(is_wanted && self.members[**at].candidate.is_complete);
-            is_wanted
-        };
-        chosen.iter().rev().take_while(take).copied().collect()
+        let (mut complete, mut incomplete) = (count, count);
+        let mut kept = Vec::new();
+        for at in chosen.iter().rev() {
+            if complete == 0 {
+                break;
+            }
+            let left = if self.members[*at].candidate.is_complete { &mut complete } else { &mut incomplete };
+            if *left > 0 {
+                *left -= 1;
+                kept.push(*at);
+            }
+        }
+        kept
     }
 
     /// Returns the first complete member of each slot, or the first one where none is complete.
@@ -373,6 +380,16 @@ mod tests {
         assert_eq!(kept(&all, &last, "2026-11-22T00:00:00Z", "UTC"), [1, 2, 3, 4]);
         let daily = PolicySpec { keep_daily: Some(1), ..PolicySpec::default() };
         assert_eq!(kept(&all, &daily, "2026-11-22T00:00:00Z", "UTC"), [3, 4]);
+    }
+
+    #[test]
+    fn a_job_that_tries_again_makes_no_pile_of_incomplete_snapshots() {
+        let mut all: Vec<Candidate> = (1..=9).map(|n| candidate(n, &format!("2026-11-20T0{n}:00:00Z"))).collect();
+        all[1..].iter_mut().for_each(|one| one.is_complete = false);
+        let last = PolicySpec { keep_last: Some(3), ..PolicySpec::default() };
+        assert_eq!(kept(&all, &last, "2026-11-22T00:00:00Z", "UTC"), [1, 7, 8, 9]);
+        let daily = PolicySpec { keep_daily: Some(3), ..PolicySpec::default() };
+        assert_eq!(kept(&all, &daily, "2026-11-22T00:00:00Z", "UTC"), [1]);
     }
 
     #[test]
@@ -513,9 +530,14 @@ mod tests {
         zone: &TimeZone,
     ) -> bool {
         let past: Vec<Timed<'_>> = all.iter().filter(|(time, _)| *time <= now).copied().collect();
-        let newer_complete = |among: &[Timed<'_>]| {
-            let is_newer = |(time, other): &&Timed<'_>| (*time, other.id) > (at, one.id) && other.is_complete;
+        let newer = |among: &[Timed<'_>], is_complete: bool| {
+            let is_newer =
+                |(time, other): &&Timed<'_>| (*time, other.id) > (at, one.id) && other.is_complete == is_complete;
             among.iter().filter(is_newer).count() as u32
+        };
+        let newer_complete = |among: &[Timed<'_>]| newer(among, true);
+        let is_among_newest = |among: &[Timed<'_>], count: u32| {
+            newer_complete(among) < count && (one.is_complete || newer(among, false) < count)
         };
         if one.hold.is_some() || at > now || (one.is_complete && newer_complete(&past) == 0) {
             return true;
@@ -527,12 +549,12 @@ mod tests {
             rivals.min_by_key(rank).unwrap().1.id == candidate.id
         };
         rules.iter().any(|rule| match rule {
-            Rule::Last(count) => newer_complete(&past) < *count,
+            Rule::Last(count) => is_among_newest(&past, *count),
             Rule::Within(age) => at >= age.before(now, zone),
             Rule::Each(period, Limit::Age(age)) => is_first((at, one), *period) && at >= age.before(now, zone),
             Rule::Each(period, Limit::Count(count)) => {
                 let firsts: Vec<Timed<'_>> = past.iter().copied().filter(|other| is_first(*other, *period)).collect();
-                is_first((at, one), *period) && newer_complete(&firsts) < *count
+                is_first((at, one), *period) && is_among_newest(&firsts, *count)
             }
             Rule::Tag(tag) => one.tags.contains(tag),
             Rule::PreUpgrade => one.tags.contains(&PRE_UPGRADE.to_owned()) && !one.is_released,
