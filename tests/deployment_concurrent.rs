@@ -235,7 +235,10 @@ fn back_up_while_deleting(lived: &ThreeDays, victims: &Victims, runner: &Runner)
     let (database, is_deleted) = (lived.folder().join("mlflow.db"), AtomicBool::new(false));
     let (bucket, victims) = (rclone.bucket_directory(), victims.clone());
     let proxy = RecordingProxy::start_with(&rclone, move |request| {
-        if request.target.contains("list-type=2") && !is_deleted.swap(true, Ordering::Relaxed) {
+        // Whether it can be listed at all is asked before the databases are read.
+        let asks = |what: &str| request.target.split(['?', '&']).any(|part| part == what);
+        let is_listing = asks("list-type=2") && !asks("max-keys=1");
+        if is_listing && !is_deleted.swap(true, Ordering::Relaxed) {
             victims.delete(&database, &bucket);
         }
         None
