@@ -57,7 +57,7 @@ const ATTACKS: &[(&str, &str)] = &[
     ("CREATE POLICY p ON public.runs USING (true);", "no such statement"),
     ("CREATE VIEW public.v AS SELECT pg_catalog.pg_read_file('/etc/passwd');", "no such statement"),
     ("CREATE MATERIALIZED VIEW public.v AS SELECT 1;", "no such statement"),
-    ("CREATE EXTENSION IF NOT EXISTS file_fdw WITH SCHEMA public;", "no such statement"),
+    ("CREATE EXTENSION IF NOT EXISTS file_fdw WITH SCHEMA public CASCADE;", "no such statement"),
     ("CREATE LANGUAGE plpython3u;", "no such statement"),
     ("CREATE TRUSTED PROCEDURAL LANGUAGE x HANDLER public.f;", "no such statement"),
     ("CREATE CAST (text AS integer) WITH FUNCTION public.f(text) AS IMPLICIT;", "no such statement"),
@@ -207,8 +207,13 @@ fn a_dump_that_was_tampered_with_is_refused_before_and_while_it_is_loaded() {
         assert!(message.contains(reason), "{attack}: {message}");
         assert!(failure.to_string().contains(reason), "{attack}: {failure}");
     }
+    // What an administrator may have put there is no attack, and is not run either.
+    let extension = "CREATE EXTENSION IF NOT EXISTS file_fdw WITH SCHEMA public;";
+    let text = text.replacen(BEFORE, &format!("{extension}\n{BEFORE}"), 1);
     load(writer.as_mut(), &guard, text.as_bytes(), &[], &dumped.tables).unwrap();
     assert!(refused(&text).unwrap().is_empty());
+    let found = server.client("two").query("SELECT 1 FROM pg_extension WHERE extname = 'file_fdw'", &[]).unwrap();
+    assert!(found.is_empty(), "the dump has made an extension");
 }
 
 fn armed(attack: &str, canary: &Path) -> String {
