@@ -164,10 +164,12 @@ fn new_source(source: &str, ids: &IdMap, run_roots: &HashMap<String, (String, St
         };
     }
     if let Some(rest) = source.strip_prefix("runs:/") {
-        let (run, path) = rest.split_once('/')?;
-        return Some(format!("runs:/{}/{path}", ids.runs.get(run)?));
+        let (run, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        return Some(format!("runs:/{}{path}", ids.runs.get(run)?));
     }
-    let below = |root: &str| source.strip_prefix(root).filter(|rest| !root.is_empty() && rest.starts_with('/'));
+    // All that a run has may be what a version was made of, with a slash behind it or without.
+    let is_rest = |rest: &&str| rest.is_empty() || rest.starts_with('/');
+    let below = |root: &str| source.strip_prefix(root).filter(|_| !root.is_empty()).filter(is_rest);
     let moved = run_roots.values().find_map(|(old, new)| Some(format!("{new}{}", below(old)?)));
     moved.or_else(|| (!source.starts_with("mlflow-artifacts:")).then(|| source.to_owned()))
 }
@@ -193,7 +195,12 @@ mod tests {
             ("models:/a/3", Some("models:/a/1")),
             ("models:/a/4", None),
             ("runs:/r1/some/model", Some("runs:/r2/some/model")),
+            ("runs:/r1", Some("runs:/r2")),
+            ("runs:/r1/", Some("runs:/r2/")),
             ("runs:/r9/model", None),
+            ("runs:/r9", None),
+            ("mlflow-artifacts:/1/r1/artifacts", Some("mlflow-artifacts:/9/r2/artifacts")),
+            ("mlflow-artifacts:/1/r1/artifacts/", Some("mlflow-artifacts:/9/r2/artifacts/")),
             ("mlflow-artifacts:/1/r1/artifacts/model", Some("mlflow-artifacts:/9/r2/artifacts/model")),
             ("mlflow-artifacts:/1/r1/artifacts2/model", None),
             ("s3://bucket/model", Some("s3://bucket/model")),
