@@ -196,7 +196,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     note_damage(&list, hears);
     let parent = session.last_reliable(of_source(&list, &source_record))?;
     tell_begun(&session, &source_record, parent, hears);
-    let problems = Problems::new(repository, &source_record, Arc::clone(&hears.monitor))?;
+    let problems = Problems::new(repository, &source_record, Arc::clone(&hears.monitor));
     let chunks = session.writer();
     let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
     let compare = Compare {
@@ -366,7 +366,7 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
     let trusted = trust::trusted_slots(repository)?;
     let mut earlier = of_source(&list, &source).rev().filter(|snapshot| trusted.contains(&snapshot.signer.slot));
     let parent = if options.force { None } else { earlier.next() };
-    let problems = Problems::new(repository, &source, Arc::clone(&hears.monitor))?;
+    let problems = Problems::new(repository, &source, Arc::clone(&hears.monitor));
     let reader = ChunkReader::new(Arc::clone(repository));
     let (components, statistics) = (Vec::new(), Statistics::default());
     let mut stored = StoredSource { components, statistics, deployment: None, covers_top: None };

@@ -4,14 +4,13 @@
 //! subject is accepted, and only until the day that was said.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::error::Result;
 use crate::format::deployment::Verdict;
 use crate::format::snapshot::{AcceptedRecord, PROBLEMS_MAX, ProblemRecord, SourceRecord, UNREAD_MAX};
 use crate::monitor::Monitor;
 use crate::repository::Repository;
-use crate::repository::notes::Acceptance;
+use crate::repository::notes::{Acceptance, Notes};
 use crate::sync::lock;
 use crate::units::MIB;
 
@@ -20,9 +19,12 @@ const PROBLEM_BYTES_MAX: u64 = 4 * MIB;
 
 /// Collects what went wrong: named up to a limit, counted beyond.
 pub struct Problems {
+    repository: Arc<Repository>,
+    /// The source, as acceptances name it.
+    group: String,
     monitor: Arc<dyn Monitor>,
-    /// Losses that were accepted, by their subjects.
-    acceptances: BTreeMap<String, Acceptance>,
+    /// Losses that were accepted, by their subjects. Read when something is wrong: most nights need no request for it.
+    acceptances: OnceLock<BTreeMap<String, Acceptance>>,
     found: Mutex<FoundProblems>,
 }
 
@@ -53,19 +55,37 @@ pub struct Mark {
 
 impl Problems {
     /// Begins a collection for a backup of a source.
-    pub fn new(repository: &Repository, source: &SourceRecord, monitor: Arc<dyn Monitor>) -> Result<Self> {
-        let (now, group) = (repository.clock().now(), source.group());
-        let acceptances = repository.list_notes()?.acceptances.into_iter();
-        let acceptances = acceptances.filter(|accepted| accepted.group == group && !accepted.has_ended(now));
-        let acceptances = acceptances.map(|accepted| (accepted.subject.clone(), accepted)).collect();
-        Ok(Self { monitor, acceptances, found: Mutex::default() })
+    pub fn new(repository: &Arc<Repository>, source: &SourceRecord, monitor: Arc<dyn Monitor>) -> Self {
+        Self {
+            repository: Arc::clone(repository),
+            group: source.group(),
+            monitor,
+            acceptances: OnceLock::new(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// Returns the acceptance of a loss. What cannot be looked up is not accepted.
+    fn acceptance(&self, subject: &str) -> Option<&Acceptance> {
+        let read = || {
+            let now = self.repository.clock().now();
+            let notes = self.repository.list_notes().unwrap_or_else(|error| {
+                self.monitor.warning(&format!("Whether losses were accepted is not known: {error}"));
+                Notes::default()
+            });
+            let holds = |accepted: &Acceptance| accepted.group == self.group && !accepted.has_ended(now);
+            let accepted = notes.acceptances.into_iter().filter(holds);
+            accepted.map(|accepted| (accepted.subject.clone(), accepted)).collect()
+        };
+        self.acceptances.get_or_init(read).get(subject)
     }
 
     /// Takes in what is wrong with `path`, and tells it.
     pub fn add(&self, path: &str, message: &str) {
         let bytes = (path.len() + message.len()) as u64;
+        let acceptance = self.acceptance(path);
         let mut found = lock(&self.found);
-        if let Some(acceptance) = self.acceptances.get(path) {
+        if let Some(acceptance) = acceptance {
             let accepted = accepted_record(path, message, acceptance);
             let AcceptedRecord { reason, until, by, .. } = &accepted;
             self.monitor.note(&format!("{path}: {message} (accepted by {by} until {until}: {reason})"));
