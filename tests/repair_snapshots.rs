@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use crate::support::repo::{
     LocalVault, Tree, Vault, WatchedBackend, check_with, copy_of, fill, key_file, noise, stored_path, tree,
 };
-use crate::support::sqlite_file;
+use crate::support::{mlflow_rows, sqlite_file};
 
 struct Scene {
     vault: Vault,
@@ -267,7 +267,7 @@ fn what_a_deployment_lost_is_named_down_to_experiment_run_and_model_version() {
     let local = LocalVault::create();
     let directory = TempDir::new().unwrap();
     let database = directory.path().join("mlflow.db");
-    sqlite_file::create_mlflow(&database).execute_batch(ROWS).unwrap();
+    sqlite_file::create_mlflow(&database).execute_batch(mlflow_rows::ONE_MODEL).unwrap();
     let artifacts = directory.path().join("artifacts");
     let model = artifacts.join("7/abc/artifacts/model");
     fs::create_dir_all(&model).unwrap();
@@ -302,15 +302,3 @@ fn what_a_deployment_lost_is_named_down_to_experiment_run_and_model_version() {
     assert_eq!((verdicts.artifacts, verdicts.references), (Verdict::NotOk, Verdict::NotOk));
     assert_eq!((verdicts.database, verdicts.metadata), (Verdict::Ok, Verdict::Absent));
 }
-
-/// An experiment, two runs, and a version of a model that one of them made.
-const ROWS: &str = "
-    INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
-        VALUES (7, 'fraud', 'mlflow-artifacts:/7', 'active');
-    INSERT INTO runs (run_uuid, name, experiment_id, artifact_uri, lifecycle_stage, status)
-        VALUES ('abc', 'a', 7, 'mlflow-artifacts:/7/abc/artifacts', 'active', 'FINISHED'),
-               ('def', 'b', 7, 'mlflow-artifacts:/7/def/artifacts', 'active', 'FINISHED');
-    INSERT INTO registered_models (name) VALUES ('detector');
-    INSERT INTO model_versions (name, version, source, run_id, status, current_stage)
-        VALUES ('detector', 1, 'mlflow-artifacts:/7/abc/artifacts/model', 'abc', 'READY', 'None');
-";

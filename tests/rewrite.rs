@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::support::cli::{Runner, noise};
-use crate::support::sqlite_file;
+use crate::support::{mlflow_rows, sqlite_file};
 
 /// The bytes that leaked: so many that a repository without them is clearly smaller.
 const LEAK_LEN: usize = 2_000_000;
@@ -159,7 +159,7 @@ fn a_damaged_snapshot_is_repaired_before_it_is_rewritten() {
 fn with_deployment() -> Runner {
     let runner = Runner::with_repository();
     let database = runner.path("mlflow.db");
-    sqlite_file::create_mlflow(&database).execute_batch(ROWS).unwrap();
+    sqlite_file::create_mlflow(&database).execute_batch(mlflow_rows::ONE_MODEL).unwrap();
     let write = |path: &str, content: &[u8]| {
         let path = runner.path("artifacts").join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -237,15 +237,3 @@ fn a_deployment_whose_model_lost_a_file_is_no_longer_complete_and_its_databases_
     assert!(runner.run(["models", "detector"]).expect(0).text().contains("TAKEN OUT"));
     runner.run(["check", "--read-data"]).expect(0);
 }
-
-/// An experiment, two runs, and a version of a model that one of them made.
-const ROWS: &str = "
-    INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
-        VALUES (7, 'fraud', 'mlflow-artifacts:/7', 'active');
-    INSERT INTO runs (run_uuid, name, experiment_id, artifact_uri, lifecycle_stage, status)
-        VALUES ('abc', 'a', 7, 'mlflow-artifacts:/7/abc/artifacts', 'active', 'FINISHED'),
-               ('def', 'b', 7, 'mlflow-artifacts:/7/def/artifacts', 'active', 'FINISHED');
-    INSERT INTO registered_models (name) VALUES ('detector');
-    INSERT INTO model_versions (name, version, source, run_id, status, current_stage)
-        VALUES ('detector', 1, 'mlflow-artifacts:/7/abc/artifacts/model', 'abc', 'READY', 'None');
-";

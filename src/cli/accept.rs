@@ -11,9 +11,9 @@ use mlvault::repository::notes::Acceptance;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::selection::SourceArgs;
-use crate::cli::{exit, output};
 
 /// Accept losses that are known, so that backups count as complete until a new one comes
 ///
@@ -92,14 +92,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
             Ok(Outcome::complete(json!({ "removed": removed }), lines))
         }
         Command::List => {
-            let notes = repository.list_notes()?;
-            for line in notes.damaged.lines() {
-                context.monitor().problem("notes", &line);
-            }
-            let code = if notes.damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+            let notes = context.read_notes(&repository)?;
             let now = Timestamp::now();
             let listed: Value = notes.acceptances.iter().map(|accepted| document(accepted, now)).collect();
-            Ok(Outcome::new(code, json!({ "acceptances": listed }), table(&notes.acceptances, now)))
+            Ok(Outcome::complete(json!({ "acceptances": listed }), table(&notes.acceptances, now)))
         }
     }
 }

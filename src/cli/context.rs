@@ -24,6 +24,7 @@ use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::naming::{Found, Scope};
+use mlvault::repository::notes::Notes;
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
 use mlvault::repository::session::PROGRAM;
 
@@ -376,6 +377,16 @@ impl Context {
                 self.monitor().problem(&repository.backend().location(), &gone_text(&repository, &gone));
             }
         }
+    }
+
+    /// Reads the notes that can be read, and says which cannot. Such a command does not end as if all were well.
+    pub fn read_notes(&self, repository: &Repository) -> Result<Notes> {
+        let notes = repository.list_notes()?;
+        for line in notes.damaged.lines() {
+            self.monitor().problem("notes", &line);
+            self.is_in_doubt.set(true);
+        }
+        Ok(notes)
     }
 
     /// Finds the snapshot that a name means among those of one source.

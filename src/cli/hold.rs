@@ -12,9 +12,9 @@ use mlvault::units::count;
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
+use crate::cli::output;
 use crate::cli::progress::printable;
 use crate::cli::selection::SourceArgs;
-use crate::cli::{exit, output};
 
 /// Protect snapshots from being forgotten
 #[derive(Parser)]
@@ -78,14 +78,10 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
             Ok(Outcome::complete(json!({ "removed": released }), text))
         }
         Command::List => {
-            let notes = repository.list_notes()?;
-            for line in notes.damaged.lines() {
-                context.monitor().problem("notes", &line);
-            }
-            let code = if notes.damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+            let notes = context.read_notes(&repository)?;
             let now = Timestamp::now();
             let holds: Value = notes.holds.iter().map(|hold| hold_json(hold, now)).collect();
-            Ok(Outcome::new(code, json!({ "holds": holds }), table(&notes.holds, now)))
+            Ok(Outcome::complete(json!({ "holds": holds }), table(&notes.holds, now)))
         }
     }
 }

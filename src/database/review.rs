@@ -29,10 +29,10 @@ pub fn review<R: BufRead>(script: &mut ScriptReader<R>, guard: &Guard, rewrites:
     let mut table: Option<TableHead> = None;
     while let Some(piece) = script.next_piece()? {
         match piece {
-            Piece::Statement(statement) if guard.passes_over(&statement).is_some() => {
-                found.extensions.extend(guard.passes_over(&statement));
-            }
-            Piece::Statement(statement) => guard.check(&statement).unwrap_or_else(|refused| found.refused.add(refused)),
+            Piece::Statement(statement) => match guard.passes_over(&statement) {
+                Some(extension) => drop(found.extensions.insert(extension)),
+                None => guard.check(&statement).unwrap_or_else(|refused| found.refused.add(refused)),
+            },
             Piece::Table(head) => {
                 guard.check_table(&head, script.line_number()).unwrap_or_else(|refused| found.refused.add(refused));
                 found.schemas.extend(head.schema.clone());

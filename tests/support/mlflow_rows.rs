@@ -40,6 +40,18 @@ pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// An experiment, two runs, and a version of a model that one of them made.
+pub const ONE_MODEL: &str = "
+    INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
+        VALUES (7, 'fraud', 'mlflow-artifacts:/7', 'active');
+    INSERT INTO runs (run_uuid, name, experiment_id, artifact_uri, lifecycle_stage, status)
+        VALUES ('abc', 'a', 7, 'mlflow-artifacts:/7/abc/artifacts', 'active', 'FINISHED'),
+               ('def', 'b', 7, 'mlflow-artifacts:/7/def/artifacts', 'active', 'FINISHED');
+    INSERT INTO registered_models (name) VALUES ('detector');
+    INSERT INTO model_versions (name, version, source, run_id, status, current_stage)
+        VALUES ('detector', 1, 'mlflow-artifacts:/7/abc/artifacts/model', 'abc', 'READY', 'None');
+";
+
 /// Returns statements that insert an experiment and runs with metrics, params and tags.
 pub fn inserts(experiment: u64, runs: u64) -> String {
     let mut numbers = Numbers(experiment);
