@@ -37,6 +37,7 @@ use toml::Table;
 use crate::config::credential::read_secret_line;
 use crate::environment;
 use crate::error::{Error, Result};
+use crate::objectives::Objectives;
 use crate::retention::policy::PolicySpec;
 use crate::s3::Credentials;
 
@@ -133,6 +134,8 @@ pub struct DeploymentSection {
     pub exclude: Vec<String>,
     /// Name of its retention policy.
     pub retention: Option<String>,
+    /// What is expected of its backups.
+    pub objectives: Objectives,
     /// How its buckets are reached.
     pub s3: S3Section,
     /// How single buckets are reached, by their names.
@@ -222,6 +225,7 @@ impl DeploymentSection {
             exclude_roots: if self.exclude_roots.is_empty() { under.exclude_roots.clone() } else { self.exclude_roots },
             exclude: if self.exclude.is_empty() { under.exclude.clone() } else { self.exclude },
             retention: pick(self.retention, &under.retention),
+            objectives: under.objectives.clone(),
             s3: self.s3.over(&under.s3),
             buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },
         }
