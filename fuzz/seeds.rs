@@ -23,7 +23,9 @@ use mlvault::format::tree::{
     self, Child, ChunkRef, Entry, EntryKind, FileContent, FileTime, Metadata, NODE_HEADER_LEN,
 };
 use mlvault::format::{BlobKind, FORMAT_VERSION, attributes, xattrs};
-use mlvault::id::{ChunkId, Digest, DirectoryHash, NoteId, PackId, Pin, SegmentId, SessionId, SlotId, TombstoneId};
+use mlvault::id::{
+    ChunkId, Digest, DirectoryHash, EvidenceId, NoteId, PackId, Pin, SegmentId, SessionId, SlotId, TombstoneId,
+};
 use mlvault::repository::layout::Object;
 
 use super::targets::{self, REPOSITORY, SESSION};
@@ -51,6 +53,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             texts(&[r#"{"at":"2026-01-01T00:00:00Z","reason":"policy production","program":"mlvault 0.1.0"}"#])
         }
         "note" => texts(&NOTES),
+        "evidence" => texts(&EVIDENCE),
         "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
         "chunk" => vec![sealed_chunk(b""), sealed_chunk(&[7; 500]), sealed_chunk(&noise(64))],
@@ -197,6 +200,7 @@ fn object_keys() -> Vec<String> {
         Object::Forgotten(SESSION),
         Object::Note(NoteId::from_bytes([3; 16])),
         Object::Tombstone(TombstoneId::from_bytes([4; 16])),
+        Object::Evidence(EvidenceId::from_bytes([5; 16])),
     ];
     let odd = "snapshots/ABABABABABABABABABABABABABABABAB".to_owned();
     objects.into_iter().map(Object::key).chain([odd]).collect()
@@ -353,6 +357,12 @@ const NOTES: [&str; 5] = [
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"add-tags","snapshot":"02020202020202020202020202020202","tags":["a"]}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"remove-tags","snapshot":"02020202020202020202020202020202","tags":[]}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"upgrade-done","released":["02020202020202020202020202020202"]}}"#,
+];
+
+/// What a check found, and what a drill found.
+const EVIDENCE: [&str; 2] = [
+    r#"{"at":"2026-01-01T00:00:00Z","host":"pod","program":"mlvault 0","says":{"type":"check","seconds":9,"clean":false,"problem_count":1,"problems":["packs/data/x: it is missing"],"read":{"what":"all","packs":1,"packs_total":2,"bytes":3,"content_opened":true}}}"#,
+    r#"{"at":"2026-01-01T00:00:00Z","host":"pod","program":"mlvault 0","says":{"type":"drill","deployment":"production","snapshot":{"id":"02020202020202020202020202020202","started":"2026-01-01T00:00:00Z","complete":true},"result":"late","places":[{"part":"database/tracking","source":null,"scratch":"s","differs":"other server"}],"times":[{"part":"database","milliseconds":9,"target_seconds":null}],"tables":[{"store":"tracking","name":"runs","rows":1,"digest":"0101010101010101010101010101010101010101010101010101010101010101"}],"files":{"versions":1,"version_files":2,"seed":18446744073709551615,"samples":[{"component":"artifacts/main","path":"a","bytes":1,"digest":"0101010101010101010101010101010101010101010101010101010101010101","against":"source"}]},"server":{"version":"3.4.0","experiments":1,"runs":2,"models":3,"files":4},"failures":{"count":2,"first":["a"]},"exceptions":{"count":0,"first":[]},"tools":["pg_dump 16"],"retention":"daily 7"}}}"#,
 ];
 
 fn countersignature(count: u8) -> Countersignature {

@@ -27,6 +27,7 @@ use mlvault::database::uri::DatabaseUri;
 use mlvault::format::chunk::{CHUNK_LEN_MAX, ChunkContext, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use mlvault::format::config::RepositoryConfig;
 use mlvault::format::countersignature::Countersignature;
+use mlvault::format::evidence;
 use mlvault::format::forgotten;
 use mlvault::format::key_slot::{self, Certificate, Grant, Role, SlotHeader};
 use mlvault::format::note;
@@ -40,7 +41,7 @@ use mlvault::format::snapshot::{self, SessionOutcome, Signer, SnapshotRecord, So
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, Entry, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION, attributes, xattrs};
-use mlvault::id::{NoteId, RepositoryId, SessionId, SignerKey, SlotId};
+use mlvault::id::{EvidenceId, NoteId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::layout::Object;
 use mlvault::repository::naming::Named;
 use mlvault::repository::snapshots::Snapshot;
@@ -76,6 +77,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("snapshot_record", snapshot_record),
     ("forgotten", forgotten_record),
     ("note", note_record),
+    ("evidence", evidence_record),
     ("tree_node", tree_node),
     ("chunk_refs", chunk_refs),
     ("chunk", sealed_chunk),
@@ -388,6 +390,14 @@ fn note_record(data: &[u8]) {
     let (id, seed) = (NoteId::from_bytes([2; 16]), signing_seed());
     let body = note::encode(REPOSITORY, id, &record, &Signer { certificate: &certificate(), seed: &seed });
     let (again, _) = note::decode(REPOSITORY, id, &root_key(), &body).expect("what was signed is authentic");
+    assert_eq!(again, record);
+}
+
+fn evidence_record(data: &[u8]) {
+    let Ok(record) = evidence::decode_record(data) else { return };
+    let (id, seed) = (EvidenceId::from_bytes([2; 16]), signing_seed());
+    let body = evidence::encode(REPOSITORY, id, &record, &Signer { certificate: &certificate(), seed: &seed });
+    let (again, _) = evidence::decode(REPOSITORY, id, &root_key(), &body).expect("what was signed is authentic");
     assert_eq!(again, record);
 }
 

@@ -122,6 +122,10 @@ id_type!(
     CountersignatureId, 16
 );
 id_type!(
+    /// Name of evidence, made as that of a session.
+    EvidenceId, 16
+);
+id_type!(
     /// Name of what was put into quarantine, made as that of a session.
     QuarantineId, 16
 );
@@ -145,52 +149,27 @@ fn with_time(unix_milliseconds: u64, entropy: [u8; 10]) -> [u8; 16] {
     bytes
 }
 
-impl NoteId {
-    /// Makes the id of a note that is written at `unix_milliseconds`.
-    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        Self(with_time(unix_milliseconds, entropy))
-    }
+macro_rules! id_with_time {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// Makes the id of what begins or is written at `unix_milliseconds`, with 80 bits of `entropy`.
+            ///
+            /// The time only makes ids sort well; no decision about safety rests on it.
+            pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
+                Self(with_time(unix_milliseconds, entropy))
+            }
+
+            /// Returns that time, in Unix milliseconds by the clock of whoever made the id.
+            pub fn unix_milliseconds(&self) -> u64 {
+                self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
+            }
+        }
+    )*};
 }
 
-impl QuarantineId {
-    /// Makes the id of what is put into quarantine at `unix_milliseconds`.
-    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        Self(with_time(unix_milliseconds, entropy))
-    }
-}
-
-impl CountersignatureId {
-    /// Makes the id of a countersignature that is written at `unix_milliseconds`.
-    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        Self(with_time(unix_milliseconds, entropy))
-    }
-}
-
-impl TombstoneId {
-    /// Makes the id of a tombstone that is written at `unix_milliseconds`.
-    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        Self(with_time(unix_milliseconds, entropy))
-    }
-
-    /// Returns when it was written, in Unix milliseconds by the clock of whoever did.
-    pub fn unix_milliseconds(&self) -> u64 {
-        self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
-    }
-}
+id_with_time!(SessionId, NoteId, TombstoneId, CountersignatureId, EvidenceId, QuarantineId);
 
 impl SessionId {
-    /// Makes the id of a session that begins at `unix_milliseconds`, with 80 bits of `entropy`.
-    ///
-    /// The time only makes ids sort well; no decision about safety rests on it.
-    pub fn new(unix_milliseconds: u64, entropy: [u8; 10]) -> Self {
-        Self(with_time(unix_milliseconds, entropy))
-    }
-
-    /// Returns when the session began, in Unix milliseconds by its writer's clock.
-    pub fn unix_milliseconds(&self) -> u64 {
-        self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
-    }
-
     /// Returns the leading digits, enough to tell snapshots apart by eye.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

@@ -21,7 +21,7 @@ use mlvault::restore::RestoreOptions;
 use mlvault::retention::undelete;
 use tempfile::TempDir;
 
-use crate::support::repo::{Tree, Vault, WatchedBackend, fill, key_file, prose, stored_path, tree};
+use crate::support::repo::{Tree, Vault, WatchedBackend, clean_check, fill, key_file, prose, stored_path, tree};
 
 /// How an object is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -453,7 +453,9 @@ fn no_record_that_mlvault_makes_is_taken_for_an_unknown_object() {
     repository.forget(&first, "test").unwrap();
     undelete(&repository, &first.into(), &Hears::nobody()).unwrap();
     session::bury(&repository, &[PackId::from_bytes([7; 32])]).unwrap();
-    for folder in ["keys/", "packs/", "index/", "sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/"] {
+    repository.write_evidence(clean_check()).unwrap();
+    let small = ["sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/", "evidence/"];
+    for folder in ["keys/", "packs/", "index/"].into_iter().chain(small) {
         assert!(!scene.vault.keys_under(folder).is_empty(), "{folder}");
     }
     assert!(scene.vault.keys_under("notes/").len() > 400);

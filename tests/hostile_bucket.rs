@@ -6,6 +6,7 @@
 //! ([`COMMANDS`]), and which of these may refuse ([`refusal`]). The next idea is one more line there.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ use mlvault::stats;
 use mlvault::units::GIB;
 use tempfile::TempDir;
 
-use crate::support::repo::{LocalVault, Tree, Vault, WatchedBackend, copy_of, key_file, noise, tree};
+use crate::support::repo::{LocalVault, Tree, Vault, WatchedBackend, clean_check, copy_of, key_file, noise, tree};
 
 /// What stands in the bucket that should not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +64,7 @@ const SORTS: [Sort; 7] =
     [Sort::RandomBytes, Sort::Empty, Sort::Oversize, Sort::Truncated, Sort::Replayed, Sort::Foreign, Sort::Misnamed];
 
 /// Prefixes, and a name there that nothing has. The first two digits of a pack's name are a folder.
-const PLACES: [(&str, &str); 11] = [
+const PLACES: [(&str, &str); 12] = [
     ("keys/", "0101010101010101"),
     ("snapshots/", "01010101010101010101010101010101"),
     // Under the name of a snapshot that is there: else nobody would read it.
@@ -72,6 +73,7 @@ const PLACES: [(&str, &str); 11] = [
     ("sessions/", "01010101010101010101010101010101"),
     ("tombstones/", "01010101010101010101010101010101"),
     ("countersigned/", "01010101010101010101010101010101"),
+    ("evidence/", "01010101010101010101010101010101"),
     ("index/data/", "0101010101010101010101010101010101010101010101010101010101010101"),
     ("index/meta/", "0101010101010101010101010101010101010101010101010101010101010101"),
     ("packs/data/01/", "0101010101010101010101010101010101010101010101010101010101010101"),
@@ -80,7 +82,7 @@ const PLACES: [(&str, &str); 11] = [
 
 type Command = fn(&Scene, &Vault) -> Result<()>;
 
-const COMMANDS: [(&str, Command); 22] = [
+const COMMANDS: [(&str, Command); 23] = [
     ("restore", restore_latest),
     ("restore by id", restore_all),
     ("backup", backup_and_restore),
@@ -105,6 +107,7 @@ const COMMANDS: [(&str, Command); 22] = [
     ("find", find_files),
     ("ls", list_files),
     ("diff", compare),
+    ("drill list", |_, vault| vault.open()?.list_evidence(|_| ControlFlow::Continue(())).map(drop)),
     ("dry backup", dry_backup),
     ("doctor", |_, vault| {
         mlvault::doctor::probe(vault.backend.as_ref(), &mlvault::clock::SystemClock, &Hears::nobody()).map(drop)
@@ -203,6 +206,7 @@ fn add_records(vault: &Vault, held: SessionId, forgotten: SessionId) {
     let sound = repository.index().packs(BlobKind::Meta).unwrap();
     let sound: Vec<_> = sound.iter().map(|pack| SoundPack { pack: pack.id, directory: pack.directory }).collect();
     repository.countersign(&sound).unwrap();
+    repository.write_evidence(clean_check()).unwrap();
 }
 
 /// Returns an object under a prefix, and its key.

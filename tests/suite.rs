@@ -40,6 +40,7 @@ mod deployment_surgery;
 mod docs;
 mod doctor;
 mod doctor_deployment;
+mod evidence;
 mod fuzz_smoke;
 mod golden;
 mod history;

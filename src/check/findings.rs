@@ -38,6 +38,8 @@ pub enum ProblemKind {
     Tombstone,
     /// A countersignature cannot be read, or is not signed by who may.
     Countersignature,
+    /// Evidence cannot be read, or is not signed with a key of the repository.
+    Evidence,
     /// An index segment cannot be read, or says of a pack what is not so.
     Segment,
     /// A pack is missing or damaged.

@@ -1,4 +1,4 @@
-//! The small objects: key slots, snapshots, notes, sessions, tombstones.
+//! The small objects: key slots, snapshots, notes, sessions, tombstones, countersignatures, evidence.
 
 use crate::backend::Listed;
 use crate::check::Check;
@@ -23,6 +23,7 @@ impl Check<'_> {
         self.check_tombstones()?;
         self.check_countersignatures()?;
         self.check_notes()?;
+        self.check_each(&self.repository.backend().list(layout::EVIDENCE)?, ProblemKind::Evidence)?;
         Ok(snapshots)
     }
 

@@ -192,7 +192,8 @@ impl Check<'_> {
                     | Object::Forgotten(_)
                     | Object::Note(_)
                     | Object::Tombstone(_)
-                    | Object::Countersignature(_),
+                    | Object::Countersignature(_)
+                    | Object::Evidence(_),
                 ) => {}
                 Some(Object::QuarantineRecord(_)) => quarantined += 1,
                 Some(Object::Quarantined(..)) => quarantined_bytes += size,

@@ -148,6 +148,8 @@ fn advice(report: &CheckReport) -> Vec<&'static str> {
         ProblemKind::Note,
         ProblemKind::Session,
         ProblemKind::Tombstone,
+        ProblemKind::Countersignature,
+        ProblemKind::Evidence,
     ]);
     let mut steps = Vec::new();
     if is_index_wrong {

@@ -27,6 +27,8 @@ pub enum Domain {
     Tombstone,
     /// That packs were opened and found sound, by the key of a reader's or maintainer's slot.
     Countersignature,
+    /// What a check or a drill found, by the key of the slot that ran it.
+    Evidence,
 }
 
 impl Domain {
@@ -40,6 +42,7 @@ impl Domain {
             Self::Segment => b"mlvault v2 segment signature\0",
             Self::Tombstone => b"mlvault v2 tombstone signature\0",
             Self::Countersignature => b"mlvault v2 countersignature\0",
+            Self::Evidence => b"mlvault v2 evidence\0",
         }
     }
 

@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod config;
 pub mod countersignature;
 pub mod deployment;
+pub mod evidence;
 pub mod forgotten;
 pub mod history;
 pub mod key_slot;

@@ -62,6 +62,8 @@ pub enum ObjectKind {
     History = 10,
     /// That packs were opened and found sound.
     Countersignature = 11,
+    /// What a check or a drill found.
+    Evidence = 12,
 }
 
 impl ObjectKind {
@@ -70,7 +72,7 @@ impl ObjectKind {
         match self {
             Self::SlotDescription => 8 << 10,
             Self::Config | Self::Session => 64 << 10,
-            Self::Forgotten | Self::Note => 1 << 20,
+            Self::Forgotten | Self::Note | Self::Evidence => 1 << 20,
             Self::Snapshot => 16 << 20,
             Self::Tombstone | Self::Segment | Self::Countersignature | Self::Verified | Self::History => BODY_LEN_MAX,
         }

@@ -232,6 +232,7 @@ fn cost_of(object: Option<Object>) -> &'static str {
         Some(Object::Countersignature(_)) => {
             "If it said that packs are sound, a `mlvault check --read-data` says it anew"
         }
+        Some(Object::Evidence(_)) => "If it said what a check or a drill found, run that again",
         Some(Object::Segment(..)) => {
             "If it was a part of the index, run `mlvault repair index` afterwards: it reads from packs what that said"
         }

@@ -28,6 +28,7 @@ impl Repository {
                 None => Err(Error::damaged(object.key(), "no maintainer signed it, so it marks nothing")),
             },
             Object::Countersignature(id) => self.read_countersignature(id, size).map(drop),
+            Object::Evidence(id) => self.read_evidence(&id, size).map(drop),
             Object::Segment(kind, id) => {
                 let _permit = self.objects().room_for(size.min(object.bytes_max()));
                 let bytes = objects::read(self.backend(), object, listed)?;

@@ -8,7 +8,9 @@ use crate::format::BlobKind;
 use crate::format::key_slot::SLOT_LEN_MAX;
 use crate::format::object::ObjectKind;
 use crate::format::pack::PACK_LEN_MAX;
-use crate::id::{CountersignatureId, NoteId, PackId, QuarantineId, SegmentId, SessionId, SlotId, TombstoneId};
+use crate::id::{
+    CountersignatureId, EvidenceId, NoteId, PackId, QuarantineId, SegmentId, SessionId, SlotId, TombstoneId,
+};
 use crate::units::{KIB, MIB};
 
 /// The repository's parameters, and the generation of keys that they belong to.
@@ -31,6 +33,8 @@ pub const NOTES: &str = "notes/";
 pub const TOMBSTONES: &str = "tombstones/";
 /// Prefix of countersignatures.
 pub const COUNTERSIGNED: &str = "countersigned/";
+/// Prefix of evidence.
+pub const EVIDENCE: &str = "evidence/";
 /// Prefix of the entries of an append-only log, which a later version may write.
 pub const LOG: &str = "log/";
 /// Prefix of what was put aside because it is none of the repository's objects. Nothing there is ever read but by people.
@@ -69,6 +73,8 @@ pub enum Object {
     Tombstone(TombstoneId),
     /// That packs were opened and found sound.
     Countersignature(CountersignatureId),
+    /// What a check or a drill found.
+    Evidence(EvidenceId),
     /// What is said of an object in quarantine.
     QuarantineRecord(QuarantineId),
     /// A part of an object in quarantine, by its number.
@@ -93,6 +99,7 @@ impl Object {
             Self::Note(id) => format!("{NOTES}{id}"),
             Self::Tombstone(id) => format!("{TOMBSTONES}{id}"),
             Self::Countersignature(id) => format!("{COUNTERSIGNED}{id}"),
+            Self::Evidence(id) => format!("{EVIDENCE}{id}"),
             Self::QuarantineRecord(id) => format!("{QUARANTINE}{id}/{QUARANTINE_RECORD}"),
             Self::Quarantined(id, part) => format!("{QUARANTINE}{id}/{part:08x}"),
         }
@@ -112,7 +119,8 @@ impl Object {
             | Self::Forgotten(_)
             | Self::Note(_)
             | Self::Tombstone(_)
-            | Self::Countersignature(_) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
+            | Self::Countersignature(_)
+            | Self::Evidence(_) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
         }
     }
 
@@ -127,6 +135,7 @@ impl Object {
             Self::Note(id) => Some((ObjectKind::Note, id.to_string())),
             Self::Tombstone(id) => Some((ObjectKind::Tombstone, id.to_string())),
             Self::Countersignature(id) => Some((ObjectKind::Countersignature, id.to_string())),
+            Self::Evidence(id) => Some((ObjectKind::Evidence, id.to_string())),
             Self::KeySlot(_) | Self::Pack(..) | Self::QuarantineRecord(_) | Self::Quarantined(..) => None,
         }
     }
@@ -151,6 +160,7 @@ impl Object {
             NOTES => Self::Note(name.parse().ok()?),
             TOMBSTONES => Self::Tombstone(name.parse().ok()?),
             COUNTERSIGNED => Self::Countersignature(name.parse().ok()?),
+            EVIDENCE => Self::Evidence(name.parse().ok()?),
             QUARANTINE => match name.split_once('/')? {
                 (id, QUARANTINE_RECORD) => Self::QuarantineRecord(id.parse().ok()?),
                 (id, part) => Self::Quarantined(id.parse().ok()?, u32::from_str_radix(part, 16).ok()?),
@@ -273,6 +283,16 @@ pub fn countersignature_of(key: &str) -> Option<CountersignatureId> {
     if let Some(Object::Countersignature(id)) = Object::parse(key) { Some(id) } else { None }
 }
 
+/// Returns the key of evidence.
+pub fn evidence(id: &EvidenceId) -> String {
+    Object::Evidence(*id).key()
+}
+
+/// Returns the evidence of a key.
+pub fn evidence_of(key: &str) -> Option<EvidenceId> {
+    if let Some(Object::Evidence(id)) = Object::parse(key) { Some(id) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -292,6 +312,7 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Object::Note(NoteId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Tombstone(TombstoneId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Countersignature(CountersignatureId::from_bytes(id))),
+            any::<[u8; 16]>().prop_map(|id| Object::Evidence(EvidenceId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::QuarantineRecord(QuarantineId::from_bytes(id))),
             any::<([u8; 16], u32)>().prop_map(|(id, part)| Object::Quarantined(QuarantineId::from_bytes(id), part)),
         ]

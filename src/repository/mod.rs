@@ -4,6 +4,7 @@
 //! writing is packs, index segment, snapshot.
 
 pub mod caches;
+pub mod evidence;
 pub mod examine;
 pub mod history;
 pub mod index_sync;

@@ -155,10 +155,19 @@ impl Repository {
         id_of: impl Fn(&str) -> Option<I> + Sync,
         read: impl Fn(&I, u64) -> Result<T> + Sync,
     ) -> Result<Opened<I, T>> {
-        let objects = self.backend().list(prefix)?;
+        self.open_listed(&self.backend().list(prefix)?, id_of, read)
+    }
+
+    /// The same for objects that were listed before, in their order.
+    pub(super) fn open_listed<I: Send, T: Send>(
+        &self,
+        listed: &[Listed],
+        id_of: impl Fn(&str) -> Option<I> + Sync,
+        read: impl Fn(&I, u64) -> Result<T> + Sync,
+    ) -> Result<Opened<I, T>> {
         let (damaged, foreign) = (Unreadable::default(), Unreadable::default());
         let mut all = Opened { sound: Vec::new(), damaged, foreign };
-        for batch in objects.chunks(BATCH_OBJECTS) {
+        for batch in listed.chunks(BATCH_OBJECTS) {
             let read = parallel::map(batch, self.backend().concurrency(), |object| {
                 let id = id_of(&object.key)?;
                 let read = read(&id, object.size);

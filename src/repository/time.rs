@@ -55,8 +55,13 @@ impl Repository {
 
 /// Returns whether what a snapshot says of its times cannot be reconciled with when it arrived.
 pub fn is_doubtful(record: &SnapshotRecord, arrived: Timestamp) -> bool {
-    let (begun, ended) = (arrived.duration_since(record.started), arrived.duration_since(record.finished));
-    ended.abs() > WORD_OFF_MAX || begun < -WORD_OFF_MAX || begun > BACKUP_TIME_MAX
+    let begun = arrived.duration_since(record.started);
+    is_far_apart(record.finished, arrived) || begun < -WORD_OFF_MAX || begun > BACKUP_TIME_MAX
+}
+
+/// Returns whether somebody's word on when something was written lies too far from when it arrived.
+pub fn is_far_apart(word: Timestamp, arrived: Timestamp) -> bool {
+    arrived.duration_since(word).abs() > WORD_OFF_MAX
 }
 
 /// Returns when an object arrived; where the place cannot tell, the time that its name tells in milliseconds since 1970.
