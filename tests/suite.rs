@@ -10,6 +10,7 @@ mod bucket_restore;
 mod check_age;
 mod cli_backup;
 mod cli_cache;
+mod cli_config;
 mod cli_doctor;
 mod cli_dump;
 mod cli_find_diff;

@@ -58,7 +58,7 @@ const HOMES: [(&str, &[&str]); 36] = [
     ("tar", &["src/dump.rs"]),
     ("tokio", &["src/s3/"]),
     ("tokio_postgres_rustls", &["src/database/"]),
-    ("toml", &["src/config/file.rs"]),
+    ("toml", &["src/config/file.rs", "src/config/origins.rs"]),
     ("ureq", &["src/tracking/"]),
     ("url", &["src/config/", "src/database/", "src/mlflow/", "src/tracking/"]),
     ("zstd", &["src/compress.rs"]),

@@ -17,6 +17,7 @@ use mlvault::backend::location::{self, RepositoryLocation};
 use mlvault::cancel::Cancel;
 use mlvault::config::credential::CredentialSource;
 use mlvault::config::file::ConfigFile;
+use mlvault::config::origins::Origins;
 use mlvault::environment;
 use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
@@ -36,6 +37,7 @@ use mlvault::units::{count, parse_bytes};
 
 use crate::cli::answer::{About, Answer};
 use crate::cli::exit;
+use crate::cli::given::Given;
 use crate::cli::progress::{Progress, Verbosity};
 use crate::cli::stderr::{self, LogFormat};
 
@@ -138,7 +140,9 @@ impl GlobalArgs {
 /// What a command works with.
 pub struct Context {
     args: GlobalArgs,
+    given: Given,
     file: ConfigFile,
+    origins: Origins,
     progress: Arc<Progress>,
     cancel: Cancel,
     limits: Limits,
@@ -150,8 +154,8 @@ pub struct Context {
 
 impl Context {
     /// Reads the configuration file, starts progress output and listens for signals.
-    pub fn new(args: GlobalArgs) -> Result<Self> {
-        let file = ConfigFile::load(args.config.as_deref(), &args.settings)?;
+    pub fn new(args: GlobalArgs, given: Given) -> Result<Self> {
+        let (file, origins) = ConfigFile::load(args.config.as_deref(), &args.settings)?;
         let verbosity = match (args.quiet, args.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
@@ -165,7 +169,9 @@ impl Context {
         Ok(Self {
             progress: Progress::start(verbosity),
             args,
+            given,
             file,
+            origins,
             cancel,
             limits,
             opened,
@@ -214,6 +220,16 @@ impl Context {
     /// Returns the configuration file's content.
     pub fn file(&self) -> &ConfigFile {
         &self.file
+    }
+
+    /// Returns which keys of the configuration are set, and by what.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Returns the arguments that were given.
+    pub fn given(&self) -> &Given {
+        &self.given
     }
 
     /// Returns whether a repository was named at all.
@@ -289,11 +305,16 @@ impl Context {
             location: self.location()?,
             s3: self.backend_options()?,
             credential: self.credential_source()?,
-            pins: stated_pins(&self.args.pin, "--pin or MLVAULT_PIN", &self.file.pin, "`pin` in mlvault.toml")?,
+            pins: self.pins()?,
         };
         let repository = self.open(&place, options)?;
         self.args.expected.iter().try_for_each(|id| repository.expect_snapshot(id))?;
         Ok(repository)
+    }
+
+    /// Returns the pins that are stated.
+    pub fn pins(&self) -> Result<Vec<StatedPin>> {
+        stated_pins(&self.args.pin, "--pin or MLVAULT_PIN", &self.file.pin, "`pin` in mlvault.toml")
     }
 
     /// Opens another repository.

@@ -67,6 +67,11 @@ impl DeploymentArgs {
 
     /// Puts together the deployment that is meant.
     pub fn resolve(&self, context: &Context) -> Result<Deployment> {
+        self.resolve_named(context, self.deployment.clone())
+    }
+
+    /// Puts together what is said of the deployment of this name.
+    pub fn resolve_named(&self, context: &Context, name: Option<String>) -> Result<Deployment> {
         let section = DeploymentSection {
             backend_store_uri: self.backend_store_uri.clone(),
             backend_store_password_file: self.backend_store_password_file.clone(),
@@ -79,7 +84,7 @@ impl DeploymentArgs {
             tracking_uri: self.tracking_uri.clone(),
             ..DeploymentSection::default()
         };
-        let flags = DeploymentFlags { name: self.deployment.clone(), section, s3: context.artifact_options() };
+        let flags = DeploymentFlags { name, section, s3: context.artifact_options() };
         deployment::resolve(context.file(), &flags, &environment::variable)
     }
 }

@@ -11,6 +11,8 @@ mod cache;
 mod cat;
 mod check;
 mod completions;
+mod config;
+mod config_check;
 mod confirm;
 mod context;
 mod copy;
@@ -23,6 +25,7 @@ mod exclusions;
 mod exit;
 mod find;
 mod forget;
+mod given;
 mod hold;
 mod init;
 mod key;
@@ -63,6 +66,7 @@ use mlvault::environment;
 use mlvault::error::{Error, Result};
 
 use crate::cli::context::{Context, GlobalArgs};
+use crate::cli::given::Given;
 use crate::cli::outcome::Outcome;
 
 /// Back up a whole MLflow deployment into a deduplicated, encrypted repository, and restore it
@@ -106,6 +110,7 @@ enum Command {
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
+    Config(config::Args),
     Cache(cache::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -113,7 +118,7 @@ enum Command {
 
 /// Parses the arguments, runs the command, and returns its exit code.
 pub fn run() -> ExitCode {
-    let mut command = without_empty_variables(without_values(Cli::command()));
+    let mut command = without_empty_variables(program());
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
@@ -130,7 +135,7 @@ pub fn run() -> ExitCode {
     if let Some(result) = cli.command.run_alone() {
         return end(result, json, false);
     }
-    let context = match Context::new(cli.global) {
+    let context = match Context::new(cli.global, Given::new(&command, &matches)) {
         Ok(context) => context,
         Err(error) => return exit::report(&error),
     };
@@ -166,10 +171,14 @@ fn without_values(command: clap::Command) -> clap::Command {
     command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
 }
 
+/// Returns the program's arguments, for what looks at all of them.
+fn program() -> clap::Command {
+    without_values(Cli::command())
+}
+
 impl Command {
     /// Runs a command that needs no settings, which may be broken; returns nothing for any other one.
     fn run_alone(&self) -> Option<Result<Outcome>> {
-        let program = || without_values(Cli::command());
         match self {
             Self::Completions(args) => Some(completions::run(program(), args)),
             Self::Man(args) => Some(man::run(program(), args)),
@@ -205,6 +214,7 @@ impl Command {
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),
             Self::Doctor(args) => doctor::run(context, args),
+            Self::Config(args) => config::run(context, args),
             Self::Cache(args) => cache::run(context, args),
             Self::Completions(_) | Self::Man(_) => Err(Error::Internal("The command needs no settings".to_owned())),
         }

@@ -35,6 +35,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use crate::config::credential::read_secret_line;
+use crate::config::origins::Origins;
 use crate::environment;
 use crate::error::{Error, Result};
 use crate::objectives::Objectives;
@@ -164,16 +165,23 @@ pub struct S3Section {
 
 impl ConfigFile {
     /// Reads the file given, which must be there, or else the first that is there of the usual places; then `settings`,
-    /// each `KEY=VALUE`, which override what it says.
-    pub fn load(given: Option<&Path>, settings: &[String]) -> Result<Self> {
+    /// each `KEY=VALUE`, which override what it says. Returns also which of the two says what.
+    pub fn load(given: Option<&Path>, settings: &[String]) -> Result<(Self, Origins)> {
         let found = Self::place(given);
         let mut table = found.as_deref().map(read_table).transpose()?.unwrap_or_default();
+        let mut over = Table::new();
         for (number, setting) in settings.iter().enumerate().filter(|(_, setting)| !setting.trim().is_empty()) {
             // By its number: the text may hold a password.
             let invalid = || Error::Invalid(format!("Setting {} of --set or MLVAULT_SET is not KEY=VALUE", number + 1));
-            merge(&mut table, parse_setting(setting).ok_or_else(invalid)?);
+            merge(&mut over, parse_setting(setting).ok_or_else(invalid)?);
         }
-        table.try_into().map_err(|error| Error::Invalid(format!("The settings given by --set are invalid: {error}")))
+        let origins = Origins::new(found, &table, &over);
+        merge(&mut table, over);
+        let invalid = |error: toml::de::Error| {
+            let error = error.to_string().trim_end().replace('\n', " ");
+            Error::Invalid(format!("The settings given by --set are invalid: {error}"))
+        };
+        Ok((table.try_into().map_err(invalid)?, origins))
     }
 
     /// Returns which file is read: the one that is given, or else the first of the usual places that has one.
@@ -304,7 +312,8 @@ fn merge(table: &mut Table, over: Table) {
     }
 }
 
-fn usual_places() -> Vec<PathBuf> {
+/// Returns where the file is looked for, in this order.
+pub fn usual_places() -> Vec<PathBuf> {
     let mut places = vec![PathBuf::from("mlvault.toml")];
     if let Some(base) = environment::base_directory("XDG_CONFIG_HOME", ".config") {
         places.push(base.join("mlvault/mlvault.toml"));
@@ -343,7 +352,8 @@ mod tests {
         std::fs::write(&path, "repository = '/a'\n[deployment.p]\ntracking-uri = 'http://h'\nexclude-roots = ['x']\n")
             .unwrap();
         let load = |settings: &[&str]| {
-            ConfigFile::load(Some(&path), &settings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+            let settings: Vec<_> = settings.iter().map(|text| (*text).to_owned()).collect();
+            ConfigFile::load(Some(&path), &settings).map(|(file, _)| file)
         };
         assert_eq!(load(&[]).unwrap().repository.as_deref(), Some("/a"));
         let file = load(&[

@@ -3,4 +3,6 @@
 pub mod credential;
 pub mod deployment;
 pub mod file;
+pub mod masked;
+pub mod origins;
 pub mod pairs;

@@ -135,7 +135,7 @@ fn endpoint(options: &S3Options, aws: &SdkConfig) -> Option<String> {
 /// Fails for an endpoint that is no plain URL, or that would send data in the clear over a network.
 ///
 /// No message repeats the endpoint, which may hold a password.
-fn check_endpoint(endpoint: &str, insecure_http: bool) -> Result<()> {
+pub fn check_endpoint(endpoint: &str, insecure_http: bool) -> Result<()> {
     let invalid = |reason: &str| Err(Error::Invalid(format!("The S3 endpoint cannot be used: {reason}")));
     let Some((scheme, rest)) = endpoint.split_once("://") else {
         return invalid("it does not begin with https:// or http://");

@@ -34,6 +34,7 @@ mod upload;
 mod write;
 
 pub use bucket::{Bucket, Later};
+pub use connection::check_endpoint;
 pub use headers::{ObjectFacts, ObjectHeaders};
 pub use listed::ListedObject;
 pub use listing::{Objects, Pages};

@@ -272,6 +272,11 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("upgrade-done", &[], 0);
     printed.run("stats", &[], 0);
     printed.run("stats", &["latest"], 0);
+    let toml = path("mlvault.toml");
+    let of_file =
+        "to.key-file = '/none'\n[policy.p]\nkeep-last = 1\n[deployment.p]\nbackend-store-uri = 'sqlite:////none.db'\n";
+    fs::write(&toml, of_file).unwrap();
+    printed.run("config check", &["--config", &toml], 2);
     printed.run("check", &["--max-age", "7d"], 0);
     printed.run("repair index", &["--dry-run"], 0);
     printed.run("doctor", &[], 0);
