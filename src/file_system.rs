@@ -1,11 +1,18 @@
-//! What the file system of a path is, how much room it has, and how what was written to it is made durable.
+//! What the file system of a path is, how much room it has, how what was written to it is made durable, and where scratch files
+//! go.
+//!
+//! What must stay true: whatever the umask, nobody but this user can enter a scratch directory: what lies there of databases,
+//! catalogues and artifacts is as secret as they are.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use tempfile::TempDir;
 
 /// What NFS is called.
 pub const NFS: &str = "NFS";
@@ -42,6 +49,22 @@ pub fn remote(path: &Path) -> io::Result<Option<Remote>> {
     #[allow(clippy::unnecessary_cast)]
     let found = rustix::fs::statfs(path)?.f_type as i64 & 0xFFFF_FFFF;
     Ok(REMOTE.iter().find(|(magic, _)| *magic == found).map(|(_, remote)| *remote))
+}
+
+/// What the names of scratch directories begin with.
+const SCRATCH_PREFIX: &str = "mlvault-";
+/// Permissions of scratch directories.
+const SCRATCH_MODE: u32 = 0o700;
+
+/// Makes a directory for private files in the directory for temporary files. It goes with the value.
+pub fn scratch_directory() -> io::Result<TempDir> {
+    scratch_directory_in(&std::env::temp_dir(), SCRATCH_PREFIX)
+}
+
+/// Makes a directory for private files, whose name begins so, in another one.
+pub fn scratch_directory_in(parent: &Path, prefix: &str) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).rand_bytes(12).permissions(Permissions::from_mode(SCRATCH_MODE)).tempdir_in(parent)
 }
 
 /// How much room a file system has.
@@ -153,6 +176,12 @@ mod tests {
         assert_eq!(below("/mnt").len(), 4);
         assert!(below("/mnt/b").is_empty() && below("/srv").is_empty());
         assert_eq!(below("/").len(), 5);
+    }
+
+    #[test]
+    fn nobody_else_can_enter_a_scratch_directory() {
+        let made = scratch_directory().unwrap();
+        assert_eq!(made.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

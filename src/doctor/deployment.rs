@@ -186,7 +186,7 @@ impl DeploymentLook<'_> {
     /// Makes a scratch directory; none if there can be none, or it cannot hold the copies that a backup makes.
     fn scratch(&mut self) -> Option<TempDir> {
         let parent = env::temp_dir();
-        let made = TempDir::with_prefix("mlvault-")
+        let made = file_system::scratch_directory()
             .map_err(|source| Error::target("write to the scratch directory", parent.clone(), source));
         let scratch = self.or_find(DeploymentCheck::Scratch, parent.display(), made)?;
         let needed: u64 = self.deployment.databases.iter().map(|(_, uri)| bytes_of_copy(uri)).sum();

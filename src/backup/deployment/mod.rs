@@ -33,6 +33,7 @@ use crate::backup::{BackupOptions, Compare, add_statistics, open_parent, pipelin
 use crate::chunks::reader::ChunkReader;
 use crate::database::{DumpStream, Violations};
 use crate::error::{Error, Result};
+use crate::file_system;
 use crate::format::BlobKind;
 use crate::format::deployment::{
     DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
@@ -86,7 +87,7 @@ pub fn store(
     options: &BackupOptions,
     compare: &Compare<'_>,
 ) -> Result<StoredDeployment> {
-    let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
+    let scratch = file_system::scratch_directory().map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
     let layout = deployment.layout()?;
     let mut run = DeploymentBackup {
         job,
@@ -117,7 +118,7 @@ pub fn survey(
     deployment: &Deployment,
     visit: &mut dyn FnMut(&str, &dyn Source) -> Result<()>,
 ) -> Result<()> {
-    let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
+    let scratch = file_system::scratch_directory().map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
     let layout = deployment.layout()?;
     let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
     inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.check_roots()?;

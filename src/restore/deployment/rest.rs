@@ -22,6 +22,7 @@ use super::selection::Selected;
 use super::{DeploymentPart, DeploymentRestore};
 use crate::catalogue::reader::{for_each, read_all};
 use crate::error::{Error, Result};
+use crate::file_system;
 use crate::mlflow::catalogue::{Experiment, REFERENCES, Reference, StoredTable, TABLES};
 use crate::mlflow::names;
 use crate::mlflow::names::{DELETED, file};
@@ -95,7 +96,7 @@ impl<'a> RestRestore<'a> {
         restore.hears.monitor.phase("reading the snapshot", None, None);
         let find = |part| Selected::find(&restore.reader, restore.snapshot, part, &restore.hears);
         let parent = std::env::temp_dir();
-        let scratch = TempDir::with_prefix("mlvault-").map_err(|source| scratch_fault(&parent, source))?;
+        let scratch = file_system::scratch_directory().map_err(|source| scratch_fault(&parent, source))?;
         let mut prepared = Self {
             restore,
             selected: part.map(find).transpose()?,
