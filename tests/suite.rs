@@ -41,6 +41,8 @@ mod deployment_surgery;
 mod docs;
 mod doctor;
 mod doctor_deployment;
+mod drill;
+mod drill_postgresql;
 mod evidence;
 mod fuzz_smoke;
 mod golden;

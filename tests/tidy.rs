@@ -32,6 +32,7 @@ const HOMES: [(&str, &[&str]); 36] = [
             "src/check/",
             "src/repair/objects.rs",
             "src/diff/live.rs",
+            "src/procedures/drill/",
             "src/dump.rs",
             "src/sql/",
         ],

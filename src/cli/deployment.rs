@@ -72,6 +72,12 @@ impl DeploymentArgs {
 
     /// Puts together what is said of the deployment of this name.
     pub fn resolve_named(&self, context: &Context, name: Option<String>) -> Result<Deployment> {
+        let flags = DeploymentFlags { name, ..self.flags(context)? };
+        deployment::resolve(context.file(), &flags, &environment::variable)
+    }
+
+    /// Returns what the arguments say.
+    pub fn flags(&self, context: &Context) -> Result<DeploymentFlags> {
         let section = DeploymentSection {
             backend_store_uri: self.backend_store_uri.clone(),
             backend_store_password_file: self.backend_store_password_file.clone(),
@@ -84,7 +90,6 @@ impl DeploymentArgs {
             tracking_uri: self.tracking_uri.clone(),
             ..DeploymentSection::default()
         };
-        let flags = DeploymentFlags { name, section, s3: context.artifact_options() };
-        deployment::resolve(context.file(), &flags, &environment::variable)
+        Ok(DeploymentFlags { name: self.deployment.clone(), section, s3: context.artifact_options() })
     }
 }

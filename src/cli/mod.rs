@@ -19,6 +19,7 @@ mod copy;
 mod deployment;
 mod diff;
 mod doctor;
+mod drill;
 mod dump;
 mod entry;
 mod exclusions;
@@ -110,6 +111,7 @@ enum Command {
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
+    Drill(Box<drill::Args>),
     Config(config::Args),
     Cache(cache::Args),
     Completions(completions::Args),
@@ -214,6 +216,7 @@ impl Command {
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),
             Self::Doctor(args) => doctor::run(context, args),
+            Self::Drill(args) => drill::run(context, *args),
             Self::Config(args) => config::run(context, args),
             Self::Cache(args) => cache::run(context, args),
             Self::Completions(_) | Self::Man(_) => Err(Error::Internal("The command needs no settings".to_owned())),

@@ -73,6 +73,7 @@ pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outc
         resume: args.resume,
         mlflow_version: args.mlflow_version.clone(),
         allowed_statements: args.allowed_statements.clone(),
+        is_rehearsal: false,
     };
     let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, about.over(plan_lines(plan)).lines());
     let consent = confirm::consent(request.dry_run, request.yes, &ask);

@@ -14,6 +14,10 @@
 //! "mlflow-artifacts:/" = "s3://mlflow/artifacts"
 //! "s3://team-b" = "s3://team-b"
 //!
+//! [deployment.production.drill]                          # where `drill` restores it to
+//! scratch-dir = "/var/tmp"
+//! scratch-database = "postgresql://drill@scratch.example.org/postgres"
+//!
 //! [deployment.production.s3]                             # how its buckets are reached
 //! endpoint = "https://minio.example.org"
 //!
@@ -29,11 +33,14 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::config::credential::read_secret_line;
-use crate::config::file::{ConfigFile, DeploymentSection, MetadataNeed};
+use crate::config::file::{ConfigFile, DeploymentSection, DrillSection, MetadataNeed};
 use crate::config::pairs;
 use crate::database::DatabaseUri;
+use crate::database::uri::PostgresqlUri;
 use crate::error::{Error, Result};
 use crate::mlflow::schema::{KEK_PASSPHRASE, Store, WEBHOOK_KEY};
+use crate::procedures::drill::DrillSettings;
+use crate::procedures::drill::settings::{SAMPLES_DEFAULT, SAMPLES_MAX};
 use crate::s3::{BucketLocation, S3Options};
 use crate::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment, OutsideKey};
 use crate::tracking::{self, TrackingOptions};
@@ -73,14 +80,11 @@ pub fn roots(given: &[String]) -> Vec<String> {
 
 /// Puts together what file, environment and flags say. `env` looks up variables.
 pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Deployment> {
-    let in_file = flags.name.as_ref().map(|name| (name, file.deployment.get(name)));
-    let said = match in_file {
-        Some((_, Some(section))) => flags.section.clone().over(section),
-        Some((name, None)) if flags.section.backend_store_uri.is_none() && flags.section.tracking_uri.is_none() => {
-            return Err(unknown_deployment(file, name));
-        }
-        _ => flags.section.clone(),
-    };
+    let is_described = flags.section.backend_store_uri.is_some() || flags.section.tracking_uri.is_some();
+    if let Some(name) = flags.name.as_ref().filter(|name| !is_described && !file.deployment.contains_key(*name)) {
+        return Err(unknown_deployment(file, name));
+    }
+    let said = said(file, flags);
     let databases = databases(&said)?;
     let artifacts = artifacts(&said, flags, env)?;
     let tracking = tracking(&said, env)?;
@@ -93,19 +97,88 @@ pub fn resolve(file: &ConfigFile, flags: &DeploymentFlags, env: &dyn Fn(&str) ->
             return Err(Error::Invalid("The deployment has neither databases nor artifacts nor a server".to_owned()));
         }
     };
-    let key = |name: &str| {
-        let value = env(name).filter(|value| !value.is_empty())?;
-        Some(OutsideKey { name: name.to_owned(), value: Zeroizing::new(value) })
-    };
-    let keys = OUTSIDE_KEYS.iter().filter_map(|name| key(name)).collect();
+    let keys = outside_keys(env);
     let metadata_optional = said.metadata == Some(MetadataNeed::Optional);
     Ok(Deployment { name, databases, artifacts, excluded: said.exclude_roots, keys, tracking, metadata_optional })
+}
+
+/// Returns what flags say, and where they say nothing, what the file says.
+fn said(file: &ConfigFile, flags: &DeploymentFlags) -> DeploymentSection {
+    match flags.name.as_ref().and_then(|name| file.deployment.get(name)) {
+        Some(section) => flags.section.clone().over(section),
+        None => flags.section.clone(),
+    }
+}
+
+/// Puts together the deployment that a drill compares with: where only its name is known, one that has nothing.
+pub fn resolve_for_drill(
+    file: &ConfigFile,
+    flags: &DeploymentFlags,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Deployment> {
+    let said = said(file, flags);
+    let is_described =
+        said.backend_store_uri.is_some() || said.registry_store_uri.is_some() || !said.artifacts.is_empty();
+    match &flags.name {
+        Some(name) if !is_described => Ok(Deployment {
+            name: name.clone(),
+            databases: Vec::new(),
+            artifacts: Vec::new(),
+            excluded: Vec::new(),
+            keys: outside_keys(env),
+            tracking: None,
+            metadata_optional: false,
+        }),
+        _ => resolve(file, flags, env),
+    }
+}
+
+/// Puts together where a drill restores to, and how much it compares.
+pub fn resolve_drill(
+    file: &ConfigFile,
+    flags: &DeploymentFlags,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<DrillSettings> {
+    let said = said(file, flags);
+    let drill = &said.drill;
+    let samples = drill.samples.unwrap_or(SAMPLES_DEFAULT);
+    if samples > SAMPLES_MAX {
+        return Err(Error::Invalid(format!("A drill compares at most {SAMPLES_MAX} samples")));
+    }
+    let artifacts = drill.scratch_artifacts.as_ref().map(|text| place_of(text, &said, flags, env)).transpose()?;
+    Ok(DrillSettings {
+        scratch_directory: drill.scratch_dir.clone(),
+        scratch_database: scratch_database(drill)?,
+        scratch_artifacts: artifacts,
+        samples,
+        mlflow_command: drill.mlflow_command.clone().filter(|command| !command.trim().is_empty()),
+        objectives: said.objectives.clone(),
+    })
+}
+
+fn scratch_database(drill: &DrillSection) -> Result<Option<PostgresqlUri>> {
+    let Some(text) = &drill.scratch_database else { return Ok(None) };
+    let password = drill.scratch_database_password_file.as_ref().map(|file| read_secret_line(file)).transpose()?;
+    match DatabaseUri::parse(text, password)? {
+        DatabaseUri::Postgresql(uri) => Ok(Some(*uri)),
+        DatabaseUri::Sqlite(_) => {
+            Err(Error::Invalid("A scratch database is one of PostgreSQL: files of SQLite need none".to_owned()))
+        }
+    }
 }
 
 /// A tracking URI that is no URL names a store, as MLflow's own clients take it: that is no server to ask.
 fn tracking(said: &DeploymentSection, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TrackingOptions>> {
     let is_server = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
     said.tracking_uri.as_ref().filter(is_server).map(|uri| tracking::options(uri, env)).transpose()
+}
+
+fn outside_keys(env: &dyn Fn(&str) -> Option<String>) -> Vec<OutsideKey> {
+    let key = |name: &&str| {
+        let value = env(name).filter(|value| !value.is_empty())?;
+        Some(OutsideKey { name: (*name).to_owned(), value: Zeroizing::new(value) })
+    };
+    OUTSIDE_KEYS.iter().filter_map(key).collect()
 }
 
 fn unknown_deployment(file: &ConfigFile, name: &str) -> Error {

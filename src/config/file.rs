@@ -137,10 +137,46 @@ pub struct DeploymentSection {
     pub retention: Option<String>,
     /// What is expected of its backups.
     pub objectives: Objectives,
+    /// Where drills restore it to.
+    pub drill: DrillSection,
     /// How its buckets are reached.
     pub s3: S3Section,
     /// How single buckets are reached, by their names.
     pub buckets: BTreeMap<String, S3Section>,
+}
+
+/// Where drills restore a deployment to, and how much they compare.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DrillSection {
+    /// Directory in which a drill makes one of its own.
+    pub scratch_dir: Option<PathBuf>,
+    /// A PostgreSQL database beside which a drill may create others.
+    pub scratch_database: Option<String>,
+    /// A file that holds its password.
+    pub scratch_database_password_file: Option<PathBuf>,
+    /// Where artifacts go, if not into the scratch directory.
+    pub scratch_artifacts: Option<String>,
+    /// How many files are compared byte by byte.
+    pub samples: Option<usize>,
+    /// The shell command that is MLflow.
+    pub mlflow_command: Option<String>,
+}
+
+impl DrillSection {
+    /// Returns what is said here, and where nothing is, what `under` says.
+    pub fn over(self, under: &Self) -> Self {
+        Self {
+            scratch_dir: self.scratch_dir.or_else(|| under.scratch_dir.clone()),
+            scratch_database: self.scratch_database.or_else(|| under.scratch_database.clone()),
+            scratch_database_password_file: self
+                .scratch_database_password_file
+                .or_else(|| under.scratch_database_password_file.clone()),
+            scratch_artifacts: self.scratch_artifacts.or_else(|| under.scratch_artifacts.clone()),
+            samples: self.samples.or(under.samples),
+            mlflow_command: self.mlflow_command.or_else(|| under.mlflow_command.clone()),
+        }
+    }
 }
 
 /// How S3 is reached.
@@ -234,6 +270,7 @@ impl DeploymentSection {
             exclude: if self.exclude.is_empty() { under.exclude.clone() } else { self.exclude },
             retention: pick(self.retention, &under.retention),
             objectives: under.objectives.clone(),
+            drill: self.drill.over(&under.drill),
             s3: self.s3.over(&under.s3),
             buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },
         }

@@ -9,7 +9,7 @@
 //! - Passwords never appear in arguments of child processes, in messages, or in what is stored.
 
 pub mod examine;
-mod load;
+pub mod load;
 mod merge;
 pub mod pgpass;
 pub mod postgresql;
@@ -82,6 +82,15 @@ pub struct Violations {
     pub unloadable: Vec<String>,
 }
 
+/// What tells a database from every other one, by whatever URI it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DatabaseIdentity {
+    /// What tells its server from others; of files, nothing does.
+    pub server: String,
+    /// What tells it from others there.
+    pub database: String,
+}
+
 /// A database at one instant.
 pub trait DatabaseReader: Send {
     /// Returns what is known of it.
@@ -89,7 +98,7 @@ pub trait DatabaseReader: Send {
     /// Returns the names of its tables.
     fn tables(&mut self) -> Result<Vec<String>>;
     /// Returns what tells it from every other database, by whatever URI it was opened.
-    fn identity(&mut self) -> Result<String>;
+    fn identity(&mut self) -> Result<DatabaseIdentity>;
     /// Begins a dump of everything in it. The reader must be kept until the dump is finished.
     fn dump(&mut self) -> Result<Box<dyn DumpStream>>;
     /// Runs a SELECT and hands on each row, every value in the text form of its type.
@@ -233,6 +242,14 @@ pub fn open_reader(uri: &DatabaseUri, scratch: &Path, cancel: &Cancel) -> Result
     Ok(match uri {
         DatabaseUri::Postgresql(uri) => Box::new(postgresql::reader::PostgresqlReader::open(uri, scratch, cancel)?),
         DatabaseUri::Sqlite(path) => Box::new(sqlite::reader::SqliteReader::open(path, scratch, cancel)?),
+    })
+}
+
+/// Returns what tells a database from every other one. Needs no right in it but to connect.
+pub fn identity(uri: &DatabaseUri) -> Result<DatabaseIdentity> {
+    Ok(match uri {
+        DatabaseUri::Postgresql(uri) => postgresql::ServerConnection::open(uri)?.identity()?,
+        DatabaseUri::Sqlite(path) => sqlite::reader::identity(path),
     })
 }
 

@@ -5,9 +5,14 @@
 
 pub(super) mod merge;
 pub(super) mod pg_dump;
+mod private_server;
+mod programs;
 pub(super) mod reader;
+pub mod scratch;
 mod tls;
 pub(super) mod writer;
+
+pub use private_server::PrivateServer;
 
 use std::error::Error as _;
 use std::io::BufRead;
@@ -17,6 +22,7 @@ use postgres::config::{ChannelBinding as Binding, SslMode as Tls};
 use postgres::error::SqlState;
 use postgres::{Client, Config, SimpleQueryMessage};
 
+use super::DatabaseIdentity;
 use super::LiveDatabase;
 use super::uri::{ChannelBinding, PostgresqlUri, SessionKind, SslMode};
 use crate::error::{Error, Result};
@@ -86,6 +92,18 @@ impl ServerConnection {
     /// Returns the leading number of the server's version.
     pub(super) fn major(&self) -> u32 {
         self.major
+    }
+
+    /// One server started at one moment, to the microsecond; one database in it has one id.
+    pub(super) fn identity(&mut self) -> Result<DatabaseIdentity> {
+        let sql =
+            "SELECT pg_postmaster_start_time()::text, oid::text FROM pg_database WHERE datname = current_database()";
+        let row = self.rows("look at", sql)?.into_iter().next().unwrap_or_default();
+        let mut values = row.into_iter().flatten();
+        match (values.next(), values.next()) {
+            (Some(server), Some(database)) => Ok(DatabaseIdentity { server, database }),
+            _ => Err(self.error("look at", "it does not say which one it is")),
+        }
     }
 
     /// Makes the session write values as pg_dump does.

@@ -17,6 +17,10 @@ use crate::id::{Digest, EvidenceId, RepositoryId, SessionId, SignerKey};
 use crate::mlflow::schema::Store;
 
 const KIND: u8 = 1;
+/// Characters that are kept of a path or a line.
+const TEXT_CHARS_MAX: usize = 500;
+/// Most tables that evidence names.
+pub const TABLES_MAX: usize = 2000;
 
 /// What was found, by whom, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +113,7 @@ pub struct DrillEvidence {
     pub places: Vec<DrillPlace>,
     /// How long each part took, and how long it may take.
     pub times: Vec<DrillTime>,
-    /// Tables that were read again from the restored databases.
+    /// Tables that were read again from the restored databases, at most [`TABLES_MAX`].
     pub tables: Vec<DrilledTable>,
     /// Which model versions and files were compared.
     pub files: DrilledFiles,
@@ -210,7 +214,7 @@ pub struct DrilledFiles {
 pub struct Sample {
     /// The component of the snapshot.
     pub component: String,
-    /// The path in it; bytes that are no UTF-8 are replaced.
+    /// The path in it, shortened; bytes that are no UTF-8 are replaced.
     pub path: String,
     /// Its length.
     pub bytes: u64,
@@ -254,17 +258,20 @@ pub struct Lines {
     pub first: Vec<String>,
 }
 
+/// Returns the beginning of a text: names and messages have no end that anybody could rely on.
+pub fn shortened(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
+}
+
 impl Lines {
     /// Most lines that are kept.
     pub const KEPT_MAX: usize = 100;
-    /// Most characters that are kept of a line.
-    const CHARS_MAX: usize = 1000;
 
     /// Adds one.
     pub fn push(&mut self, line: &str) {
         self.count += 1;
         if self.first.len() < Self::KEPT_MAX {
-            self.first.push(line.chars().take(Self::CHARS_MAX).collect());
+            self.first.push(shortened(line));
         }
     }
 }

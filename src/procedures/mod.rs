@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod consent;
 pub mod copy_snapshots;
+pub mod drill;
 pub mod forget_and_prune;
 pub mod repair_objects;
 pub mod repair_packs;

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::{Fault, Result};
 use crate::id::Digest;
+use crate::parallel;
 use crate::s3::{
     Bucket, BucketLocation, Extent, Later, ListedObject, ObjectHeaders, Objects, PARTS_MAX, Patience, S3Options,
     Upload, UploadedPart,
@@ -19,6 +20,9 @@ use crate::units::MIB;
 
 /// Objects up to this size are written by one request, and read by one; larger ones in parts of at least this size.
 pub const PART_BYTES: u64 = 8 * MIB;
+
+/// Objects that are removed at once.
+const REMOVALS: usize = 16;
 
 /// A part of a bucket that is restored into.
 pub struct BucketTarget {
@@ -43,6 +47,15 @@ impl BucketTarget {
     pub fn look(&self, limit: usize) -> Result<Vec<String>> {
         let objects = self.bucket.first_objects(&self.location.key_prefix(), limit)?;
         Ok(objects.into_iter().map(|listed| String::from_utf8_lossy(&listed.key).into_owned()).collect())
+    }
+
+    /// Removes every object that is there. Only for who made them all.
+    pub fn clear(&self) -> Result<()> {
+        // Listed whole before anything goes: a listing that changes under its reader may pass over something.
+        let listed: Vec<_> = self.bucket.objects(&self.location.key_prefix()).collect::<Result<_>>()?;
+        let removed =
+            parallel::map(&listed, REMOVALS, |object| self.bucket.remove(&String::from_utf8_lossy(&object.key)));
+        removed.into_iter().collect()
     }
 
     /// Returns whether there is no object.

@@ -151,9 +151,24 @@ impl TrackingClient {
 
     /// Stores a file as an artifact, in place of one of that name. `path` is below `mlflow-artifacts:/`.
     pub(super) fn upload(&self, path: &str, file: &Path) -> Result<()> {
-        let parts: Vec<String> = path.split('/').map(encode).collect();
-        let path = format!("/api/2.0/mlflow-artifacts/artifacts/{}", parts.join("/"));
-        self.ask("PUT", &path, &[], &Payload::File(file), true).map(drop)
+        self.ask("PUT", &artifact_path(path), &[], &Payload::File(file), true).map(drop)
+    }
+
+    /// Reads an artifact by way of the server. `path` is below `mlflow-artifacts:/`. Returns how many bytes it had.
+    pub fn download(&self, path: &str, into: &mut dyn std::io::Write) -> Result<u64> {
+        self.hears.check()?;
+        let path = artifact_path(path);
+        let request = Request::builder().method("GET").uri(format!("{}{path}", self.options.uri));
+        let request = match &self.authorization {
+            Some(authorization) => request.header("Authorization", authorization.as_str()),
+            None => request,
+        };
+        let mut answer = self.send(request, &path, &Payload::Nothing).map_err(|failure| failure.error)?;
+        if !answer.status().is_success() {
+            return Err(self.refusal(&path, answer).error);
+        }
+        let copied = std::io::copy(&mut answer.body_mut().with_config().limit(u64::MAX).reader(), into);
+        copied.map_err(|error| self.error(Fault::Unavailable, &path, error))
     }
 
     fn read(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<u8>> {
@@ -375,6 +390,12 @@ fn authorization(login: &Login) -> Option<String> {
         }
         Login::Token(token) => Some(format!("Bearer {}", token.as_str())),
     }
+}
+
+/// Returns where the server's proxy has an artifact.
+fn artifact_path(path: &str) -> String {
+    let parts: Vec<String> = path.split('/').map(encode).collect();
+    format!("/api/2.0/mlflow-artifacts/artifacts/{}", parts.join("/"))
 }
 
 /// Encodes text for a path or a query.

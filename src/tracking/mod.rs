@@ -6,6 +6,7 @@
 //! - What could not be read is named; nothing that is incomplete is called whole.
 
 mod client;
+pub mod count;
 pub mod export;
 pub mod import;
 pub mod json;

@@ -56,6 +56,12 @@ impl Help {
         names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect()
     }
 
+    /// Returns whether it does something by itself, and not only by the commands below it.
+    pub fn is_run(&self) -> bool {
+        let usage = self.group("Usage").unwrap_or_default();
+        usage.lines().next().is_some_and(|line| !line.contains("<COMMAND>"))
+    }
+
     /// Returns what a page has of it: all but the groups that are described once, and `--help` itself.
     pub fn for_page(&self) -> String {
         let mut page = String::new();

@@ -334,6 +334,9 @@ fn of_a_deployment() -> Vec<(&'static str, Value)> {
     let (database, artifacts) = (place.database.as_str(), format!("mlflow-artifacts:/={}", place.artifacts));
     let here = ["--deployment", "production", "--backend-store-uri", database, "--artifacts", &artifacts];
     printed.run("doctor", &here, 0);
+    let mlflow = crate::support::tool("mlflow").display().to_string();
+    printed.run("drill", &[&here[..], &["--mlflow-command", &mlflow]].concat(), 0);
+    printed.run("drill list", &[], 0);
     printed.run("restore", &[&here[..], &["--model", "fraud-detector", "--dry-run"]].concat(), 0);
     let new = crate::support::deployment::Place::in_folder(&runner.path("new"));
     fs::create_dir_all(&new.artifacts).unwrap();

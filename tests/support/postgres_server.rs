@@ -152,7 +152,7 @@ impl Drop for PostgresServer {
 }
 
 /// Returns the user to run as, if we are root.
-fn unprivileged() -> Option<(u32, u32)> {
+pub fn unprivileged() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
         return None;
     }

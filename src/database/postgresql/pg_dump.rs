@@ -5,16 +5,14 @@
 //! arguments of the process, and none but the database's is in its environment.
 
 use std::collections::VecDeque;
-use std::env;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus};
 use std::thread::{self, JoinHandle};
 
 use super::super::uri::{PostgresqlUri, SslMode};
 use super::super::{DumpStream, Dumped};
-use super::tls;
+use super::{programs, tls};
 use crate::cancel::Cancel;
 use crate::child::WatchedChild;
 use crate::child_environment;
@@ -26,39 +24,10 @@ use crate::sql::script::{ROW_LEN_MAX, Statements};
 use crate::sql::table_digest::TableDigest;
 use crate::sql::{Dialect, TableRecord};
 
-/// Where Debian keeps the programs of each version.
-const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 /// How long pg_dump waits for a lock on a table, such as a migration holds, in milliseconds.
 const LOCK_WAIT_MAX: &str = "--lock-wait-timeout=300000";
 /// Bytes of lines that are made ready at a time.
 const READY_LEN: usize = 128 << 10;
-/// Variables that programs need whatever they do: pg_dump gets these and libpq's, and no secret that is not for it.
-const PASSED_ON: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "OPENSSL_CONF",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
-/// Variables of libpq that could lead pg_dump elsewhere.
-const MISLEADING: [&str; 8] = [
-    "PGHOSTADDR",
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGPASSFILE",
-    "PGREQUIRESSL",
-    "PGSSLNEGOTIATION",
-    "PGTARGETSESSIONATTRS",
-    "PGCLIENTENCODING",
-];
-
 /// A pg_dump that can dump a server.
 #[derive(Debug)]
 pub struct PgDump {
@@ -71,9 +40,9 @@ impl PgDump {
     /// Finds one that is not older than the server: the one in `PATH`, else one of Debian's.
     pub fn find(uri: &PostgresqlUri, server_major: u32) -> Result<Self> {
         let mut found = None;
-        for program in candidates() {
-            let Some(version) = version_of(&program) else { continue };
-            if major_of(&version).is_some_and(|major| major >= server_major) {
+        for program in programs::candidates("pg_dump") {
+            let Some(version) = programs::version_of(&program) else { continue };
+            if programs::major_of(&version).is_some_and(|major| major >= server_major) {
                 return Ok(Self { program, version });
             }
             found.get_or_insert((program, version));
@@ -97,7 +66,7 @@ impl PgDump {
         scratch: &Path,
         cancel: &Cancel,
     ) -> Result<DumpOutput> {
-        let mut command = child_environment::program(&self.program, is_passed_on);
+        let mut command = child_environment::program(&self.program, programs::is_passed_on);
         command.args(["--format=plain", "--no-owner", "--no-privileges", "--encoding=UTF8", "--no-password"]);
         command.args([LOCK_WAIT_MAX, &format!("--snapshot={snapshot}")]);
         set_environment(&mut command, uri, options, tls::root_file(uri, scratch)?);
@@ -123,38 +92,8 @@ impl PgDump {
     }
 }
 
-fn candidates() -> impl Iterator<Item = PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let in_path = env::split_paths(&path).map(|folder| folder.join("pg_dump")).find(|program| program.is_file());
-    let versions = fs::read_dir(DEBIAN_VERSIONS).into_iter().flatten().flatten();
-    let mut of_debian: Vec<(u32, PathBuf)> = versions
-        .filter_map(|version| Some((version.file_name().to_str()?.parse().ok()?, version.path().join("bin/pg_dump"))))
-        .collect();
-    of_debian.sort_by(|one, other| other.cmp(one));
-    in_path.into_iter().chain(of_debian.into_iter().map(|(_, program)| program))
-}
-
-/// Returns the version in `pg_dump (PostgreSQL) 15.18 (Debian …)`.
-fn version_of(program: &Path) -> Option<String> {
-    let output =
-        child_environment::program(program, is_passed_on).arg("--version").stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    text.split_whitespace().nth(2).filter(|_| output.status.success()).map(str::to_owned)
-}
-
-/// Returns the leading number of a version such as `15.18` or `18beta1`.
-fn major_of(version: &str) -> Option<u32> {
-    let len = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
-    version[..len].parse().ok()
-}
-
-/// Returns whether pg_dump gets a variable of this process. Kerberos has its own (`KRB5…`).
-fn is_passed_on(name: &str) -> bool {
-    let is_of_libpq = name.starts_with("PG") && !MISLEADING.contains(&name);
-    PASSED_ON.contains(&name) || name.starts_with("LC_") || name.starts_with("KRB5") || is_of_libpq
-}
-
-fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, roots: Option<PathBuf>) {
+/// Tells libpq, in the environment of a child, where a database is and how to connect.
+pub fn set_environment(command: &mut Command, uri: &PostgresqlUri, options: &str, roots: Option<PathBuf>) {
     command.env("PGHOST", &uri.host).env("PGPORT", uri.port.to_string()).env("PGUSER", &uri.user);
     command.env("PGDATABASE", &uri.database).env("PGTZ", "UTC").env("LC_MESSAGES", "C");
     command.env("PGAPPNAME", uri.application_name.as_deref().unwrap_or("mlvault"));
@@ -296,15 +235,5 @@ impl DumpStream for DumpOutput {
             return Err(Error::database("dump", &self.location, "pg_dump ended early, without an error"));
         }
         Ok(Dumped { tables: std::mem::take(&mut self.tables), refused: std::mem::take(&mut self.refused) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn majors_are_read_from_versions_of_all_kinds() {
-        assert_eq!(["15.18", "18beta1", "9.6.24", "x"].map(major_of), [Some(15), Some(18), Some(9), None]);
     }
 }

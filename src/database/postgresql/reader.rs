@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::uri::PostgresqlUri;
-use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Engine, Violations};
+use super::super::{DatabaseFacts, DatabaseIdentity, DatabaseReader, DumpStream, Engine, Violations};
 use super::pg_dump::PgDump;
 use super::{NEEDED_RIGHT, NO_EXTENSION, ServerConnection, USER_SCHEMAS};
 use crate::cancel::Cancel;
@@ -93,11 +93,8 @@ impl DatabaseReader for PostgresqlReader {
         self.server.texts("read the tables of", &sql)
     }
 
-    /// One server started at one moment, to the microsecond; one database in it has one id.
-    fn identity(&mut self) -> Result<String> {
-        let sql =
-            "SELECT pg_postmaster_start_time()::text || ' ' || oid FROM pg_database WHERE datname = current_database()";
-        self.server.text("look at", sql)
+    fn identity(&mut self) -> Result<DatabaseIdentity> {
+        self.server.identity()
     }
 
     fn dump(&mut self) -> Result<Box<dyn DumpStream>> {

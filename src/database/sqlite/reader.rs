@@ -13,7 +13,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-use super::super::{DatabaseFacts, DatabaseReader, DumpStream, Dumped, Engine};
+use super::super::{DatabaseFacts, DatabaseIdentity, DatabaseReader, DumpStream, Dumped, Engine};
 use super::{BUSY_MAX, File, describe, dump, examine};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -110,6 +110,12 @@ fn copy(original: &File, path: &Path, cancel: &Cancel) -> Result<()> {
     }
 }
 
+/// A file is its own server; links lead to the same one.
+pub(in crate::database) fn identity(path: &Path) -> DatabaseIdentity {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    DatabaseIdentity { server: String::new(), database: path.to_string_lossy().into_owned() }
+}
+
 impl DatabaseReader for SqliteReader {
     fn facts(&self) -> &DatabaseFacts {
         &self.facts
@@ -119,9 +125,8 @@ impl DatabaseReader for SqliteReader {
         self.copy.tables()
     }
 
-    fn identity(&mut self) -> Result<String> {
-        let path = fs::canonicalize(&self.original).unwrap_or_else(|_| self.original.clone());
-        Ok(path.to_string_lossy().into_owned())
+    fn identity(&mut self) -> Result<DatabaseIdentity> {
+        Ok(identity(&self.original))
     }
 
     fn dump(&mut self) -> Result<Box<dyn DumpStream>> {

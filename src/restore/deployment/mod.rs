@@ -12,11 +12,13 @@ mod rest;
 pub mod row_spool;
 mod rows;
 mod selection;
+mod times;
 
 use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -24,6 +26,7 @@ pub use experiments::ExperimentMove;
 pub use rest::{RestPlan, RestRestore};
 pub use rows::{MergeOptions, MergePlan, MergeSummary, merge};
 pub use selection::{DeploymentPart, Lack, Selected, last_whole};
+pub use times::{PartTime, PartTimes};
 
 use crate::catalogue::reader::read_all;
 use crate::chunks::reader::ChunkReader;
@@ -32,7 +35,7 @@ use crate::database::rewrite::RewriteCount;
 use crate::database::{self, DatabaseUri, Engine, LoadPlan, Rewrite};
 use crate::error::{Error, Result};
 use crate::format::deployment::{DatabaseRecord, DeploymentRecord, RootRecord};
-use crate::format::snapshot::{Completeness, Component, DATABASE};
+use crate::format::snapshot::{ARTIFACTS, Completeness, Component, DATABASE};
 use crate::hears::Hears;
 use crate::id::StatementId;
 use crate::mlflow::catalogue::{Reference, StoredTable, TABLES};
@@ -66,6 +69,8 @@ pub struct DeploymentRestoreOptions {
     pub mlflow_version: Option<String>,
     /// Statements of the dumps that may be run although MLflow's schema has none such.
     pub allowed_statements: Vec<StatementId>,
+    /// Nobody is going to use what is restored, so that its rows may lead elsewhere than to its files.
+    pub is_rehearsal: bool,
 }
 
 impl DeploymentRestoreOptions {
@@ -157,6 +162,8 @@ pub struct DeploymentRestored {
     pub rows: u64,
     /// Texts in them that roots were moved in.
     pub rewritten: u64,
+    /// How long the parts took: `artifacts` and `database` as a whole, and each component and store.
+    pub times: PartTimes,
 }
 
 /// A restore of one snapshot.
@@ -234,16 +241,24 @@ impl<'a> DeploymentRestore<'a> {
         let mut done = DeploymentRestored::default();
         // Artifacts before databases: a restore that breaks off leaves files that no row names, which `--resume` completes,
         // and never a row whose files are not there.
+        let all_begun = Instant::now();
         for artifact in &plan.artifacts {
+            let begun = Instant::now();
             let selection = self.selection(&artifact.component, &artifact.path)?;
             done.artifacts.add(&self.restore_artifacts(&selection, &artifact.place, Overwrite::Always)?);
+            done.times.add(&artifact.component, begun);
         }
         self.sync(plan.artifacts.iter().map(|artifact| &artifact.place))?;
+        done.times.add(ARTIFACTS.trim_end_matches('/'), all_begun);
+        let all_begun = Instant::now();
         for database in &plan.databases {
+            let begun = Instant::now();
             done.rewritten += self.load(database, options)?;
+            done.times.add(&format!("{DATABASE}/{}", database.store.name()), begun);
             done.rows = done.rows.saturating_add(database.rows);
             done.databases.push(database.store);
         }
+        done.times.add(DATABASE, all_begun);
         Ok(done)
     }
 
@@ -429,7 +444,7 @@ impl<'a> DeploymentRestore<'a> {
             match place {
                 Some(place) => {
                     let to = place.place.to_string();
-                    warnings.extend(elsewhere(root, &moved, &to));
+                    warnings.extend(elsewhere(root, &moved, &to).filter(|_| !options.is_rehearsal));
                     plans.push(ArtifactPlan {
                         root: moved,
                         component: root.component.clone(),
