@@ -54,7 +54,22 @@ enum Reach {
 impl WatchedChild {
     /// Starts a child, and returns it with its output and its errors.
     pub fn start(command: &mut Command, cancel: &Cancel) -> io::Result<(Self, ChildStdout, ChildStderr)> {
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null());
+        Self::start_in_group(command, cancel)
+    }
+
+    /// As [`WatchedChild::start`], with a file as standard input.
+    pub fn start_told(
+        command: &mut Command,
+        input: File,
+        cancel: &Cancel,
+    ) -> io::Result<(Self, ChildStdout, ChildStderr)> {
+        command.stdin(input);
+        Self::start_in_group(command, cancel)
+    }
+
+    fn start_in_group(command: &mut Command, cancel: &Cancel) -> io::Result<(Self, ChildStdout, ChildStderr)> {
+        command.stderr(Stdio::piped()).process_group(0);
         let (mut child, output) = Self::watch(command, cancel, Reach::Group)?;
         let errors = child.child.stderr.take().ok_or_else(no_pipes)?;
         Ok((child, output, errors))

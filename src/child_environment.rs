@@ -2,7 +2,7 @@
 //!
 //! What must stay true: no child gets a variable of mlvault's own (`MLVAULT_…`): passphrases are in them, S3 keys of the
 //! repository, and URIs with passwords. Whoever can read a child's environment, its logs or its crash reports must not
-//! get the repository with it.
+//! get the repository with it. What a hook is told (`MLVAULT_HOOK…`) is put there for it afterwards.
 
 use std::env;
 use std::ffi::OsStr;

@@ -49,9 +49,9 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`error`] [`format_error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`]: plain functions on bytes |
-//! | 2 clients | [`database`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`run_summary`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`error`] [`format_error`] |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`] [`http`]: plain functions on bytes |
+//! | 2 clients | [`database`] [`hooks`] [`notify`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: the records of a repository, and who may write them when |
 //! | 5 chunks | [`chunks`]: content on its way into packs and back |
@@ -108,6 +108,10 @@ pub mod hears;
 #[doc(hidden)]
 pub mod held_directory;
 #[doc(hidden)]
+pub mod hooks;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
 pub mod id;
 #[doc(hidden)]
 pub mod index;
@@ -119,6 +123,8 @@ pub mod mlflow;
 #[doc(hidden)]
 pub mod moment;
 pub mod monitor;
+#[doc(hidden)]
+pub mod notify;
 pub mod objectives;
 #[doc(hidden)]
 pub mod page_tokens;
@@ -131,6 +137,8 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod rewrite;
+#[doc(hidden)]
+pub mod run_summary;
 #[doc(hidden)]
 pub mod s3;
 pub mod source;

@@ -6,7 +6,7 @@
 mod console;
 pub mod help;
 pub mod json_fields;
-mod page;
+pub mod page;
 pub mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 36] = [
+const HOMES: [(&str, &[&str]); 37] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
@@ -48,20 +48,21 @@ const HOMES: [(&str, &[&str]); 36] = [
     ("hyper_rustls", &["src/s3/"]),
     ("hyper_util", &["src/s3/"]),
     ("indicatif", &["src/cli/progress.rs"]),
+    ("lettre", &["src/notify/smtp.rs"]),
     ("rocksdb", &["src/index/rocks.rs"]),
     ("percent_encoding", &["src/database/", "src/mlflow/", "src/s3/", "src/tracking/"]),
     ("postgres", &["src/database/"]),
     ("rpassword", &["src/config/credential.rs"]),
     ("rusqlite", &["src/database/"]),
-    ("rustls", &["src/s3/", "src/database/", "src/tls.rs", "src/tracking/"]),
-    ("rustls_native_certs", &["src/database/", "src/tracking/"]),
+    ("rustls", &["src/s3/", "src/database/", "src/tls.rs", "src/http.rs"]),
+    ("rustls_native_certs", &["src/database/", "src/http.rs"]),
     ("signal_hook", &["src/cli/context.rs"]),
     ("tar", &["src/dump.rs"]),
     ("tokio", &["src/s3/"]),
     ("tokio_postgres_rustls", &["src/database/"]),
     ("toml", &["src/config/file.rs", "src/config/origins.rs"]),
-    ("ureq", &["src/tracking/"]),
-    ("url", &["src/config/", "src/database/", "src/mlflow/", "src/tracking/"]),
+    ("ureq", &["src/http.rs", "src/notify/call.rs", "src/tracking/"]),
+    ("url", &["src/config/", "src/database/", "src/mlflow/", "src/notify/call.rs", "src/tracking/"]),
     ("zstd", &["src/compress.rs"]),
 ];
 /// Layers whose modules may import each other: vocabulary and transforms.

@@ -94,10 +94,17 @@ enum MetadataArg {
     Optional,
 }
 
+impl Args {
+    /// Returns whether something else than a deployment is backed up.
+    pub fn is_of_other(&self) -> bool {
+        self.command.is_some() || self.stdin || !self.paths.is_empty()
+    }
+}
+
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
+    let is_other = args.is_of_other();
     let name = args.name.unwrap_or_default();
-    let is_other = args.command.is_some() || args.stdin || !args.paths.is_empty();
     if is_other && args.deployment.is_typed() {
         return Err(Error::Invalid(
             "A backup is either of a deployment or of something else: give --deployment, --backend-store-uri and --artifacts, \

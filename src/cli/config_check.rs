@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use clap::Parser;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use mlvault::backend::location::RepositoryLocation;
@@ -20,6 +21,7 @@ use mlvault::database::DatabaseUri;
 use mlvault::environment;
 use mlvault::error::Result;
 use mlvault::globs::Globs;
+use mlvault::hooks::When;
 use mlvault::mlflow::schema::Store;
 use mlvault::s3;
 use mlvault::source::deployment::{ArtifactPlace, Deployment};
@@ -90,6 +92,7 @@ struct Report {
     repository: Plan,
     policies: Plan,
     deployments: Vec<(String, Plan)>,
+    notifications: Plan,
     findings: Findings,
 }
 
@@ -113,6 +116,7 @@ pub fn run(context: &Context, args: &Args) -> Result<Outcome> {
         repository: repository(context, &mut findings),
         policies: policies(context, &mut findings),
         deployments: deployments(context, args, &mut findings),
+        notifications: notifications(context, &mut findings),
         variables: variables(&mut findings),
         findings: look_at_copies(context, findings),
     };
@@ -136,6 +140,7 @@ impl Report {
             add_plan(&mut text, title, plan);
         }
         self.deployments.iter().for_each(|(name, plan)| add_plan(&mut text, &format!("Deployment {name}"), plan));
+        add_plan(&mut text, "Notifications", &self.notifications);
         for (kind, found) in [("Problem", &self.findings.problems), ("Warning", &self.findings.warnings)] {
             let line = |(subject, message): &(String, String)| printable(&format!("{kind}: {subject}: {message}"));
             text.extend(found.iter().map(line));
@@ -157,6 +162,7 @@ impl Report {
             "repository": plan_json(&self.repository),
             "policies": plan_json(&self.policies),
             "deployments": self.deployments.iter().map(deployment).collect::<Vec<_>>(),
+            "notifications": plan_json(&self.notifications),
             "problems": findings_json(&self.findings.problems),
             "warnings": findings_json(&self.findings.warnings),
         })
@@ -341,6 +347,7 @@ fn policies(context: &Context, findings: &mut Findings) -> Plan {
 
 /// Returns what is known of each deployment: of the one that is meant, or else of all that the file has.
 fn deployments(context: &Context, args: &Args, findings: &mut Findings) -> Vec<(String, Plan)> {
+    findings.take("hooks", context.file().hooks(None));
     let one = args.deployment.is_meant().then(|| args.deployment.deployment.clone());
     let all = || context.file().deployment.keys().cloned().map(Some).collect();
     let names: Vec<Option<String>> = one.map_or_else(all, |name| vec![name]);
@@ -368,8 +375,47 @@ fn deployment(context: &Context, args: &Args, name: Option<String>, findings: &m
             plan.extend(rules.map(|rules| ("retention".to_owned(), format!("policy {policy}: {rules}"))));
         }
     }
+    plan.extend(hooks(context, &found.name, findings));
     plan.extend(found.keys.iter().map(|key| ("fingerprint of".to_owned(), key.name.clone())));
     (found.name, plan)
+}
+
+/// Returns which commands of the user run around commands that are about a deployment.
+fn hooks(context: &Context, deployment: &str, findings: &mut Findings) -> Plan {
+    let key = origins::join(&origins::join("deployment", deployment), "hooks");
+    let Some(hooks) = findings.take(&key, context.file().hooks(Some(deployment))) else { return Plan::new() };
+    let of = list(&hooks.on);
+    let line = |when: When| Some((when.name(), masked::value(when.name(), hooks.line(when)?)));
+    let lines = [When::Before, When::After, When::Failed].into_iter().filter_map(line);
+    lines.map(|(name, line)| (format!("hook {name}"), format!("{line} (of {of})"))).collect()
+}
+
+/// Returns who is told what.
+fn notifications(context: &Context, findings: &mut Findings) -> Plan {
+    let file = context.file();
+    let (places, faults) = file.places();
+    for (name, error) in faults {
+        findings.problem(&origins::join("notify", &name), error);
+    }
+    let unknown = |name: &&String| !file.deployment.contains_key(*name);
+    let described = places.iter().map(|place| {
+        let key = origins::join("notify", &place.name);
+        for name in place.deployments.iter().filter(unknown) {
+            findings.warning(&key, format!("The file has no deployment {name:?}"));
+        }
+        let of =
+            if place.deployments.is_empty() { String::new() } else { format!(" of {}", place.deployments.join(", ")) };
+        let (on, commands) = (list(&place.on), list(&place.commands));
+        (place.name.clone(), format!("{} to {}: {on} of {commands}{of}", place.kind(), place.shown()))
+    });
+    described.collect()
+}
+
+/// Returns words of the configuration as a list.
+fn list(words: &impl Serialize) -> String {
+    let words = serde_json::to_value(words).unwrap_or_default();
+    let words = words.as_array().into_iter().flatten().filter_map(Value::as_str);
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn databases(key: &str, found: &Deployment, findings: &mut Findings) -> Plan {

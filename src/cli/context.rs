@@ -28,8 +28,8 @@ use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::notes::Notes;
 use mlvault::repository::pins::{self, PinMemory, StatedPin};
 use mlvault::repository::session::PROGRAM;
-
 use mlvault::repository::{OpenOptions, Repository};
+use mlvault::run_summary::Told;
 use mlvault::s3::{Credentials, Lane, Limits, S3Options};
 use mlvault::source::filter::OwnPlaces;
 use mlvault::sync::lock;
@@ -150,7 +150,11 @@ pub struct Context {
     opened: Mutex<Vec<Arc<Repository>>>,
     /// Whether a snapshot was found that may not be the one that is meant.
     is_in_doubt: Cell<bool>,
+    last_words: LastWords,
 }
+
+/// What is done before a process that hangs after a signal is ended.
+type LastWords = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 impl Context {
     /// Reads the configuration file, starts progress output and listens for signals.
@@ -164,7 +168,8 @@ impl Context {
         let cancel = Cancel::default();
         let limits = limits(&args, &file, &cancel)?;
         listen_for_signals(&cancel);
-        end_when_stuck(&cancel);
+        let last_words = LastWords::default();
+        end_when_stuck(&cancel, &last_words);
         let opened = Mutex::default();
         Ok(Self {
             progress: Progress::start(verbosity),
@@ -176,6 +181,7 @@ impl Context {
             limits,
             opened,
             is_in_doubt: Cell::new(false),
+            last_words,
         })
     }
 
@@ -210,6 +216,21 @@ impl Context {
     /// Returns how fast bodies may go over the network.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Says what is to be done if the process hangs after a signal and is ended.
+    pub fn leave_last_words(&self, words: Box<dyn FnOnce() + Send>) {
+        *lock(&self.last_words) = Some(words);
+    }
+
+    /// Says that nothing is to be done any more: the command has come to its end.
+    pub fn forget_last_words(&self) {
+        lock(&self.last_words).take();
+    }
+
+    /// Returns the problems and warnings that were told so far.
+    pub fn told(&self) -> Told {
+        self.progress.told()
     }
 
     /// Ends progress output, before a result is printed.
@@ -560,17 +581,19 @@ fn cgroup_limit() -> Option<u64> {
 
 /// Ends the process if it does not end by itself after a signal: a server, a disk or a command can hold up any thread.
 /// Sessions have been closed by then, also those whose own thread is held up.
-fn end_when_stuck(cancel: &Cancel) {
+fn end_when_stuck(cancel: &Cancel, last_words: &LastWords) {
     /// How long after a signal. Kubernetes kills a pod after 30 seconds, and some run with less.
     const STOP_MAX: Duration = Duration::from_secs(17);
     /// How often the flag is looked at.
     const LOOK: Duration = Duration::from_millis(100);
-    let cancel = cancel.clone();
+    let (cancel, last_words) = (cancel.clone(), Arc::clone(last_words));
     let _ = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         while cancel.raised_for().is_none_or(|time| time < STOP_MAX) {
             std::thread::sleep(LOOK);
         }
         let _ = exit::report(&Error::Interrupted);
+        let words = lock(&last_words).take();
+        words.into_iter().for_each(|say| say());
         // Not the usual way out, which would wait for what hangs.
         signal_hook::low_level::exit(i32::from(exit::INTERRUPTED));
     });

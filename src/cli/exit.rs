@@ -61,7 +61,7 @@ pub fn code_of(error: &Error) -> Code {
 }
 
 /// Returns what a user can do about an error.
-fn hint_of(error: &Error) -> Option<&'static str> {
+pub fn hint_of(error: &Error) -> Option<&'static str> {
     match error {
         Error::NoRepository { .. } => Some("check the location, or create a repository there with `mlvault init`"),
         Error::WrongKey { .. } => {
@@ -117,10 +117,10 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Prints an error with its hint and returns its exit code.
-pub fn report(error: &Error) -> ExitCode {
+pub fn report(error: &Error) -> Code {
     let code = code_of(error);
     tell_error(&error.to_string(), hint_of(error), code);
-    code.into()
+    code
 }
 
 fn tell_error(message: &str, hint: Option<&str>, code: Code) {

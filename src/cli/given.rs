@@ -37,6 +37,16 @@ impl Given {
         Self(values.collect())
     }
 
+    /// Returns whether an argument was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+
+    /// Returns what was given for an argument.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|given| given.name == name).map(|given| given.value.as_str())
+    }
+
     /// Returns them all.
     pub fn values(&self) -> &[GivenValue] {
         &self.0

@@ -33,6 +33,7 @@ mod key;
 mod ls;
 mod man;
 mod models;
+mod notify;
 mod outcome;
 mod output;
 mod passwords;
@@ -47,6 +48,7 @@ mod restore_deployment;
 mod restore_request;
 mod restore_rest;
 mod rewrite;
+mod run;
 mod selection;
 mod snapshots;
 mod standing;
@@ -67,8 +69,10 @@ use mlvault::environment;
 use mlvault::error::{Error, Result};
 
 use crate::cli::context::{Context, GlobalArgs};
+use crate::cli::exit::Code;
 use crate::cli::given::Given;
 use crate::cli::outcome::Outcome;
+use crate::cli::run::Run;
 
 /// Back up a whole MLflow deployment into a deduplicated, encrypted repository, and restore it
 ///
@@ -113,6 +117,7 @@ enum Command {
     Doctor(doctor::Args),
     Drill(Box<drill::Args>),
     Config(config::Args),
+    Notify(notify::Args),
     Cache(cache::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -131,32 +136,55 @@ pub fn run() -> ExitCode {
     };
     cli.global.choose_log_format();
     if let Err(error) = passwords::refuse(&command, &matches) {
-        return exit::report(&error);
+        return exit::report(&error).into();
     }
     let json = cli.global.json;
     if let Some(result) = cli.command.run_alone() {
-        return end(result, json, false);
+        return end(&result, json, false).0.into();
     }
     let context = match Context::new(cli.global, Given::new(&command, &matches)) {
         Ok(context) => context,
-        Err(error) => return exit::report(&error),
+        Err(error) => return exit::report(&error).into(),
     };
     context.begin(matches.subcommand_name().unwrap_or_default());
-    let result = cli.command.run(&context);
-    context.tell_about_opened();
-    context.finish();
-    end(result, json, context.is_in_doubt())
+    run_around(&context, cli.command, &words(&matches)).into()
 }
 
-/// Prints what a command came to, and returns its exit code.
-fn end(result: Result<Outcome>, json: bool, is_in_doubt: bool) -> ExitCode {
-    match result.and_then(|outcome| output::print(&outcome, json).map(|()| outcome)) {
-        Ok(Outcome { error: Some(error), .. }) => exit::report(&error),
-        Ok(outcome) if outcome.code == exit::COMPLETE && is_in_doubt => exit::INCOMPLETE.into(),
-        Ok(outcome) => outcome.code.into(),
+/// Returns the command that was called, and those below it.
+fn words(matches: &clap::ArgMatches) -> Vec<&str> {
+    let below = matches.subcommand().map(|(name, below)| [vec![name], words(below)].concat());
+    below.unwrap_or_default()
+}
+
+/// Runs a command, with what goes on around it, and returns its exit code.
+fn run_around(context: &Context, command: Command, words: &[&str]) -> Code {
+    let deployment = context.given().value("deployment").filter(|_| command.may_be_of_deployment());
+    let mut run = match Run::begin(context, words, deployment.map(str::to_owned)) {
+        Ok(run) => run,
+        Err(error) => return exit::report(&error),
+    };
+    let begun = run.as_mut().map_or(Ok(()), Run::before);
+    let result = begun.and_then(|()| command.run(context));
+    context.tell_about_opened();
+    context.finish();
+    let (code, error) = end(&result, context.json(), context.is_in_doubt());
+    if let Some(run) = run {
+        run.end(result.as_ref().ok(), code, error.as_ref());
+    }
+    code
+}
+
+/// Prints what a command came to, and returns its exit code, and the error that was told.
+fn end(result: &Result<Outcome>, json: bool, is_in_doubt: bool) -> (Code, Option<Error>) {
+    let printed =
+        result.as_ref().map_err(Error::clone).and_then(|outcome| output::print(outcome, json).map(|()| outcome));
+    match printed {
+        Ok(Outcome { error: Some(error), .. }) => (exit::report(error), Some(error.clone())),
+        Ok(outcome) if outcome.code == exit::COMPLETE && is_in_doubt => (exit::INCOMPLETE, None),
+        Ok(outcome) => (outcome.code, None),
         // Whoever read the output has seen enough of it.
-        Err(error) if output::is_closed(&error) => exit::COMPLETE.into(),
-        Err(error) => exit::report(&error),
+        Err(error) if output::is_closed(&error) => (exit::COMPLETE, None),
+        Err(error) => (exit::report(&error), Some(error)),
     }
 }
 
@@ -185,6 +213,14 @@ impl Command {
             Self::Completions(args) => Some(completions::run(program(), args)),
             Self::Man(args) => Some(man::run(program(), args)),
             _ => None,
+        }
+    }
+
+    /// Returns whether a deployment that is named is what the command is about: the variable may be there for other runs.
+    fn may_be_of_deployment(&self) -> bool {
+        match self {
+            Self::Backup(args) => !args.is_of_other(),
+            _ => true,
         }
     }
 
@@ -218,6 +254,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(context, args),
             Self::Drill(args) => drill::run(context, *args),
             Self::Config(args) => config::run(context, args),
+            Self::Notify(args) => notify::run(context, args),
             Self::Cache(args) => cache::run(context, args),
             Self::Completions(_) | Self::Man(_) => Err(Error::Internal("The command needs no settings".to_owned())),
         }

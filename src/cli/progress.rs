@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use mlvault::monitor::{Counter, Monitor, Totals};
+use mlvault::run_summary::Told;
 use mlvault::sync::lock;
 
 use crate::cli::standing::Standing;
@@ -58,6 +59,7 @@ struct Shown {
     entries_total: AtomicU64,
     bytes_total: AtomicU64,
     phase: Mutex<Option<(&'static str, Instant)>>,
+    told: Mutex<Told>,
     stopped: AtomicBool,
 }
 
@@ -77,9 +79,15 @@ impl Progress {
             entries_total: AtomicU64::new(0),
             bytes_total: AtomicU64::new(0),
             phase: Mutex::default(),
+            told: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         Arc::new(Self { shown, ticker: Mutex::default() })
+    }
+
+    /// Returns the problems and warnings that were told so far.
+    pub fn told(&self) -> Told {
+        lock(&self.shown.told).clone()
     }
 
     /// Stops showing and clears the line.
@@ -181,11 +189,13 @@ impl Monitor for Progress {
     }
 
     fn problem(&self, subject: &str, message: &str) {
+        lock(&self.shown.told).problem(subject, message);
         let text = format!("{}: {message}", printable(subject));
         self.shown.say(Kind::Problem, &text, json!({ "subject": subject, "message": message }));
     }
 
     fn warning(&self, message: &str) {
+        lock(&self.shown.told).warning(message);
         self.shown.say(Kind::Warning, &printable(message), json!({ "message": message }));
     }
 

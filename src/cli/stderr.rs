@@ -42,6 +42,8 @@ pub enum Kind {
     Error,
     /// What can be done about that.
     Hint,
+    /// What the run came to, for programs only.
+    Summary,
 }
 
 impl Kind {
@@ -55,12 +57,13 @@ impl Kind {
             Self::Problem => "problem",
             Self::Error => "error",
             Self::Hint => "hint",
+            Self::Summary => "summary",
         }
     }
 
     fn prefix(self) -> &'static str {
         match self {
-            Self::Start | Self::Progress | Self::Detail => "",
+            Self::Start | Self::Progress | Self::Detail | Self::Summary => "",
             Self::Note => "Note: ",
             Self::Warning => "Warning: ",
             Self::Problem => "Problem: ",
@@ -72,7 +75,7 @@ impl Kind {
     /// The snapshot lacks what a problem is about, so that counts as much as an error.
     fn level(self) -> &'static str {
         match self {
-            Self::Start | Self::Progress | Self::Detail | Self::Note | Self::Hint => "INFO",
+            Self::Start | Self::Progress | Self::Detail | Self::Note | Self::Hint | Self::Summary => "INFO",
             Self::Warning => "WARN",
             Self::Problem | Self::Error => "ERROR",
         }

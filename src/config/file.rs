@@ -34,10 +34,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Table;
 
+use crate::config::calls::{HooksSection, NotifySection};
 use crate::config::credential::read_secret_line;
 use crate::config::origins::Origins;
 use crate::environment;
 use crate::error::{Error, Result};
+use crate::hooks::Hooks;
+use crate::notify::Place;
 use crate::objectives::Objectives;
 use crate::retention::policy::PolicySpec;
 use crate::s3::Credentials;
@@ -73,6 +76,10 @@ pub struct ConfigFile {
     pub s3: S3Section,
     /// Where copies go.
     pub to: ToSection,
+    /// What runs before and after commands.
+    pub hooks: HooksSection,
+    /// Who is told how commands end, by names.
+    pub notify: BTreeMap<String, NotifySection>,
     /// Deployments by name.
     pub deployment: BTreeMap<String, DeploymentSection>,
     /// Retention policies by name.
@@ -139,6 +146,8 @@ pub struct DeploymentSection {
     pub objectives: Objectives,
     /// Where drills restore it to.
     pub drill: DrillSection,
+    /// What runs before and after commands that are about it.
+    pub hooks: HooksSection,
     /// How its buckets are reached.
     pub s3: S3Section,
     /// How single buckets are reached, by their names.
@@ -236,6 +245,25 @@ impl ConfigFile {
         })
     }
 
+    /// Returns the hooks of runs that are about a deployment, or about none.
+    pub fn hooks(&self, deployment: Option<&str>) -> Result<Hooks> {
+        let of_deployment = deployment.and_then(|name| self.deployment.get(name));
+        let section = of_deployment.map_or_else(HooksSection::default, |section| section.hooks.clone());
+        section.over(&self.hooks).hooks()
+    }
+
+    /// Returns everybody who wants to be told, and by their names what is wrong with others.
+    pub fn places(&self) -> (Vec<Place>, Vec<(String, Error)>) {
+        let (mut places, mut faults) = (Vec::new(), Vec::new());
+        for (name, section) in &self.notify {
+            match section.place(name) {
+                Ok(place) => places.push(place),
+                Err(error) => faults.push((name.clone(), error)),
+            }
+        }
+        (places, faults)
+    }
+
     /// Reads the text of a file.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
@@ -271,6 +299,7 @@ impl DeploymentSection {
             retention: pick(self.retention, &under.retention),
             objectives: under.objectives.clone(),
             drill: self.drill.over(&under.drill),
+            hooks: self.hooks.over(&under.hooks),
             s3: self.s3.over(&under.s3),
             buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },
         }

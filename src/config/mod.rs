@@ -1,5 +1,6 @@
 //! Settings that come from outside: flags, environment, configuration file, in this order of precedence.
 
+pub mod calls;
 pub mod credential;
 pub mod deployment;
 pub mod file;

@@ -5,7 +5,6 @@
 //! - A plain `http://` endpoint is used only on this machine or where the user allowed it.
 //! - A CA bundle or endpoint that is no good ends in an error before the first request.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -43,6 +42,7 @@ use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use crate::environment;
 use crate::error::{Error, Result};
 use crate::hears::Hears;
+use crate::http::is_loopback;
 use crate::s3::options::{Credentials, S3Options};
 use crate::s3::patience::Patience;
 use crate::s3::{fault, unverified};
@@ -153,15 +153,6 @@ pub fn check_endpoint(endpoint: &str, insecure_http: bool) -> Result<()> {
         "http" => invalid("plain http:// to another machine has to be allowed explicitly"),
         _ => invalid("it does not begin with https:// or http://"),
     }
-}
-
-/// Returns whether `host` or `host:port` is this machine, judged by its text alone.
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => authority.split(':').next().unwrap_or(""),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Makes an HTTP client that honours the CA bundle and the usual proxy variables, unless certificates do not count.

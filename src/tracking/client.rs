@@ -7,7 +7,6 @@
 //! - No answer takes more memory than a named limit.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -24,9 +23,9 @@ use zeroize::Zeroizing;
 
 use super::json;
 use super::options::{Login, TrackingOptions};
-use super::tls;
 use crate::error::{Error, Fault, Result};
 use crate::hears::Hears;
+use crate::http::{self, HttpOptions, read_body};
 use crate::units::{KIB, MIB};
 
 /// Longest answer that is read.
@@ -61,21 +60,17 @@ enum Payload<'a> {
 impl TrackingClient {
     /// Prepares a client; nothing is sent yet.
     pub fn connect(options: &TrackingOptions) -> Result<Self> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            // A redirect would take the credentials to wherever the server, or who pretends to be it, says.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .tls_config(tls::settings(options)?)
-            .user_agent(concat!("mlvault/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(options.timeout))
-            .timeout_recv_response(Some(options.timeout))
-            .timeout_per_read(Some(options.timeout))
-            .timeout_per_write(Some(options.timeout))
-            .max_idle_age(IDLE_MAX)
-            .build();
+        let http = HttpOptions {
+            server: "the MLflow server",
+            ca_bundle: options.ca_bundle.clone(),
+            client_certificate: options.client_certificate.clone(),
+            ignore_tls: options.ignore_tls,
+            silence_max: options.timeout,
+            total_max: None,
+            idle_max: IDLE_MAX,
+        };
         Ok(Self {
-            agent: config.new_agent(),
+            agent: http::agent(&http)?,
             options: Arc::new(options.clone()),
             authorization: authorization(&options.login).map(|header| Arc::new(Zeroizing::new(header))),
             hears: Hears::nobody(),
@@ -262,11 +257,7 @@ impl TrackingClient {
 
     /// Explains why there was no answer. A certificate that is not trusted now will not be trusted later.
     fn no_answer(&self, path: &str, error: ureq::Error) -> Failure {
-        let is_untrusted = match &error {
-            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
-            ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
-            _ => false,
-        };
+        let is_untrusted = http::is_untrusted(&error);
         let error = self.error(Fault::Unavailable, path, error);
         if is_untrusted { Failure::lasting(error) } else { Failure::passing(error) }
     }
@@ -406,11 +397,4 @@ pub(super) fn encode(text: &str) -> String {
 fn encode_query(query: &[(&str, &str)]) -> String {
     let pairs: Vec<String> = query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
-}
-
-/// Reads a body to its end; one that is cut off, or longer than the limit, is an error.
-fn read_body(answer: &mut Response<Body>, bytes_max: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    answer.body_mut().with_config().limit(bytes_max).reader().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

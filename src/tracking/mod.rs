@@ -12,7 +12,6 @@ pub mod import;
 pub mod json;
 mod list;
 mod options;
-mod tls;
 
 pub use client::TrackingClient;
 pub use options::{Login, TrackingOptions, options};

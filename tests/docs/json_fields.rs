@@ -273,10 +273,11 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     printed.run("stats", &[], 0);
     printed.run("stats", &["latest"], 0);
     let toml = path("mlvault.toml");
-    let of_file =
-        "to.key-file = '/none'\n[policy.p]\nkeep-last = 1\n[deployment.p]\nbackend-store-uri = 'sqlite:////none.db'\n";
+    let of_file = "[to]\nkey-file = '/none'\n[deployment.p]\nbackend-store-uri = 'sqlite:////none.db'\n\
+                   [notify.p]\nkind = 'ping'\nurl = 'http://127.0.0.1:1/p'\ntimeout = '1s'\n[policy.p]\nkeep-last = 1\n";
     fs::write(&toml, of_file).unwrap();
     printed.run("config check", &["--config", &toml], 2);
+    printed.run("notify test", &["--config", &toml], 1);
     printed.run("check", &["--max-age", "7d"], 0);
     printed.run("repair index", &["--dry-run"], 0);
     printed.run("doctor", &[], 0);

@@ -13,6 +13,7 @@ pub mod recording_disk;
 pub mod recording_proxy;
 pub mod repo;
 pub mod s3_server;
+pub mod smtp_server;
 pub mod sqlite_file;
 pub mod thief;
 
