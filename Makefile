@@ -24,7 +24,7 @@ COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) with completions, manual pages, debug information
+install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) with completions, manual pages, systemd units
 	@scripts/setup.sh build
 	MLVAULT_COMMIT='$(COMMIT)' cargo build --profile dist --bin mlvault
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/debug/mlvault'
@@ -35,6 +35,9 @@ install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) w
 	'$(DIST)' completions zsh > '$(SHARE)/zsh/site-functions/_mlvault'
 	'$(DIST)' completions fish > '$(SHARE)/fish/vendor_completions.d/mlvault.fish'
 	'$(DIST)' man --out '$(SHARE)/man/man1'
+	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(SHARE)/mlvault'
+	install -m 644 deploy/systemd/* '$(DESTDIR)$(PREFIX)/lib/systemd/system'
+	install -m 644 docs/mlvault.toml deploy/cron/mlvault '$(SHARE)/mlvault'
 
 demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
 	@scripts/setup.sh demo

@@ -5,7 +5,8 @@
 #
 #   build   a C++ compiler, libclang for RocksDB's bindings, and RocksDB itself, compiled once (scripts/rocksdb.sh);
 #           install Rust first
-#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow
+#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow; systemd, which
+#           looks at the units of deploy/
 #   deny    build, and cargo-deny, as a binary
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
@@ -152,7 +153,7 @@ install_postgresql() {
 setup_test() {
     setup_build
     install_postgresql
-    debian_packages openssl sqlite3 strace
+    debian_packages openssl sqlite3 strace systemd
     python_parts s3 reader data mlflow
 }
 

@@ -29,6 +29,7 @@ mod damage;
 mod database_merge;
 mod database_postgresql;
 mod database_sqlite;
+mod deploy;
 mod deployment_concurrent;
 mod deployment_damage;
 mod deployment_databases;
