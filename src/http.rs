@@ -18,8 +18,16 @@ use rustls::{ClientConfig, RootCertStore};
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body};
+use url::Url;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
+use crate::units::KIB;
+
+/// How much of a reply is read.
+const REPLY_BYTES_MAX: u64 = 64 * KIB;
+/// How much of it is repeated, in characters.
+const REPLY_LEN_MAX: usize = 200;
 
 /// How a server is reached.
 #[derive(Debug, Clone)]
@@ -38,6 +46,81 @@ pub struct HttpOptions {
     pub total_max: Option<Duration>,
     /// How long an unused connection is kept.
     pub idle_max: Duration,
+}
+
+/// A URL that is called, whose path may be a secret.
+#[derive(Clone)]
+pub struct HttpTarget {
+    url: Zeroizing<String>,
+    ca_bundle: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for HttpTarget {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("HttpTarget").field("url", &self.shown()).finish_non_exhaustive()
+    }
+}
+
+impl HttpTarget {
+    /// Reads a URL: one of https, or of http to this machine or where that is allowed. No message repeats it.
+    pub fn new(url: &str, insecure_http: bool, ca_bundle: Option<PathBuf>) -> Result<Self> {
+        let invalid = |reason: &str| Err(Error::Invalid(format!("The URL cannot be used: {reason}")));
+        let Ok(parsed) = Url::parse(url.trim()) else { return invalid("it is not one") };
+        let authority = &parsed[url::Position::BeforeHost..url::Position::AfterPort];
+        match parsed.scheme() {
+            "https" => {}
+            "http" if insecure_http || is_loopback(authority) => {}
+            "http" => return invalid("plain http:// to another machine has to be allowed with insecure-http"),
+            _ => return invalid("it does not begin with https:// or http://"),
+        }
+        Ok(Self { url: Zeroizing::new(parsed.as_str().to_owned()), ca_bundle })
+    }
+
+    /// Returns the URL itself.
+    pub fn url(&self) -> &Zeroizing<String> {
+        &self.url
+    }
+
+    /// Returns scheme and host.
+    pub fn shown(&self) -> String {
+        let url = Url::parse(&self.url).ok();
+        url.map_or_else(String::new, |url| {
+            format!("{}://{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort])
+        })
+    }
+
+    /// Sets up a client for one request to `server`, as messages call it, that takes no longer than this.
+    pub fn agent(&self, server: &'static str, time: Duration) -> Result<Agent> {
+        agent(&HttpOptions {
+            server,
+            ca_bundle: self.ca_bundle.clone(),
+            client_certificate: None,
+            ignore_tls: false,
+            silence_max: time,
+            total_max: Some(time),
+            idle_max: Duration::ZERO,
+        })
+    }
+}
+
+/// What a server answered to a request of which only the outcome matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The status, and the beginning of what it said.
+    pub said: String,
+}
+
+impl Reply {
+    /// Reads an answer.
+    pub fn read(mut answer: Response<Body>) -> Self {
+        let status = answer.status().as_u16();
+        let body = read_body(&mut answer, REPLY_BYTES_MAX).unwrap_or_default();
+        let text: String = String::from_utf8_lossy(&body).trim().chars().take(REPLY_LEN_MAX).collect();
+        let said = if text.is_empty() { format!("status {status}") } else { format!("status {status} ({text})") };
+        Self { status, said }
+    }
 }
 
 /// Sets up a client; nothing is sent yet.

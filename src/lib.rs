@@ -51,14 +51,14 @@
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`run_summary`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`] [`http`]: plain functions on bytes |
-//! | 2 clients | [`database`] [`hooks`] [`notify`] [`s3`] [`tracking`]: what talks to other programs, for the ports |
+//! | 2 clients | [`database`] [`hooks`] [`http_server`] [`notify`] [`s3`] [`tracking`]: what talks to other programs |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: the records of a repository, and who may write them when |
 //! | 5 chunks | [`chunks`]: content on its way into packs and back |
 //! | 6 trees | [`trees`]: the entries of a component |
 //! | 7 catalogue | [`catalogue`]: what a snapshot knows of MLflow |
 //! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] [`rewrite`] |
-//! | 9 procedures | [`procedures`]: operations in a row, with a plan that somebody agrees to |
+//! | 9 procedures | [`procedures`] [`status`]: operations in a row, with a plan that somebody agrees to; what many of them say together |
 //! | 10 edges | [`config`] |
 
 // It tells a monitor, and lets whoever uses it print.
@@ -112,6 +112,8 @@ pub mod hooks;
 #[doc(hidden)]
 pub mod http;
 #[doc(hidden)]
+pub mod http_server;
+#[doc(hidden)]
 pub mod id;
 #[doc(hidden)]
 pub mod index;
@@ -145,6 +147,7 @@ pub mod source;
 #[doc(hidden)]
 pub mod sql;
 pub mod stats;
+pub mod status;
 #[doc(hidden)]
 pub mod stdin_reader;
 #[doc(hidden)]

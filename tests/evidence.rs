@@ -9,39 +9,18 @@ use jiff::{SignedDuration, Timestamp};
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
 use mlvault::check::{ProblemKind, ReadData};
-use mlvault::crypto::random;
 use mlvault::error::{Error, Fault};
-use mlvault::format::evidence::{
-    self, DrillEvidence, DrillResult, DrilledFiles, DrilledSnapshot, EvidenceRecord, Lines, Says,
-};
+use mlvault::format::evidence::Says;
 use mlvault::format::key_slot::Role;
-use mlvault::format::object::{self, ObjectKind};
 use mlvault::hears::Hears;
-use mlvault::id::{EvidenceId, SessionId};
+use mlvault::id::EvidenceId;
 use mlvault::procedures::{Consent, repair_objects};
 use mlvault::prune::{self, PruneOptions};
 use mlvault::repository::evidence::{Doubt, Evidence};
 use mlvault::repository::{Repository, layout};
 
-use crate::support::repo::{Vault, clean_check, key_file};
-
-fn passed_drill() -> Says {
-    let started = Timestamp::UNIX_EPOCH;
-    Says::Drill(Box::new(DrillEvidence {
-        deployment: "production".to_owned(),
-        snapshot: DrilledSnapshot { id: SessionId::from_bytes([2; 16]), started, complete: true },
-        result: DrillResult::Passed,
-        places: Vec::new(),
-        times: Vec::new(),
-        tables: Vec::new(),
-        files: DrilledFiles::default(),
-        server: None,
-        failures: Lines::default(),
-        exceptions: Lines::default(),
-        tools: Vec::new(),
-        retention: None,
-    }))
-}
+use crate::support::repo::{Vault, clean_check, key_file, passed_drill};
+use crate::support::thief::forge_evidence;
 
 fn all(repository: &Repository) -> Vec<Evidence> {
     let mut all = Vec::new();
@@ -61,22 +40,12 @@ fn with_key(vault: &Vault, label: &str, role: Role) -> Arc<Repository> {
     vault.open_with(&credential).unwrap()
 }
 
-/// Writes what nobody should believe, as whoever holds the key could.
-fn forge(repository: &Repository, at: Timestamp, says: Says) -> EvidenceId {
-    let id = EvidenceId::new(at.as_millisecond() as u64, random());
-    let record = EvidenceRecord { at, host: "thief".to_owned(), program: String::new(), says };
-    let body = evidence::encode(repository.id(), id, &record, &repository.access().signer());
-    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Evidence, &id.to_string(), &body);
-    repository.backend().create(&layout::evidence(&id), sealed.into()).unwrap();
-    id
-}
-
 #[test]
 fn only_who_can_know_it_is_believed() {
     let (vault, _) = Vault::in_memory();
     for (says, believed) in [
         (clean_check(), [Role::Auditor, Role::Reader, Role::Maintainer].as_slice()),
-        (passed_drill(), &[Role::Reader, Role::Maintainer]),
+        (Says::Drill(Box::new(passed_drill("production"))), &[Role::Reader, Role::Maintainer]),
     ] {
         for role in [Role::Writer, Role::Auditor, Role::Reader, Role::Maintainer] {
             let repository = with_key(&vault, &format!("{} {}", role.name(), believed.len()), role);
@@ -86,7 +55,7 @@ fn only_who_can_know_it_is_believed() {
                 Err(error) => assert!(!is_believed && matches!(error, Error::Role { .. }), "{role:?}: {error}"),
             }
             // A thief does not ask.
-            let forged = forge(&repository, Timestamp::now(), says.clone());
+            let forged = forge_evidence(&repository, Timestamp::now(), says.clone());
             let found = all(&repository).into_iter().find(|evidence| evidence.id == forged).unwrap();
             assert_eq!(found.is_believed(), is_believed, "{role:?}");
             assert_eq!(found.doubt(), (!is_believed).then_some(Doubt::Role));
@@ -103,7 +72,7 @@ fn what_a_removed_key_says_later_proves_nothing() {
     let auditor = with_key(&vault, "auditor", Role::Auditor);
     auditor.write_evidence(clean_check()).unwrap();
     vault.open().unwrap().remove_key("auditor").unwrap();
-    forge(&auditor, Timestamp::now(), clean_check());
+    forge_evidence(&auditor, Timestamp::now(), clean_check());
     let doubts: Vec<_> = all(&vault.open().unwrap()).iter().map(Evidence::doubt).collect();
     assert_eq!(doubts, [Some(Doubt::KeyRemoved), None]);
 }
@@ -113,9 +82,9 @@ fn the_newest_comes_first_and_a_wrong_date_neither_counts_nor_hides_others() {
     let (vault, memory) = Vault::in_memory();
     let repository = vault.open().unwrap();
     let now = Timestamp::now();
-    let forged = forge(&repository, now + SignedDuration::from_hours(24 * 365 * 50), clean_check());
-    let old = forge(&repository, now - SignedDuration::from_hours(24 * 365), clean_check());
-    let honest_old = forge(&repository, now - SignedDuration::from_hours(24 * 9), clean_check());
+    let forged = forge_evidence(&repository, now + SignedDuration::from_hours(24 * 365 * 50), clean_check());
+    let old = forge_evidence(&repository, now - SignedDuration::from_hours(24 * 365), clean_check());
+    let honest_old = forge_evidence(&repository, now - SignedDuration::from_hours(24 * 9), clean_check());
     memory.set_modified(&layout::evidence(&honest_old), now - SignedDuration::from_hours(24 * 9));
     std::thread::sleep(std::time::Duration::from_millis(5));
     let new = repository.write_evidence(clean_check()).unwrap();
@@ -187,7 +156,7 @@ fn a_prune_removes_no_evidence() {
     let memory: Arc<MemoryBackend> = Arc::default();
     let vault = Vault::create(Arc::clone(&memory) as Arc<dyn Backend>);
     let repository = vault.open().unwrap();
-    let id = repository.write_evidence(passed_drill()).unwrap();
+    let id = repository.write_evidence(Says::Drill(Box::new(passed_drill("production")))).unwrap();
     memory.set_modified(&layout::evidence(&id), Timestamp::now() - SignedDuration::from_hours(24 * 4000));
     prune::run(&repository, &PruneOptions::default(), &Hears::nobody()).unwrap();
     assert_eq!(all(&repository).len(), 1);

@@ -13,6 +13,7 @@
 //! Not damage, because it is what an interrupted backup leaves: packs that no segment names, sessions without an
 //! outcome. A session's announcement that is missing is not looked for: once the session has ended nobody needs it.
 
+mod evidence;
 mod findings;
 mod memory;
 mod objects;
@@ -24,6 +25,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub use crate::check::evidence::evidence;
 pub use crate::check::findings::{CheckReport, Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport};
 pub use crate::check::subset::Subset;
 

@@ -1,11 +1,14 @@
 //! `mlvault check`
 
+use std::time::Instant;
+
 use clap::Parser;
 use jiff::SignedDuration;
 use serde_json::json;
 
 use mlvault::check::{self, Aged, CheckOptions, CheckReport, Coverage, Problem, ProblemKind, ReadData, Subset};
 use mlvault::error::Result;
+use mlvault::format::evidence::{CheckEvidence, Says};
 use mlvault::units::{count, format_bytes, plural};
 
 use crate::cli::context::Context;
@@ -24,7 +27,7 @@ use crate::cli::{exit, values};
 Examples:
   mlvault check
   mlvault check --read-data-subset 10%
-  mlvault check --max-age 30d --budget 50G")]
+  mlvault check --max-age 30d --budget 50G --record")]
 pub struct Args {
     /// Read all packs and verify every chunk
     #[arg(long, conflicts_with_all = ["read_data_subset", "max_age"])]
@@ -38,6 +41,10 @@ pub struct Args {
     /// Read at most this much, beginning with the packs that were verified longest ago
     #[arg(long, value_name = "SIZE", value_parser = values::size, requires = "max_age")]
     budget: Option<u64>,
+    /// Leave a signed record of the result in the repository, for `mlvault status`; needs a key of an auditor, reader or
+    /// maintainer, and credentials that may write
+    #[arg(long)]
+    record: bool,
 }
 
 impl Args {
@@ -58,9 +65,30 @@ impl Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let options = CheckOptions { read_data: args.read_data() };
     let repository = context.repository()?;
+    if args.record {
+        repository.require_believed(CheckEvidence::counts_from)?;
+    }
+    let begun = Instant::now();
     let report = check::run(&repository, &options, &context.hears())?;
-    let code = if report.is_clean() { exit::COMPLETE } else { exit::FAILED };
-    Ok(Outcome::new(code, json!({ "clean": report.is_clean(), "report": report }), text(&report)))
+    let mut text = text(&report);
+    let mut code = if report.is_clean() { exit::COMPLETE } else { exit::FAILED };
+    let mut recorded = None;
+    if args.record {
+        let says = Says::Check(check::evidence(&options, &report, begun.elapsed()));
+        match repository.write_evidence(says) {
+            Ok(id) => {
+                text.line(format!("Recorded as {id}"));
+                recorded = Some(id);
+            }
+            // What was found is as true without.
+            Err(error) => {
+                context.monitor().problem("evidence", &format!("the result could not be recorded: {error}"));
+                code = if report.is_clean() { exit::INCOMPLETE } else { code };
+            }
+        }
+    }
+    let document = json!({ "clean": report.is_clean(), "report": report, "recorded": recorded });
+    Ok(Outcome::new(code, document, text))
 }
 
 fn text(report: &CheckReport) -> Text {

@@ -1,7 +1,6 @@
 //! `mlvault forget`
 
 use clap::{Args as Group, Parser};
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use mlvault::error::{Error, Result};
@@ -176,8 +175,7 @@ fn what(context: &Context, args: Args) -> Result<ForgetChoice> {
         let source = SourceArgs { deployment: args.deployment, group: args.group };
         return Ok(ForgetChoice::Snapshots(Named { names: args.snapshots, scope: source.scope() }));
     }
-    let zone = TimeZone::get(&args.time_zone)
-        .map_err(|error| Error::Invalid(format!("{:?} is not a known time zone: {error}", args.time_zone)))?;
+    let zone = values::time_zone(&args.time_zone)?;
     let given = PolicySpec::from(args.keep);
     let name = match args.policy {
         None if given == PolicySpec::default() => args.deployment.as_ref().and_then(|name| retention_of(context, name)),

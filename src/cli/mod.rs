@@ -32,6 +32,7 @@ mod init;
 mod key;
 mod ls;
 mod man;
+mod metrics;
 mod models;
 mod notify;
 mod outcome;
@@ -43,6 +44,7 @@ mod repair;
 mod repair_objects;
 mod repair_packs;
 mod repair_snapshots;
+mod report;
 mod restore;
 mod restore_deployment;
 mod restore_request;
@@ -53,6 +55,7 @@ mod selection;
 mod snapshots;
 mod standing;
 mod stats;
+mod status;
 mod stderr;
 mod tag;
 mod to;
@@ -60,6 +63,7 @@ mod undelete;
 mod upgrade_done;
 mod values;
 mod version;
+mod written_file;
 
 use std::process::ExitCode;
 
@@ -111,6 +115,9 @@ enum Command {
     Check(check::Args),
     Repair(repair::Args),
     Stats(stats::Args),
+    Status(status::Args),
+    Metrics(metrics::Args),
+    Report(report::Args),
     Models(models::ModelArgs),
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
@@ -248,6 +255,9 @@ impl Command {
             Self::Check(args) => check::run(context, args),
             Self::Repair(args) => repair::run(context, args),
             Self::Stats(args) => stats::run(context, args),
+            Self::Status(args) => status::run(context, args),
+            Self::Metrics(args) => metrics::run(context, args),
+            Self::Report(args) => report::run(context, args),
             Self::Models(args) => models::models(context, args),
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),

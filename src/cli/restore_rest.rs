@@ -1,7 +1,7 @@
 //! `mlvault restore --via-rest`: through the REST API of a server, which gives new ids.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
@@ -12,13 +12,14 @@ use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::RestPlan;
 use mlvault::source::deployment::Deployment;
 use mlvault::tracking::TrackingClient;
-use mlvault::tracking::import::{IdMap, ImportReport};
+use mlvault::tracking::import::ImportReport;
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::context::Context;
 use crate::cli::outcome::Outcome;
 use crate::cli::restore_deployment::dry_run_lines;
 use crate::cli::restore_request::Request;
+use crate::cli::written_file::WrittenFile;
 use crate::cli::{confirm, exit};
 
 /// How to restore through a server.
@@ -37,7 +38,7 @@ pub struct RestArgs {
 /// A server to restore through, and where its new ids go.
 pub struct Server {
     client: TrackingClient,
-    id_map: Option<IdMapFile>,
+    id_map: Option<WrittenFile>,
 }
 
 impl RestArgs {
@@ -51,7 +52,7 @@ impl RestArgs {
         })?;
         let client = TrackingClient::connect(options)?.heard_by(&context.hears());
         client.check_access()?;
-        Ok(Server { client, id_map: self.id_map.as_deref().map(IdMapFile::create).transpose()? })
+        Ok(Server { client, id_map: self.id_map.as_deref().map(WrittenFile::begin).transpose()? })
     }
 }
 
@@ -71,38 +72,14 @@ pub fn run(request: &Request<'_>, server: Server) -> Result<Outcome> {
         return Ok(Outcome::complete(document, about.over(dry_run_lines(plan_lines(&plan, client.uri())))));
     };
     if let Some(file) = id_map {
-        file.finish(&report.ids)?;
+        let ids = serde_json::to_vec_pretty(&report.ids).map_err(|error| Error::Internal(error.to_string()))?;
+        file.finish(&ids)?;
     }
     let is_lacking = wanted.is_none() && snapshot.is_incomplete();
     let is_whole = report.left_out.is_empty() && report.copies_needed.is_empty() && !is_lacking;
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
     let document = json!({ "snapshot": snapshot.id, "about": about, "warnings": about.warnings(), "summary": report });
     Ok(Outcome::new(code, document, about.over(report_lines(snapshot, &report))))
-}
-
-/// The file for the new ids, which appears when they are all known.
-struct IdMapFile {
-    path: PathBuf,
-    file: tempfile::NamedTempFile,
-}
-
-impl IdMapFile {
-    /// Fails now if the file could not be written later.
-    fn create(path: &Path) -> Result<Self> {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(parent).map_err(|source| fault(path, source))?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    fn finish(self, ids: &IdMap) -> Result<()> {
-        serde_json::to_writer_pretty(&self.file, ids).map_err(|error| fault(&self.path, error.into()))?;
-        self.file.persist(&self.path).map_err(|error| fault(&self.path, error.error))?;
-        Ok(())
-    }
-}
-
-fn fault(path: &Path, source: std::io::Error) -> Error {
-    Error::target("write", path.to_owned(), source)
 }
 
 fn plan_lines(plan: &RestPlan, server: &str) -> Vec<String> {

@@ -39,6 +39,20 @@ pub struct Verdicts {
     pub consistency: Verdict,
 }
 
+impl Verdicts {
+    /// Returns each with the name of its part.
+    pub fn parts(&self) -> [(&'static str, Verdict); 5] {
+        let Self { database, artifacts, references, metadata, consistency } = *self;
+        [
+            ("database", database),
+            ("artifacts", artifacts),
+            ("references", references),
+            ("metadata", metadata),
+            ("consistency", consistency),
+        ]
+    }
+}
+
 /// Returns the verdict of records that were made before there was one.
 fn absent() -> Verdict {
     Verdict::Absent

@@ -50,9 +50,23 @@ impl Says {
     /// key that opens content.
     pub fn counts_from(&self, role: Role) -> bool {
         match self {
-            Self::Check(_) => role != Role::Writer,
-            Self::Drill(_) => role.reads_content(),
+            Self::Check(_) => CheckEvidence::counts_from(role),
+            Self::Drill(_) => DrillEvidence::counts_from(role),
         }
+    }
+}
+
+impl CheckEvidence {
+    /// As [`Says::counts_from`], before there is anything to say.
+    pub fn counts_from(role: Role) -> bool {
+        role != Role::Writer
+    }
+}
+
+impl DrillEvidence {
+    /// As [`Says::counts_from`], before there is anything to say.
+    pub fn counts_from(role: Role) -> bool {
+        role.reads_content()
     }
 }
 
@@ -177,6 +191,9 @@ pub struct DrillTime {
 }
 
 impl DrillTime {
+    /// The part that stands for all of them together.
+    pub const WHOLE: &'static str = "everything";
+
     /// Returns whether it took longer than it may.
     pub fn is_late(&self) -> bool {
         self.target_seconds.is_some_and(|target| self.milliseconds > target.saturating_mul(1000))

@@ -10,15 +10,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::error::{Error, Result};
-use crate::http::{self, HttpOptions, is_loopback};
+use crate::error::Result;
+use crate::http::{self, HttpTarget, Reply};
 use crate::run_summary::{Event, RunSummary};
-use crate::units::KIB;
 
-/// How much of an answer is read.
-const ANSWER_BYTES_MAX: u64 = 64 * KIB;
-/// How much of it is repeated, in characters.
-const ANSWER_LEN_MAX: usize = 200;
 /// How much of the text a sign of life carries, in bytes: what services keep.
 const PING_BYTES_MAX: usize = 10_000;
 
@@ -45,55 +40,28 @@ impl Sends {
 }
 
 /// A URL that wants to be called.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Call {
     /// What is sent.
     pub sends: Sends,
-    url: Zeroizing<String>,
-    ca_bundle: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for Call {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Call").field("sends", &self.sends).field("url", &self.shown()).finish_non_exhaustive()
-    }
+    /// Where to.
+    pub target: HttpTarget,
 }
 
 impl Call {
     /// Reads a URL. No message repeats it.
     pub fn new(sends: Sends, url: &str, insecure_http: bool, ca_bundle: Option<PathBuf>) -> Result<Self> {
-        let invalid = |reason: &str| Err(Error::Invalid(format!("The URL cannot be used: {reason}")));
-        let Ok(parsed) = Url::parse(url.trim()) else { return invalid("it is not one") };
-        let authority = &parsed[url::Position::BeforeHost..url::Position::AfterPort];
-        match parsed.scheme() {
-            "https" => {}
-            "http" if insecure_http || is_loopback(authority) => {}
-            "http" => return invalid("plain http:// to another machine has to be allowed with insecure-http"),
-            _ => return invalid("it does not begin with https:// or http://"),
-        }
-        Ok(Self { sends, url: Zeroizing::new(parsed.as_str().to_owned()), ca_bundle })
+        Ok(Self { sends, target: HttpTarget::new(url, insecure_http, ca_bundle)? })
     }
 
     /// Returns scheme and host.
     pub fn shown(&self) -> String {
-        let url = Url::parse(&self.url).ok();
-        url.map_or_else(String::new, |url| {
-            format!("{}://{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort])
-        })
+        self.target.shown()
     }
 
     /// Sends a request. Returns what was answered.
     pub(super) fn send(&self, summary: &RunSummary, time: Duration) -> Result<String, Failure> {
-        let options = HttpOptions {
-            server: "a notification",
-            ca_bundle: self.ca_bundle.clone(),
-            client_certificate: None,
-            ignore_tls: false,
-            silence_max: time,
-            total_max: Some(time),
-            idle_max: Duration::ZERO,
-        };
-        let agent = http::agent(&options).map_err(Failure::lasting)?;
+        let agent = self.target.agent("a notification", time).map_err(Failure::lasting)?;
         let (url, kind, body) = self.request(summary).map_err(Failure::lasting)?;
         // In one piece, with its length: not every server reads chunks.
         let answer = agent.post(url.as_str()).header("Content-Type", kind).send(body);
@@ -107,9 +75,9 @@ impl Call {
     fn request(&self, summary: &RunSummary) -> serde_json::Result<(Zeroizing<String>, &'static str, Vec<u8>)> {
         let is_json = "application/json";
         Ok(match self.sends {
-            Sends::Summary => (self.url.clone(), is_json, serde_json::to_vec(summary)?),
+            Sends::Summary => (self.target.url().clone(), is_json, serde_json::to_vec(summary)?),
             Sends::Chat => {
-                (self.url.clone(), is_json, serde_json::to_vec(&json!({ "text": escape(&summary.text()) }))?)
+                (self.target.url().clone(), is_json, serde_json::to_vec(&json!({ "text": escape(&summary.text()) }))?)
             }
             Sends::Ping => (self.ping_url(summary), "text/plain; charset=utf-8", ping_text(summary)),
         })
@@ -121,10 +89,10 @@ impl Call {
             (Event::Start, _) => "start".to_owned(),
             // It is written down and changes no state.
             (Event::Test, _) => "log".to_owned(),
-            (Event::Summary, Some(0)) => return self.url.clone(),
+            (Event::Summary, Some(0)) => return self.target.url().clone(),
             (Event::Summary, code) => code.map_or_else(|| "fail".to_owned(), |code| code.to_string()),
         };
-        let Ok(mut url) = Url::parse(&self.url) else { return self.url.clone() };
+        let Ok(mut url) = Url::parse(self.target.url()) else { return self.target.url().clone() };
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push(&below);
         }
@@ -143,11 +111,8 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn judge(mut answer: Response<Body>) -> Result<String, Failure> {
-    let status = answer.status().as_u16();
-    let body = http::read_body(&mut answer, ANSWER_BYTES_MAX).unwrap_or_default();
-    let text: String = String::from_utf8_lossy(&body).trim().chars().take(ANSWER_LEN_MAX).collect();
-    let said = if text.is_empty() { format!("status {status}") } else { format!("status {status} ({text})") };
+fn judge(answer: Response<Body>) -> Result<String, Failure> {
+    let Reply { status, said } = Reply::read(answer);
     match status {
         200..=299 => Ok(said),
         300..=399 => Err(Failure::lasting(format!("status {status}: it redirects, which is not followed"))),

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use crate::backend::Listed;
 use crate::crypto::random;
 use crate::error::Result;
-use crate::format::evidence::{self, EvidenceRecord, Says};
-use crate::format::key_slot::Certificate;
+use crate::format::evidence::{self, CheckEvidence, DrillEvidence, EvidenceRecord, Says};
+use crate::format::key_slot::{Certificate, Role};
 use crate::id::EvidenceId;
 use crate::repository::layout::Object;
 use crate::repository::notes::Notes;
@@ -129,11 +129,20 @@ impl Repository {
         Ok(result)
     }
 
+    /// Fails with [`crate::error::Error::Role`] if evidence of a kind would prove nothing, coming from this key.
+    pub fn require_believed(&self, counts_from: fn(Role) -> bool) -> Result<()> {
+        match counts_from(self.access().certificate.role) {
+            true => Ok(()),
+            false => Err(self.access().refusal("leave evidence that anybody believes")),
+        }
+    }
+
     /// Signs and writes evidence. Fails with [`crate::error::Error::Role`] if it would prove nothing, coming from this key.
     pub fn write_evidence(&self, says: Says) -> Result<EvidenceId> {
-        if !says.counts_from(self.access().certificate.role) {
-            return Err(self.access().refusal("leave evidence that anybody believes"));
-        }
+        self.require_believed(match &says {
+            Says::Check(_) => CheckEvidence::counts_from,
+            Says::Drill(_) => DrillEvidence::counts_from,
+        })?;
         let at = self.clock().now();
         let id = EvidenceId::new(at.as_millisecond().max(0) as u64, random());
         let record = EvidenceRecord { at, host: host_name(), program: PROGRAM.to_owned(), says };

@@ -219,11 +219,7 @@ impl Repository {
     ) -> Result<Arc<Self>> {
         let memory_plan = MemoryPlan::new(options.memory_limit)?;
         let location = backend.location();
-        let bytes =
-            objects::read(backend.as_ref(), layout::Object::Config, None).map_err(|error| match error.fault() {
-                Some(Fault::NotFound) => explain_missing_config(backend.as_ref()),
-                _ => error,
-            })?;
+        let bytes = read_config(backend.as_ref())?;
         let damaged = |error| Error::damaged(layout::CONFIG, error);
         let found = object::peek_version(&bytes).map_err(damaged)?;
         if found != FORMAT_VERSION {
@@ -309,6 +305,12 @@ impl Repository {
         ThreadPlan::new(self.backend.concurrency())
     }
 
+    /// Fails as [`Repository::open`] does if it is not there any more. A handle that is old would take a place that is empty by
+    /// now for a repository without snapshots.
+    pub fn confirm_there(&self) -> Result<()> {
+        read_config(self.backend.as_ref()).map(drop)
+    }
+
     /// Returns what this machine has seen of it.
     pub fn history(&self) -> &History {
         &self.history
@@ -318,6 +320,13 @@ impl Repository {
     pub fn clock(&self) -> &dyn Clock {
         self.clock.as_ref()
     }
+}
+
+fn read_config(backend: &dyn Backend) -> Result<Bytes> {
+    objects::read(backend, layout::Object::Config, None).map_err(|error| match error.fault() {
+        Some(Fault::NotFound) => explain_missing_config(backend),
+        _ => error,
+    })
 }
 
 /// `config` is written last by `init` and before any session: sessions or snapshots without it mean that it was lost.

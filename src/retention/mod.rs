@@ -7,6 +7,7 @@
 //! - Each snapshot is forgotten by one write, oldest first: a stop in between leaves the rest listed.
 
 pub mod decide;
+pub mod outlook;
 pub mod policy;
 mod undelete;
 

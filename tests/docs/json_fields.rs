@@ -277,6 +277,12 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
                    [notify.p]\nkind = 'ping'\nurl = 'http://127.0.0.1:1/p'\ntimeout = '1s'\n[policy.p]\nkeep-last = 1\n";
     fs::write(&toml, of_file).unwrap();
     printed.run("config check", &["--config", &toml], 2);
+    printed.run("status", &["--config", &toml], 1);
+    printed.run("metrics", &[], 0);
+    printed.run("metrics", &["--textfile", &path("metrics.prom")], 0);
+    printed.run("report", &["--config", &toml, "--out", &path("report.html")], 1);
+    printed.run("check", &["--record"], 0);
+    printed.run("status", &[], 0);
     printed.run("notify test", &["--config", &toml], 1);
     printed.run("check", &["--max-age", "7d"], 0);
     printed.run("repair index", &["--dry-run"], 0);

@@ -119,8 +119,13 @@ impl Runner {
 
     /// Opens the repository with the library.
     pub fn open(&self) -> Arc<Repository> {
+        self.open_with("key")
+    }
+
+    /// Opens the repository with the library and the key in a file of the directory.
+    pub fn open_with(&self, key: impl AsRef<Path>) -> Arc<Repository> {
         let backend = Arc::new(LocalBackend::open(self.path("repo")).unwrap());
-        let key = fs::read_to_string(self.path("key")).unwrap();
+        let key = fs::read_to_string(self.path(key)).unwrap();
         let credential = Credential::KeyFile(KeyFile::decode(&key).unwrap().secret);
         let options = OpenOptions::default();
         Repository::open(backend, &credential, &options).unwrap()

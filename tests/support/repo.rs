@@ -25,7 +25,9 @@ use mlvault::crypto::keys::{Secret, new_secret};
 use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::error::{Error, Fault, Result};
 use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
-use mlvault::format::evidence::{CheckEvidence, ReadEvidence, ReadScope, Says};
+use mlvault::format::evidence::{
+    CheckEvidence, DrillEvidence, DrillResult, DrilledFiles, DrilledSnapshot, Lines, ReadEvidence, ReadScope, Says,
+};
 use mlvault::hears::Hears;
 use mlvault::id::{ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor};
@@ -45,6 +47,25 @@ const PROFILES: ChunkProfiles = ChunkProfiles {
 pub fn clean_check() -> Says {
     let read = ReadEvidence { what: ReadScope::All, packs: 2, packs_total: 2, bytes: 3, content_opened: true };
     Says::Check(CheckEvidence { seconds: 1, clean: true, problem_count: 0, problems: Vec::new(), read })
+}
+
+/// Returns what a drill of a deployment says that found everything as it should be.
+pub fn passed_drill(deployment: &str) -> DrillEvidence {
+    let started = Timestamp::UNIX_EPOCH;
+    DrillEvidence {
+        deployment: deployment.to_owned(),
+        snapshot: DrilledSnapshot { id: SessionId::from_bytes([2; 16]), started, complete: true },
+        result: DrillResult::Passed,
+        places: Vec::new(),
+        times: Vec::new(),
+        tables: Vec::new(),
+        files: DrilledFiles::default(),
+        server: None,
+        failures: Lines::default(),
+        exceptions: Lines::default(),
+        tools: Vec::new(),
+        retention: None,
+    }
 }
 
 /// A repository in some backend, and the key to it. The key is a key file, which costs nothing to try.

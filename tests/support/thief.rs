@@ -14,6 +14,7 @@ use mlvault::crypto::random;
 use mlvault::format::BlobKind;
 use mlvault::format::chunk::{ChunkHeader, OVERHEAD};
 use mlvault::format::countersignature::{Countersignature, SoundPack};
+use mlvault::format::evidence::{self, EvidenceRecord, Says};
 use mlvault::format::forgotten::{self, ForgottenRecord};
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::pack::{PackBuilder, PackHeader, directory_hash};
@@ -23,7 +24,7 @@ use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceR
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::EntryKind;
 use mlvault::hears::Hears;
-use mlvault::id::{CountersignatureId, PackId, SessionId, TombstoneId};
+use mlvault::id::{CountersignatureId, EvidenceId, PackId, SessionId, TombstoneId};
 use mlvault::repository::{Repository, layout, session};
 use mlvault::trees::reader::TreeReader;
 use mlvault::trees::writer::TreeWriter;
@@ -289,4 +290,14 @@ impl Thief {
             }
         }
     }
+}
+
+/// Writes evidence that nobody should believe, as whoever holds the repository's key could.
+pub fn forge_evidence(repository: &Repository, at: Timestamp, says: Says) -> EvidenceId {
+    let id = EvidenceId::new(at.as_millisecond() as u64, random());
+    let record = EvidenceRecord { at, host: "thief".to_owned(), program: String::new(), says };
+    let body = evidence::encode(repository.id(), id, &record, &repository.access().signer());
+    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Evidence, &id.to_string(), &body);
+    repository.backend().create(&layout::evidence(&id), sealed.into()).unwrap();
+    id
 }

@@ -43,9 +43,6 @@ use crate::restore::{self, RestoreOptions};
 
 pub use settings::{DrillOptions, DrillSettings};
 
-/// What the time of the whole restore is called.
-const EVERYTHING: &str = "everything";
-
 /// A drill that has ended.
 #[derive(Debug)]
 pub struct Drilled {
@@ -176,7 +173,7 @@ impl Drill<'_> {
             restore::run(self.repository, self.snapshot, &into, &self.hears)?;
             times.add(METADATA, begun);
         }
-        times.add(EVERYTHING, all_begun);
+        times.add(DrillTime::WHOLE, all_begun);
         Ok(times)
     }
 
@@ -218,7 +215,7 @@ impl Drill<'_> {
 fn target_times(times: &PartTimes, settings: &DrillSettings) -> Vec<DrillTime> {
     let objectives = &settings.objectives;
     let target = |part: &str| match part {
-        EVERYTHING => objectives.rto(),
+        DrillTime::WHOLE => objectives.rto(),
         // What is judged is a component as a whole, not a part of it.
         part if part.contains('/') => None,
         part => objectives.rto_of(part),
