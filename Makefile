@@ -19,7 +19,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo test deny bench bench-deployment bench-retention bench-stages fmt lint
+.PHONY: help install demo test deny bench bench-deployment bench-retention bench-stages bench-status fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,11 @@ bench-retention: ## Measure forget and prune beside restic and rustic
 bench-stages: ## Measure the stages of a backup one by one
 	@scripts/setup.sh build
 	cargo bench --bench stages
+
+bench-status: ## Measure status on 400 snapshots, and a drill
+	@scripts/setup.sh test
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/status.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 fmt: ## Format the source
 	cargo fmt

@@ -16,18 +16,15 @@ use mlvault::cancel::Cancel;
 use mlvault::chunks::content::{Intake, Tools};
 use mlvault::chunks::reader::ChunkReader;
 use mlvault::chunks::writing_session::WritingSession;
-use mlvault::crypto::random;
 use mlvault::format::BlobKind;
-use mlvault::format::evidence::{self, DrillEvidence, DrillResult, EvidenceRecord, Says};
+use mlvault::format::evidence::{DrillEvidence, DrillResult, DrillTime, Says};
 use mlvault::format::key_slot::Role;
-use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::snapshot::CATALOGUE;
 use mlvault::format::tree::EntryKind;
 use mlvault::hears::Hears;
-use mlvault::id::EvidenceId;
 use mlvault::monitor::{Counter, Monitor};
 use mlvault::procedures::drill::{self, DrillOptions, DrillSettings};
-use mlvault::repository::{OpenOptions, Repository, layout};
+use mlvault::repository::{OpenOptions, Repository};
 use mlvault::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment};
 use mlvault::trees::reader::TreeReader;
 use mlvault::trees::writer::TreeWriter;
@@ -40,6 +37,7 @@ use crate::support::mlflow_rows::ONE_MODEL;
 use crate::support::repo::key_file;
 use crate::support::s3_server::{BUCKET, Program, S3Server};
 use crate::support::sqlite_file::create_mlflow;
+use crate::support::thief::forge_evidence;
 use crate::support::tool;
 
 /// Files of the model version, and one of another run.
@@ -167,6 +165,19 @@ fn assert_fails_with(evidence: &DrillEvidence, wanted: &[&str]) {
 
 fn failures(json: &Value) -> String {
     json["drill"]["failures"].to_string()
+}
+
+#[test]
+fn what_comes_back_too_late_has_come_back_and_is_no_success() {
+    let scene = Scene::new();
+    let within = |time: &str| format!("deployment.{NAME}.objectives.rto={time}");
+    let late = scene.drill(&["--json", "--set", &within("1ms")]).expect(1).json();
+    let drill = &late["drill"];
+    assert_eq!((&drill["result"], &drill["failures"]["count"]), (&"late".into(), &0.into()), "{late:#}");
+    let times = drill["times"].as_array().unwrap();
+    assert!(times.iter().any(|time| time["part"] == DrillTime::WHOLE), "{late:#}");
+    let in_time = scene.drill(&["--json", "--set", &within("9h")]).expect(0).json();
+    assert_eq!(in_time["drill"]["result"], "passed", "{in_time:#}");
 }
 
 #[test]
@@ -485,12 +496,7 @@ fn a_stolen_writers_key_cannot_say_that_a_drill_passed() {
     let backend = Arc::new(mlvault::backend::local::LocalBackend::open(scene.runner.path("repo")).unwrap());
     let thief = Repository::open(backend, &credential, &OpenOptions::default()).unwrap();
     let drill: DrillEvidence = serde_json::from_value(done["drill"].clone()).unwrap();
-    let (at, says) = (Timestamp::now(), Says::Drill(Box::new(drill)));
-    let id = EvidenceId::new(at.as_millisecond() as u64, random());
-    let record = EvidenceRecord { at, host: "pod".to_owned(), program: "mlvault".to_owned(), says };
-    let body = evidence::encode(thief.id(), id, &record, &thief.access().signer());
-    let sealed = object::seal(thief.keys(), thief.id(), ObjectKind::Evidence, &id.to_string(), &body);
-    thief.backend().create(&layout::evidence(&id), sealed.into()).unwrap();
+    forge_evidence(&thief, Timestamp::now(), Says::Drill(Box::new(drill)));
     let listed = scene.runner.run(["drill", "list", "--json"]).expect(0).json();
     let listed = &listed["drills"][0];
     assert_eq!(

@@ -6,25 +6,30 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use mlvault::backend::location::RepositoryLocation;
 use mlvault::config::credential::CredentialSource;
-use mlvault::config::file;
+use mlvault::config::file::{self, DrillSection};
 use mlvault::config::masked;
 use mlvault::config::origins::{self, Origin};
 use mlvault::database::DatabaseUri;
 use mlvault::environment;
 use mlvault::error::Result;
+use mlvault::format::snapshot::{ARTIFACTS, DATABASE, METADATA};
 use mlvault::globs::Globs;
 use mlvault::hooks::When;
 use mlvault::mlflow::schema::Store;
+use mlvault::objectives::Objectives;
+use mlvault::procedures::drill::settings::SAMPLES_DEFAULT;
 use mlvault::s3;
 use mlvault::source::deployment::{ArtifactPlace, Deployment};
+use mlvault::units::{count, format_age};
 
 use crate::cli::context::{self, Context};
 use crate::cli::deployment::DeploymentArgs;
@@ -374,10 +379,37 @@ fn deployment(context: &Context, args: &Args, name: Option<String>, findings: &m
             let rules = findings.take(&format!("{key}.retention"), rules);
             plan.extend(rules.map(|rules| ("retention".to_owned(), format!("policy {policy}: {rules}"))));
         }
+        plan.extend(expectations(&section.objectives));
+        plan.push(("drill".to_owned(), drill(&section.drill)));
     }
     plan.extend(hooks(context, &found.name, findings));
     plan.extend(found.keys.iter().map(|key| ("fingerprint of".to_owned(), key.name.clone())));
     (found.name, plan)
+}
+
+/// Returns what is judged, with what holds where nothing is said.
+fn expectations(objectives: &Objectives) -> Plan {
+    let all = [
+        ("last good snapshot", "old", objectives.rpo()),
+        ("restore", "long", objectives.rto()),
+        ("restore of databases", "long", objectives.rto_of(DATABASE)),
+        ("restore of artifacts", "long", objectives.rto_of(ARTIFACTS)),
+        ("restore of metadata", "long", objectives.rto_of(METADATA)),
+        ("last clean check", "ago", objectives.check()),
+        ("last drill", "ago", objectives.drill()),
+    ];
+    let said = |(what, how, limit): (&str, &str, Option<SignedDuration>)| {
+        Some(("expects".to_owned(), format!("{what}: at most {} {how}", format_age(limit?.as_secs()))))
+    };
+    all.into_iter().filter_map(said).collect()
+}
+
+/// Says where a drill restores to, and what it does there.
+fn drill(section: &DrillSection) -> String {
+    let place = section.scratch_dir.as_ref().map_or_else(std::env::temp_dir, PathBuf::clone);
+    let samples = section.samples.unwrap_or(SAMPLES_DEFAULT);
+    let started = if section.mlflow_command.is_some() { ", starts MLflow" } else { "" };
+    format!("into {}, compares {}{started}", place.display(), count(samples as u64, "random file"))
 }
 
 /// Returns which commands of the user run around commands that are about a deployment.
