@@ -37,7 +37,8 @@ install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) w
 	'$(DIST)' man --out '$(SHARE)/man/man1'
 	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(SHARE)/mlvault'
 	install -m 644 deploy/systemd/* '$(DESTDIR)$(PREFIX)/lib/systemd/system'
-	install -m 644 docs/mlvault.toml deploy/cron/mlvault '$(SHARE)/mlvault'
+	install -m 644 docs/mlvault.toml deploy/cron/mlvault deploy/prometheus/mlvault.rules.yml '$(SHARE)/mlvault'
+	install -m 644 deploy/grafana/mlvault.json '$(SHARE)/mlvault/grafana.json'
 
 demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes once everything is built)
 	@scripts/setup.sh demo
