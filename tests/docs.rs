@@ -402,6 +402,21 @@ fn links_between_the_pages_lead_somewhere() {
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
 
+/// What the runbook says that mlvault says, it says; but for what the system says.
+#[test]
+fn what_mlvault_is_said_to_say_is_in_its_source() {
+    const OF_THE_SYSTEM: &str = "No space left on device";
+    let code: String =
+        files_below("src").into_iter().filter(|name| name.ends_with(".rs")).map(|name| read(&name)).collect();
+    let code = code.split_whitespace().collect::<Vec<_>>().join(" ").replace(" \\ ", " ");
+    let page = Page::read("docs/operations.md");
+    let table = rows(page.section("What mlvault says, and what to do"));
+    let said: Vec<&str> = table.iter().flat_map(|row| quoted(row[0])).collect();
+    assert!(said.len() > 8, "{said:?}");
+    let unsaid: Vec<_> = said.iter().filter(|text| **text != OF_THE_SYSTEM && !code.contains(**text)).collect();
+    assert!(unsaid.is_empty(), "{unsaid:?}");
+}
+
 /// A page that names a test promises that it is there.
 #[test]
 fn tests_that_the_pages_name_are_there() {
