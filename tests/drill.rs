@@ -171,12 +171,12 @@ fn failures(json: &Value) -> String {
 fn what_comes_back_too_late_has_come_back_and_is_no_success() {
     let scene = Scene::new();
     let within = |time: &str| format!("deployment.{NAME}.objectives.rto={time}");
-    let late = scene.drill(&["--json", "--set", &within("1ms")]).expect(1).json();
+    let late = scene.drill(&["--set", &within("1ms")]).expect(1).json();
     let drill = &late["drill"];
     assert_eq!((&drill["result"], &drill["failures"]["count"]), (&"late".into(), &0.into()), "{late:#}");
     let times = drill["times"].as_array().unwrap();
     assert!(times.iter().any(|time| time["part"] == DrillTime::WHOLE), "{late:#}");
-    let in_time = scene.drill(&["--json", "--set", &within("9h")]).expect(0).json();
+    let in_time = scene.drill(&["--set", &within("9h")]).expect(0).json();
     assert_eq!(in_time["drill"]["result"], "passed", "{in_time:#}");
 }
 
