@@ -175,6 +175,27 @@ fn assert_none(offences: Vec<String>) {
     assert!(offences.is_empty(), "\n{}", offences.join("\n"));
 }
 
+/// The targets are compiled with the tests, too, where they find every crate of ours; cargo-fuzz gives them only their own.
+#[test]
+fn the_crate_of_fuzz_targets_names_what_they_use() {
+    let read = |name: &str| fs::read_to_string(package().join(name)).unwrap();
+    let crates = |manifest: &str| -> Vec<String> {
+        let (_, rest) = manifest.split_once("\n[dependencies]\n").unwrap();
+        let own = rest.lines().take_while(|line| !line.starts_with('['));
+        own.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.replace('-', "_")).collect()
+    };
+    let named = crates(&read("fuzz/Cargo.toml"));
+    let code: String = ["fuzz/targets.rs", "fuzz/seeds.rs", "fuzz/outside.rs"].map(read).concat();
+    let is_used = |name: &String| {
+        let path = format!("{name}::");
+        code.match_indices(&path)
+            .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+    };
+    let missing: Vec<_> =
+        crates(&read("Cargo.toml")).into_iter().filter(|name| is_used(name) && !named.contains(name)).collect();
+    assert!(missing.is_empty(), "not in fuzz/Cargo.toml: {missing:?}");
+}
+
 #[test]
 fn every_module_of_the_library_has_a_layer() {
     let layers = layers();
