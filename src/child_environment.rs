@@ -9,6 +9,26 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+/// Variables that programs need whatever they do.
+const BASIC: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
+/// Returns whether programs need a variable whatever they do. No secret is in it.
+pub fn is_basic(name: &str) -> bool {
+    BASIC.contains(&name) || name.starts_with("LC_")
+}
+
 /// Prepares `sh -c line` for a line that the user wrote. It gets the environment, but for mlvault's own variables: what
 /// else it needs, such as keys for AWS, only the user knows.
 pub fn shell(line: &str) -> Command {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::cli::{Outcome, Runner, finish};
 use crate::support::deployment::Place;
+use crate::support::mlflow_rows::VERSION_AT_M;
 use crate::support::sqlite_file::create_mlflow;
 
 const LOST: &str = "model version fraud/1";
@@ -17,13 +18,7 @@ const LOST: &str = "model version fraud/1";
 fn lossy(runner: &Runner, name: &str) -> Place {
     let folder = runner.path(name);
     fs::create_dir_all(folder.join("artifacts")).unwrap();
-    create_mlflow(&folder.join("mlflow.db"))
-        .execute_batch(
-            "INSERT INTO registered_models (name, creation_time, last_updated_time) VALUES ('fraud', 1, 1);
-             INSERT INTO model_versions (name, version, creation_time, current_stage, source, storage_location, status)
-             VALUES ('fraud', 1, 1, 'None', 'mlflow-artifacts:/1/m', 'mlflow-artifacts:/1/m', 'READY');",
-        )
-        .unwrap();
+    create_mlflow(&folder.join("mlflow.db")).execute_batch(VERSION_AT_M).unwrap();
     Place::in_folder(&folder)
 }
 

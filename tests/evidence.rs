@@ -24,7 +24,7 @@ use crate::support::thief::forge_evidence;
 
 fn all(repository: &Repository) -> Vec<Evidence> {
     let mut all = Vec::new();
-    let read = repository.list_evidence(|evidence| {
+    let read = repository.list_evidence(&repository.list_notes().unwrap(), |evidence| {
         all.push(evidence);
         ControlFlow::Continue(())
     });
@@ -101,7 +101,7 @@ fn no_more_is_read_than_the_caller_wants() {
     let repository = vault.open().unwrap();
     let ids: Vec<_> = (0..100).map(|_| repository.write_evidence(clean_check()).unwrap()).collect();
     let mut first = None;
-    let read = repository.list_evidence(|evidence| {
+    let read = repository.list_evidence(&repository.list_notes().unwrap(), |evidence| {
         first = Some(evidence.id);
         ControlFlow::Break(())
     });
@@ -121,7 +121,7 @@ fn a_damaged_one_is_named_moved_away_and_hides_no_other() {
     *bytes.last_mut().unwrap() ^= 1;
     memory.overwrite(&bad, bytes);
     let mut found = Vec::new();
-    let read = repository.list_evidence(|evidence| {
+    let read = repository.list_evidence(&repository.list_notes().unwrap(), |evidence| {
         found.push(evidence.id);
         ControlFlow::Continue(())
     });

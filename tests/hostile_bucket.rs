@@ -107,7 +107,10 @@ const COMMANDS: [(&str, Command); 23] = [
     ("find", find_files),
     ("ls", list_files),
     ("diff", compare),
-    ("drill list", |_, vault| vault.open()?.list_evidence(|_| ControlFlow::Continue(())).map(drop)),
+    ("drill list", |_, vault| {
+        let repository = vault.open()?;
+        repository.list_evidence(&repository.list_notes()?, |_| ControlFlow::Continue(())).map(drop)
+    }),
     ("dry backup", dry_backup),
     ("doctor", |_, vault| {
         mlvault::doctor::probe(vault.backend.as_ref(), &mlvault::clock::SystemClock, &Hears::nobody()).map(drop)

@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::status::{backup, configure, create, run};
 use crate::support::cli::{Runner, finish};
+use crate::support::mlflow_rows::VERSION_AT_M;
 use crate::support::repo::{clean_check, passed_drill};
 use crate::support::tool;
 
@@ -33,13 +34,7 @@ fn everything() -> Runner {
     create(&runner, "production", 3);
     configure(&runner, &[("production", "rto = '90m'\ndrill = '35d'\ncheck = '8d'"), ("staging", "")]);
     let database = rusqlite::Connection::open(runner.path("production/mlflow.db")).unwrap();
-    database
-        .execute_batch(
-            "INSERT INTO registered_models (name, creation_time, last_updated_time) VALUES ('fraud', 1, 1);
-             INSERT INTO model_versions (name, version, creation_time, current_stage, source, storage_location, status)
-             VALUES ('fraud', 1, 1, 'None', 'mlflow-artifacts:/1/m', 'mlflow-artifacts:/1/m', 'READY');",
-        )
-        .unwrap();
+    database.execute_batch(VERSION_AT_M).unwrap();
     backup(&runner, "production").expect(3);
     let accept =
         ["accept", "add", "--all", "--deployment", "production", "--reason", "disk 7", "--until", "2199-12-31"];

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::support::cli::{Outcome, Runner, finish};
 use crate::support::deployment::Place;
+use crate::support::mlflow_rows::{EXPERIMENT, VERSION_AT_M, insert_runs};
 use crate::support::repo::{noise, passed_drill};
 use crate::support::sqlite_file::create_mlflow;
 use crate::support::thief::forge_evidence;
@@ -24,17 +25,8 @@ pub fn create(runner: &Runner, name: &str, runs: u32) -> Place {
     fs::create_dir_all(folder.join("artifacts/1/run")).unwrap();
     fs::write(folder.join("artifacts/1/run/model.bin"), noise(name, 2 << 20)).unwrap();
     let database = create_mlflow(&folder.join("mlflow.db"));
-    database
-        .execute_batch(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
-             VALUES (1, 'one', 'mlflow-artifacts:/1', 'active')",
-        )
-        .unwrap();
-    for run in 0..runs {
-        let insert = "INSERT INTO runs (run_uuid, name, source_type, entry_point_name, user_id, status, lifecycle_stage, experiment_id)
-                      VALUES (?1, ?1, 'LOCAL', '', 'user', 'FINISHED', 'active', 1)";
-        database.execute(insert, [format!("{run:032x}")]).unwrap();
-    }
+    database.execute_batch(EXPERIMENT).unwrap();
+    insert_runs(&database, runs);
     Place::in_folder(&folder)
 }
 
@@ -147,13 +139,7 @@ fn incomplete_nights_are_counted_and_the_last_good_one_stays_named() {
     let good = backup(&runner, "production").expect(0).json();
     for name in ["production", "staging"] {
         let database = rusqlite::Connection::open(runner.path(name).join("mlflow.db")).unwrap();
-        database
-            .execute_batch(
-                "INSERT INTO registered_models (name, creation_time, last_updated_time) VALUES ('fraud', 1, 1);
-                 INSERT INTO model_versions (name, version, creation_time, current_stage, source, storage_location, status)
-                 VALUES ('fraud', 1, 1, 'None', 'mlflow-artifacts:/1/m', 'mlflow-artifacts:/1/m', 'READY');",
-            )
-            .unwrap();
+        database.execute_batch(VERSION_AT_M).unwrap();
     }
     backup(&runner, "production").expect(3);
     backup(&runner, "production").expect(3);

@@ -50,6 +50,7 @@ use mlvault::status::metrics::{self, Up};
 use mlvault::status::{self, AlarmKind, Expected, Status, StatusOptions, report};
 use tempfile::TempDir;
 
+use crate::support::mlflow_rows::{EXPERIMENT, VERSION_AT_M, insert_runs};
 use crate::support::repo::{Vault, key_file, noise, passed_drill};
 use crate::support::sqlite_file::create_mlflow;
 use crate::support::thief::forge_evidence;
@@ -159,18 +160,11 @@ struct Team {
 impl Team {
     fn create(directory: &TempDir, name: &'static str) -> Self {
         let folder = directory.path().join(name);
-        fs::create_dir_all(folder.join("artifacts/1/model")).unwrap();
-        fs::write(folder.join("artifacts/1/model/weights"), noise(name, 60_000)).unwrap();
+        fs::create_dir_all(folder.join("artifacts/1/m")).unwrap();
+        fs::write(folder.join("artifacts/1/m/weights"), noise(name, 60_000)).unwrap();
         let database = create_mlflow(&folder.join("mlflow.db"));
-        database
-            .execute_batch(
-                "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
-                 VALUES (1, 'one', 'mlflow-artifacts:/1', 'active');
-                 INSERT INTO registered_models (name, creation_time, last_updated_time) VALUES ('fraud', 1, 1);
-                 INSERT INTO model_versions (name, version, creation_time, current_stage, source, storage_location, status)
-                 VALUES ('fraud', 1, 1, 'None', 'mlflow-artifacts:/1/model', 'mlflow-artifacts:/1/model', 'READY');",
-            )
-            .unwrap();
+        database.execute_batch(EXPERIMENT).unwrap();
+        database.execute_batch(VERSION_AT_M).unwrap();
         let section = DeploymentSection {
             backend_store_uri: Some(format!("sqlite:///{}", folder.join("mlflow.db").display())),
             artifacts: artifact_places(&[format!("mlflow-artifacts:/={}", folder.join("artifacts").display())])
@@ -199,11 +193,7 @@ impl Team {
         let mut database = rusqlite::Connection::open(self.folder.join("mlflow.db")).unwrap();
         let transaction = database.transaction().unwrap();
         transaction.execute_batch("DELETE FROM runs").unwrap();
-        for run in 0..runs {
-            let insert = "INSERT INTO runs (run_uuid, name, source_type, entry_point_name, user_id, status, lifecycle_stage, experiment_id)
-                          VALUES (?1, ?1, 'LOCAL', '', 'user', 'FINISHED', 'active', 1)";
-            transaction.execute(insert, [format!("{run:032x}")]).unwrap();
-        }
+        insert_runs(&transaction, runs);
         transaction.commit().unwrap();
     }
 
@@ -212,7 +202,7 @@ impl Team {
     }
 
     fn set_lost(&self, is_lost: bool) {
-        let (here, away) = (self.folder.join("artifacts/1/model"), self.folder.join("away"));
+        let (here, away) = (self.folder.join("artifacts/1/m"), self.folder.join("away"));
         match (is_lost, here.exists()) {
             (true, true) => fs::rename(here, away).unwrap(),
             (false, false) => fs::rename(away, here).unwrap(),
@@ -635,9 +625,8 @@ impl Year {
 
     fn report(&self) -> String {
         let repository = self.open(&self.maintainer, usize::MAX);
-        let since = Timestamp::from_second(self.now()).unwrap() - report::SPAN;
         let options = self.options();
-        let (status, history) = status::look_back(&repository, &options, since, &Hears::nobody()).unwrap();
+        let (status, history) = status::look_back(&repository, &options, report::SPAN, &Hears::nobody()).unwrap();
         report::html(&status, &history, &options.zone)
     }
 }

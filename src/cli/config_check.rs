@@ -374,11 +374,8 @@ fn deployment(context: &Context, args: &Args, name: Option<String>, findings: &m
     if let Some(section) = context.file().deployment.get(&found.name) {
         findings.take(&key, Globs::new(&section.exclude, "exclude pattern"));
         plan.extend(section.exclude.iter().map(|pattern| ("leaves out".to_owned(), pattern.clone())));
-        if let Some(policy) = &section.retention {
-            let rules = context.file().policy(policy).and_then(|spec| spec.policy());
-            let rules = findings.take(&format!("{key}.retention"), rules);
-            plan.extend(rules.map(|rules| ("retention".to_owned(), format!("policy {policy}: {rules}"))));
-        }
+        let retention = findings.take(&format!("{key}.retention"), context.file().retention(&found.name)).flatten();
+        plan.extend(retention.map(|(name, policy)| ("retention".to_owned(), format!("policy {name}: {policy}"))));
         plan.extend(expectations(&section.objectives));
         plan.push(("drill".to_owned(), drill(&section.drill)));
     }

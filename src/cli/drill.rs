@@ -154,7 +154,7 @@ fn make(context: &Context, args: &RunArgs) -> Result<Outcome> {
     let source = deployment::resolve_for_drill(context.file(), &flags, &environment::variable)?;
     let settings = deployment::resolve_drill(context.file(), &flags, &environment::variable)?;
     let seed = args.seed.unwrap_or_else(|| u64::from_le_bytes(random()));
-    let retention = retention_of(context, &name)?;
+    let retention = context.file().retention(&name)?.map(|(name, policy)| format!("{name}: {policy}"));
     let repository = context.repository()?;
     let Chosen { snapshot, doubts } = choose(context, &repository, (args, &name, seed))?;
     context.monitor().note(&format!("Drill of snapshot {} of {name:?}", snapshot.id.short()));
@@ -170,13 +170,6 @@ fn make(context: &Context, args: &RunArgs) -> Result<Outcome> {
     let code = code(&evidence, fault.is_some() || !left.is_empty());
     let document = json!({ "evidence": id, "drill": evidence, "not_recorded": fault, "left": left, "kept": kept });
     Ok(Outcome::new(code, document, text(&evidence, (id, fault.as_deref()), &kept)))
-}
-
-/// Returns the policy that is configured for a deployment, in words.
-fn retention_of(context: &Context, deployment: &str) -> Result<Option<String>> {
-    let section = context.file().deployment.get(deployment);
-    let Some(name) = section.and_then(|section| section.retention.as_ref()) else { return Ok(None) };
-    Ok(Some(format!("{name}: {}", context.file().policy(name)?.policy()?)))
 }
 
 fn choose(context: &Context, repository: &Repository, (args, name, seed): (&RunArgs, &str, u64)) -> Result<Chosen> {
@@ -277,8 +270,9 @@ fn named_lines(head: &str, lines: &Lines) -> Vec<String> {
 /// Lists drills. What nobody should believe is listed, too, and says why.
 fn list(context: &Context, deployment: Option<&str>, limit: usize) -> Result<Outcome> {
     let repository = context.repository()?;
+    let notes = repository.list_notes()?;
     let mut drills = Vec::new();
-    let read = repository.list_evidence(|evidence| {
+    let read = repository.list_evidence(&notes, |evidence| {
         if drills.len() >= limit {
             return ControlFlow::Break(());
         }
@@ -288,13 +282,16 @@ fn list(context: &Context, deployment: Option<&str>, limit: usize) -> Result<Out
         }
         ControlFlow::Continue(())
     })?;
-    for line in read.damaged.lines() {
+    // Any of the notes might say that a key was removed.
+    let mut damaged = notes.damaged;
+    damaged.extend(read.damaged);
+    for line in damaged.lines() {
         context.monitor().problem("evidence", &line);
     }
     read.foreign.note_to(context.monitor().as_ref());
-    let code = if read.damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
+    let code = if damaged.is_empty() { exit::COMPLETE } else { exit::INCOMPLETE };
     let documents: Vec<Value> = drills.iter().map(document).collect();
-    Ok(Outcome::new(code, json!({ "drills": documents, "damaged": read.damaged.lines() }), table(&drills)))
+    Ok(Outcome::new(code, json!({ "drills": documents, "damaged": damaged.lines() }), table(&drills)))
 }
 
 fn document(evidence: &Evidence) -> Value {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::json;
 
-use mlvault::error::{Error, Result};
+use mlvault::error::Result;
 use mlvault::status::{self, report};
 
 use crate::cli::context::Context;
@@ -36,9 +36,7 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let options = args.judge.options(context)?;
     let repository = context.repository()?;
-    let since = repository.now_there()?.checked_sub(report::SPAN);
-    let since = since.map_err(|error| Error::Internal(format!("the time of the repository: {error}")))?;
-    let (status, history) = status::look_back(&repository, &options, since, &context.hears())?;
+    let (status, history) = status::look_back(&repository, &options, report::SPAN, &context.hears())?;
     written_file::replace(&args.out, report::html(&status, &history, &options.zone).as_bytes())?;
     let code = if status.is_well() { exit::COMPLETE } else { exit::FAILED };
     let document = json!({ "out": args.out, "is_well": status.is_well(), "alarms": status.alarms });

@@ -4,6 +4,7 @@ use clap::{Args as Group, Parser};
 use jiff::SignedDuration;
 use serde_json::json;
 
+use mlvault::config::file::DeploymentSection;
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::{Verdict, Verdicts};
 use mlvault::format::evidence::{DrillResult, DrillTime, ReadScope};
@@ -71,18 +72,12 @@ impl JudgeArgs {
     /// Returns what is known from elsewhere: the deployments of the file, and the one that is asked for, which should have
     /// snapshots even if the file does not name it.
     fn expected(&self, context: &Context) -> Result<Vec<Expected>> {
-        let expected = |(name, section): (&String, &mlvault::config::file::DeploymentSection)| {
-            let policy = section.retention.as_ref().map(|name| {
-                let policy = context.file().policy(name)?.policy()?;
-                Ok::<_, Error>((name.clone(), policy))
-            });
-            Ok(Expected {
-                deployment: name.clone(),
-                objectives: section.objectives.clone(),
-                policy: policy.transpose()?,
-            })
+        let file = context.file();
+        let expected = |(name, section): (&String, &DeploymentSection)| {
+            let (deployment, objectives) = (name.clone(), section.objectives.clone());
+            Ok(Expected { deployment, objectives, policy: file.retention(name)? })
         };
-        let configured = &context.file().deployment;
+        let configured = &file.deployment;
         let mut all = configured.iter().map(expected).collect::<Result<Vec<_>>>()?;
         if let Some(name) = self.deployment.as_ref().filter(|name| !configured.contains_key(*name)) {
             all.push(Expected { deployment: name.clone(), objectives: Default::default(), policy: None });

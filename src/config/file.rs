@@ -42,7 +42,7 @@ use crate::error::{Error, Result};
 use crate::hooks::Hooks;
 use crate::notify::Place;
 use crate::objectives::Objectives;
-use crate::retention::policy::PolicySpec;
+use crate::retention::policy::{Policy, PolicySpec};
 use crate::s3::Credentials;
 
 /// Largest configuration file that is read, in bytes.
@@ -243,6 +243,12 @@ impl ConfigFile {
                  production, staging and development"
             ))
         })
+    }
+
+    /// Returns the policy of a deployment and what that is called, if one is configured.
+    pub fn retention(&self, deployment: &str) -> Result<Option<(String, Policy)>> {
+        let name = self.deployment.get(deployment).and_then(|section| section.retention.as_ref());
+        name.map(|name| Ok((name.clone(), self.policy(name)?.policy()?))).transpose()
     }
 
     /// Returns the hooks of runs that are about a deployment, or about none.

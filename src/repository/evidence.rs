@@ -90,7 +90,7 @@ impl Evidence {
 /// What was found beside evidence.
 #[derive(Debug, Default)]
 pub struct EvidenceRead {
-    /// Evidence that could not be read, and notes, each of which might say that a key was removed.
+    /// Evidence that could not be read.
     pub damaged: Unreadable,
     /// Objects under names that no evidence can have.
     pub foreign: Unreadable,
@@ -99,19 +99,18 @@ pub struct EvidenceRead {
 }
 
 impl Repository {
-    /// Reads and verifies evidence, the newest first, and hands it over one by one until `take` has enough.
+    /// Reads and verifies evidence, the newest first, and hands it over one by one until `take` has enough. Which keys were
+    /// removed is what `notes` say: one that is damaged might name another.
     ///
     /// Also what is not believed is handed over ([`Evidence::is_believed`]). A damaged one does not hide the others.
-    pub fn list_evidence(&self, mut take: impl FnMut(Evidence) -> ControlFlow<()>) -> Result<EvidenceRead> {
+    pub fn list_evidence(
+        &self,
+        notes: &Notes,
+        mut take: impl FnMut(Evidence) -> ControlFlow<()>,
+    ) -> Result<EvidenceRead> {
         let mut listed = self.backend().list(layout::EVIDENCE)?;
         listed.sort_by_cached_key(|object| Reverse(order(object)));
         let mut result = EvidenceRead { unread: listed.len() as u64, ..EvidenceRead::default() };
-        if listed.is_empty() {
-            return Ok(result);
-        }
-        let Notes { revoked, damaged, .. } = self.list_notes()?;
-        // Any of them might say that a key was removed.
-        result.damaged = damaged;
         for batch in listed.chunks(BATCH) {
             let Opened { sound, damaged, foreign } =
                 self.open_listed(batch, layout::evidence_of, |id, size| self.read_evidence(id, size))?;
@@ -120,7 +119,7 @@ impl Repository {
             result.unread -= batch.len() as u64;
             for (id, (record, signer)) in sound {
                 let arrived = arrival_in(batch, &id);
-                let key_removed = revoked.get(&signer.slot).map(|removed| removed.at);
+                let key_removed = notes.revoked.get(&signer.slot).map(|removed| removed.at);
                 if take(Evidence { id, record, signer, arrived, key_removed }).is_break() {
                     return Ok(result);
                 }

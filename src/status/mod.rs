@@ -113,29 +113,36 @@ struct Read<'a> {
 ///
 /// Fails where the backend does. What cannot be read in it is an alarm.
 pub fn look(repository: &Repository, options: &StatusOptions, hears: &Hears) -> Result<Status> {
-    look_to(repository, options, Depth::Last, hears).map(|(status, _)| status)
+    look_to(repository, options, None, hears).map(|(status, _)| status)
 }
 
-/// Looks at a repository as [`look`] does, and back to a day. That costs a request for each check and drill since.
+/// Looks at a repository as [`look`] does, and so far back. That costs a request for each check and drill since.
 pub fn look_back(
     repository: &Repository,
     options: &StatusOptions,
-    since: Timestamp,
+    span: SignedDuration,
     hears: &Hears,
 ) -> Result<(Status, History)> {
-    look_to(repository, options, Depth::Since(since), hears)
+    look_to(repository, options, Some(span), hears)
 }
 
-fn look_to(repository: &Repository, options: &StatusOptions, depth: Depth, hears: &Hears) -> Result<(Status, History)> {
+fn look_to(
+    repository: &Repository,
+    options: &StatusOptions,
+    span: Option<SignedDuration>,
+    hears: &Hears,
+) -> Result<(Status, History)> {
     hears.monitor.phase("status", None, None);
     repository.confirm_there()?;
     let (list, notes) = (repository.list_snapshots()?, repository.list_notes()?);
     hears.check()?;
     let now = repository.now_there()?;
+    let since = span.map_or(now, |span| now.saturating_sub(span).unwrap_or(Timestamp::MIN));
+    let depth = if span.is_some() { Depth::Since(since) } else { Depth::Last };
     let groups = groups(&list, options);
-    let proven = Proven::read(repository, &deployments(&groups), depth, now)?;
+    let deployments = deployments(&groups);
+    let proven = Proven::read((repository, &notes), &deployments, depth, now)?;
     let read = Read { list: &list, notes: &notes, proven: &proven, now };
-    let since = if let Depth::Since(since) = depth { since } else { now };
     let history = History::new(&read, &groups, since);
     let sources = sources(&read, options, &groups);
     let mut alarms = judge::of_repository(repository, &read, options)?;

@@ -15,6 +15,7 @@ use crate::format::evidence::{CheckEvidence, DrillEvidence, DrillResult, DrillTi
 use crate::id::{EvidenceId, SessionId};
 use crate::repository::Repository;
 use crate::repository::evidence::Evidence;
+use crate::repository::notes::Notes;
 use crate::repository::objects::Unreadable;
 
 /// Evidence that is read to find the last check and drills.
@@ -124,13 +125,18 @@ pub(super) struct Proven {
 
 impl Proven {
     /// Reads evidence of a repository and of these deployments.
-    pub(super) fn read(repository: &Repository, deployments: &[String], depth: Depth, now: Timestamp) -> Result<Self> {
+    pub(super) fn read(
+        (repository, notes): (&Repository, &Notes),
+        deployments: &[String],
+        depth: Depth,
+        now: Timestamp,
+    ) -> Result<Self> {
         let mut proven = Self::default();
         for deployment in deployments {
             proven.drills.insert(deployment.clone(), Vec::new());
         }
         let mut seen = 0;
-        let read = repository.list_evidence(|evidence| {
+        let read = repository.list_evidence(notes, |evidence| {
             let at = evidence.record.at;
             proven.take(evidence, now);
             seen += 1;

@@ -1,5 +1,7 @@
 //! Rows for MLflow's tables, in texts that dumps stumble over; the same SQL for both engines.
 
+use rusqlite::Connection;
+
 /// Parts of odd texts: what COPY, psql, SQLite's shell and our own readers could take for something else.
 const PARTS: [&str; 18] = [
     "a",
@@ -51,6 +53,28 @@ pub const ONE_MODEL: &str = "
     INSERT INTO model_versions (name, version, source, run_id, status, current_stage)
         VALUES ('detector', 1, 'mlflow-artifacts:/7/abc/artifacts/model', 'abc', 'READY', 'None');
 ";
+
+/// A model with one version, whose files must be at this place. It needs nothing else.
+pub const VERSION_AT_M: &str = "
+    INSERT INTO registered_models (name, creation_time, last_updated_time) VALUES ('fraud', 1, 1);
+    INSERT INTO model_versions (name, version, creation_time, current_stage, source, storage_location, status)
+        VALUES ('fraud', 1, 1, 'None', 'mlflow-artifacts:/1/m', 'mlflow-artifacts:/1/m', 'READY');
+";
+
+/// An experiment for [`insert_runs`].
+pub const EXPERIMENT: &str = "
+    INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)
+        VALUES (1, 'one', 'mlflow-artifacts:/1', 'active');
+";
+
+/// Inserts so many runs of [`EXPERIMENT`], which have no files.
+pub fn insert_runs(database: &Connection, runs: u32) {
+    for run in 0..runs {
+        let insert = "INSERT INTO runs (run_uuid, name, source_type, entry_point_name, user_id, status, lifecycle_stage, experiment_id)
+                      VALUES (?1, ?1, 'LOCAL', '', 'user', 'FINISHED', 'active', 1)";
+        database.execute(insert, [format!("{run:032x}")]).unwrap();
+    }
+}
 
 /// Returns statements that insert an experiment and runs with metrics, params and tags.
 pub fn inserts(experiment: u64, runs: u64) -> String {

@@ -12,21 +12,8 @@ use crate::child_environment;
 
 /// Where Debian keeps the programs of each version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
-/// Variables that programs need whatever they do: they get these and libpq's, and no secret that is not for it.
-const PASSED_ON: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "OPENSSL_CONF",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
+/// A variable of OpenSSL, which libpq uses.
+const OPENSSL: &str = "OPENSSL_CONF";
 /// Variables of libpq that could lead them elsewhere.
 const MISLEADING: [&str; 8] = [
     "PGHOSTADDR",
@@ -66,10 +53,10 @@ pub fn major_of(version: &str) -> Option<u32> {
     version[..len].parse().ok()
 }
 
-/// Returns whether these programs get a variable of this process. Kerberos has its own (`KRB5…`).
+/// Returns whether these programs get a variable of this process: what all need, and libpq's, and no secret that is not for it. Kerberos has its own (`KRB5…`).
 pub fn is_passed_on(name: &str) -> bool {
     let is_of_libpq = name.starts_with("PG") && !MISLEADING.contains(&name);
-    PASSED_ON.contains(&name) || name.starts_with("LC_") || name.starts_with("KRB5") || is_of_libpq
+    child_environment::is_basic(name) || name == OPENSSL || name.starts_with("KRB5") || is_of_libpq
 }
 
 #[cfg(test)]

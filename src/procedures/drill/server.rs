@@ -40,20 +40,6 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(200);
 /// Ports that are tried, because another process can take one between choosing and using it.
 const ATTEMPTS_MAX: usize = 3;
-/// Variables that programs need whatever they do.
-const PASSED_ON: [&str; 11] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
 /// Variables with which buckets are reached where no key pair is configured.
 const OF_AWS: &str = "AWS_";
 
@@ -95,7 +81,7 @@ pub fn ask(work: &Work<'_>, command: &str, chosen: &[Chosen], directory: &Path) 
 
 /// Prepares the command with a clean environment.
 fn prepare(line: &str, directory: &Path, passes: impl Fn(&str) -> bool) -> Command {
-    let is_passed_on = |name: &str| PASSED_ON.contains(&name) || name.starts_with("LC_") || passes(name);
+    let is_passed_on = |name: &str| child_environment::is_basic(name) || passes(name);
     let mut command = child_environment::program(Path::new("sh"), is_passed_on);
     command.args(["-c", &format!("exec {line}")]).current_dir(directory).stdin(Stdio::null());
     // It is not to call home, nor to begin jobs.

@@ -80,10 +80,9 @@ fn alarms(report: &Report<'_>) -> Markup {
 }
 
 fn source_section(report: &Report<'_>, source: &SourceStatus) -> Markup {
-    let none = Vec::new();
-    let snapshots = report.history.snapshots.get(&source.source).unwrap_or(&none);
-    let no_drills = Vec::new();
-    let drills = source.deployment.as_ref().and_then(|name| report.history.drills.get(name)).unwrap_or(&no_drills);
+    let snapshots = report.history.snapshots.get(&source.source).map_or(&[][..], Vec::as_slice);
+    let drills = source.deployment.as_ref().and_then(|name| report.history.drills.get(name));
+    let drills = drills.map_or(&[][..], Vec::as_slice);
     let today = report.zone.to_datetime(report.status.at).date();
     html! {
         section {
