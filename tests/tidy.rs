@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 41] = [
+const HOMES: [(&str, &[&str]); 43] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
@@ -50,6 +50,8 @@ const HOMES: [(&str, &[&str]); 41] = [
     ("hyper_rustls", &["src/s3/"]),
     ("hyper_util", &["src/s3/", "src/http_server.rs"]),
     ("indicatif", &["src/cli/progress.rs"]),
+    ("k8s_openapi", &["src/kubernetes/"]),
+    ("kube", &["src/kubernetes/"]),
     ("lettre", &["src/notify/smtp.rs"]),
     ("prometheus_client", &["src/status/metrics.rs"]),
     ("maud", &["src/status/report/"]),
