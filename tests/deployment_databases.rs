@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::support::cli::Runner;
 use crate::support::deployment::{Place, ThreeDays, assert_whole, snapshot_of};
 use crate::support::mlflow_server::{MlflowOptions, MlflowServer};
+use crate::support::tool;
 
 /// What Python says to reach users and permissions.
 const AUTH: &str =
@@ -57,6 +58,19 @@ fn registry_and_users_in_databases_of_their_own_come_back() {
     assert!(!runner.run(to_stdout.into_iter().chain(["--path", "auth.sql"])).expect(0).stdout.is_empty());
     let models = runner.run(["models", "--json"]).expect(0).json();
     assert!(models["models"].as_array().unwrap().iter().any(|model| model["name"] == "fraud-detector"), "{models:#}");
+    // A drill brings back all three, and MLflow reads its runs and its models from what came back.
+    let mlflow = tool("mlflow").display().to_string();
+    let drill = place(&old).run(&runner, &["drill", "--mlflow-command", &mlflow]).expect(0).json()["drill"].clone();
+    assert_eq!(drill["result"], "passed", "{drill:#}");
+    for store in ["backend", "registry", "auth"] {
+        assert!(drill["tables"].as_array().unwrap().iter().any(|table| table["store"] == store), "{store}: {drill:#}");
+        let part = format!("database/{store}");
+        assert!(drill["places"].as_array().unwrap().iter().any(|place| place["part"] == part), "{part}: {drill:#}");
+    }
+    assert!(
+        drill["server"]["models"].as_u64().unwrap() > 0 && drill["server"]["runs"].as_u64().unwrap() > 0,
+        "{drill:#}"
+    );
     drop(server);
     fs::remove_dir_all(&old).unwrap();
 

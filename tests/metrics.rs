@@ -144,6 +144,20 @@ impl Server {
         Self { child, address }
     }
 
+    /// Starts one of Prometheus's own servers, and waits until it can be reached.
+    fn of_prometheus(command: &mut Command) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        command.arg(format!("--web.listen-address={address}")).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = Self { child: command.spawn().unwrap(), address };
+        let begun = Instant::now();
+        while TcpStream::connect(&server.address).is_err() {
+            assert!(begun.elapsed() < WAIT_MAX);
+            sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
     /// Returns head and body of an answer.
     fn ask(&self, request: &str) -> (String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -217,15 +231,7 @@ fn a_server_tells_what_it_knows_says_when_that_is_old_and_ends_in_time() {
 #[test]
 fn a_push_gateway_is_told_whole_and_what_it_says_is_repeated() {
     let runner = everything();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut gateway = Command::new(tool("prometheus-pushgateway"));
-    gateway.arg(format!("--web.listen-address=127.0.0.1:{port}")).stdout(Stdio::null()).stderr(Stdio::null());
-    let gateway = Server { child: gateway.spawn().unwrap(), address: format!("127.0.0.1:{port}") };
-    let begun = Instant::now();
-    while TcpStream::connect(&gateway.address).is_err() {
-        assert!(begun.elapsed() < WAIT_MAX);
-        sleep(Duration::from_millis(50));
-    }
+    let gateway = Server::of_prometheus(&mut Command::new(tool("prometheus-pushgateway")));
     let url = format!("http://{}/metrics/job/mlvault", gateway.address);
     run(&runner, &["metrics", "--push", &url]).expect(0);
     let (_, body) = gateway.get("/metrics");
@@ -238,6 +244,35 @@ fn a_push_gateway_is_told_whole_and_what_it_says_is_repeated() {
     drop(gateway);
     run(&runner, &["metrics", "--push", &url]).expect(1);
     run(&runner, &["metrics", "--push", "http://192.0.2.1/metrics/job/mlvault"]).expect(2);
+}
+
+#[test]
+fn a_prometheus_that_scrapes_raises_the_alert_and_takes_it_back() {
+    let runner = everything();
+    let metrics = Server::start(&runner);
+    let rules = deploy("prometheus/mlvault.rules.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{rules:?}]\nscrape_configs:\n\
+         - {{job_name: mlvault, static_configs: [{{targets: [{:?}]}}]}}\n",
+        metrics.address
+    );
+    fs::write(runner.path("prometheus.yml"), text).unwrap();
+    let mut command = Command::new(tool("promtool").canonicalize().unwrap().with_file_name("prometheus"));
+    command.arg("--config.file").arg(runner.path("prometheus.yml"));
+    let prometheus = Server::of_prometheus(command.arg("--storage.tsdb.path").arg(runner.path("tsdb")));
+    let is_raised = |body: &str| {
+        let found: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        found["data"]["alerts"].as_array().is_some_and(|alerts| {
+            let is_it = |labels: &serde_json::Value| {
+                labels["alertname"] == "MlvaultNoGoodBackup" && labels["source"] == "deployment staging"
+            };
+            alerts.iter().any(|alert| alert["state"] == "firing" && is_it(&alert["labels"]))
+        })
+    };
+    prometheus.wait_for("/api/v1/alerts", |_, body| is_raised(body));
+    create(&runner, "staging", 3);
+    backup(&runner, "staging").expect(0);
+    prometheus.wait_for("/api/v1/alerts", |head, body| head.contains("200 OK") && !is_raised(body));
 }
 
 #[test]

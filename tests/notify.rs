@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::docs::json_fields::assert_documented;
 use super::support::cli::{Outcome, Runner, finish};
 use super::support::fault_server::{Answer, FaultServer, Request};
-use super::support::smtp_server::{self, SmtpServer};
+use super::support::smtp_server::{self, PLAIN, Protection, SmtpServer};
 
 /// What a server was sent: method, target and body.
 type Kept = Arc<Mutex<Vec<(String, String, String)>>>;
@@ -122,7 +122,7 @@ fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
     let elsewhere = format!("http://127.0.0.1:{}/hunter2", other.port());
     let (redirecting, _) = keeping(move |_| Answer::Full(302, vec![("Location", elsewhere.clone())], Vec::new()));
     let (refusing, _) = keeping(|_| Answer::with(403, "invalid_token"));
-    let tls = SmtpServer::start(true);
+    let tls = SmtpServer::start(Protection::FromTheFirstByte);
     let mut text = String::new();
     for (name, scheme, port) in [
         ("busy", "http", busy.port()),
@@ -194,7 +194,8 @@ fn one_who_cannot_be_told_is_warned_of_and_plain_http_elsewhere_is_refused() {
 fn mail_is_sent_with_tls_and_without_to_those_who_are_trusted() {
     let runner = Runner::with_repository();
     fs::write(runner.path("password"), "hunter2\n").unwrap();
-    let (plain, tls) = (SmtpServer::start(false), SmtpServer::start(true));
+    let (plain, tls) = (SmtpServer::start(Protection::Never), SmtpServer::start(Protection::FromTheFirstByte));
+    let upgraded = SmtpServer::start(Protection::WhenAsked);
     let mail = |name: &str, port: u16, more: &str| {
         format!(
             "[notify.{name}]\nkind = 'smtp'\nserver = '127.0.0.1:{port}'\nfrom = 'mlvault <vault@example.org>'\n\
@@ -207,19 +208,33 @@ fn mail_is_sent_with_tls_and_without_to_those_who_are_trusted() {
         + &mail("tls", tls.port(), &trusted)
         + &mail("untrusted", tls.port(), "tls = 'implicit'")
         // What does not offer TLS gets no mail.
-        + &mail("starttls", plain.port(), "");
+        + &mail("starttls", plain.port(), "")
+        + &mail("upgraded", upgraded.port(), &format!("ca-bundle = '{}'\n{login}", smtp_server::certificate().display()))
+        + &mail("upgraded-untrusted", upgraded.port(), &login);
     let outcome = finish(with_file(&runner, &text, &["backup", "missing"]).args(["--log-format", "json"])).expect(1);
     let told = summary(&outcome)["notifications"].clone();
     let ok: Vec<_> =
         told.as_array().unwrap().iter().map(|it| (it["name"].as_str().unwrap(), it["ok"].as_bool().unwrap())).collect();
-    assert_eq!(ok, [("plain", true), ("starttls", false), ("tls", true), ("untrusted", false)], "{told}");
+    let expected = [
+        ("plain", true),
+        ("starttls", false),
+        ("tls", true),
+        ("untrusted", false),
+        ("upgraded", true),
+        ("upgraded-untrusted", false),
+    ];
+    assert_eq!(ok, expected, "{told}");
     assert!(!outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
-    for said in [plain.said(), tls.said()] {
+    for said in [plain.said(), tls.said(), upgraded.said()] {
         assert!(said.contains("RCPT TO:<ops@example.org>") && said.contains("RCPT TO:<boss@example.org>"), "{said}");
         assert!(said.contains("Subject: mlvault backup on ") && said.contains("FAILURE"), "{said}");
         assert!(said.contains("Exit code 1"), "{said}");
     }
     assert_eq!(tls.said().matches("DATA").count(), 1);
+    // In the clear a server that can more hears that TLS is wanted, and nothing else.
+    let clear = |line: &&str| line.starts_with(PLAIN) && !line.contains("EHLO") && !line.contains("STARTTLS");
+    assert_eq!(upgraded.said().lines().filter(clear).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(upgraded.said().matches("DATA").count(), 1);
 }
 
 #[test]
