@@ -19,7 +19,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo test deny bench bench-deployment bench-retention bench-stages bench-status fmt lint
+.PHONY: help install demo test manifests deny bench bench-deployment bench-retention bench-stages bench-status fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,7 +47,11 @@ demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes on
 
 test: ## Run all tests
 	@scripts/setup.sh test
-	cargo test --release
+	@scripts/test.sh
+
+manifests: ## Render the chart of deploy/helm into the plain manifests of deploy/kubernetes
+	@scripts/setup.sh kubernetes
+	MLVAULT_BLESS=1 cargo test --release --test suite -- kubernetes::chart::the_plain_manifests
 
 deny: ## Check licences and origins of all dependencies (DENY=advisories: known vulnerabilities, which needs GitHub)
 	@scripts/setup.sh deny

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine to build, test, demonstrate or benchmark mlvault.
 #
-#   scripts/setup.sh [build] [test] [deny] [demo] [bench] [rustic]      (default: build test demo)
+#   scripts/setup.sh [build] [test] [kubernetes] [deny] [demo] [bench] [rustic]      (default: build test demo)
 #
 #   build   a C++ compiler, libclang for RocksDB's bindings, and RocksDB itself, compiled once (scripts/rocksdb.sh);
 #           install Rust first
 #   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow, Prometheus's tools,
-#           a browser; systemd, which looks at the units of deploy/
+#           a browser; systemd, which looks at the units of deploy/; kubernetes, if there is Go
+#   kubernetes  what tests of Kubernetes talk to: its control plane, compiled once with Go (about 14 processor minutes,
+#           3 GB of cache), or the one in KUBEBUILDER_ASSETS or PATH; Helm; custom resources; bubblewrap
 #   deny    build, and cargo-deny, as a binary
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg
@@ -169,12 +171,35 @@ install_prometheus() {
     rm -rf "$download"
 }
 
-setup_test() {
+setup_test_tools() {
     setup_build
     install_postgresql
-    debian_packages chromium openssl sqlite3 strace systemd
+    debian_packages bubblewrap buildah chromium debootstrap openssl sqlite3 strace systemd
     python_parts s3 reader data mlflow page
     install_prometheus
+}
+
+# Several checkouts share the tools.
+make_kubernetes() {
+    local lock status=0 tries_max=$tries_max
+    # Downloads may succeed later; without Go there is no later.
+    command -v go >/dev/null || tries_max=1
+    exec {lock}>"$tools.lock"
+    flock "$lock"
+    retry "$root/scripts/kubernetes.sh" "$tools" || status=1
+    exec {lock}>&-
+    return $status
+}
+
+setup_test() {
+    setup_test_tools
+    # scripts/test.sh says what is left out for it.
+    make_kubernetes || say "no tests of Kubernetes on this machine"
+}
+
+setup_kubernetes() {
+    setup_test_tools
+    make_kubernetes || fail "cannot prepare the tests of Kubernetes"
 }
 
 setup_deny() {
@@ -205,7 +230,7 @@ setup_rustic() {
 [ $# -gt 0 ] || set -- build test demo
 for part in "$@"; do
     case $part in
-    build | test | deny | demo | bench | rustic) "setup_$part" ;;
-    *) fail "unknown part '$part': expected build, test, deny, demo, bench or rustic" ;;
+    build | test | kubernetes | deny | demo | bench | rustic) "setup_$part" ;;
+    *) fail "unknown part '$part': expected build, test, kubernetes, deny, demo, bench or rustic" ;;
     esac
 done

@@ -55,6 +55,7 @@ mod hostile_key;
 mod hostile_pin;
 mod hostile_times;
 mod interrupts;
+mod kubernetes;
 mod long_life;
 mod lying_segment;
 mod managed_postgresql;

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod deployment;
 pub mod dumps;
 pub mod fault_server;
+pub mod kubernetes;
 pub mod mlflow_rows;
 pub mod mlflow_server;
 pub mod postgres_server;
@@ -21,13 +22,17 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
-pub fn tool(name: &str) -> PathBuf {
-    let tools = match env::var_os("MLVAULT_TEST_TOOLS") {
+/// Returns the folder of the tools.
+pub fn tools() -> PathBuf {
+    match env::var_os("MLVAULT_TEST_TOOLS") {
         Some(directory) => PathBuf::from(directory),
         None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/mlvault-tools"),
-    };
-    let path = tools.join("bin").join(name);
+    }
+}
+
+/// Returns the path of an installed tool. A missing one fails the test: a skipped test would look like a passed one.
+pub fn tool(name: &str) -> PathBuf {
+    let path = tools().join("bin").join(name);
     assert!(path.is_file(), "{path:?} is missing: run scripts/setup.sh test first");
     path
 }

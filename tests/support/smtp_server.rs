@@ -63,7 +63,8 @@ pub fn certificate() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/loopback-certificate.pem")
 }
 
-fn tls() -> Arc<ServerConfig> {
+/// Returns what a server needs to show the certificate of the tests.
+pub fn tls() -> Arc<ServerConfig> {
     let key = certificate().with_file_name("loopback-key.pem");
     let chain = CertificateDer::pem_file_iter(certificate()).unwrap().map(Result::unwrap).collect();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
