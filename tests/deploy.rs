@@ -1,4 +1,5 @@
-//! What runs mlvault where there is no Kubernetes: the units of systemd and the lines of cron.
+//! What runs mlvault where there is no Kubernetes: the units of systemd and the lines of cron. For the chart see
+//! `tests/kubernetes/chart.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -73,13 +74,19 @@ fn services_may_do_little() {
     }
 }
 
-#[test]
-fn services_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
+/// Returns the exit codes that a job must not try again, as the page of commands has them.
+pub fn lasting_exit_codes() -> BTreeSet<String> {
     let page = Page::read("docs/cli.md");
     let codes = rows(page.section("Exit codes"));
-    let lasting: BTreeSet<&str> =
-        codes.iter().filter(|row| row[2].starts_with("no")).map(|row| row[0].trim_matches('`')).collect();
+    let lasting = codes.iter().filter(|row| row[2].starts_with("no")).map(|row| row[0].trim_matches('`').to_owned());
+    let lasting: BTreeSet<String> = lasting.collect();
     assert!(lasting.contains("2") && !lasting.contains("11"), "{lasting:?}");
+    lasting
+}
+
+#[test]
+fn services_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
+    let lasting = lasting_exit_codes();
     for (name, text) in services() {
         let stop: u64 = values(&text, "TimeoutStopSec")[0].parse().unwrap();
         assert!(stop > END_MAX, "{name}");
@@ -89,7 +96,8 @@ fn services_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
         match values(&text, "Restart")[0] {
             "no" => {}
             _ => {
-                let prevented = values(&text, "RestartPreventExitStatus")[0].split(' ').collect::<BTreeSet<_>>();
+                let prevented = values(&text, "RestartPreventExitStatus")[0].split(' ').map(str::to_owned);
+                let prevented: BTreeSet<String> = prevented.collect();
                 assert_eq!(prevented, lasting, "{name}");
             }
         }
@@ -98,12 +106,17 @@ fn services_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
 
 #[test]
 fn units_and_cron_call_commands_that_there_are() {
-    let helps = help::all();
     let cron = deployed("cron").pop().unwrap().1;
     let of_cron = cron.lines().filter_map(|line| line.split(" mlvault mlvault ").nth(1).map(str::to_owned));
     let of_units = services().into_iter().map(|(_, text)| values(&text, "ExecStart")[0].replace("mlvault ", ""));
     let calls: Vec<String> = of_cron.chain(of_units).collect();
     assert!(calls.len() > 6, "{calls:?}");
+    assert_commands_exist(&calls);
+}
+
+/// Fails unless mlvault has the commands, and the options that they are called with.
+pub fn assert_commands_exist(calls: &[String]) {
+    let helps = help::all();
     for call in calls {
         let mut words = call.split(' ');
         let name = words.next().unwrap();

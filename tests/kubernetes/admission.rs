@@ -1,0 +1,145 @@
+//! The chart's objects before the API server: each field is known, each pod is admitted by the strictest standard, and each
+//! account may do what its job does and nothing else, which its own token shows.
+
+use std::fs;
+
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::json;
+
+use super::chart::pods;
+use crate::support::cli::Outcome;
+use crate::support::kubernetes::cluster::documents;
+use crate::support::kubernetes::helm::{example, template};
+use crate::support::kubernetes::{Cluster, Namespace};
+use crate::support::tools;
+
+/// Makes the kinds of objects that the Prometheus operator brings, from its own definitions.
+fn define_monitors() {
+    let cluster = Cluster::shared();
+    let folder = tools().join("kubernetes/custom-resources");
+    for name in ["podmonitors", "prometheusrules", "servicemonitors"] {
+        let text = fs::read_to_string(folder.join(format!("monitoring.coreos.com_{name}.yaml"))).unwrap();
+        cluster.apply_in("default", &text, false).unwrap();
+        let api: Api<CustomResourceDefinition> = Api::all(cluster.client());
+        let is_served = || {
+            let found = cluster.wait(api.get(&format!("{name}.monitoring.coreos.com"))).unwrap();
+            let mut conditions = found.status.into_iter().flat_map(|status| status.conditions.unwrap_or_default());
+            conditions.any(|it| it.type_ == "Established" && it.status == "True")
+        };
+        while !is_served() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+}
+
+/// A namespace that admits only pods of the strictest standard.
+fn strict() -> Namespace {
+    Cluster::shared().namespace_with("admission", &[("pod-security.kubernetes.io/enforce", "restricted")])
+}
+
+/// Renders the chart into a namespace, with all that it has.
+fn render(namespace: &Namespace) -> String {
+    let here = format!("mlflowNamespaces=[{:?}]", namespace.name());
+    let all = ["--values", &example(), "--set-json", &here, "--set", "metrics.serviceMonitor.enabled=true"];
+    let output: Outcome = template("mlvault", namespace.name(), &all).expect(0);
+    output.text()
+}
+
+#[test]
+fn the_api_server_knows_every_field_and_admits_every_pod() {
+    define_monitors();
+    let namespace = strict();
+    let objects = documents(&render(&namespace));
+    assert!(objects.len() > 20, "{}", objects.len());
+    for object in &objects {
+        let text = serde_json::to_string(object).unwrap();
+        if let Err(error) = namespace.dry_run(&text) {
+            panic!("{error}\n{text}");
+        }
+        // Pods need their accounts.
+        if object.types.as_ref().unwrap().kind == "ServiceAccount" {
+            namespace.apply(&text);
+        }
+    }
+    for (name, mut pod) in pods(&objects) {
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = json!(name);
+        namespace.dry_run(&pod.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn an_account_may_do_what_its_job_does_and_nothing_else() {
+    let namespace = strict();
+    let is_of_accounts = |kind: &str| matches!(kind, "ServiceAccount" | "Role" | "RoleBinding");
+    for object in documents(&render(&namespace)) {
+        if is_of_accounts(&object.types.as_ref().unwrap().kind) {
+            namespace.apply(&serde_json::to_string(&object).unwrap());
+        }
+    }
+    let of_restore = [
+        "get apps/deployments",
+        "patch apps/deployments",
+        "patch apps/deployments/scale",
+        "get apps/statefulsets/scale",
+        "patch apps/statefulsets/scale",
+        "list /pods",
+        "watch /pods",
+        "create coordination.k8s.io/leases",
+        "update coordination.k8s.io/leases",
+    ];
+    let of_nobody = [
+        "get /secrets",
+        "list /secrets",
+        "get /configmaps",
+        "create /pods",
+        "delete /pods",
+        "create /pods/exec",
+        "delete apps/deployments",
+        "create batch/jobs",
+        "patch batch/cronjobs",
+        "create /serviceaccounts/token",
+        "delete /persistentvolumeclaims",
+        "patch rbac.authorization.k8s.io/roles",
+    ];
+    for account in ["backup", "forget", "prune", "check", "drill", "metrics", "restore"] {
+        let may = Asker::new(&namespace, &format!("mlvault-{account}"));
+        for what in of_restore {
+            assert_eq!(may.ask(what, namespace.name()), account == "restore", "{account}: {what}");
+            assert!(!may.ask(what, "default"), "{account} in another namespace: {what}");
+        }
+        for what in of_nobody {
+            assert!(!may.ask(what, namespace.name()), "{account}: {what}");
+        }
+    }
+}
+
+/// Asks the API server what an account may do, with the account's own token.
+struct Asker(Api<SelfSubjectAccessReview>);
+
+impl Asker {
+    fn new(namespace: &Namespace, account: &str) -> Self {
+        Self(Api::all(namespace.client_of(account)))
+    }
+
+    /// Asks for what is written as `VERB GROUP/RESOURCE` or `VERB GROUP/RESOURCE/SUBRESOURCE`.
+    fn ask(&self, what: &str, namespace: &str) -> bool {
+        let (verb, rest) = what.split_once(' ').unwrap();
+        let parts: Vec<&str> = rest.split('/').collect();
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            group: Some(parts[0].to_owned()),
+            resource: Some(parts[1].to_owned()),
+            subresource: parts.get(2).map(|part| (*part).to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let asked = SelfSubjectAccessReview { spec, ..Default::default() };
+        Cluster::shared().wait(self.0.create(&PostParams::default(), &asked)).unwrap().status.unwrap().allowed
+    }
+}
