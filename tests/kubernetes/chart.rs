@@ -18,8 +18,10 @@ fn rendered() -> String {
     template("mlvault", "mlvault", &["--values", &example()]).expect(0).text()
 }
 
+/// Returns the objects of the example, with every job that there is.
 fn objects() -> Vec<DynamicObject> {
-    documents(&rendered())
+    let all = ["--values", &example(), "--set", "jobs.copy.enabled=true"];
+    documents(&template("mlvault", "mlvault", &all).expect(0).text())
 }
 
 fn kind(object: &DynamicObject) -> &str {
@@ -102,7 +104,7 @@ fn jobs_call_commands_that_there_are() {
         arguments.iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
     };
     let calls: Vec<String> = pods(&objects()).iter().map(|(_, pod)| words(pod)).collect();
-    assert_eq!(calls.len(), 7, "{calls:?}");
+    assert_eq!(calls.len(), 8, "{calls:?}");
     assert_commands_exist(&calls);
 }
 
@@ -124,7 +126,7 @@ fn jobs_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
         assert_eq!(object.data["spec"]["suspend"] == true, object.name_any().contains("restore"));
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
 }
 
 #[test]
@@ -137,6 +139,7 @@ fn each_job_has_the_key_of_its_role_and_no_other_and_only_the_restore_has_a_toke
         ("check", "auditor"),
         ("metrics", "auditor"),
         ("drill", "reader"),
+        ("copy", "reader"),
         ("restore", "reader"),
     ];
     let pods = pods(&objects);

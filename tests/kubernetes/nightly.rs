@@ -147,6 +147,11 @@ fn the_jobs_of_the_chart_back_up_check_forget_prune_drill_and_restore() {
     );
     release.run_well("mlvault-forget-production");
     release.run_well("mlvault-prune");
+    fs::remove_file(release.days.folder().join("mlflow.db")).unwrap();
+    fs::remove_dir_all(release.days.folder().join("artifacts")).unwrap();
+    release.run_well("mlvault-restore-production");
+    let server = release.days.place().serve(&release.days.runner.path("served"));
+    server.verify(&release.days.record(3), &[]);
 }
 
 #[test]

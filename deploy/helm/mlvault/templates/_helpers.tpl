@@ -219,6 +219,16 @@ spec:
           {{- include "mlvault.pod" . | nindent 10 }}
 {{- end }}
 
+{{/* Whether a job is enabled anywhere: root and name. */}}
+{{- define "mlvault.hasJob" -}}
+{{- $name := .name -}}
+{{- $isThere := (get .root.Values.jobs $name).enabled -}}
+{{- range $_, $own := .root.Values.deployments -}}
+{{- if dig $name "enabled" false ($own | default dict) -}}{{- $isThere = true -}}{{- end -}}
+{{- end -}}
+{{- if $isThere }}true{{ end -}}
+{{- end }}
+
 {{- define "mlvault.serviceAccount" -}}
 apiVersion: v1
 kind: ServiceAccount
