@@ -7,8 +7,8 @@
 #           install Rust first
 #   test    build, and what the tests talk to: object stores, PostgreSQL, SQLite's shell, MLflow, Prometheus's tools,
 #           a browser; systemd, which looks at the units of deploy/; kubernetes, if there is Go
-#   kubernetes  what tests of Kubernetes talk to: its control plane, compiled once with Go (about 14 processor minutes,
-#           3 GB of cache), or the one in KUBEBUILDER_ASSETS or PATH; Helm; custom resources; bubblewrap
+#   kubernetes  what tests of Kubernetes talk to: its control plane, compiled once with Go (about 25 processor minutes,
+#           4 GB of cache), or the one in KUBEBUILDER_ASSETS or PATH; Helm; custom resources; bubblewrap
 #   deny    build, and cargo-deny, as a binary
 #   demo    build, and MLflow
 #   bench   build, numpy, restic and Borg

@@ -1,10 +1,7 @@
 //! The chart's objects before the API server: each field is known, each pod is admitted by the strictest standard, and each
 //! account may do what its job does and nothing else, which its own token shows.
 
-use std::fs;
-
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
@@ -14,26 +11,6 @@ use crate::support::cli::Outcome;
 use crate::support::kubernetes::cluster::documents;
 use crate::support::kubernetes::helm::{example, template};
 use crate::support::kubernetes::{Cluster, Namespace};
-use crate::support::tools;
-
-/// Makes the kinds of objects that the Prometheus operator brings, from its own definitions.
-fn define_monitors() {
-    let cluster = Cluster::shared();
-    let folder = tools().join("kubernetes/custom-resources");
-    for name in ["podmonitors", "prometheusrules", "servicemonitors"] {
-        let text = fs::read_to_string(folder.join(format!("monitoring.coreos.com_{name}.yaml"))).unwrap();
-        cluster.apply_in("default", &text, false).unwrap();
-        let api: Api<CustomResourceDefinition> = Api::all(cluster.client());
-        let is_served = || {
-            let found = cluster.wait(api.get(&format!("{name}.monitoring.coreos.com"))).unwrap();
-            let mut conditions = found.status.into_iter().flat_map(|status| status.conditions.unwrap_or_default());
-            conditions.any(|it| it.type_ == "Established" && it.status == "True")
-        };
-        while !is_served() {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    }
-}
 
 /// A namespace that admits only pods of the strictest standard.
 fn strict() -> Namespace {
@@ -50,7 +27,9 @@ fn render(namespace: &Namespace) -> String {
 
 #[test]
 fn the_api_server_knows_every_field_and_admits_every_pod() {
-    define_monitors();
+    for kind in ["podmonitors", "prometheusrules", "servicemonitors"] {
+        Cluster::shared().define("monitoring.coreos.com", kind);
+    }
     let namespace = strict();
     let objects = documents(&render(&namespace));
     assert!(objects.len() > 20, "{}", objects.len());

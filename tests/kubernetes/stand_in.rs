@@ -10,13 +10,14 @@ use futures_util::TryStreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{LogParams, Patch, PatchParams};
+use kube::api::{DeleteParams, EvictParams, LogParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::support::child;
 use crate::support::kubernetes::cluster::documents;
 use crate::support::kubernetes::namespace::statuses;
+use crate::support::kubernetes::node::snapshots::{CLASS, STUCK_CLASS};
 use crate::support::kubernetes::{Cluster, Namespace};
 
 /// Returns a Job of one container, whose shell runs some lines. `pod` are more fields of its pod, `container` of its container.
@@ -239,6 +240,45 @@ fn a_claim_is_a_directory_that_outlives_pods_and_goes_with_the_claim() {
 }
 
 #[test]
+fn a_claim_can_be_made_from_a_snapshot_of_another() {
+    let namespace = Cluster::shared().with_snapshots().namespace("snapshot");
+    let claim = |name: &str, source: &str| {
+        namespace.apply(&format!(
+            "{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}}}, spec: {{accessModes: [ReadWriteOnce], \
+             resources: {{requests: {{storage: 1Gi}}}}{source}}}}}"
+        ))
+    };
+    let snapshot = |name: &str, class: &str| {
+        namespace
+            .apply(&format!(
+                "{{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshot, metadata: {{name: {name}}}, spec: \
+             {{volumeSnapshotClassName: {class}, source: {{persistentVolumeClaimName: data}}}}}}"
+            ))
+            .remove(0)
+    };
+    let on = |claim: &str, name: &str, lines: &str| {
+        let volume = format!("volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}],");
+        run(&namespace, &job(name, lines, &volume, "volumeMounts: [{name: data, mountPath: /data}]"))
+    };
+    claim("data", "");
+    assert_eq!(on("data", "first", "echo one >/data/file").0, 0);
+    let stuck = snapshot("never", STUCK_CLASS);
+    let made = snapshot("soon", CLASS);
+    let api = Cluster::shared().api_of(&made, namespace.name()).unwrap();
+    let find = |name: &str| Cluster::shared().wait(api.get_opt(name)).unwrap();
+    let status = |name: &str| find(name).map(|found| found.data["status"].clone()).unwrap_or_default();
+    namespace.until("a snapshot that is ready", || (status("soon")["readyToUse"] == true).then_some(()));
+    assert_eq!(on("data", "second", "echo two >/data/file").0, 0);
+    claim("copy", ", dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: soon}");
+    assert_eq!(on("copy", "third", "cat /data/file"), (0, "one\n".to_owned()));
+    assert_ne!(status(&stuck.name_any())["readyToUse"], true);
+    for name in ["soon", "never"] {
+        Cluster::shared().wait(api.delete(name, &DeleteParams::default())).unwrap();
+        namespace.until("no snapshot", || find(name).is_none().then_some(()));
+    }
+}
+
+#[test]
 fn a_cron_job_makes_jobs_when_their_time_has_come() {
     let namespace = Cluster::shared().namespace("cron");
     let template = documents(&job("unused", "echo tick", "", "")).remove(0).data;
@@ -274,6 +314,25 @@ fn a_pod_that_fails_for_what_will_not_pass_is_not_tried_again() {
 }
 
 #[test]
+fn a_pod_that_is_moved_away_counts_as_no_attempt() {
+    let cluster = Cluster::shared();
+    let namespace = cluster.namespace("drain");
+    let folder = tempfile::tempdir().unwrap();
+    let lines =
+        "[ -e /shared/again ] && exit 0; touch /shared/again; trap 'exit 130' TERM; while :; do sleep 0.1; done";
+    let volume = format!("volumes: [{{name: shared, hostPath: {{path: {}}}}}],", folder.path().display());
+    let manifest = job("drained", lines, &volume, "volumeMounts: [{name: shared, mountPath: /shared}]");
+    let policy = "podFailurePolicy: {rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}]}";
+    namespace.apply(&manifest.replace("  template:", &format!("  {policy}\n  template:")));
+    namespace.until("a pod at work", || folder.path().join("again").exists().then_some(()));
+    let pod = namespace.list::<Pod>("job-name=drained").remove(0).name_any();
+    cluster.wait(namespace.api::<Pod>().evict(&pod, &EvictParams::default())).unwrap();
+    let ended = namespace.wait_job("drained");
+    assert_eq!(ended.last().map(|ended| ended.code), Some(0), "{ended:?}");
+    assert_eq!(namespace.get::<Job>("drained").status.unwrap().failed, None);
+}
+
+#[test]
 fn a_token_of_an_account_may_do_what_its_role_says_and_no_more() {
     let cluster = Cluster::shared();
     let namespace = cluster.namespace("rbac");
@@ -295,7 +354,7 @@ subjects: [{kind: ServiceAccount, name: looker}]
     let client = namespace.client_of("looker");
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace.name());
     cluster.wait(pods.list(&kube::api::ListParams::default())).unwrap();
-    let error = cluster.wait(pods.delete("any", &kube::api::DeleteParams::default())).unwrap_err().to_string();
+    let error = cluster.wait(pods.delete("any", &DeleteParams::default())).unwrap_err().to_string();
     assert!(error.contains("forbidden") && error.contains(":looker"), "{error}");
 }
 

@@ -1,9 +1,12 @@
 //! The one cluster of a test process, and how manifests get into it.
 
+use std::fs;
 use std::future::Future;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Once};
+use std::thread::sleep;
 use std::time::Duration;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, Scope, oneshot};
@@ -13,6 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::control_plane::{ControlPlane, client};
 use super::namespace::Namespace;
 use super::node::Node;
+use super::node::snapshots::{GROUP, classes};
+use crate::support::tools;
 
 /// How long a request may take: a machine with many tests at once answers slowly.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -41,6 +46,35 @@ impl Cluster {
         let client = client(&runtime, &plane.kubeconfig());
         let node = Node::start(&runtime, client.clone(), &plane);
         Self { runtime, client, plane, node }
+    }
+
+    /// Adds what snapshots of claims need, once: the definitions of their objects, their controller, and a driver's stand-in.
+    pub fn with_snapshots(&'static self) -> &'static Self {
+        static ADDED: Once = Once::new();
+        ADDED.call_once(|| {
+            for kind in ["volumesnapshotclasses", "volumesnapshotcontents", "volumesnapshots"] {
+                self.define(GROUP, kind);
+            }
+            self.plane.start_snapshot_controller();
+            self.node.provide_snapshots();
+            self.apply_in("default", &classes(), false).unwrap();
+        });
+        self
+    }
+
+    /// Makes a kind of custom resources, from the definition that setup has fetched, and waits until it is served.
+    pub fn define(&self, group: &str, kind: &str) {
+        let path = tools().join(format!("kubernetes/custom-resources/{group}_{kind}.yaml"));
+        self.apply_in("default", &fs::read_to_string(path).unwrap(), false).unwrap();
+        let api: Api<CustomResourceDefinition> = Api::all(self.client());
+        let is_served = || {
+            let status = self.wait(api.get(&format!("{kind}.{group}"))).unwrap().status;
+            let mut conditions = status.into_iter().flat_map(|status| status.conditions.unwrap_or_default());
+            conditions.any(|it| it.type_ == "Established" && it.status == "True")
+        };
+        while !is_served() {
+            sleep(Duration::from_millis(100));
+        }
     }
 
     /// Returns the administrator's client.

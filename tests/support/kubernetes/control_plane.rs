@@ -7,6 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ pub struct ControlPlane {
     /// The administrator's token.
     pub token: String,
     directory: PathBuf,
-    processes: Vec<(&'static str, Child)>,
+    processes: Mutex<Vec<(&'static str, Child)>>,
 }
 
 impl ControlPlane {
@@ -74,7 +75,7 @@ impl ControlPlane {
         let directory = process::passing_directory("mlvault-cluster-");
         let [store, peers, port] = free_ports();
         let [token, controllers] = [(); 2].map(|()| data_encoding::HEXLOWER.encode(&new_secret()[..]));
-        let mut plane = Self { port, authority: String::new(), token, directory, processes: Vec::new() };
+        let mut plane = Self { port, authority: String::new(), token, directory, processes: Mutex::default() };
         plane.run("etcd", &etcd(store, peers));
         fs::write(plane.directory.join("tokens"), tokens(&plane.token, &controllers)).unwrap();
         make_signing_key(&plane.directory.join("signing-key"));
@@ -88,11 +89,19 @@ impl ControlPlane {
     }
 
     /// Starts one of its programs in its directory, where relative paths in flags lead.
-    fn run(&mut self, name: &'static str, flags: &str) {
+    fn run(&self, name: &'static str, flags: &str) {
         let mut command = Command::new(tools().join("kubernetes").join(name));
         command.args(flags.split_whitespace()).current_dir(&self.directory);
         let child = process::start(&command, &self.log(name));
-        self.processes.push((name, child.expect("the control plane: run scripts/setup.sh kubernetes first")));
+        self.processes
+            .lock()
+            .unwrap()
+            .push((name, child.expect("the control plane: run scripts/setup.sh kubernetes first")));
+    }
+
+    /// Starts what binds VolumeSnapshots to their content; the definitions of both must be there.
+    pub fn start_snapshot_controller(&self) {
+        self.run("snapshot-controller", "--kubeconfig=admin");
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -100,14 +109,14 @@ impl ControlPlane {
     }
 
     /// The API server makes its certificate itself when it starts.
-    fn await_certificate(&mut self) -> Result<String, String> {
+    fn await_certificate(&self) -> Result<String, String> {
         let path = self.directory.join("certificates/apiserver.crt");
         self.until(|_| {
             fs::read_to_string(&path).ok().filter(|text| text.trim_end().ends_with("-----END CERTIFICATE-----"))
         })
     }
 
-    fn await_ready(&mut self, runtime: &Runtime) -> Result<(), String> {
+    fn await_ready(&self, runtime: &Runtime) -> Result<(), String> {
         let client = client(runtime, &self.kubeconfig());
         self.until(|_| {
             let request = Request::get("/readyz").body(Vec::new()).unwrap();
@@ -115,14 +124,15 @@ impl ControlPlane {
         })
     }
 
-    fn until<T>(&mut self, found: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
+    fn until<T>(&self, found: impl Fn(&Self) -> Option<T>) -> Result<T, String> {
         let begun = Instant::now();
         loop {
             if let Some(found) = found(self) {
                 return Ok(found);
             }
-            let mut processes = self.processes.iter_mut();
-            let ended = processes.find_map(|(name, child)| (!matches!(child.try_wait(), Ok(None))).then_some(*name));
+            let mut processes = self.processes.lock().unwrap();
+            let ended =
+                processes.iter_mut().find_map(|(name, child)| (!matches!(child.try_wait(), Ok(None))).then_some(*name));
             if ended.is_some() || begun.elapsed() > START_MAX {
                 let name = ended.unwrap_or("kube-apiserver");
                 return Err(format!("{name}:\n{}", fs::read_to_string(self.log(name)).unwrap_or_default()));
@@ -134,7 +144,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for (_, child) in &mut self.processes {
+        for (_, child) in self.processes.get_mut().unwrap() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -7,7 +7,8 @@
 //!   limits of memory or processor time, and the network is that of the host. What serves a port must choose a free one.
 //! - The names of Services lead to the host ([`sandbox`]); a Service's port must be that of the container.
 //! - Of probes there is readiness, by HTTP and TCP ([`probe`]); there are no hooks, no sidecars, no ephemeral containers.
-//! - ConfigMaps and Secrets are written once, when a pod starts ([`volumes`]); claims are directories ([`claims`]).
+//! - ConfigMaps and Secrets are written once, when a pod starts ([`volumes`]); claims are directories ([`claims`]), and
+//!   snapshots copies of them ([`snapshots`]), which are only whole if nobody writes meanwhile.
 
 pub mod claims;
 mod container;
@@ -17,6 +18,7 @@ mod logs;
 mod pod;
 mod probe;
 mod sandbox;
+pub mod snapshots;
 mod status;
 mod stored;
 mod volumes;
@@ -115,6 +117,11 @@ impl Node {
         let watching = Arc::clone(&pods);
         watch(&host, Api::<Pod>::all(host.client.clone()), move |event| watching.see(event));
         Self { pods }
+    }
+
+    /// Looks after the content of snapshots from now on.
+    pub fn provide_snapshots(&self) {
+        snapshots::provide(&self.pods.host);
     }
 
     /// Returns where the pods have their directories.

@@ -75,7 +75,7 @@ fn claimed(host: &Host, pod: &Pod, claim: &str) -> Result<PathBuf, String> {
     let volume = found.spec.and_then(|spec| spec.volume_name).filter(|_| is_bound);
     let volume = volume.ok_or_else(|| format!("pod has unbound PersistentVolumeClaim {claim}"))?;
     let volumes: Api<PersistentVolume> = Api::all(host.client.clone());
-    claims::directory(&host.wait(volumes.get(&volume)).map_err(|error| error.to_string())?)
+    claims::directory(host, &host.wait(volumes.get(&volume)).map_err(|error| error.to_string())?)
 }
 
 /// Returns the files of a volume that has some.
