@@ -25,7 +25,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 pub enum Fault {
     /// There is no object of that name.
     NotFound,
-    /// A create-only write found an object of that name.
+    /// A create-only write found an object of that name; or what was to be changed has been changed by somebody else.
     AlreadyExists,
     /// Credentials are missing, wrong, or not allowed to do this.
     Denied,
@@ -199,6 +199,18 @@ pub enum Error {
         /// The cause.
         source: Cause,
     },
+    /// A request to the API server of a Kubernetes cluster failed.
+    #[error("Cannot {action} {object}: {source}")]
+    Cluster {
+        /// Why, for callers that branch on it.
+        fault: Fault,
+        /// The operation, as in "cannot scale".
+        action: &'static str,
+        /// What, with its namespace and cluster.
+        object: String,
+        /// The cause.
+        source: Cause,
+    },
     /// The local index cache failed even after it was rebuilt.
     #[error("Cannot use the index cache {path:?}: {reason}")]
     Cache {
@@ -227,6 +239,16 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self::Backend { fault, action, object: object.into(), source: Arc::from(source.into()) }
+    }
+
+    /// Makes an error of a Kubernetes cluster.
+    pub fn cluster(
+        fault: Fault,
+        action: &'static str,
+        object: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Cluster { fault, action, object: object.into(), source: Arc::from(source.into()) }
     }
 
     /// Makes an error of a source.
@@ -262,7 +284,7 @@ impl Error {
     /// Returns the fault of a backend, or of an MLflow server.
     pub fn fault(&self) -> Option<Fault> {
         match self {
-            Self::Backend { fault, .. } | Self::Tracking { fault, .. } => Some(*fault),
+            Self::Backend { fault, .. } | Self::Tracking { fault, .. } | Self::Cluster { fault, .. } => Some(*fault),
             _ => None,
         }
     }
@@ -284,4 +306,18 @@ impl Error {
         let lost = matches!(self, Self::Backend { fault: Fault::NotFound | Fault::BadAnswer, .. });
         lost || matches!(self, Self::Damaged { .. } | Self::MissingChunk { .. })
     }
+}
+
+/// Returns an error with what lies beneath it, on one line: many libraries keep the reason there.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(&format!(": {more}"));
+        }
+        cause = inner.source();
+    }
+    text.replace('\n', " ")
 }

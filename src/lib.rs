@@ -49,9 +49,9 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`run_summary`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`error`] [`format_error`] |
+//! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`run_summary`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`runtime`] [`error`] [`format_error`] |
 //! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`] [`http`]: plain functions on bytes |
-//! | 2 clients | [`database`] [`hooks`] [`http_server`] [`notify`] [`s3`] [`tracking`]: what talks to other programs |
+//! | 2 clients | [`database`] [`hooks`] [`http_server`] [`kubernetes`] [`notify`] [`s3`] [`tracking`]: what talks to other programs |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: the records of a repository, and who may write them when |
 //! | 5 chunks | [`chunks`]: content on its way into packs and back |
@@ -118,6 +118,8 @@ pub mod id;
 #[doc(hidden)]
 pub mod index;
 #[doc(hidden)]
+pub mod kubernetes;
+#[doc(hidden)]
 pub mod last_lines;
 pub mod list;
 #[doc(hidden)]
@@ -141,6 +143,8 @@ pub mod retention;
 pub mod rewrite;
 #[doc(hidden)]
 pub mod run_summary;
+#[doc(hidden)]
+pub mod runtime;
 #[doc(hidden)]
 pub mod s3;
 pub mod source;

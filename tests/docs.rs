@@ -39,9 +39,14 @@ const READ_BY_LIBRARIES: [&str; 6] = [
 ];
 /// Texts in the source that look like variables and are none: a kind of place in MLflow's API.
 const NO_VARIABLES: [&str; 1] = ["MLFLOW_EXPERIMENT"];
-/// Files that set variables for a program, and read none.
-const SET_VARIABLES: [&str; 3] =
-    ["src/database/postgresql/pg_dump.rs", "src/database/postgresql/programs.rs", "src/procedures/drill/server.rs"];
+/// Files that name variables of other programs, to set them or to see how they are set, and read none.
+const SET_VARIABLES: [&str; 5] = [
+    "src/config/discover.rs",
+    "src/database/postgresql/pg_dump.rs",
+    "src/database/postgresql/programs.rs",
+    "src/kubernetes/discover.rs",
+    "src/procedures/drill/server.rs",
+];
 
 /// Tests that write into a page do so one after the other.
 static PAGES: Mutex<()> = Mutex::new(());
@@ -222,7 +227,9 @@ fn fault_of(helps: &BTreeMap<String, Help>, line: &str) -> Option<String> {
         let option = word.split('=').next().unwrap_or(word);
         !option.starts_with('-') || option == "-" || options.contains_key(option) || shorts.contains(option)
     };
-    words[first..].iter().find(|word| !is_known(word)).map(|word| format!("`mlvault {name}` has no {word}: {line}"))
+    // What stands behind `--` is for another program.
+    let mut own = words[first..].iter().take_while(|word| *word != "--");
+    own.find(|word| !is_known(word)).map(|word| format!("`mlvault {name}` has no {word}: {line}"))
 }
 
 /// Splits a line as a shell does, up to the end of its first command.

@@ -2,6 +2,10 @@
 
 mod admission;
 mod chart;
+mod discover;
 mod image;
 mod nightly;
+mod restore;
+mod run_now;
 mod stand_in;
+mod switch_claim;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Third-party crates with few homes: the files, or folders, that may name them.
-const HOMES: [(&str, &[&str]); 43] = [
+const HOMES: [(&str, &[&str]); 44] = [
     ("aes_gcm", &["src/crypto/seal.rs"]),
     ("argon2", &["src/crypto/passphrase.rs"]),
     ("aws_config", &["src/s3/"]),
@@ -43,6 +43,7 @@ const HOMES: [(&str, &[&str]); 43] = [
     ("crossbeam_channel", &["src/backup/file_under_way.rs", "src/backup/pipeline.rs", "src/chunks/", "src/trees/"]),
     ("ed25519_dalek", &["src/crypto/sign.rs"]),
     ("fastcdc", &["src/chunker/"]),
+    ("futures_util", &["src/kubernetes/"]),
     ("globset", &["src/globs.rs"]),
     ("hpke", &["src/crypto/keys.rs"]),
     ("http_body_util", &["src/http_server.rs"]),
@@ -64,7 +65,7 @@ const HOMES: [(&str, &[&str]); 43] = [
     ("rustls_native_certs", &["src/database/", "src/http.rs"]),
     ("signal_hook", &["src/cli/context.rs"]),
     ("tar", &["src/dump.rs"]),
-    ("tokio", &["src/s3/", "src/http_server.rs"]),
+    ("tokio", &["src/s3/", "src/http_server.rs", "src/kubernetes/", "src/runtime.rs"]),
     ("tokio_postgres_rustls", &["src/database/"]),
     ("toml", &["src/config/file.rs", "src/config/origins.rs"]),
     ("ureq", &["src/http.rs", "src/notify/call.rs", "src/tracking/"]),

@@ -23,6 +23,7 @@ use mlvault::error::{Error, Fault, Result};
 use mlvault::hears::Hears;
 use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
+use mlvault::objectives::Objectives;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::notes::Notes;
@@ -231,6 +232,11 @@ impl Context {
     /// Returns the problems and warnings that were told so far.
     pub fn told(&self) -> Told {
         self.progress.told()
+    }
+
+    /// From now on, progress says how much time is left of what the restore may take.
+    pub fn count_down(&self, objectives: &Objectives) {
+        self.progress.count_down(objectives);
     }
 
     /// Ends progress output, before a result is printed.

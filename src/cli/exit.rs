@@ -48,6 +48,11 @@ impl From<Code> for i32 {
     }
 }
 
+/// Returns the exit code of another process; what is none is a failure.
+pub fn of_process(code: i32) -> Code {
+    u8::try_from(code).map_or(FAILED, Code)
+}
+
 /// Returns the exit code of an error.
 pub fn code_of(error: &Error) -> Code {
     match error {

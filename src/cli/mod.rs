@@ -16,6 +16,7 @@ mod config_check;
 mod confirm;
 mod context;
 mod copy;
+mod countdown;
 mod deployment;
 mod diff;
 mod doctor;
@@ -29,6 +30,7 @@ mod forget;
 mod given;
 mod hold;
 mod init;
+mod k8s;
 mod key;
 mod ls;
 mod man;
@@ -123,6 +125,7 @@ enum Command {
     Experiments(models::ExperimentArgs),
     Doctor(doctor::Args),
     Drill(Box<drill::Args>),
+    K8s(Box<k8s::Args>),
     Config(config::Args),
     Notify(notify::Args),
     Cache(cache::Args),
@@ -263,6 +266,7 @@ impl Command {
             Self::Experiments(args) => models::experiments(context, args),
             Self::Doctor(args) => doctor::run(context, args),
             Self::Drill(args) => drill::run(context, *args),
+            Self::K8s(args) => k8s::run(context, *args),
             Self::Config(args) => config::run(context, args),
             Self::Notify(args) => notify::run(context, args),
             Self::Cache(args) => cache::run(context, args),

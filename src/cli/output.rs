@@ -29,7 +29,7 @@ pub fn print(outcome: &Outcome, is_json: bool) -> Result<()> {
 }
 
 /// Prints a line; a reader that went away (`| head`) is no error.
-fn print_line(text: &str) -> Result<()> {
+pub fn print_line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fault(error)),

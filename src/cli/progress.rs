@@ -10,9 +10,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use mlvault::monitor::{Counter, Monitor, Totals};
+use mlvault::objectives::Objectives;
 use mlvault::run_summary::Told;
 use mlvault::sync::lock;
 
+use crate::cli::countdown::Countdown;
 use crate::cli::standing::Standing;
 use crate::cli::stderr::{self, Kind, LogFormat};
 
@@ -59,6 +61,7 @@ struct Shown {
     entries_total: AtomicU64,
     bytes_total: AtomicU64,
     phase: Mutex<Option<(&'static str, Instant)>>,
+    countdown: Mutex<Option<Countdown>>,
     told: Mutex<Told>,
     stopped: AtomicBool,
 }
@@ -79,10 +82,16 @@ impl Progress {
             entries_total: AtomicU64::new(0),
             bytes_total: AtomicU64::new(0),
             phase: Mutex::default(),
+            countdown: Mutex::default(),
             told: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         Arc::new(Self { shown, ticker: Mutex::default() })
+    }
+
+    /// From now on, says how much time is left.
+    pub fn count_down(&self, objectives: &Objectives) {
+        *lock(&self.shown.countdown) = Countdown::begin(objectives);
     }
 
     /// Returns the problems and warnings that were told so far.
@@ -115,11 +124,14 @@ impl Shown {
 
     fn show(&self) {
         let Some(standing) = self.standing() else { return };
+        let left = lock(&self.countdown).as_ref().map(|it| format!("; {}", it.line())).unwrap_or_default();
         match &self.style {
             Style::Silent => {}
             Style::Json => stderr::tell_with(Kind::Progress, &standing.whole(), self.members(&standing)),
-            Style::Log => stderr::tell(Kind::Progress, &standing.whole()),
-            Style::Bar(bar) => bar.set_message(standing.line(columns())),
+            Style::Log => stderr::tell(Kind::Progress, &(standing.whole() + &left)),
+            Style::Bar(bar) => {
+                bar.set_message(standing.line(columns().saturating_sub(left.chars().count())) + &left);
+            }
         }
     }
 
@@ -143,6 +155,7 @@ impl Shown {
             "entries": standing.entries, "entries_total": standing.entries_total,
             "bytes": standing.bytes, "bytes_total": standing.bytes_total, "bytes_deduplicated": standing.known,
             "bytes_transferred": self.totals.get(Counter::BytesTransferred), "seconds_remaining": standing.remaining(),
+            "objectives": lock(&self.countdown).as_ref().map(Countdown::members),
         })
     }
 
@@ -160,6 +173,7 @@ impl Monitor for Progress {
         self.shown.entries_total.store(entries_total.unwrap_or(0), Ordering::Relaxed);
         self.shown.bytes_total.store(bytes_total.unwrap_or(0), Ordering::Relaxed);
         *lock(&self.shown.phase) = Some((name, Instant::now()));
+        lock(&self.shown.countdown).iter().for_each(|countdown| countdown.phase(name));
         let mut ticker = lock(&self.ticker);
         if let (None, Some(interval)) = (ticker.as_ref(), self.shown.interval()) {
             let shown = Arc::clone(&self.shown);

@@ -7,8 +7,10 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
 use mlvault::chunks::reader::ChunkReader;
+use mlvault::config::deployment as deployment_config;
 use mlvault::dump::{self, ArchiveOptions};
 use mlvault::error::{Error, Result};
+use mlvault::objectives::Objectives;
 use mlvault::procedures::restore_files;
 use mlvault::repository::Repository;
 use mlvault::repository::naming::Scope;
@@ -18,11 +20,13 @@ use mlvault::restore::deployment::{self, DeploymentPart, DeploymentRestore};
 use mlvault::restore::removals::{RemovalCounts, Removals};
 use mlvault::restore::{self, Overwrite, RestoreOptions, RestoreSummary};
 use mlvault::s3::BucketLocation;
+use mlvault::source::deployment::Deployment;
 use mlvault::target::bucket::BucketTarget;
 use mlvault::units::{count, format_bytes};
 
 use crate::cli::answer::{About, Answer};
 use crate::cli::context::Context;
+use crate::cli::countdown::Countdown;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::exclusions::PatternArgs;
 use crate::cli::outcome::Outcome;
@@ -169,9 +173,17 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
         about: &about,
         restore: &restore,
         wanted: args.wanted.wanted(),
+        kubernetes: deployment_config::resolve_kubernetes(context.file(), &args.deployment.flags(context)?),
+        objectives: objectives(context, &target, &about),
         dry_run: args.dry_run,
         yes: args.into.yes,
     };
+    if args.into.quiesces() && (server.is_some() || request.wanted.is_some()) {
+        return Err(Error::Invalid(
+            "--quiesce is for the restore of a whole deployment: to put back one experiment, run or model, MLflow goes on running"
+                .to_owned(),
+        ));
+    }
     match (server, &request.wanted) {
         (Some(server), _) => restore_rest::run(&request, server),
         (None, None) => restore_deployment::whole(&request, &args.into),
@@ -183,6 +195,13 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
             done
         }
     }
+}
+
+/// Returns how long the restore may take: as it is said of where it goes to, or else of where it comes from.
+fn objectives(context: &Context, target: &Deployment, about: &About) -> Objectives {
+    let of = |name: &String| context.file().deployment.get(name).map(|section| section.objectives.clone());
+    let own = of(&target.name).filter(|objectives| Countdown::begin(objectives).is_some());
+    own.or_else(|| about.deployment.as_ref().and_then(of)).unwrap_or_default()
 }
 
 /// Returns the path in the snapshot that is meant, by components, paths or both.

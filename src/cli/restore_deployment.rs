@@ -1,13 +1,17 @@
 //! `mlvault restore` into MLflow's own storage: a whole deployment, or one experiment, run or model of it.
 
+use std::time::Instant;
+
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use mlvault::config::pairs;
 use mlvault::database::OnConflict;
 use mlvault::error::{Error, Result};
+use mlvault::format::evidence::DrillTime;
 use mlvault::id::StatementId;
-use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole};
+use mlvault::procedures::restore_deployment::{self, RestorePartOptions, RestoredPart, RestoredWhole, judged_times};
+use mlvault::procedures::served::Listed;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::restore::deployment::{
     DeploymentPart, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored, ExperimentMove, Lack,
@@ -15,6 +19,7 @@ use mlvault::restore::deployment::{
 };
 use mlvault::units::{count, format_bytes};
 
+use crate::cli::k8s::{InCluster, resumed_line};
 use crate::cli::outcome::Outcome;
 use crate::cli::restore_request::Request;
 use crate::cli::{confirm, exit};
@@ -40,6 +45,10 @@ pub struct DeploymentRestoreArgs {
     /// be given several times
     #[arg(long = "allow-statement", value_name = "ID")]
     allowed_statements: Vec<StatementId>,
+    /// Stop MLflow in its Kubernetes cluster before anything is written, and start it again as it was once all is restored [default
+    /// workload: that of the configuration file]
+    #[arg(long, value_name = "WORKLOAD", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    quiesce: Option<String>,
     /// With --experiment, --run or --model: what to do with rows that exist and differ
     #[arg(long, value_enum, default_value = "refuse")]
     on_conflict: OnConflictArg,
@@ -59,6 +68,11 @@ enum OnConflictArg {
 }
 
 impl DeploymentRestoreArgs {
+    /// Returns whether MLflow is to be stopped meanwhile.
+    pub fn quiesces(&self) -> bool {
+        self.quiesce.is_some()
+    }
+
     fn map_roots(&self) -> Result<Vec<(String, String)>> {
         self.map_roots.iter().map(|text| pairs::old_and_new(text)).collect()
     }
@@ -77,7 +91,14 @@ pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outc
     };
     let ask = |plan: &DeploymentRestorePlan| confirm::ask(context, about.over(plan_lines(plan)).lines());
     let consent = confirm::consent(request.dry_run, request.yes, &ask);
-    let RestoredWhole { plan, done } = restore_deployment::whole(request.restore, request.target, &options, &consent)?;
+    let begun = Instant::now();
+    let in_cluster = args.quiesce.as_ref().map(|named| InCluster::of(request, named)).transpose()?;
+    let hears = context.hears();
+    let served = in_cluster.as_ref().map(|it| it.served(&hears));
+    context.count_down(&request.objectives);
+    let whole = restore_deployment::whole(request.restore, request.target, &options, &consent, served.as_ref())?;
+    let RestoredWhole { plan, mut done, resumed, listed } = whole;
+    done.iter_mut().for_each(|done| done.times.add(DrillTime::WHOLE, begun));
     let warnings: Vec<&String> = about.warnings().iter().chain(&plan.warnings).collect();
     let Some(done) = done else {
         let document = json!({
@@ -85,11 +106,17 @@ pub fn whole(request: &Request<'_>, args: &DeploymentRestoreArgs) -> Result<Outc
         });
         return Ok(Outcome::complete(document, about.over(dry_run_lines(plan_lines(&plan)))));
     };
-    let is_whole = done.artifacts.problems == 0 && !plan.is_lacking;
+    let is_served = resumed.as_ref().is_none_or(|resumed| resumed.healthy != Some(false));
+    let is_listed = listed.as_ref().is_none_or(|listed| listed.differences.is_empty());
+    let is_whole = done.artifacts.problems == 0 && !plan.is_lacking && is_served && is_listed;
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
-    let document =
-        json!({ "snapshot": snapshot.id, "about": about, "warnings": warnings, "plan": plan, "summary": done });
+    let document = json!({
+        "snapshot": snapshot.id, "about": about, "warnings": warnings, "plan": plan, "summary": done, "resumed": resumed,
+        "listed": listed, "times": judged_times(&done.times, &request.objectives),
+    });
     let mut text = about.over(done_lines(snapshot, &done));
+    text.extend(resumed.iter().map(resumed_line));
+    text.extend(listed.iter().flat_map(listed_lines));
     text.extend(plan.is_lacking.then(|| "INCOMPLETE: the backup lacks something of what was restored".to_owned()));
     Ok(Outcome::new(code, document, text))
 }
@@ -110,6 +137,16 @@ fn done_lines(snapshot: &Snapshot, done: &DeploymentRestored) -> Vec<String> {
         problems => format!("INCOMPLETE: {}", count(problems, "problem")),
     };
     vec![restored, verdict]
+}
+
+fn listed_lines(listed: &Listed) -> Vec<String> {
+    let Listed { counts, differences } = listed;
+    let (experiments, runs) = (count(counts.experiments, "experiment"), count(counts.runs, "run"));
+    let models = count(counts.models, "registered model");
+    let verdict = if differences.is_empty() { ", as many as the snapshot has" } else { "" };
+    let mut lines = vec![format!("MLflow lists {experiments}, {runs} and {models}{verdict}")];
+    lines.extend(differences.iter().map(|difference| format!("NOT OK: {difference}")));
+    lines
 }
 
 /// Merges one experiment, run or model into a deployment in use.

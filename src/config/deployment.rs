@@ -18,6 +18,9 @@
 //! scratch-dir = "/var/tmp"
 //! scratch-database = "postgresql://drill@scratch.example.org/postgres"
 //!
+//! [deployment.production.kubernetes]                     # what runs it in a cluster
+//! workload = "deployment/mlflow"
+//!
 //! [deployment.production.s3]                             # how its buckets are reached
 //! endpoint = "https://minio.example.org"
 //!
@@ -33,7 +36,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::config::credential::read_secret_line;
-use crate::config::file::{ConfigFile, DeploymentSection, DrillSection, MetadataNeed};
+use crate::config::file::{ConfigFile, DeploymentSection, DrillSection, KubernetesSection, MetadataNeed};
 use crate::config::pairs;
 use crate::database::DatabaseUri;
 use crate::database::uri::PostgresqlUri;
@@ -154,6 +157,11 @@ pub fn resolve_drill(
         mlflow_command: drill.mlflow_command.clone().filter(|command| !command.trim().is_empty()),
         objectives: said.objectives.clone(),
     })
+}
+
+/// Puts together what runs the deployment in a cluster.
+pub fn resolve_kubernetes(file: &ConfigFile, flags: &DeploymentFlags) -> KubernetesSection {
+    said(file, flags).kubernetes
 }
 
 fn scratch_database(drill: &DrillSection) -> Result<Option<PostgresqlUri>> {

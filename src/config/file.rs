@@ -40,6 +40,7 @@ use crate::config::origins::Origins;
 use crate::environment;
 use crate::error::{Error, Result};
 use crate::hooks::Hooks;
+use crate::kubernetes::{ClusterOptions, Workload};
 use crate::notify::Place;
 use crate::objectives::Objectives;
 use crate::retention::policy::{Policy, PolicySpec};
@@ -146,6 +147,8 @@ pub struct DeploymentSection {
     pub objectives: Objectives,
     /// Where drills restore it to.
     pub drill: DrillSection,
+    /// What runs it in a Kubernetes cluster.
+    pub kubernetes: KubernetesSection,
     /// What runs before and after commands that are about it.
     pub hooks: HooksSection,
     /// How its buckets are reached.
@@ -185,6 +188,52 @@ impl DrillSection {
             samples: self.samples.or(under.samples),
             mlflow_command: self.mlflow_command.or_else(|| under.mlflow_command.clone()),
         }
+    }
+}
+
+/// What runs a deployment in a Kubernetes cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct KubernetesSection {
+    /// The file that says how the cluster is reached.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which of its contexts.
+    pub context: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// What runs MLflow: `deployment/NAME` or `statefulset/NAME`.
+    pub workload: Option<String>,
+    /// The PersistentVolumeClaim that holds its artifacts.
+    pub claim: Option<String>,
+    /// Where pods of mlvault find it.
+    pub claim_mount: Option<String>,
+    /// How snapshots of it are made.
+    pub volume_snapshot_class: Option<String>,
+}
+
+impl KubernetesSection {
+    /// Returns what is said here, and where nothing is, what `under` says.
+    pub fn over(self, under: &Self) -> Self {
+        Self {
+            kubeconfig: self.kubeconfig.or_else(|| under.kubeconfig.clone()),
+            context: self.context.or_else(|| under.context.clone()),
+            namespace: self.namespace.or_else(|| under.namespace.clone()),
+            workload: self.workload.or_else(|| under.workload.clone()),
+            claim: self.claim.or_else(|| under.claim.clone()),
+            claim_mount: self.claim_mount.or_else(|| under.claim_mount.clone()),
+            volume_snapshot_class: self.volume_snapshot_class.or_else(|| under.volume_snapshot_class.clone()),
+        }
+    }
+
+    /// Returns how the cluster is reached.
+    pub fn cluster(&self) -> ClusterOptions {
+        let Self { kubeconfig, context, namespace, .. } = self.clone();
+        ClusterOptions { kubeconfig, context, namespace }
+    }
+
+    /// Returns what runs MLflow, if that is said.
+    pub fn workload(&self) -> Result<Option<Workload>> {
+        self.workload.as_deref().map(str::parse).transpose()
     }
 }
 
@@ -305,6 +354,7 @@ impl DeploymentSection {
             retention: pick(self.retention, &under.retention),
             objectives: under.objectives.clone(),
             drill: self.drill.over(&under.drill),
+            kubernetes: self.kubernetes.over(&under.kubernetes),
             hooks: self.hooks.over(&under.hooks),
             s3: self.s3.over(&under.s3),
             buckets: if self.buckets.is_empty() { under.buckets.clone() } else { self.buckets },

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod credential;
 pub mod deployment;
+pub mod discover;
 pub mod file;
 pub mod masked;
 pub mod origins;

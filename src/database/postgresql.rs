@@ -14,7 +14,6 @@ pub(super) mod writer;
 
 pub use private_server::PrivateServer;
 
-use std::error::Error as _;
 use std::io::BufRead;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use postgres::{Client, Config, SimpleQueryMessage};
 use super::DatabaseIdentity;
 use super::LiveDatabase;
 use super::uri::{ChannelBinding, PostgresqlUri, SessionKind, SslMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::sql::{Value, copy};
 
 /// Oldest version that writes numbers in their shortest exact form.
@@ -253,17 +252,7 @@ fn describe(error: &postgres::Error) -> String {
         }
         return text;
     }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    with_causes(error)
 }
 
 fn describe_io(error: &std::io::Error) -> String {

@@ -14,7 +14,7 @@ use lettre::{Message, SmtpTransport, Transport};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::http::is_loopback;
 use crate::run_summary::RunSummary;
 
@@ -140,19 +140,6 @@ impl Mail {
 /// A certificate that is not trusted now will not be trusted later.
 fn is_untrusted(error: &lettre::transport::smtp::Error) -> bool {
     with_causes(error).contains("certificate")
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text.push_str(&format!(": {more}"));
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 fn mailbox(text: &str) -> Result<Mailbox> {

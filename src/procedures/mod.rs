@@ -9,11 +9,14 @@ pub mod consent;
 pub mod copy_snapshots;
 pub mod drill;
 pub mod forget_and_prune;
+pub mod quiesce;
 pub mod repair_objects;
 pub mod repair_packs;
 pub mod repair_snapshots;
 pub mod restore_deployment;
 pub mod restore_files;
 pub mod rewrite_snapshots;
+pub mod served;
+pub mod switch_claim;
 
 pub use consent::{Confirm, Consent};

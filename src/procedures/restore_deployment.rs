@@ -6,10 +6,14 @@
 
 use crate::database::OnConflict;
 use crate::error::Result;
+use crate::format::evidence::DrillTime;
+use crate::objectives::Objectives;
 use crate::procedures::consent::Consent;
+use crate::procedures::quiesce::{self, Resumed, Served};
+use crate::procedures::served::{self, Listed};
 use crate::restore::deployment::{
     self, DeploymentPart, DeploymentRestore, DeploymentRestoreOptions, DeploymentRestorePlan, DeploymentRestored,
-    MergeOptions, MergeSummary, RestPlan, RestRestore,
+    MergeOptions, MergeSummary, PartTimes, RestPlan, RestRestore,
 };
 use crate::source::deployment::Deployment;
 use crate::tracking::TrackingClient;
@@ -22,22 +26,60 @@ pub struct RestoredWhole {
     pub plan: DeploymentRestorePlan,
     /// What was done; nothing after a dry run.
     pub done: Option<DeploymentRestored>,
+    /// How MLflow was started again, if it was stopped.
+    pub resumed: Option<Resumed>,
+    /// What it lists since, if it was asked.
+    pub listed: Option<Listed>,
 }
 
-/// Restores a whole deployment, or some components of it, into places that are empty.
+/// Restores a whole deployment, or some components of it, into places that are empty. MLflow is stopped meanwhile where it is said
+/// what runs it.
 pub fn whole(
     restore: &DeploymentRestore<'_>,
     target: &Deployment,
     options: &DeploymentRestoreOptions,
     consent: &Consent<'_, DeploymentRestorePlan>,
+    served: Option<&Served<'_>>,
 ) -> Result<RestoredWhole> {
     let plan = restore.plan(target, options)?;
     restore.warn(&plan);
-    let done = match consent.allows(&plan)? {
-        true => Some(restore.execute(&plan, options)?),
-        false => None,
+    if !consent.allows(&plan)? {
+        return Ok(RestoredWhole { plan, done: None, resumed: None, listed: None });
+    }
+    let Some(served) = served else {
+        let done = restore.execute(&plan, options)?;
+        return Ok(RestoredWhole { plan, done: Some(done), resumed: None, listed: None });
     };
-    Ok(RestoredWhole { plan, done })
+    let (done, resumed) = quiesce::while_stopped(served, || {
+        // It may have filled what was empty, up to the moment when it was stopped.
+        let plan = restore.plan(target, options)?;
+        restore.execute(&plan, options)
+    })?;
+    let is_whole = options.components.is_empty() && resumed.healthy == Some(true);
+    let listed = match served.server.filter(|_| is_whole) {
+        Some(server) => {
+            let (snapshot, reader) = restore.source();
+            served::compare(reader, snapshot, server, served.hears)?
+        }
+        None => None,
+    };
+    Ok(RestoredWhole { plan, done: Some(done), resumed: Some(resumed), listed })
+}
+
+/// Puts beside each time how long it may be.
+pub fn judged_times(times: &PartTimes, objectives: &Objectives) -> Vec<DrillTime> {
+    let target = |part: &str| match part {
+        DrillTime::WHOLE => objectives.rto(),
+        // What is judged is a component as a whole, not a part of it.
+        part if part.contains('/') => None,
+        part => objectives.rto_of(part),
+    };
+    let time = |part: &str, milliseconds| DrillTime {
+        part: part.to_owned(),
+        milliseconds,
+        target_seconds: target(part).map(|limit| limit.unsigned_abs().as_secs()),
+    };
+    times.iter().map(|it| time(&it.part, it.milliseconds)).collect()
 }
 
 /// How to restore a part.

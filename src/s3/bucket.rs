@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, Fault, Result};
 use crate::hears::Hears;
+use crate::runtime;
 use crate::s3::connection::{self, DateHeader};
 use crate::s3::fault;
 use crate::s3::interruption::{self, Kind};
@@ -39,7 +40,7 @@ pub struct Bucket {
 impl Bucket {
     /// Prepares a client. Sends nothing to the server yet, but may ask AWS for the region.
     pub fn connect(name: &str, options: &S3Options, patience: Patience) -> Result<Self> {
-        let runtime = connection::runtime()?;
+        let runtime = runtime::runtime()?;
         let (limits, patience) = (options.limits.clone(), options.limits.patience(patience));
         let hears = options.hears.clone();
         let client = interruption::answer(&hears, Kind::Read, || connection::connect(options, &patience));

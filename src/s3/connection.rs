@@ -1,12 +1,11 @@
-//! How an S3 server is reached: the one async runtime, endpoint, region, TLS, proxy, retries.
+//! How an S3 server is reached: endpoint, region, TLS, proxy, retries.
 //!
 //! What must stay true:
-//! - There is one runtime per process, owned here.
 //! - A plain `http://` endpoint is used only on this machine or where the user allowed it.
 //! - A CA bundle or endpoint that is no good ends in an error before the first request.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -37,7 +36,6 @@ use jiff::fmt::rfc2822;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::environment;
 use crate::error::{Error, Result};
@@ -48,26 +46,11 @@ use crate::s3::patience::Patience;
 use crate::s3::{fault, unverified};
 use crate::sync::lock;
 
-/// Threads of the runtime. They move bytes; chunking, hashing and sealing have threads of their own.
-const RUNTIME_WORKERS: usize = 2;
-
 /// Region that servers other than AWS take for granted.
 const REGION_ELSEWHERE: &str = "us-east-1";
 
 /// Variable that names a file of CA certificates to trust instead of the system's, as for other AWS tools.
 const CA_BUNDLE_VARIABLE: &str = "AWS_CA_BUNDLE";
-
-/// Returns the process's one runtime, and starts it when it is first needed.
-pub fn runtime() -> Result<&'static Runtime> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime);
-    }
-    let mut builder = RuntimeBuilder::new_multi_thread();
-    let fresh = builder.worker_threads(RUNTIME_WORKERS).thread_name("s3").enable_all().build();
-    let fresh = fresh.map_err(|error| Error::Internal(format!("Cannot start threads for S3: {error}")))?;
-    Ok(RUNTIME.get_or_init(|| fresh))
-}
 
 /// Makes a client from the options and, where they are silent, the AWS environment and profile.
 pub async fn connect(options: &S3Options, patience: &Patience) -> Result<Client> {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::hears::Hears;
+use crate::runtime::LOOK;
 use crate::units::MIB;
 
 /// How long a write may go on that is under way when somebody asks to stop: it may be almost done.
@@ -31,8 +32,6 @@ const SMALL_BYTES_MAX: u64 = 4 * MIB;
 const LONG: Duration = Duration::from_secs(15);
 /// The same where content is on its way: on a slow link that takes minutes.
 const LONG_WITH_CONTENT: Duration = Duration::from_secs(120);
-/// How often the flag is looked at.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What a request does, which decides how long it may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

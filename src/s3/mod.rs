@@ -8,7 +8,7 @@
 //! - Messages are one line and hold no credentials and no query strings.
 //!
 //! Nothing that is public here is `async`: calls block, and must not come from within an async runtime, because they wait
-//! on this module's own.
+//! on the process's own.
 //!
 //! The files know each other in one direction: `read`, `mod@write`, `listing` and `upload` are what is done with a
 //! `bucket`, which knows the `connection`; what both need (`options`, `patience`, `pace`, `interruption`, `fault`, `conflict`,

@@ -1,5 +1,6 @@
 //! Counts what a server has: what a restored deployment must have as many of as its catalogue.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::client::TrackingClient;
@@ -8,7 +9,7 @@ use super::list::{IS_PROMPT, List};
 use crate::error::Result;
 
 /// How much there is, deleted or not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Experiments.
     pub experiments: u64,

@@ -13,9 +13,21 @@ use super::page::Page;
 use crate::support::cli::{Runner, finish, noise};
 use crate::support::deployment::ThreeDays;
 
-/// Objects that only tests with servers see ([`assert_documented`]), or that take damage which other tests make.
-const SEEN_ELSEWHERE: [&str; 3] =
-    ["restore: summary.experiments[]", "restore: summary.ids", "repair index: report.unrepaired[]"];
+/// Objects that only tests with servers or a cluster see ([`assert_documented`]), or that take damage which other tests make.
+const SEEN_ELSEWHERE: [&str; 12] = [
+    "k8s discover: ",
+    "k8s discover: deployments[]",
+    "k8s discover: deployments[].secrets[]",
+    "k8s resume: ",
+    "k8s resume: resumed",
+    "k8s run: ",
+    "k8s run: resumed",
+    "repair index: report.unrepaired[]",
+    "restore: listed",
+    "restore: resumed",
+    "restore: summary.experiments[]",
+    "restore: summary.ids",
+];
 
 #[derive(Debug, PartialEq)]
 enum Shape {

@@ -33,7 +33,7 @@ use crate::procedures::drill::databases::ReadDatabases;
 use crate::procedures::drill::findings::Findings;
 use crate::procedures::drill::scratch::Scratch;
 use crate::procedures::drill::work::Work;
-use crate::procedures::restore_deployment;
+use crate::procedures::restore_deployment::{self, judged_times};
 use crate::repository::Repository;
 use crate::repository::naming::Scope;
 use crate::repository::session::PROGRAM;
@@ -121,7 +121,7 @@ impl Drill<'_> {
             Some(_) => self.compare(scratch)?,
             None => Compared::default(),
         };
-        let times = target_times(&restored.unwrap_or_default(), &self.options.settings);
+        let times = judged_times(&restored.unwrap_or_default(), &self.options.settings.objectives);
         Ok(self.evidence(scratch, compared, times))
     }
 
@@ -164,7 +164,7 @@ impl Drill<'_> {
         let all_begun = Instant::now();
         let restore = DeploymentRestore::new(self.repository, self.snapshot, &self.hears)?;
         let options = DeploymentRestoreOptions { is_rehearsal: true, ..DeploymentRestoreOptions::default() };
-        let restored = restore_deployment::whole(&restore, &scratch.deployment, &options, &Consent::Given)?;
+        let restored = restore_deployment::whole(&restore, &scratch.deployment, &options, &Consent::Given, None)?;
         let mut times = restored.done.map(|done| done.times).unwrap_or_default();
         if self.snapshot.record.components.iter().any(|component| component.name == METADATA) {
             let begun = Instant::now();
@@ -211,23 +211,6 @@ impl Drill<'_> {
     }
 }
 
-/// Puts beside each time how long it may be.
-fn target_times(times: &PartTimes, settings: &DrillSettings) -> Vec<DrillTime> {
-    let objectives = &settings.objectives;
-    let target = |part: &str| match part {
-        DrillTime::WHOLE => objectives.rto(),
-        // What is judged is a component as a whole, not a part of it.
-        part if part.contains('/') => None,
-        part => objectives.rto_of(part),
-    };
-    let time = |part: &str, milliseconds| DrillTime {
-        part: part.to_owned(),
-        milliseconds,
-        target_seconds: target(part).map(|limit| limit.unsigned_abs().as_secs()),
-    };
-    times.iter().map(|it| time(&it.part, it.milliseconds)).collect()
-}
-
 fn result_of(failures: u64, times: &[DrillTime]) -> DrillResult {
     match (failures, times.iter().any(DrillTime::is_late)) {
         (1.., _) => DrillResult::Failed,
@@ -249,7 +232,7 @@ mod tests {
         let long_ago = Instant::now().checked_sub(std::time::Duration::from_millis(1500)).unwrap();
         ["artifacts/main", "artifacts", "database", "everything"].iter().for_each(|part| times.add(part, long_ago));
         let settings = DrillSettings { objectives, ..DrillSettings::default() };
-        let times = target_times(&times, &settings);
+        let times = judged_times(&times, &settings.objectives);
         let late: Vec<_> = times.iter().filter(|time| time.is_late()).map(|time| time.part.as_str()).collect();
         assert_eq!(late, ["artifacts"]);
         assert_eq!(times.last().unwrap().target_seconds, Some(3600));

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use super::samples::Chosen;
 use super::work::Work;
-use crate::catalogue::reader::for_each;
 use crate::child::WatchedChild;
 use crate::child_environment;
 use crate::database::postgresql::scratch;
@@ -22,12 +21,11 @@ use crate::database::{self, DatabaseUri};
 use crate::error::{Error, Fault, Result};
 use crate::format::evidence::DrilledServer;
 use crate::last_lines::last_lines;
-use crate::mlflow::names::file;
 use crate::mlflow::schema::{self, Store};
 use crate::mlflow::uri::normalize;
+use crate::procedures::served::{self, Listed};
 use crate::s3::S3Options;
 use crate::source::deployment::ArtifactPlace;
-use crate::tracking::count::{self, Counts};
 use crate::tracking::{self, TrackingClient, TrackingOptions};
 
 /// The root that servers keep artifacts below, for clients that have no credentials of the store.
@@ -217,28 +215,12 @@ fn wait_until_up(work: &Work<'_>, server: &mut Server) -> Result<bool> {
 
 /// Compares how much the server lists with how much the catalogue has.
 fn compare_counts(work: &Work<'_>, client: &TrackingClient, drilled: &mut DrilledServer) -> Result<()> {
-    let lines = |file: &str| {
-        let mut lines = 0;
-        for_each(&work.reader, work.snapshot, file, work.hears, &mut |_: serde_json::Value| {
-            lines += 1;
-            Ok(())
-        })?;
-        Ok::<u64, Error>(lines)
-    };
-    if lines(file::WORKSPACES)? > 1 {
+    let Some(Listed { counts, differences }) = served::compare(&work.reader, work.snapshot, client, work.hears)? else {
         work.findings.exception("MLflow", "it lists one workspace only, and the deployment has several");
         return Ok(());
-    }
-    let Counts { experiments, runs, models } = count::count(client)?;
-    (drilled.experiments, drilled.runs, drilled.models) = (experiments, runs, models);
-    let pairs = [
-        ("experiments", experiments, lines(file::EXPERIMENTS)?),
-        ("runs", runs, lines(file::RUNS)?),
-        ("registered models", models, lines(file::REGISTERED_MODELS)?),
-    ];
-    for (what, listed, expected) in pairs.into_iter().filter(|(_, listed, expected)| listed != expected) {
-        work.findings.failure("MLflow", &format!("it lists {listed} {what} instead of {expected}"));
-    }
+    };
+    (drilled.experiments, drilled.runs, drilled.models) = (counts.experiments, counts.runs, counts.models);
+    differences.iter().for_each(|difference| work.findings.failure("MLflow", difference));
     Ok(())
 }
 

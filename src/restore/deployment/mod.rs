@@ -178,6 +178,11 @@ pub struct DeploymentRestore<'a> {
 }
 
 impl<'a> DeploymentRestore<'a> {
+    /// Returns the snapshot, and what reads it.
+    pub fn source(&self) -> (&Snapshot, &ChunkReader) {
+        (self.snapshot, &self.reader)
+    }
+
     /// Begins; fails if the snapshot holds no deployment, or the key cannot read content.
     pub fn new(repository: &Arc<Repository>, snapshot: &'a Snapshot, hears: &Hears) -> Result<Self> {
         repository.access().data_secret()?;

@@ -1,0 +1,52 @@
+//! Compares what a tracking server lists with what a snapshot's catalogue has: what no comparison of rows and files can show.
+
+use serde::Serialize;
+
+use crate::catalogue::reader::for_each;
+use crate::chunks::reader::ChunkReader;
+use crate::error::Result;
+use crate::hears::Hears;
+use crate::mlflow::names::file;
+use crate::repository::snapshots::Snapshot;
+use crate::tracking::TrackingClient;
+use crate::tracking::count::{self, Counts};
+
+/// What a server lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// How much.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Where that is not what the catalogue has.
+    pub differences: Vec<String>,
+}
+
+/// Asks a server, and compares. Returns nothing for a deployment with several workspaces, of which a server lists one.
+pub fn compare(
+    reader: &ChunkReader,
+    snapshot: &Snapshot,
+    client: &TrackingClient,
+    hears: &Hears,
+) -> Result<Option<Listed>> {
+    let lines = |file: &str| {
+        let mut lines = 0;
+        for_each(reader, snapshot, file, hears, &mut |_: serde_json::Value| {
+            lines += 1;
+            Ok(())
+        })?;
+        Ok::<u64, crate::error::Error>(lines)
+    };
+    if lines(file::WORKSPACES)? > 1 {
+        return Ok(None);
+    }
+    let counts = count::count(client)?;
+    let pairs = [
+        ("experiments", counts.experiments, lines(file::EXPERIMENTS)?),
+        ("runs", counts.runs, lines(file::RUNS)?),
+        ("registered models", counts.models, lines(file::REGISTERED_MODELS)?),
+    ];
+    let differing = pairs.into_iter().filter(|(_, listed, expected)| listed != expected);
+    let differences =
+        differing.map(|(what, listed, expected)| format!("it lists {listed} {what} instead of {expected}"));
+    Ok(Some(Listed { counts, differences: differences.collect() }))
+}
