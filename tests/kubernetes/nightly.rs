@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::BASE64;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -14,6 +15,7 @@ use serde_json::json;
 
 use crate::support::cli::finish;
 use crate::support::deployment::ThreeDays;
+use crate::support::kubernetes::control_plane::free_ports;
 use crate::support::kubernetes::helm::{chart, helm};
 use crate::support::kubernetes::namespace::Ended;
 use crate::support::kubernetes::{Cluster, Namespace};
@@ -42,6 +44,7 @@ jobs:
     volumeMounts: [{name: vault, mountPath: /vault}]
   prune: *vault
   check: *vault
+metrics: *vault
 "#;
 
 /// A release of the chart in a namespace of its own.
@@ -134,7 +137,9 @@ spec:
 
 #[test]
 fn the_jobs_of_the_chart_back_up_check_forget_prune_drill_and_restore() {
-    let release = Release::install(&[]);
+    let [port] = free_ports();
+    let metrics = format!("metrics.port={port}");
+    let release = Release::install(&["--set", "metrics.enabled=true", "--set", &metrics]);
     release.run_well("mlvault-backup-production");
     let snapshots = release.json(&["snapshots"])["snapshots"].as_array().unwrap().len();
     assert_eq!(snapshots, release.days.snapshots.len() + 1);
@@ -147,6 +152,9 @@ fn the_jobs_of_the_chart_back_up_check_forget_prune_drill_and_restore() {
     );
     release.run_well("mlvault-forget-production");
     release.run_well("mlvault-prune");
+    // It is ready once it answers, which it does only if it could look at the repository.
+    let is_ready = |it: &Deployment| it.status.as_ref().and_then(|status| status.ready_replicas) == Some(1);
+    release.namespace.wait_for::<Deployment>("mlvault-metrics", is_ready);
     fs::remove_file(release.days.folder().join("mlflow.db")).unwrap();
     fs::remove_dir_all(release.days.folder().join("artifacts")).unwrap();
     release.run_well("mlvault-restore-production");

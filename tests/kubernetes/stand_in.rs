@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::support::child;
 use crate::support::kubernetes::cluster::documents;
+use crate::support::kubernetes::control_plane::free_ports;
 use crate::support::kubernetes::namespace::statuses;
 use crate::support::kubernetes::node::snapshots::{CLASS, STUCK_CLASS};
 use crate::support::kubernetes::{Cluster, Namespace};
@@ -276,6 +277,67 @@ fn a_claim_can_be_made_from_a_snapshot_of_another() {
         Cluster::shared().wait(api.delete(name, &DeleteParams::default())).unwrap();
         namespace.until("no snapshot", || find(name).is_none().then_some(()));
     }
+}
+
+#[test]
+fn mlflow_and_its_database_serve_from_pods() {
+    let namespace = Cluster::shared().namespace("mlflow");
+    let [database, server] = free_ports();
+    namespace.apply(&format!(
+        "apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: data}}
+spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: database}}
+spec: {{selector: {{app: database}}, ports: [{{port: {database}}}]}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: database}}
+spec:
+  selector: {{matchLabels: {{app: database}}}}
+  template:
+    metadata: {{labels: {{app: database}}}}
+    spec:
+      containers:
+      - name: postgres
+        image: docker.io/library/postgres:17
+        args: [-p, '{database}']
+        env: [{{name: POSTGRES_PASSWORD, value: secret}}, {{name: POSTGRES_DB, value: mlflow}}]
+        readinessProbe: {{tcpSocket: {{port: {database}}}}}
+        volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data, subPath: cluster}}]
+      volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: mlflow}}
+spec:
+  selector: {{matchLabels: {{app: mlflow}}}}
+  template:
+    metadata: {{labels: {{app: mlflow}}}}
+    spec:
+      containers:
+      - name: mlflow
+        image: ghcr.io/mlflow/mlflow:v3.4.0
+        args:
+        - server
+        - --host=127.0.0.1
+        - --port={server}
+        - --workers=1
+        - --backend-store-uri=postgresql+psycopg2://postgres:secret@database:$(PORT)/mlflow
+        env: [{{name: PORT, value: '{database}'}}, {{name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION, value: 'false'}}]
+        ports: [{{name: http, containerPort: {server}}}]
+        readinessProbe: {{httpGet: {{path: /health, port: http}}, timeoutSeconds: 5}}
+"
+    ));
+    let ready =
+        |deployment: &Deployment| deployment.status.as_ref().and_then(|status| status.ready_replicas) == Some(1);
+    namespace.wait_for::<Deployment>("mlflow", ready);
+    let pod = namespace.list::<Pod>("app=database").remove(0);
+    assert!(statuses(&pod).all(|it| it.ready), "{pod:?}");
 }
 
 #[test]

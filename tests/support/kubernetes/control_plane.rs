@@ -160,7 +160,8 @@ pub fn client(runtime: &Runtime, kubeconfig: &Path) -> Client {
     })
 }
 
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+/// Returns ports that nobody listens at now, all of them different.
+pub fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     // All of them are held until the last is found, so that they differ.
     let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())

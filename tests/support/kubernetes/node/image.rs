@@ -9,15 +9,17 @@ use std::{env, fs};
 use super::super::super::postgres_server::program;
 use crate::support::tools;
 
-/// User that mlvault's image runs as; what other images run as is root, if nobody says otherwise.
+/// Users that the images of mlvault and of PostgreSQL run as; what others run as is root, if nobody says otherwise.
 const USER: i64 = 65532;
+const POSTGRES_USER: i64 = 999;
 /// Where the program that is tested is in every container.
 const PLACE: &str = "/image/mlvault";
 /// What makes PostgreSQL's directory if there is none, as its image does.
 const POSTGRES: &str = "set -e; export PGDATA=${PGDATA:-/var/lib/postgresql/data}; \
     if [ ! -s \"$PGDATA/PG_VERSION\" ]; then umask 077; printf %s \"$POSTGRES_PASSWORD\" >/tmp/password; \
     initdb --no-sync --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8 --username=\"${POSTGRES_USER:-postgres}\" \
-    --pwfile=/tmp/password; rm /tmp/password; fi; exec postgres -k /tmp \"$@\"";
+    --pwfile=/tmp/password; rm /tmp/password; [ -z \"$POSTGRES_DB\" ] || \
+    echo \"CREATE DATABASE \\\"$POSTGRES_DB\\\"\" | postgres --single -D \"$PGDATA\" postgres; fi; exec postgres -k /tmp \"$@\"";
 
 /// Returns the last part of an image's name, without tag and digest.
 fn name(image: &str) -> &str {
@@ -36,7 +38,11 @@ pub fn entry_point(image: &str) -> Vec<String> {
 
 /// Returns the user that an image runs as.
 pub fn user(image: &str) -> i64 {
-    if name(image) == "mlvault" { USER } else { 0 }
+    match name(image) {
+        "mlvault" => USER,
+        "postgres" => POSTGRES_USER,
+        _ => 0,
+    }
 }
 
 /// Returns what is mounted in every container, read-only: the host's file and the place.
@@ -74,7 +80,7 @@ fn of_etc() -> impl Iterator<Item = PathBuf> {
 /// Returns the users that there are in a container.
 pub fn passwd() -> String {
     format!(
-        "root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n\
+        "root:x:0:0::/root:/bin/sh\npostgres:x:{POSTGRES_USER}:{POSTGRES_USER}::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n\
          mlvault:x:{USER}:{USER}::/tmp:/bin/sh\n"
     )
 }
