@@ -185,6 +185,25 @@ fn is_beyond_defence(stolen: Stolen, forgery: Forgery) -> bool {
     (stolen == Stolen::Same && poisons) || countersigns
 }
 
+/// A prune merges small segments once there are many. Which of two words on a pack comes first is chance; so there are many.
+#[test]
+fn a_lie_about_packs_does_not_survive_the_truth_when_segments_are_merged() {
+    let mut scene = Scene::new();
+    for number in 0..8 {
+        fs::write(scene.directory.path().join("changed"), noise(&format!("changed {number}"), 20_000)).unwrap();
+        scene.back_up();
+    }
+    let (_, key) = key_file();
+    scene.vault.open().unwrap().add_key("stolen", Role::Writer, &key).unwrap();
+    for _ in 0..3 {
+        Thief::new(scene.vault.open_with(&key).unwrap()).forge(Forgery::SegmentOfHonestPacks, &[]);
+    }
+    let segments = scene.vault.keys_under("index/").len();
+    operate(&scene, &scene.vault, Operation::Prune).unwrap();
+    assert!(scene.vault.keys_under("index/").len() < segments);
+    assert_honest_whole(&scene, &scene.vault, Operation::Prune);
+}
+
 #[test]
 fn whoever_stole_a_key_neither_destroys_nor_plants_anything() {
     let scene = Scene::new();

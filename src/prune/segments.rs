@@ -1,8 +1,8 @@
 //! Writes the index anew without packs that go, and merges small segments.
 //!
-//! What must stay true: a segment is removed only after everything in it that stays stands in another one. What is
-//! written anew may be old by then, and name packs that another prune has removed meanwhile: sessions and prunes look
-//! which packs are there.
+//! What must stay true: a segment is removed only after everything in it that stays stands in another one: every word on a
+//! pack, because one that says something else of a good pack may be a lie. What is written anew may be old by then, and
+//! name packs that another prune has removed meanwhile: sessions and prunes look which packs are there.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,8 @@ use crate::cancel::Cancel;
 use crate::error::{Fault, Result};
 use crate::format::BlobKind;
 use crate::format::segment::{IndexedPack, SEGMENT_CHUNKS_MAX, SEGMENT_PACKS_MAX, Segment};
-use crate::id::{PackId, SegmentId};
+use crate::format::session_header::SessionHeader;
+use crate::id::{DirectoryHash, PackId, SegmentId};
 use crate::repository::{Repository, layout};
 
 /// Chunks of a new segment, but for one pack that has more.
@@ -64,11 +65,19 @@ fn read(repository: &Repository, kind: BlobKind, id: &SegmentId) -> Result<Optio
     }
 }
 
+/// What tells a word on a pack from every other one, on this pack or another.
+type Word = (PackId, SessionHeader, u64, bool, DirectoryHash);
+
+fn word(pack: &IndexedPack) -> Word {
+    (pack.id, pack.session, pack.len, pack.is_vouched, pack.directory_hash())
+}
+
 /// Collects packs into new segments.
 struct Writer<'a> {
     repository: &'a Repository,
     kind: BlobKind,
-    named: HashSet<PackId>,
+    /// Words on packs that were taken in.
+    named: HashSet<Word>,
     pending: Vec<IndexedPack>,
     chunks: usize,
     written: u64,
@@ -76,7 +85,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn name(&mut self, pack: IndexedPack) -> Result<()> {
-        if !self.named.insert(pack.id) {
+        if !self.named.insert(word(&pack)) {
             return Ok(());
         }
         if self.pending.len() >= SEGMENT_PACKS_MAX || self.chunks + pack.chunks.len() > SEGMENT_CHUNKS {
