@@ -17,6 +17,8 @@ fn no_order_of_steps_loses_anything() {
         "--writers 1 --pruners 2 --any-mark",
         "--writers 1 --pruners 1 --liars 1 --hiders 1 --any-mark",
         "--writers 1 --pruners 1 --liars 1 --hiders 1",
+        "--writers 1 --shards 1 --pruners 1 --any-mark",
+        "--writers 1 --shards 2 --pruners 1",
     ] {
         let output = explore(processes);
         let said = String::from_utf8_lossy(&output.stdout);
@@ -27,6 +29,7 @@ fn no_order_of_steps_loses_anything() {
 #[test]
 fn each_change_of_the_protocol_that_matters_loses_something() {
     let one_prune = "--writers 1 --pruners 1 --any-mark";
+    let shards = "--writers 1 --shards 1 --pruners 1 --any-mark";
     let two_prunes = "--writers 1 --pruners 2 --any-mark";
     for (change, processes) in [
         ("tombstones-before-session", one_prune),
@@ -42,6 +45,9 @@ fn each_change_of_the_protocol_that_matters_loses_something() {
         ("believe-segments", "--writers 1 --pruners 1 --liars 1"),
         ("trust-all", "--writers 1 --pruners 1 --liars 1"),
         ("bytes-end", "--writers 1 --pruners 1 --hiders 1"),
+        ("no-void", shards),
+        ("view-before-plan", shards),
+        ("close-as-another", shards),
     ] {
         let output = explore(&format!("{processes} --break {change}"));
         let said = String::from_utf8_lossy(&output.stdout);

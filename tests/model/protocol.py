@@ -14,7 +14,11 @@ removes a tombstone of another one only if nothing that it names is left.
 Thieves hold a writer's key, and credentials that only create: a liar stores a pack of garbage and a segment that says
 that it holds the chunk; a hider puts a byte where the record that a session was forgotten would be.
 
-  protocol.py [--writers 2] [--pruners 1] [--liars 0] [--hiders 0] [--any-mark] [--break NAME] [--list]
+A sharded backup is one session of several processes: one announces it, then each shard takes a view of its own, relies or
+uploads, and leaves the session open; a shard may be killed anywhere and run again. The one that closes commits when every
+shard has said what it relies on, without looking at anything again.
+
+  protocol.py [--writers 2] [--shards 0] [--pruners 1] [--liars 0] [--hiders 0] [--any-mark] [--break NAME] [--list]
 
 Exit 1 and a trace after a loss.
 """
@@ -39,10 +43,13 @@ BREAKS = {
     "foreign-tombstone": "a prune removes tombstones of others though their packs are there",
     "believe-segments": "a sweep takes a chunk for stored where a segment says so, unopened (needs a liar)",
     "trust-all": "a session relies on packs of whoever names them (needs a liar)",
+    "view-before-plan": "a shard takes its view before the session is announced (needs shards)",
+    "close-as-another": "the snapshot of a sharded backup is committed by a session that begins at the end (needs shards)",
     "bytes-end": "a sweep takes any byte under forgotten/ for the end of a session (needs a hider)",
 }
 ap = argparse.ArgumentParser()
 ap.add_argument("--writers", type=int, default=2)
+ap.add_argument("--shards", type=int, default=0, help="make each writer a session of so many shards")
 ap.add_argument("--pruners", type=int, default=1)
 ap.add_argument("--liars", type=int, default=0)
 ap.add_argument("--hiders", type=int, default=0)
@@ -129,6 +136,54 @@ def writer(i, store, w):
             yield f"{me} is void, begins anew", store, (0, tries + 1, None, F(), F())
 
 
+def sharded(i, store, w):
+    """One session of several processes. A shard: step, runs left, pack it recorded, pack in hand, tombstones, index."""
+    named, packs, sessions, outcomes, tombs = store
+    pc, shards = w
+    me = f"w{i}"
+    committer = f"{me}.close" if B == "close-as-another" else me
+    if pc == 0:
+        yield f"{me} begins", (named, packs, sessions | {me}, outcomes, tombs), (1, shards)
+    for n, (at, runs, said, hand, seen, index) in enumerate(shards):
+        if pc == 0 and B != "view-before-plan" or pc > 1:
+            break
+        who = f"{me}.shard{n}"
+
+        def local(**k):
+            new = tuple(k.get(name, old) for name, old in zip(("at", "runs", "said", "hand", "seen", "index"), shards[n]))
+            return pc, shards[:n] + (new,) + shards[n + 1:]
+
+        if at == 0:
+            yield f"{who} lists tombstones", store, local(at=1, seen=buried(tombs))
+        elif at == 1:
+            yield f"{who} reads the index", store, local(at=2, index=named)
+        elif at == 2:
+            yield f"{who} lists packs", store, local(at=3, index=index & packs)
+        elif at == 3:
+            own = {p for p in index if p[0].startswith(me)}
+            usable = honest(index - seen) | own
+            for p in sorted(usable):
+                yield f"{who} relies on {p}", store, local(at=5, hand=p)
+            if not usable:
+                p = (f"{who}.{runs}", 0)
+                yield f"{who} uploads pack {p}", (named, packs | {p}, sessions, outcomes, tombs), local(at=4, hand=p)
+        elif at == 4:
+            yield f"{who} uploads the segment of {hand}", (named | {hand}, packs, sessions, outcomes, tombs), local(at=5)
+        elif at == 5 and pc == 1:
+            yield f"{who} records", store, local(at=6, said=said or hand, hand=None, seen=F(), index=F())
+        if runs and 0 < at and (pc == 1 or B == "view-before-plan"):
+            yield f"{who} is run again", store, local(at=0, runs=runs - 1, hand=None, seen=F(), index=F())
+    if pc == 1 and all(said for _, _, said, _, _, _ in shards):
+        if B == "close-as-another":
+            after = (named, packs, sessions | {committer}, outcomes | {(me, "void")}, tombs)
+            yield f"{me} ends, {committer} begins", after, (2, shards)
+        else:
+            yield f"{me} is about to be closed", store, (2, shards)
+    elif pc == 2 and committer not in ended(outcomes):
+        after = F(o for o in outcomes if o[0] != committer or o[1] == "byte") | {(committer, "snap")}
+        yield f"{committer} commits", (named, packs, sessions, after, tombs), (3, shards)
+
+
 def pruner(i, store, p):
     named, packs, sessions, outcomes, tombs = store
     pc, S, T, G, H, mark, kill = p
@@ -145,7 +200,7 @@ def pruner(i, store, p):
             picks = [F(c) for n in range(1, len(packs) + 1) for c in combinations(sorted(packs), n)]
         else:
             free = named & packs - buried(tombs)
-            open_ = {x for x in honest(packs) if x[0] not in looks_ended(S) and x[0] != "s0"}
+            open_ = {x for x in honest(packs) if x[0].split(".shard")[0] not in looks_ended(S) and x[0] != "s0"}
             # Which copy it would keep is a matter of taste, and a liar may suit that taste.
             keeps = [{min(free)}] + [{p} for p in free - honest(free)] if free and needed(S) else [set()]
             picks = [F(packs - keep - open_) for keep in keeps]
@@ -222,7 +277,7 @@ def nexts(state):
             after = (outcomes - {(session, kind)}) | {(session, "gone")}
             yield f"forget {session}", ((named, packs, sessions, after, tombs), ws, ps)
     for i, w in enumerate(ws):
-        for label, store2, w2 in writer(i, store, w):
+        for label, store2, w2 in (sharded if A.shards else writer)(i, store, w):
             yield label, (store2, ws[:i] + (w2,) + ws[i + 1:], ps)
     for i, p in enumerate(ps):
         for label, store2, p2 in pruner(i, store, p):
@@ -235,7 +290,7 @@ def good(state):
 
 
 start = ((F([P0]), F([P0]), F(), F([("s0", "snap")]), F()),
-         tuple((0, 0, None, F(), F()) for _ in range(A.writers)),
+         tuple((0, ((0, 1, None, None, F(), F()),) * A.shards) if A.shards else (0, 0, None, F(), F()) for _ in range(A.writers)),
          tuple((0, F(), F(), F(), F(), F(), F()) for _ in range(A.pruners)))
 came = {start: None}
 todo = deque([start])
@@ -257,4 +312,4 @@ while todo:
     if len(came) > A.max:
         print(f"no loss in {len(came)} states (bound reached)")
         sys.exit(0)
-print(f"holds: {len(came)} states, all orders of {A.writers} writers, {A.pruners} prunes and {A.liars + A.hiders} thieves")
+print(f"holds: {len(came)} states, all orders of {A.writers} writers{f' of {A.shards} shards' if A.shards else ''}, {A.pruners} prunes and {A.liars + A.hiders} thieves")
