@@ -4,6 +4,7 @@
 //! - There is one loop over pages, in [`Pages`]; it ends, whatever the server says.
 //! - Memory does not grow with the bucket: what does not fit into it is put into order in a scratch file.
 //! - What [`Objects`] gives ascends strictly, in whatever order the server lists.
+//! - What is listed of a range is all of it, also where the server lists in another order than that of the bytes.
 //! - Keys are what the server has, byte for byte: they are asked for in encoded form, because XML cannot hold all of them.
 
 use aws_sdk_s3::error::BoxError;
@@ -13,6 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Fault, Result};
 use crate::page_tokens::PageTokens;
+use crate::path_range::PathRange;
 use crate::s3::bucket::Bucket;
 use crate::s3::headers::{file_time, strong_etag};
 use crate::s3::interruption::Kind;
@@ -23,22 +25,86 @@ use crate::s3::sorted::SortedObjects;
 const LIST_PAGES_MAX: usize = 100_000;
 /// Most objects that one answer lists.
 const LIST_PAGE_KEYS_MAX: usize = 1000;
+
+/// What one page of a listing is asked for by.
+#[derive(Default)]
+struct Asked<'a> {
+    prefix: &'a str,
+    token: Option<String>,
+    keys_max: Option<i32>,
+    /// Where the server is to begin.
+    after: Option<String>,
+    /// What ends the names that are listed together.
+    delimiter: Option<&'static str>,
+}
+
 impl Bucket {
     /// Lists what begins with a prefix, in byte order of the keys. Only the end of a listing tells what is first: so all of
     /// it is taken in when the first object is asked for.
     pub fn objects(&self, prefix: &str) -> Objects {
-        Objects { pages: self.pages(prefix), sorted: SortedObjects::default(), has_ended: false }
+        self.objects_within(prefix, PathRange::default())
+    }
+
+    /// Lists what begins with a prefix and is in a range, in byte order of the keys. Asks for no more than that, as long as
+    /// the server lists in byte order; if it does not, all is listed, and what is outside is passed over.
+    pub fn objects_within(&self, prefix: &str, range: PathRange) -> Objects {
+        // A key that is not UTF-8 cannot be asked for.
+        let after = range.after.as_ref().and_then(|after| String::from_utf8(after.clone()).ok());
+        let pages = Pages { after, ..self.pages(prefix) };
+        Objects { pages, range, sorted: SortedObjects::default(), has_ended: false }
     }
 
     /// Lists what begins with a prefix page by page, in whatever order the server has. An object may come twice.
     pub fn pages(&self, prefix: &str) -> Pages {
         let (bucket, prefix) = (self.clone(), prefix.to_owned());
-        Pages { bucket, progress: Progress::new(prefix) }
+        Pages { bucket, progress: Progress::new(prefix), after: None }
+    }
+
+    /// Returns whether the keys up to this one, which begins with a prefix, are the same in byte order and directory by
+    /// directory. They are not if beside a directory `m` of the key there is `m-old`, or beside its `m-old` a directory `m`.
+    pub fn divides(&self, prefix: &str, path: &str) -> Result<bool> {
+        let mut directory = prefix.to_owned();
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            for (at, _) in name.char_indices().filter(|(at, character)| *at > 0 && *character < '/') {
+                if !self.first_objects(&format!("{directory}{}/", &name[..at]), 1)?.is_empty() {
+                    return Ok(false);
+                }
+            }
+            let place = format!("{directory}{name}");
+            if names.peek().is_some() && !name.is_empty() && self.has_name_before_directory(&place)? {
+                return Ok(false);
+            }
+            directory = place + "/";
+        }
+        Ok(true)
+    }
+
+    /// Returns whether there is `m-old` or the like beside a directory `m`.
+    fn has_name_before_directory(&self, directory: &str) -> Result<bool> {
+        let mut progress = Progress::new(directory.to_owned());
+        while progress.has_more {
+            let (prefix, token) = (directory, progress.token.clone());
+            let page = self.list_page(Asked { prefix, token, delimiter: Some("/"), ..Asked::default() })?;
+            progress.advance(&page).map_err(|reason| self.bad_listing(directory, reason))?;
+            let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
+            let folders = page.common_prefixes().iter().filter_map(|folder| folder.prefix());
+            let mut names = page.contents().iter().filter_map(|object| object.key()).chain(folders);
+            let comes_before = |name: &str| {
+                let name = if is_encoded { decoded(name) } else { name.as_bytes().to_vec() };
+                name.get(directory.len()).is_some_and(|next| *next < b'/')
+            };
+            if names.any(comes_before) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns what a server lists first of a prefix, at most `limit` objects and a thousand, with one request.
     pub fn first_objects(&self, prefix: &str, limit: usize) -> Result<Vec<ListedObject>> {
-        let page = self.list_page(prefix, None, Some(limit.min(LIST_PAGE_KEYS_MAX) as i32))?;
+        let keys_max = Some(limit.min(LIST_PAGE_KEYS_MAX) as i32);
+        let page = self.list_page(Asked { prefix, keys_max, ..Asked::default() })?;
         objects_of(&page, prefix).map_err(|reason| self.bad_listing(prefix, reason))
     }
 
@@ -48,9 +114,11 @@ impl Bucket {
         Ok(objects.into_iter().find(|listed| listed.key == key.as_bytes()))
     }
 
-    fn list_page(&self, prefix: &str, token: Option<String>, max_keys: Option<i32>) -> Result<ListObjectsV2Output> {
-        let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).set_max_keys(max_keys);
+    fn list_page(&self, asked: Asked<'_>) -> Result<ListObjectsV2Output> {
+        let Asked { prefix, token, keys_max, after, delimiter } = asked;
+        let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).set_max_keys(keys_max);
         let request = request.encoding_type(EncodingType::Url).set_continuation_token(token);
+        let request = request.set_start_after(after).set_delimiter(delimiter.map(str::to_owned));
         let answer = self.ask(Kind::Read, || request.clone().send())?;
         answer.map_err(|error| self.failed("list", prefix.trim_end_matches('/'), error))
     }
@@ -64,11 +132,14 @@ impl Bucket {
 pub struct Pages {
     bucket: Bucket,
     progress: Progress,
+    /// Where the first page begins.
+    after: Option<String>,
 }
 
 impl Pages {
     fn next_page(&mut self) -> Result<Vec<ListedObject>> {
-        let page = self.bucket.list_page(&self.progress.prefix, self.progress.token.clone(), None)?;
+        let (prefix, token, after) = (&self.progress.prefix, self.progress.token.clone(), self.after.clone());
+        let page = self.bucket.list_page(Asked { prefix, token, after, ..Asked::default() })?;
         self.progress.take(&page).map_err(|reason| self.bucket.bad_listing(&self.progress.prefix, reason))
     }
 }
@@ -130,6 +201,7 @@ impl Iterator for Pages {
 /// Iterates over the objects whose keys begin with a prefix, in byte order. After an error it ends.
 pub struct Objects {
     pages: Pages,
+    range: PathRange,
     sorted: SortedObjects,
     has_ended: bool,
 }
@@ -137,12 +209,38 @@ pub struct Objects {
 impl Objects {
     fn take_first(&mut self) -> Result<Option<ListedObject>> {
         if self.pages.progress.has_more {
-            for page in self.pages.by_ref() {
-                page?.into_iter().try_for_each(|listed| self.sorted.take_in(listed))?;
+            if !self.list(self.range != PathRange::default())? {
+                self.pages = self.pages.bucket.pages(&self.pages.progress.prefix);
+                self.sorted = SortedObjects::default();
+                self.list(false)?;
             }
+            self.pages.progress.has_more = false;
             self.sorted.sort()?;
         }
         self.sorted.take_first()
+    }
+
+    /// Takes in what is in the range. If the server is trusted to list in byte order, this ends where the range ends.
+    /// Returns whether it did list in byte order, where that matters.
+    fn list(&mut self, is_trusted: bool) -> Result<bool> {
+        let mut last = Vec::new();
+        for page in self.pages.by_ref() {
+            for listed in page? {
+                if is_trusted && listed.key < last {
+                    return Ok(false);
+                }
+                if is_trusted && self.range.is_beyond(&listed.key) {
+                    return Ok(true);
+                }
+                if is_trusted {
+                    last.clone_from(&listed.key);
+                }
+                if self.range.contains(&listed.key) {
+                    self.sorted.take_in(listed)?;
+                }
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::budget::{Budget, Permit};
 use crate::error::{Error, Fault, Result};
 use crate::format::attributes::Attributes;
 use crate::format::tree::{FileTime, Metadata, PATH_LEN_MAX};
+use crate::path_range::PathRange;
 use crate::s3::{Bucket, BucketLocation, Extent, Fetched, Later, ListedObject, ObjectFacts, Patience, S3Options};
 use crate::source::filter::Filter;
 use crate::source::{Content, Found, Interruption, Item, ItemKind, Source};
@@ -47,6 +48,8 @@ pub struct BucketSource {
     bucket: Bucket,
     key_prefix: String,
     filter: Filter,
+    /// What of it is walked.
+    range: PathRange,
     read_ahead: Budget,
     expected_budget: Budget,
     expected: Mutex<Expected>,
@@ -71,12 +74,25 @@ impl BucketSource {
             bucket,
             key_prefix: location.key_prefix(),
             filter,
+            range: PathRange::default(),
             read_ahead: Budget::new(read_ahead_bytes - read_ahead_bytes / EXPECTED_SHARE),
             expected_budget: Budget::new(read_ahead_bytes / EXPECTED_SHARE),
             expected: Mutex::default(),
         };
         source.bucket.check_listable(&source.key_prefix)?;
         Ok(source)
+    }
+
+    /// Walks only a part of it, and lists no more than that where the server lists in byte order.
+    pub fn within(self, range: PathRange) -> Self {
+        Self { range, ..self }
+    }
+
+    /// Returns whether a server that lists directory by directory would list the same objects before and after a path as one
+    /// that lists in byte order, so that a part can end there.
+    pub fn can_be_cut_at(&self, path: &[u8]) -> Result<bool> {
+        let Ok(path) = std::str::from_utf8(path) else { return Ok(false) };
+        self.bucket.divides(&self.key_prefix, path)
     }
 
     /// Returns what an object in the listing is, or `None` if it is nothing to store.
@@ -156,7 +172,9 @@ impl Source for BucketSource {
     }
 
     fn walk(&self) -> Box<dyn Iterator<Item = Found> + Send + '_> {
-        Box::new(self.bucket.objects(&self.key_prefix).filter_map(|listed| match listed {
+        let key = |path: &Vec<u8>| [self.key_prefix.as_bytes(), path].concat();
+        let within = PathRange { after: self.range.after.as_ref().map(key), up_to: self.range.up_to.as_ref().map(key) };
+        Box::new(self.bucket.objects_within(&self.key_prefix, within).filter_map(|listed| match listed {
             Ok(listed) => self.found(listed),
             Err(error) => Some(Found::Failed(error)),
         }))

@@ -22,6 +22,7 @@ use crate::format::attributes::{self, Attributes};
 use crate::format::tree::{FileTime, Metadata};
 use crate::format::xattrs;
 use crate::held_directory::{self, LastDirectory, split_name};
+use crate::path_range::PathRange;
 use crate::source::directory::open_file::OpenFile;
 use crate::source::filter::Filter;
 use crate::source::{Content, Found, Item, ItemKind, Source};
@@ -34,6 +35,8 @@ const STAT_BLOCK_BYTES: i64 = 512;
 pub struct DirectorySource {
     roots: Vec<Root>,
     filter: Filter,
+    /// What of it is walked.
+    range: PathRange,
     /// Whether extended attributes are stored.
     xattrs: bool,
     /// Of the files that are opened.
@@ -136,6 +139,11 @@ impl DirectorySource {
         Self { xattrs, ..self }
     }
 
+    /// Walks only a part of it.
+    pub fn within(self, range: PathRange) -> Self {
+        Self { range, ..self }
+    }
+
     /// Returns the patterns of the filter that can match nothing in this source.
     pub fn idle_patterns(&self) -> Vec<String> {
         let roots: Vec<&[u8]> = self.roots.iter().map(|root| root.named.tree_path.as_slice()).collect();
@@ -145,7 +153,7 @@ impl DirectorySource {
     fn of(roots: Vec<NamedPath>, filter: Filter) -> Self {
         let roots = roots.into_iter().map(Root::new).collect();
         let (last_directory, last_asked) = (LastDirectory::default(), LastDirectory::default());
-        Self { roots, filter, xattrs: false, last_directory, last_asked }
+        Self { roots, filter, range: PathRange::default(), xattrs: false, last_directory, last_asked }
     }
 
     /// Returns the number of the root that a location of the walk is at or below, and its path below it.
@@ -247,6 +255,15 @@ struct PendingPath {
     root: usize,
     /// Its path below the root; empty for the root itself, which is followed if it is a symlink.
     below: Vec<u8>,
+    /// Whether it was a directory when it was found.
+    is_directory: bool,
+}
+
+impl PendingPath {
+    /// Returns its place in the order of the walk.
+    fn key(&self) -> Vec<u8> {
+        tree_key(&self.tree_path, self.is_directory)
+    }
 }
 
 impl Iterator for DirectoryWalk<'_> {
@@ -259,12 +276,12 @@ impl Iterator for DirectoryWalk<'_> {
         loop {
             if self.pending.is_empty() {
                 let root = self.source.roots.get(self.next_root)?;
-                let tree_path = root.named.tree_path.clone();
-                self.pending.push(PendingPath { tree_path, root: self.next_root, below: Vec::new() });
+                let (tree_path, is_directory) = (root.named.tree_path.clone(), root.named.is_directory);
+                self.pending.push(PendingPath { tree_path, root: self.next_root, below: Vec::new(), is_directory });
                 self.next_root += 1;
             }
             let next = self.pending.pop()?;
-            if let Some(found) = self.visit(next) {
+            if let Some(found) = self.visit_within(next) {
                 return Some(found);
             }
         }
@@ -272,6 +289,19 @@ impl Iterator for DirectoryWalk<'_> {
 }
 
 impl DirectoryWalk<'_> {
+    /// Visits what is in the range. What is not is passed over, or only gone through: who has its own path tells of it.
+    fn visit_within(&mut self, next: PendingPath) -> Option<Found> {
+        let (range, key) = (&self.source.range, next.key());
+        if range.contains(&key) {
+            return self.visit(next);
+        }
+        if next.is_directory && range.meets_below(&key) {
+            self.visit(next);
+            self.further = None;
+        }
+        None
+    }
+
     fn visit(&mut self, next: PendingPath) -> Option<Found> {
         if !next.tree_path.is_empty() && self.source.filter.excludes(&next.tree_path) {
             return None;
@@ -373,16 +403,16 @@ impl DirectoryWalk<'_> {
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            let pending = PendingPath {
+            children.push(PendingPath {
                 tree_path: joined(&directory.tree_path, name),
                 root: directory.root,
                 below: joined(&directory.below, name),
-            };
-            children.push((is_directory(&opened, &child)?, pending));
+                is_directory: is_directory(&opened, &child)?,
+            });
         }
         // By the key that the tree has, with its `/`: `a/` comes after `a-b`, and parent and cross-check go by that order.
-        children.sort_by_cached_key(|(is_directory, child)| Reverse(tree_key(&child.tree_path, *is_directory)));
-        self.pending.extend(children.into_iter().map(|(_, pending)| pending));
+        children.sort_by_cached_key(|child| Reverse(child.key()));
+        self.pending.extend(children);
         Ok(None)
     }
 
