@@ -24,7 +24,7 @@ use mlvault::format::tree::{
 };
 use mlvault::format::{BlobKind, FORMAT_VERSION, attributes, xattrs};
 use mlvault::id::{
-    ChunkId, Digest, DirectoryHash, EvidenceId, NoteId, PackId, Pin, SegmentId, SessionId, SlotId, TombstoneId,
+    ChunkId, Digest, DirectoryHash, EvidenceId, NoteId, PackId, Pin, PlanId, SegmentId, SessionId, SlotId, TombstoneId,
 };
 use mlvault::repository::layout::Object;
 
@@ -54,6 +54,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "note" => texts(&NOTES),
         "evidence" => texts(&EVIDENCE),
+        "plan" => texts(&PLANS),
         "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
         "chunk" => vec![sealed_chunk(b""), sealed_chunk(&[7; 500]), sealed_chunk(&noise(64))],
@@ -201,6 +202,8 @@ fn object_keys() -> Vec<String> {
         Object::Note(NoteId::from_bytes([3; 16])),
         Object::Tombstone(TombstoneId::from_bytes([4; 16])),
         Object::Evidence(EvidenceId::from_bytes([5; 16])),
+        Object::Plan(PlanId::from_bytes([6; 16])),
+        Object::Shard(PlanId::from_bytes([6; 16]), 7),
     ];
     let odd = "snapshots/ABABABABABABABABABABABABABABABAB".to_owned();
     objects.into_iter().map(Object::key).chain([odd]).collect()
@@ -357,6 +360,12 @@ const NOTES: [&str; 5] = [
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"add-tags","snapshot":"02020202020202020202020202020202","tags":["a"]}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"remove-tags","snapshot":"02020202020202020202020202020202","tags":[]}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","says":{"type":"upgrade-done","released":["02020202020202020202020202020202"]}}"#,
+];
+
+/// A plan behind a zero, and a shard behind its number.
+const PLANS: [&str; 2] = [
+    "\0{\"session\":\"02020202020202020202020202020202\",\"started\":\"2026-01-01T00:00:00Z\",\"host\":\"pod\",\"program\":\"mlvault 0\",\"name\":\"p\",\"deployment\":\"production\",\"shards\":2,\"tags\":[\"a\"],\"parent\":null,\"settings\":{\"--force\":\"false\"},\"cuts\":{\"artifacts/main\":[\"312f61\"]},\"database\":null,\"tables\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"read_at\":\"2026-01-01T00:00:00Z\",\"databases\":[],\"keys\":[],\"problems\":[{\"path\":\"a\",\"message\":\"b\"}],\"statistics\":{\"files_new\":1,\"files_changed\":2,\"files_unchanged\":3,\"bytes_read\":4,\"chunks_new\":5,\"bytes_new\":6,\"bytes_stored\":7,\"duration_ms\":8}}",
+    "\u{1}{\"session\":\"02020202020202020202020202020202\",\"started\":\"2026-01-01T00:00:00Z\",\"finished\":\"2026-01-01T00:00:00Z\",\"host\":\"pod\",\"components\":[{\"name\":\"artifacts/main\",\"root\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"entries\":1,\"bytes\":2,\"completeness\":\"complete\"}],\"notes\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"problem_count\":0,\"statistics\":{\"files_new\":1,\"files_changed\":2,\"files_unchanged\":3,\"bytes_read\":4,\"chunks_new\":5,\"bytes_new\":6,\"bytes_stored\":7,\"duration_ms\":8}}",
 ];
 
 /// What a check found, and what a drill found.

@@ -33,6 +33,7 @@ use mlvault::format::key_slot::{self, Certificate, Grant, Role, SlotHeader};
 use mlvault::format::note;
 use mlvault::format::object::{self, BODY_LEN_MAX, ObjectKind};
 use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
+use mlvault::format::plan;
 use mlvault::format::segment::Segment;
 use mlvault::format::session::SessionRecord;
 use mlvault::format::session_header::{SESSION_HEADER_LEN, SessionHeader};
@@ -41,7 +42,7 @@ use mlvault::format::snapshot::{self, SessionOutcome, Signer, SnapshotRecord, So
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::{self, Entry, EntryKind, Node};
 use mlvault::format::{BlobKind, Cursor, FORMAT_VERSION, attributes, xattrs};
-use mlvault::id::{EvidenceId, NoteId, RepositoryId, SessionId, SignerKey, SlotId};
+use mlvault::id::{EvidenceId, NoteId, PlanId, RepositoryId, SessionId, SignerKey, SlotId};
 use mlvault::repository::layout::Object;
 use mlvault::repository::naming::Named;
 use mlvault::repository::snapshots::Snapshot;
@@ -78,6 +79,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("forgotten", forgotten_record),
     ("note", note_record),
     ("evidence", evidence_record),
+    ("plan", plan_record),
     ("tree_node", tree_node),
     ("chunk_refs", chunk_refs),
     ("chunk", sealed_chunk),
@@ -399,6 +401,16 @@ fn evidence_record(data: &[u8]) {
     let body = evidence::encode(REPOSITORY, id, &record, &Signer { certificate: &certificate(), seed: &seed });
     let (again, _) = evidence::decode(REPOSITORY, id, &root_key(), &body).expect("what was signed is authentic");
     assert_eq!(again, record);
+}
+
+fn plan_record(data: &[u8]) {
+    let Some((shard, data)) = data.split_first() else { return };
+    let shard = (*shard != 0).then(|| u32::from(*shard));
+    let Ok(object) = plan::decode_record(shard, data) else { return };
+    let (id, seed) = (PlanId::from_bytes([2; 16]), signing_seed());
+    let body = plan::encode(REPOSITORY, id, &object, &Signer { certificate: &certificate(), seed: &seed });
+    let (again, _) = plan::decode(REPOSITORY, (id, shard), &root_key(), &body).expect("what was signed is authentic");
+    assert_eq!(again, object);
 }
 
 /// An age lies in the past, and can be subtracted from any time.

@@ -126,6 +126,10 @@ id_type!(
     EvidenceId, 16
 );
 id_type!(
+    /// Name of a sharded backup's plan: a keyed hash of who makes it, of what, and of the name that a user gave it.
+    PlanId, 16
+);
+id_type!(
     /// Name of what was put into quarantine, made as that of a session.
     QuarantineId, 16
 );

@@ -21,7 +21,9 @@ use mlvault::restore::RestoreOptions;
 use mlvault::retention::undelete;
 use tempfile::TempDir;
 
-use crate::support::repo::{Tree, Vault, WatchedBackend, clean_check, fill, key_file, prose, stored_path, tree};
+use crate::support::repo::{
+    Tree, Vault, WatchedBackend, clean_check, empty_shard, fill, key_file, prose, stored_path, tree,
+};
 
 /// How an object is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -454,7 +456,8 @@ fn no_record_that_mlvault_makes_is_taken_for_an_unknown_object() {
     undelete(&repository, &first.into(), &Hears::nobody()).unwrap();
     session::bury(&repository, &[PackId::from_bytes([7; 32])]).unwrap();
     repository.write_evidence(clean_check()).unwrap();
-    let small = ["sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/", "evidence/"];
+    repository.write_plan_object(&repository.plan_id("production", "p"), &empty_shard()).unwrap();
+    let small = ["sessions/", "snapshots/", "forgotten/", "notes/", "tombstones/", "evidence/", "plans/"];
     for folder in ["keys/", "packs/", "index/"].into_iter().chain(small) {
         assert!(!scene.vault.keys_under(folder).is_empty(), "{folder}");
     }

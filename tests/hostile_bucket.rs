@@ -41,7 +41,9 @@ use mlvault::stats;
 use mlvault::units::GIB;
 use tempfile::TempDir;
 
-use crate::support::repo::{LocalVault, Tree, Vault, WatchedBackend, clean_check, copy_of, key_file, noise, tree};
+use crate::support::repo::{
+    LocalVault, Tree, Vault, WatchedBackend, clean_check, copy_of, empty_shard, key_file, noise, tree,
+};
 
 /// What stands in the bucket that should not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,7 @@ const SORTS: [Sort; 7] =
     [Sort::RandomBytes, Sort::Empty, Sort::Oversize, Sort::Truncated, Sort::Replayed, Sort::Foreign, Sort::Misnamed];
 
 /// Prefixes, and a name there that nothing has. The first two digits of a pack's name are a folder.
-const PLACES: [(&str, &str); 12] = [
+const PLACES: [(&str, &str); 13] = [
     ("keys/", "0101010101010101"),
     ("snapshots/", "01010101010101010101010101010101"),
     // Under the name of a snapshot that is there: else nobody would read it.
@@ -74,6 +76,7 @@ const PLACES: [(&str, &str); 12] = [
     ("tombstones/", "01010101010101010101010101010101"),
     ("countersigned/", "01010101010101010101010101010101"),
     ("evidence/", "01010101010101010101010101010101"),
+    ("plans/", "01010101010101010101010101010101/plan"),
     ("index/data/", "0101010101010101010101010101010101010101010101010101010101010101"),
     ("index/meta/", "0101010101010101010101010101010101010101010101010101010101010101"),
     ("packs/data/01/", "0101010101010101010101010101010101010101010101010101010101010101"),
@@ -210,6 +213,7 @@ fn add_records(vault: &Vault, held: SessionId, forgotten: SessionId) {
     let sound: Vec<_> = sound.iter().map(|pack| SoundPack { pack: pack.id, directory: pack.directory }).collect();
     repository.countersign(&sound).unwrap();
     repository.write_evidence(clean_check()).unwrap();
+    repository.write_plan_object(&repository.plan_id("production", "p"), &empty_shard()).unwrap();
 }
 
 /// Returns an object under a prefix, and its key.

@@ -82,6 +82,7 @@ mod s3_journey;
 mod s3_limits;
 mod session_endings;
 mod several_deployments;
+mod sharded;
 mod simulator;
 mod status;
 mod support;

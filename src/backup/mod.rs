@@ -7,10 +7,13 @@
 
 mod deployment;
 mod file_under_way;
+mod job;
 mod parent;
 mod pipeline;
 mod problems;
 mod review;
+pub mod sharded;
+mod stage;
 mod survey;
 mod tally;
 
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use crate::backup::deployment::PRE_UPGRADE;
+use crate::backup::job::Job;
 use crate::backup::parent::{PARENT, ParentTree};
 use crate::backup::problems::Problems;
 use crate::backup::review::NoReview;
@@ -198,7 +202,7 @@ fn store(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears) -
     tell_begun(&session, &source_record, parent, hears);
     let problems = Problems::new(repository, &source_record, Arc::clone(&hears.monitor));
     let chunks = session.writer();
-    let job = pipeline::Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
+    let job = Job { repository, chunks, problems: &problems, hears, kind: BlobKind::Data };
     let compare = Compare {
         parent,
         reads_all: options.force,
@@ -260,7 +264,7 @@ pub(crate) struct Compare<'a> {
 
 /// Stores a source as the component of this name.
 pub(crate) fn store_source(
-    job: &pipeline::Job<'_>,
+    job: &Job<'_>,
     source: &dyn Source,
     component: &str,
     compare: &Compare<'_>,
@@ -297,7 +301,7 @@ fn open_source(options: &BackupOptions, repository: &Repository, monitor: &dyn M
 }
 
 fn store_components(
-    job: &pipeline::Job<'_>,
+    job: &Job<'_>,
     options: &BackupOptions,
     walked: Option<&dyn Source>,
     compare: &Compare<'_>,
@@ -341,7 +345,7 @@ fn component(name: &str, tree: &TreeSummary, completeness: Completeness) -> Comp
 }
 
 /// Stores one stream as a tree of one file.
-fn store_stream(job: &pipeline::Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
+fn store_stream(job: &Job<'_>, name: &str, opener: Opener<'_>) -> Result<(TreeSummary, Statistics)> {
     let source = StreamSource::new(vec![(name.to_owned(), opener)], job.repository.clock().now());
     let reader = ChunkReader::new(Arc::clone(job.repository));
     let stored =

@@ -53,6 +53,11 @@ impl<'a> ParentTree<'a> {
         Self::new(None, reader, monitor, false, false)
     }
 
+    /// Passes over what is before `path`.
+    pub fn skip_to(&mut self, path: &[u8]) {
+        self.tree.skip_to(path);
+    }
+
     /// Compares the next file of the walk; `holds` tells whether a chunk may be relied on.
     pub fn compare(&mut self, item: &Item, holds: &Holds<'_>) -> Result<SinceParent> {
         let Some(entry) = self.tree.find(&item.path) else { return Ok(SinceParent::New) };

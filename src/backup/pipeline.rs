@@ -13,33 +13,30 @@
 //!   nothing else, so that the threads end and the failure is what the caller gets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::backup::file_under_way::{ChunkJob, Done, FileUnderWay, ItemProblem, PlaceInOrder, ReadError, ReadFile};
+use crate::backup::job::Job;
 use crate::backup::parent::{ParentTree, SinceParent};
-use crate::backup::problems::Problems;
-use crate::backup::review::{Replacement, Review};
+use crate::backup::review::Review;
+use crate::backup::stage::{ReviewedTree, Stage};
 use crate::backup::survey::find_totals;
 use crate::backup::tally::Tally;
 use crate::budget::Budget;
 use crate::chunks::content::Intake;
 use crate::chunks::cut::Window;
-use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
 use crate::error::{Error, Result};
-use crate::format::BlobKind;
 use crate::format::attributes::Attributes;
 use crate::format::snapshot::Statistics;
 use crate::format::tree::{Entry, EntryKind, FileTime};
-use crate::hears::Hears;
 use crate::monitor::Counter;
-use crate::repository::Repository;
 use crate::source::{Found, Item, ItemKind, Source};
-use crate::sync::FirstFailure;
-use crate::trees::writer::{TreeSummary, TreeWriter};
+use crate::sync::{FirstFailure, into_inner, lock};
+use crate::trees::writer::TreeSummary;
 use crate::units::KIB;
 
 /// Entries between the walker and the tree writer.
@@ -56,20 +53,6 @@ const READ_ATTEMPTS_MAX: u32 = 3;
 /// stamp times with a tick of at most ten milliseconds.
 const RACY_NANOSECONDS: i128 = 20_000_000;
 
-/// What every stage needs.
-pub struct Job<'a> {
-    /// Where to.
-    pub repository: &'a Arc<Repository>,
-    /// Stores chunks.
-    pub chunks: &'a ChunkWriter,
-    /// Collects what goes wrong with single files.
-    pub problems: &'a Problems,
-    /// Who follows the backup.
-    pub hears: &'a Hears,
-    /// Kind of the chunks that files are stored as.
-    pub kind: BlobKind,
-}
-
 struct Stages<'a> {
     job: &'a Job<'a>,
     source: &'a dyn Source,
@@ -77,7 +60,11 @@ struct Stages<'a> {
     tally: Tally,
     chunk_budget: Budget,
     tickets: Budget,
+    first_links: Mutex<FirstLinks>,
 }
+
+/// The first name that a walk met of each file that may have several, by device and inode.
+pub type FirstLinks = HashMap<(u64, u64), Vec<u8>>;
 
 /// Stores a whole source as a tree.
 pub fn store_tree(
@@ -86,12 +73,24 @@ pub fn store_tree(
     parent: ParentTree<'_>,
     review: &mut dyn Review,
 ) -> Result<(TreeSummary, Statistics)> {
+    let mut tree = ReviewedTree::new(job, review);
+    let (statistics, _) = read_all(job, source, parent, &mut tree)?;
+    Ok((tree.finish()?, statistics))
+}
+
+/// Reads a whole source, stores what is new of it, and hands over what it comes to, in the order of paths.
+pub fn read_all(
+    job: &Job<'_>,
+    source: &dyn Source,
+    parent: ParentTree<'_>,
+    stage: &mut dyn Stage,
+) -> Result<(Statistics, FirstLinks)> {
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if job.hears.monitor.wants_totals() && source.is_cheap_to_walk() {
             scope.spawn(|| find_totals(source, job.hears.monitor.as_ref(), &finished));
         }
-        let stored = run_stages(job, source, parent, review);
+        let stored = run_stages(job, source, parent, stage);
         finished.store(true, Ordering::Relaxed);
         stored
     })
@@ -101,8 +100,8 @@ fn run_stages(
     job: &Job<'_>,
     source: &dyn Source,
     parent: ParentTree<'_>,
-    review: &mut dyn Review,
-) -> Result<(TreeSummary, Statistics)> {
+    stage: &mut dyn Stage,
+) -> Result<(Statistics, FirstLinks)> {
     job.hears.monitor.phase("backup", None, None);
     let threads = job.repository.thread_plan().computing;
     let stages = Stages {
@@ -112,12 +111,13 @@ fn run_stages(
         tally: Tally::default(),
         chunk_budget: Budget::new(job.repository.memory_plan().chunk_bytes / 2),
         tickets: Budget::new(ENTRIES_MAX),
+        first_links: Mutex::default(),
     };
     let (file_sender, files) = bounded(FILES_WAITING_MAX);
     // What bounds these two are the budgets for chunks and tickets, not the number of messages.
     let (chunk_sender, chunks) = unbounded();
     let (done_sender, done) = unbounded();
-    let tree = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let stages = &stages;
         for _ in 0..threads {
             let (files, chunks) = (files.clone(), chunks.clone());
@@ -129,10 +129,10 @@ fn run_stages(
         drop(chunk_sender);
         let walker = Walker::new(stages, parent, file_sender, done_sender);
         scope.spawn(move || walker.run());
-        stages.write_tree(&done, review)
+        stages.hand_over(&done, stage);
     });
     stages.failure.check()?;
-    Ok((tree?, stages.tally.statistics()))
+    Ok((stages.tally.statistics(), into_inner(stages.first_links)))
 }
 
 /// The first stage: walks the source beside the parent's tree and sends on what it finds, in order.
@@ -166,6 +166,7 @@ impl<'a> Walker<'a> {
                 return;
             }
         }
+        *lock(&self.stages.first_links) = self.first_links;
     }
 
     fn take(&mut self, found: Found) -> Result<()> {
@@ -375,88 +376,20 @@ impl Stages<'_> {
         Intake::new(self.job.chunks, self.job.kind, self.job.hears)
     }
 
-    /// Puts entries in order and writes the tree.
-    fn write_tree(&self, done: &Receiver<Done>, review: &mut dyn Review) -> Result<TreeSummary> {
-        let mut tree = TreeWriter::new(self.job.chunks);
+    /// Puts what was read in order, and hands it to the last stage.
+    fn hand_over(&self, done: &Receiver<Done>, stage: &mut dyn Stage) {
         let mut waiting = BTreeMap::new();
         let mut next = 0;
         // To the end, even after a failure: each that is taken gives its ticket back, without which the walker would wait.
         for item in done {
             waiting.insert(item.sequence, item);
-            while let Some(item) = waiting.remove(&next) {
+            while let Some(Done { entry, problem, .. }) = waiting.remove(&next) {
                 next += 1;
                 if !self.failure.is_set() {
-                    let written = self.take_in(&mut tree, item, review);
-                    written.unwrap_or_else(|error| self.failure.set(error));
+                    stage.take_in(entry, problem).unwrap_or_else(|error| self.failure.set(error));
                 }
             }
         }
-        if self.failure.is_set() {
-            return Err(Error::Interrupted);
-        }
-        self.advance(&mut tree, None, review)?;
-        tree.finish()
-    }
-
-    fn take_in(&self, tree: &mut TreeWriter<'_>, item: Done, review: &mut dyn Review) -> Result<()> {
-        let Done { entry, problem, .. } = item;
-        let path = entry.as_ref().map(|entry| &entry.path).or(problem.as_ref().map(|problem| &problem.path));
-        // A file has neither only after a failure elsewhere.
-        let Some(path) = path else { return Ok(()) };
-        self.advance(tree, Some(path), review)?;
-        match (entry, problem) {
-            (Some(entry), problem) => {
-                if let Some(problem) = problem {
-                    self.report_change(&problem, review);
-                }
-                review.take_note(&entry)?;
-                self.write(tree, entry)
-            }
-            (None, Some(problem)) => {
-                self.job.problems.leave_unread(&problem.path);
-                self.without(tree, problem, review)
-            }
-            (None, None) => Ok(()),
-        }
-    }
-
-    /// Goes on without an entry that could not be read, or with the one that takes its place.
-    fn without(&self, tree: &mut TreeWriter<'_>, problem: ItemProblem, review: &mut dyn Review) -> Result<()> {
-        match review.replace(&problem.path)? {
-            Replacement::By(Some(entry)) => self.write(tree, *entry),
-            Replacement::By(None) => {
-                self.job.hears.monitor.note(&format!("{}: {}, and so did its row", problem.location, problem.message));
-                Ok(())
-            }
-            Replacement::Unfinished => {
-                let note = format!("{}: {}; it was an upload under way", problem.location, problem.message);
-                self.job.hears.monitor.note(&note);
-                Ok(())
-            }
-            Replacement::Problem => {
-                self.job.problems.add(&problem.location, &problem.message);
-                Ok(())
-            }
-        }
-    }
-
-    fn report_change(&self, problem: &ItemProblem, review: &dyn Review) {
-        if review.may_change(&problem.path) {
-            self.job.hears.monitor.note(&format!("{}: {}", problem.location, problem.message));
-        } else {
-            self.job.problems.add(&problem.location, &problem.message);
-        }
-    }
-
-    fn advance(&self, tree: &mut TreeWriter<'_>, next: Option<&[u8]>, review: &mut dyn Review) -> Result<()> {
-        review.advance(next)?.into_iter().try_for_each(|entry| self.write(tree, entry))
-    }
-
-    fn write(&self, tree: &mut TreeWriter<'_>, mut entry: Entry) -> Result<()> {
-        tree.make_indirect(&mut entry)?;
-        tree.push(&entry)?;
-        self.job.hears.monitor.count(Counter::Entries, 1);
-        Ok(())
     }
 }
 

@@ -115,6 +115,11 @@ impl Problems {
         found.unread_count += 1;
     }
 
+    /// Counts paths that are not read and have no room to be named.
+    pub fn count_unread(&self, count: u64) {
+        lock(&self.found).unread_count += count;
+    }
+
     /// Returns how many problems there are that nobody accepted.
     pub fn count(&self) -> u64 {
         lock(&self.found).count

@@ -40,6 +40,8 @@ pub enum ProblemKind {
     Countersignature,
     /// Evidence cannot be read, or is not signed with a key of the repository.
     Evidence,
+    /// The plan of a sharded backup, or what came of a shard, cannot be read.
+    Plan,
     /// An index segment cannot be read, or says of a pack what is not so.
     Segment,
     /// A pack is missing or damaged.

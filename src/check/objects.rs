@@ -1,4 +1,4 @@
-//! The small objects: key slots, snapshots, notes, sessions, tombstones, countersignatures, evidence.
+//! The small objects: key slots, snapshots, notes, sessions, tombstones, countersignatures, evidence, plans.
 
 use crate::backend::Listed;
 use crate::check::Check;
@@ -24,6 +24,7 @@ impl Check<'_> {
         self.check_countersignatures()?;
         self.check_notes()?;
         self.check_each(&self.repository.backend().list(layout::EVIDENCE)?, ProblemKind::Evidence)?;
+        self.check_each(&self.repository.backend().list(layout::PLANS)?, ProblemKind::Plan)?;
         Ok(snapshots)
     }
 

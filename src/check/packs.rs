@@ -193,7 +193,9 @@ impl Check<'_> {
                     | Object::Note(_)
                     | Object::Tombstone(_)
                     | Object::Countersignature(_)
-                    | Object::Evidence(_),
+                    | Object::Evidence(_)
+                    | Object::Plan(_)
+                    | Object::Shard(..),
                 ) => {}
                 Some(Object::QuarantineRecord(_)) => quarantined += 1,
                 Some(Object::Quarantined(..)) => quarantined_bytes += size,

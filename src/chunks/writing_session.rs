@@ -3,6 +3,8 @@
 //! What must stay true:
 //! - A session that was begun ends, however its work ends: one that is dropped is closed, so that no prune waits for it. Only
 //!   a process that is killed, or a backend that is out of reach, leaves one open, until a prune ends it.
+//! - A session of several processes ends only by the one that commits it: whoever has joined it leaves it open, because the
+//!   work of the others hangs on it.
 //! - After a wish to stop it ends in any case: if whoever works in it is held up, by a database, a disk or a command, a
 //!   watch indexes what was uploaded and closes it in its place.
 //! - What was uploaded is indexed before the session ends, also after a failure: the next one finds it.
@@ -50,6 +52,7 @@ struct Guard {
     purpose: &'static str,
     writer: WatchedWriter,
     watch: Watch,
+    is_joined: bool,
     is_over: bool,
 }
 
@@ -77,6 +80,28 @@ impl WritingSession {
     ) -> Result<Self> {
         let mut session = Session::begin(repository, purpose)?;
         session.disregard(disregarded);
+        Ok(Self::start(repository, session, (purpose, false), hears))
+    }
+
+    /// Takes part in the session of a plan, which another process has begun at that time, by its clock.
+    ///
+    /// Fails with [`crate::error::Error::Busy`] if the session has ended.
+    pub fn join(
+        repository: &Arc<Repository>,
+        (id, started): (SessionId, Timestamp),
+        purpose: &'static str,
+        hears: &Hears,
+    ) -> Result<Self> {
+        let session = Session::join(repository, id, started)?;
+        Ok(Self::start(repository, session, (purpose, true), hears))
+    }
+
+    fn start(
+        repository: &Arc<Repository>,
+        session: Session,
+        (purpose, is_joined): (&'static str, bool),
+        hears: &Hears,
+    ) -> Self {
         session.bad_tombstones.note_to(hears.monitor.as_ref());
         if session.is_blind {
             hears.monitor.note(
@@ -93,9 +118,10 @@ impl WritingSession {
             writer: writer.watched(),
             cancel: hears.cancel.clone(),
             purpose,
+            is_joined,
         });
-        let guard = Guard { repository, session, purpose, writer: writer.watched(), watch, is_over: false };
-        Ok(Self { writer, guard })
+        let guard = Guard { repository, session, purpose, writer: writer.watched(), watch, is_joined, is_over: false };
+        Self { writer, guard }
     }
 
     /// Returns the session's id, which its snapshot will have.
@@ -143,6 +169,16 @@ impl WritingSession {
 }
 
 impl FinishedSession {
+    /// Returns the session's id.
+    pub fn id(&self) -> SessionId {
+        self.guard.session.id
+    }
+
+    /// Leaves the session to the other processes that write in it. One of them commits it, or a prune ends it.
+    pub fn leave_open(mut self) {
+        self.guard.is_over = true;
+    }
+
     /// Commits the snapshot under the session's name: after this it is listed, before this it is not.
     ///
     /// Fails with [`crate::error::Error::Busy`] if a prune declared the session void meanwhile.
@@ -173,7 +209,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if !self.is_over && self.claim().is_ok() {
             // Without an answer the session stays open until a prune ends it.
-            let _ = self.session.close(&self.repository, &format!("the {} failed", self.purpose));
+            if !self.is_joined {
+                let _ = self.session.close(&self.repository, &format!("the {} failed", self.purpose));
+            }
             self.writer.tell_kept(self.purpose);
         }
         self.watch.end();
@@ -187,6 +225,7 @@ struct Watched {
     writer: WatchedWriter,
     cancel: Cancel,
     purpose: &'static str,
+    is_joined: bool,
 }
 
 impl Watch {
@@ -212,7 +251,9 @@ impl Watched {
             if is_held_up && self.writer.claim_end() {
                 // Nobody hears of it any more if this fails. Then the session stays open until a prune ends it.
                 let _ = self.writer.stop();
-                let _ = self.session.close(&self.repository, &format!("the {} was held up", self.purpose));
+                if !self.is_joined {
+                    let _ = self.session.close(&self.repository, &format!("the {} was held up", self.purpose));
+                }
                 self.writer.tell_kept(self.purpose);
                 return;
             }

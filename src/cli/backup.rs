@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
+use mlvault::backup::sharded::{self, PlanName, PlanSummary, ShardSummary};
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Verdicts};
@@ -19,6 +21,7 @@ use crate::cli::deployment::DeploymentArgs;
 use crate::cli::exclusions::{self, ExclusionArgs};
 use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
+use crate::cli::sharding::{ShardingArgs, Step};
 
 /// Create a snapshot of an MLflow deployment, of files, of a part of a bucket, or of a stream
 ///
@@ -34,13 +37,22 @@ use crate::cli::outcome::{Outcome, Text};
 /// With s3://bucket/prefix, every object below the prefix is stored with its headers, user metadata and tags. The S3
 /// settings of the repository apply to this bucket too.
 ///
-/// Exit code 3 if the snapshot is incomplete.
+/// If a deployment is too large for one process, several can make one snapshot of it, in three steps that share a --plan: with
+/// --shards N, one process dumps the databases and divides the artifacts; then N processes read a part each, with --shard 0
+/// to N-1; then one writes the snapshot, with --close. All of them need the same key and the same settings. Each step can be
+/// run again; what was done is not done twice.
+///
+/// Exit code 3 if the snapshot is incomplete. A shard that could not read some files ends with 0: whether they matter is known
+/// at the end.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
   mlvault backup --deployment production
   mlvault backup --tag nightly --exclude '*.tmp' /srv/mlflow
-  mlvault backup --command 'pg_dump mlflow' --name mlflow.sql")]
+  mlvault backup --command 'pg_dump mlflow' --name mlflow.sql
+  mlvault backup --deployment production --plan 2026-08-01 --shards 8
+  mlvault backup --deployment production --plan 2026-08-01 --shard 0 --wait 1h
+  mlvault backup --deployment production --plan 2026-08-01 --close --wait 12h")]
 pub struct Args {
     /// Files and directories to back up, or one s3://bucket/prefix
     #[arg(value_name = "PATH")]
@@ -83,6 +95,8 @@ pub struct Args {
     #[arg(long, value_enum, env = "MLVAULT_METADATA", value_name = "NEED")]
     metadata: Option<MetadataArg>,
     #[command(flatten)]
+    sharding: ShardingArgs,
+    #[command(flatten)]
     deployment: DeploymentArgs,
 }
 
@@ -104,6 +118,10 @@ impl Args {
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     let is_other = args.is_of_other();
+    let step = args.sharding.step()?;
+    if step.is_some() && is_other {
+        return Err(Error::Invalid("--plan is for the backup of a deployment".to_owned()));
+    }
     let name = args.name.unwrap_or_default();
     if is_other && args.deployment.is_typed() {
         return Err(Error::Invalid(
@@ -144,7 +162,78 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     if let (true, BackupSource::Deployment(deployment)) = (is_unnamed, &options.what) {
         warn_of_new_group(context, &repository, &deployment.name)?;
     }
+    if let Some((plan, step)) = step {
+        return sharded(context, &repository, &options, (&plan, step));
+    }
     let summary = backup::run(&repository, &options, &context.hears())?;
+    Ok(outcome(&repository, &summary))
+}
+
+/// Runs one step of a sharded backup.
+fn sharded(
+    context: &Context,
+    repository: &Arc<Repository>,
+    options: &BackupOptions,
+    (plan, step): (&PlanName, Step),
+) -> Result<Outcome> {
+    let hears = context.hears();
+    match step {
+        Step::Plan(shards) => {
+            let PlanSummary { record, was_there } = sharded::plan(repository, options, plan, shards, &hears)?;
+            let document = json!({
+                "plan": record.name, "session": record.session, "shards": record.shards, "parent": record.parent,
+                "statistics": record.statistics, "was_there": was_there,
+            });
+            let verb = if was_there { "was made before" } else { "made" };
+            let shards = count(u64::from(record.shards), "shard");
+            let text =
+                Text::from(format!("Plan {:?} {verb}: {shards}, session {}", record.name, record.session.short()));
+            Ok(Outcome::new(exit::COMPLETE, document, text))
+        }
+        Step::Shard(number) => {
+            let summary = sharded::shard(repository, options, plan, number, &hears)?;
+            let document = json!({
+                "plan": plan.name, "session": summary.session, "shard": number, "record": summary.record,
+                "was_there": summary.was_there,
+            });
+            Ok(Outcome::new(exit::COMPLETE, document, shard_text(number, &summary)))
+        }
+        Step::Close => Ok(outcome(repository, &sharded::close(repository, options, plan, &hears)?)),
+    }
+}
+
+fn shard_text(number: u32, summary: &ShardSummary) -> Text {
+    let Some(record) = &summary.record else {
+        return Text::from(format!(
+            "Shard {number} has nothing to do: the snapshot {} is there",
+            summary.session.short()
+        ));
+    };
+    let numbers = &record.statistics;
+    let mut text = Text::from(format!(
+        "Files: {} new, {} changed, {} unchanged",
+        numbers.files_new, numbers.files_changed, numbers.files_unchanged
+    ));
+    text.line(format!(
+        "Read {}, new {}, stored {}, in {}",
+        format_bytes(numbers.bytes_read),
+        format_bytes(numbers.bytes_new),
+        format_bytes(numbers.bytes_stored),
+        format_duration(numbers.duration_ms as f64 / 1000.0)
+    ));
+    let verb = if summary.was_there { "was stored before" } else { "stored" };
+    text.line(match record.problem_count {
+        0 => format!("Shard {number} {verb}"),
+        problems => format!(
+            "Shard {number} {verb}; of {}, it is known at the end whether it matters",
+            count(problems, "problem")
+        ),
+    });
+    text
+}
+
+/// Says what came of a backup that wrote a snapshot.
+fn outcome(repository: &Repository, summary: &BackupSummary) -> Outcome {
     // The snapshot is whole then, but somebody must look at those before it.
     let gone = repository.history().gone();
     let is_whole = summary.record.completeness == Completeness::Complete && gone.is_empty();
@@ -153,7 +242,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         "snapshot": summary.snapshot, "record": summary.record, "clock_off_seconds": summary.clock_off_seconds,
         "gone": gone,
     });
-    Ok(Outcome::new(code, document, text(&summary)))
+    Outcome::new(code, document, text(summary))
 }
 
 /// Returns what the configuration file leaves out of a source.

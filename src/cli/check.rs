@@ -178,6 +178,7 @@ fn advice(report: &CheckReport) -> Vec<&'static str> {
         ProblemKind::Tombstone,
         ProblemKind::Countersignature,
         ProblemKind::Evidence,
+        ProblemKind::Plan,
     ]);
     let mut steps = Vec::new();
     if is_index_wrong {

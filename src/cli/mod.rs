@@ -54,6 +54,7 @@ mod restore_rest;
 mod rewrite;
 mod run;
 mod selection;
+mod sharding;
 mod snapshots;
 mod standing;
 mod stats;
@@ -97,7 +98,7 @@ struct Cli {
 enum Command {
     Init(init::Args),
     Key(key::Args),
-    Backup(backup::Args),
+    Backup(Box<backup::Args>),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Find(find::Args),
@@ -238,7 +239,7 @@ impl Command {
         match self {
             Self::Init(args) => init::run(context, args),
             Self::Key(args) => key::run(context, args),
-            Self::Backup(args) => backup::run(context, args),
+            Self::Backup(args) => backup::run(context, *args),
             Self::Snapshots(args) => snapshots::run(context, args),
             Self::Ls(args) => ls::run(context, args),
             Self::Find(args) => find::run(context, args),

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::seal::{Cipher, MessageKey, NotAuthentic, SALT_LEN, TAG_LEN};
 pub use crate::crypto::secret::{KEY_LEN, Secret, new_secret};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PlanId, SlotId};
 
 /// Derives an independent key (BLAKE3 key derivation) for one purpose.
 fn derive(context: &str, secret: &[u8]) -> Secret {
@@ -58,6 +58,19 @@ impl MetaKeys {
     pub fn fingerprint(&self, key: &[u8]) -> String {
         let hash = blake3::keyed_hash(&derive("mlvault v1 fingerprint", &*self.secret), key);
         hash.to_hex()[..16].to_owned()
+    }
+
+    /// Names the plan that a key slot makes for a deployment, so that nobody without the meta secret learns more than that
+    /// two plans differ.
+    pub fn plan_id(&self, slot: &SlotId, deployment: &str, name: &str) -> PlanId {
+        let mut hasher = blake3::Hasher::new_keyed(&derive("mlvault v2 plan", &*self.secret));
+        hasher.update(slot.as_bytes());
+        hasher.update(&(deployment.len() as u64).to_le_bytes());
+        hasher.update(deployment.as_bytes());
+        hasher.update(name.as_bytes());
+        let mut id = [0; 16];
+        hasher.finalize_xof().fill(&mut id);
+        PlanId::from_bytes(id)
     }
 
     /// Returns 2,048 secret bytes for the chunker's gear table.

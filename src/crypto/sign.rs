@@ -29,6 +29,8 @@ pub enum Domain {
     Countersignature,
     /// What a check or a drill found, by the key of the slot that ran it.
     Evidence,
+    /// The plan of a sharded backup, or what came of a shard, by the key of the slot that makes the backup.
+    Plan,
 }
 
 impl Domain {
@@ -43,6 +45,7 @@ impl Domain {
             Self::Tombstone => b"mlvault v2 tombstone signature\0",
             Self::Countersignature => b"mlvault v2 countersignature\0",
             Self::Evidence => b"mlvault v2 evidence\0",
+            Self::Plan => b"mlvault v2 plan signature\0",
         }
     }
 

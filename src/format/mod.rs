@@ -16,6 +16,7 @@ pub mod key_slot;
 pub mod note;
 pub mod object;
 pub mod pack;
+pub mod plan;
 pub mod quarantine;
 pub mod segment;
 pub mod session;

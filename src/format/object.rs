@@ -64,6 +64,8 @@ pub enum ObjectKind {
     Countersignature = 11,
     /// What a check or a drill found.
     Evidence = 12,
+    /// The plan of a sharded backup, or what came of a shard.
+    Plan = 13,
 }
 
 impl ObjectKind {
@@ -72,7 +74,7 @@ impl ObjectKind {
         match self {
             Self::SlotDescription => 8 << 10,
             Self::Config | Self::Session => 64 << 10,
-            Self::Forgotten | Self::Note | Self::Evidence => 1 << 20,
+            Self::Forgotten | Self::Note | Self::Evidence | Self::Plan => 1 << 20,
             Self::Snapshot => 16 << 20,
             Self::Tombstone | Self::Segment | Self::Countersignature | Self::Verified | Self::History => BODY_LEN_MAX,
         }

@@ -7,16 +7,23 @@
 
 use std::collections::HashSet;
 
-use crate::error::Result;
+use jiff::SignedDuration;
+
+use crate::error::{Fault, Result};
 use crate::format::BlobKind;
 use crate::id::{PackId, SessionId};
 use crate::prune::Prune;
-use crate::repository::{layout, session};
+use crate::repository::layout::Object;
+use crate::repository::{layout, session, time};
+
+/// Age up to which plans of sharded backups stay: so long somebody may ask what came of a step.
+const PLANS_KEPT: SignedDuration = SignedDuration::from_hours(48);
 
 impl Prune<'_> {
     /// Removes what is not needed whether or not a sweep was possible.
     pub(super) fn clean_up(&mut self) -> Result<()> {
         self.hears.monitor.phase("clean up", None, None);
+        self.remove_ended_plans()?;
         self.remove_ended_sessions()?;
         self.remove_what_speaks_of_no_pack()?;
         let backend = self.repository.backend();
@@ -30,6 +37,26 @@ impl Prune<'_> {
         let sessions: Vec<SessionId> = listed.iter().filter_map(|object| layout::session_of(&object.key)).collect();
         let ended = session::ended(self.repository, &sessions)?;
         self.remove_all(ended.iter().map(layout::session))
+    }
+
+    /// Removes plans of sharded backups, and what came of their shards, whose session has ended. Not at once: a step that is
+    /// run again should learn what came of it. What cannot be read stays, and is in nobody's way.
+    fn remove_ended_plans(&mut self) -> Result<()> {
+        let now = self.repository.now_there()?;
+        let mut old = self.repository.backend().list(layout::PLANS)?;
+        old.retain(|object| now.duration_since(time::arrival(object, 0)) > PLANS_KEPT);
+        let mut plans = Vec::new();
+        for listed in old {
+            let Some(object) = Object::parse(&listed.key) else { continue };
+            match self.repository.session_of_plan(object, listed.size) {
+                Ok(session) => plans.push((session, listed.key)),
+                Err(error) if error.is_damage() || error.fault() == Some(Fault::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let sessions: Vec<SessionId> = plans.iter().map(|(session, _)| *session).collect();
+        let ended = session::ended(self.repository, &sessions)?;
+        self.remove_all(plans.into_iter().filter(|(session, _)| ended.contains(session)).map(|(_, key)| key))
     }
 
     fn remove_all(&self, keys: impl Iterator<Item = String>) -> Result<()> {

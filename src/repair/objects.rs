@@ -233,6 +233,9 @@ fn cost_of(object: Option<Object>) -> &'static str {
             "If it said that packs are sound, a `mlvault check --read-data` says it anew"
         }
         Some(Object::Evidence(_)) => "If it said what a check or a drill found, run that again",
+        Some(Object::Plan(_) | Object::Shard(..)) => {
+            "If it was of a sharded backup that still runs, run that again, with a plan of another name"
+        }
         Some(Object::Segment(..)) => {
             "If it was a part of the index, run `mlvault repair index` afterwards: it reads from packs what that said"
         }

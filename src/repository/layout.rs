@@ -9,7 +9,7 @@ use crate::format::key_slot::SLOT_LEN_MAX;
 use crate::format::object::ObjectKind;
 use crate::format::pack::PACK_LEN_MAX;
 use crate::id::{
-    CountersignatureId, EvidenceId, NoteId, PackId, QuarantineId, SegmentId, SessionId, SlotId, TombstoneId,
+    CountersignatureId, EvidenceId, NoteId, PackId, PlanId, QuarantineId, SegmentId, SessionId, SlotId, TombstoneId,
 };
 use crate::units::{KIB, MIB};
 
@@ -35,6 +35,10 @@ pub const TOMBSTONES: &str = "tombstones/";
 pub const COUNTERSIGNED: &str = "countersigned/";
 /// Prefix of evidence.
 pub const EVIDENCE: &str = "evidence/";
+/// Prefix of the plans of sharded backups, with what came of their shards.
+pub const PLANS: &str = "plans/";
+/// Last part of the key of a plan.
+const PLAN: &str = "plan";
 /// Prefix of the entries of an append-only log, which a later version may write.
 pub const LOG: &str = "log/";
 /// Prefix of what was put aside because it is none of the repository's objects. Nothing there is ever read but by people.
@@ -75,6 +79,10 @@ pub enum Object {
     Countersignature(CountersignatureId),
     /// What a check or a drill found.
     Evidence(EvidenceId),
+    /// The plan of a sharded backup.
+    Plan(PlanId),
+    /// What came of a shard, by its number.
+    Shard(PlanId, u32),
     /// What is said of an object in quarantine.
     QuarantineRecord(QuarantineId),
     /// A part of an object in quarantine, by its number.
@@ -100,6 +108,8 @@ impl Object {
             Self::Tombstone(id) => format!("{TOMBSTONES}{id}"),
             Self::Countersignature(id) => format!("{COUNTERSIGNED}{id}"),
             Self::Evidence(id) => format!("{EVIDENCE}{id}"),
+            Self::Plan(id) => format!("{PLANS}{id}/{PLAN}"),
+            Self::Shard(id, number) => format!("{PLANS}{id}/{number:08x}"),
             Self::QuarantineRecord(id) => format!("{QUARANTINE}{id}/{QUARANTINE_RECORD}"),
             Self::Quarantined(id, part) => format!("{QUARANTINE}{id}/{part:08x}"),
         }
@@ -120,7 +130,9 @@ impl Object {
             | Self::Note(_)
             | Self::Tombstone(_)
             | Self::Countersignature(_)
-            | Self::Evidence(_) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
+            | Self::Evidence(_)
+            | Self::Plan(_)
+            | Self::Shard(..) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
         }
     }
 
@@ -136,6 +148,8 @@ impl Object {
             Self::Tombstone(id) => Some((ObjectKind::Tombstone, id.to_string())),
             Self::Countersignature(id) => Some((ObjectKind::Countersignature, id.to_string())),
             Self::Evidence(id) => Some((ObjectKind::Evidence, id.to_string())),
+            Self::Plan(id) => Some((ObjectKind::Plan, format!("{id}/{PLAN}"))),
+            Self::Shard(id, number) => Some((ObjectKind::Plan, format!("{id}/{number:08x}"))),
             Self::KeySlot(_) | Self::Pack(..) | Self::QuarantineRecord(_) | Self::Quarantined(..) => None,
         }
     }
@@ -161,6 +175,10 @@ impl Object {
             TOMBSTONES => Self::Tombstone(name.parse().ok()?),
             COUNTERSIGNED => Self::Countersignature(name.parse().ok()?),
             EVIDENCE => Self::Evidence(name.parse().ok()?),
+            PLANS => match name.split_once('/')? {
+                (id, PLAN) => Self::Plan(id.parse().ok()?),
+                (id, number) => Self::Shard(id.parse().ok()?, u32::from_str_radix(number, 16).ok()?),
+            },
             QUARANTINE => match name.split_once('/')? {
                 (id, QUARANTINE_RECORD) => Self::QuarantineRecord(id.parse().ok()?),
                 (id, part) => Self::Quarantined(id.parse().ok()?, u32::from_str_radix(part, 16).ok()?),
@@ -313,6 +331,8 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Object::Tombstone(TombstoneId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Countersignature(CountersignatureId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Evidence(EvidenceId::from_bytes(id))),
+            any::<[u8; 16]>().prop_map(|id| Object::Plan(PlanId::from_bytes(id))),
+            any::<([u8; 16], u32)>().prop_map(|(id, number)| Object::Shard(PlanId::from_bytes(id), number)),
             any::<[u8; 16]>().prop_map(|id| Object::QuarantineRecord(QuarantineId::from_bytes(id))),
             any::<([u8; 16], u32)>().prop_map(|(id, part)| Object::Quarantined(QuarantineId::from_bytes(id), part)),
         ]

@@ -16,6 +16,7 @@ pub mod naming;
 pub mod notes;
 pub mod objects;
 pub mod pins;
+mod plans;
 pub mod session;
 pub mod snapshots;
 pub mod thread_plan;

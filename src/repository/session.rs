@@ -1,4 +1,4 @@
-//! A session: one process writing to a repository, until it commits a snapshot or is declared void.
+//! A session: one process, or several for one snapshot, writing to a repository, until it is committed or declared void.
 //!
 //! What must stay true (the protocol that lets prune run beside it, `docs/design.md`, section 5):
 //! 1. `sessions/<id>` is created, *then* tombstones are listed, *then* index and snapshots are read, *then* packs are
@@ -6,6 +6,7 @@
 //!    as absent, also those that an unchanged parent
 //!    entry refers to: a segment may be written late by a session that was voided, or anew by a prune that did not know
 //!    what another one removed meanwhile, and name packs that are gone.
+//!    Where several processes share a session, one announces it, and each does the rest for itself afterwards.
 //! 2. Packs are written before the segments that name them, segments before the snapshot.
 //! 3. The snapshot is a create-only write under the session's own name. If something else stands there, the session
 //!    was declared void and nothing that it wrote may be relied on.
@@ -83,6 +84,28 @@ impl Session {
             SessionRecord { started, host: host_name(), program: PROGRAM.to_owned(), purpose: purpose.to_owned() };
         let sealed = objects::seal(repository.keys(), repository.id(), Object::Session(id), &record.encode())?;
         repository.backend().create(&layout::session(&id), sealed)?;
+        Self::look(repository, id, started)
+    }
+
+    /// Takes part in a session that another process has announced. What this one sees it sees after the announcement, as that
+    /// one does, so that a prune that this one has not seen waits for the session.
+    ///
+    /// Fails with [`Error::Busy`] if the session has ended.
+    pub fn join(repository: &Repository, id: SessionId, started: Timestamp) -> Result<Self> {
+        if !repository.access().certificate.role.writes_snapshots() {
+            return Err(repository.access().refusal("write snapshots"));
+        }
+        // Whatever stands under the name of its snapshot keeps it from committing.
+        match repository.snapshot_of(&id) {
+            Ok(None) => {}
+            Err(error) if !error.is_damage() => return Err(error),
+            _ => return Err(was_voided(&id)),
+        }
+        Self::look(repository, id, started)
+    }
+
+    /// Learns which packs must not be relied on. Only after the announcement.
+    fn look(repository: &Repository, id: SessionId, started: Timestamp) -> Result<Self> {
         let tombstones = tombstones(repository)?;
         let is_blind = !tombstones.unreadable.is_empty();
         let bad_tombstones = tombstones.faults();
@@ -113,7 +136,9 @@ impl Session {
     /// Returns whether a snapshot of this session may rely on a chunk in this place, which the index told.
     pub fn may_rely_on(&self, repository: &Repository, place: &Place) -> Result<bool> {
         let pack = &place.pack;
-        if pack.session == self.keys.header && pack.is_vouched {
+        // Written in this session, by this process or by another one that takes part in it.
+        let is_own = pack.session.session == self.id && pack.session.slot == repository.access().certificate.slot;
+        if is_own && pack.is_vouched {
             return Ok(true);
         }
         let is_usable = !self.is_blind && !self.tombstoned.contains(&pack.id);
@@ -161,25 +186,26 @@ impl Session {
     pub fn close(&self, repository: &Repository, reason: &str) -> Result<()> {
         let record = VoidRecord { at: repository.clock().now(), reason: reason.to_owned() };
         match repository.write_outcome(&self.id, &SessionOutcome::Void(record)) {
-            Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(self.was_voided()),
+            Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(was_voided(&self.id)),
             result => result,
         }
-    }
-
-    fn was_voided(&self) -> Error {
-        Error::Busy(format!(
-            "The session {} was declared void by a prune while it ran, so there is no snapshot of it",
-            self.id.short()
-        ))
     }
 
     /// Commits the snapshot under the session's name: after this it is listed, before this it is not.
     pub fn commit(&self, repository: &Repository, record: SnapshotRecord) -> Result<()> {
         match repository.write_outcome(&self.id, &SessionOutcome::Snapshot(Box::new(record))) {
-            Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(self.was_voided()),
+            Err(error) if error.fault() == Some(Fault::AlreadyExists) => Err(was_voided(&self.id)),
             result => result,
         }
     }
+}
+
+/// Makes the error that says that a session has ended before it could commit.
+pub fn was_voided(id: &SessionId) -> Error {
+    Error::Busy(format!(
+        "The session {} was declared void by a prune while it ran, so there is no snapshot of it",
+        id.short()
+    ))
 }
 
 /// Declares a session void, so that it can never commit. One that has ended meanwhile stays what it is.

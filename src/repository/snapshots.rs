@@ -20,7 +20,7 @@ use crate::parallel;
 use crate::repository::history::Sight;
 use crate::repository::layout::Object;
 use crate::repository::objects::{self, BATCH_OBJECTS, Unreadable};
-use crate::repository::session::PROGRAM;
+use crate::repository::session::{self, PROGRAM};
 use crate::repository::time;
 use crate::repository::{Repository, layout};
 use crate::sync::lock;
@@ -395,6 +395,24 @@ impl Repository {
     /// Returns whether a snapshot, and not a void marker, stands under a session's name. Fails if nothing readable does.
     pub fn is_snapshot(&self, id: &SessionId) -> Result<bool> {
         self.open_outcome(id, None, |outcome, _, _| matches!(outcome, SessionOutcome::Snapshot(_)))
+    }
+
+    /// Returns the snapshot that a session has become, listed or not; nothing while the session is open. Its own word stands
+    /// for its arrival.
+    ///
+    /// Fails with [`Error::Busy`] if the session was declared void.
+    pub fn snapshot_of(&self, id: &SessionId) -> Result<Option<Snapshot>> {
+        let Outcome { outcome, signer, .. } = match self.read_outcome(id, None) {
+            Err(error) if error.fault() == Some(Fault::NotFound) => return Ok(None),
+            read => read?,
+        };
+        match outcome {
+            SessionOutcome::Snapshot(record) => {
+                let arrived = record.finished;
+                Ok(Some(Snapshot { id: *id, record: *record, signer, arrived }))
+            }
+            SessionOutcome::Void(_) => Err(session::was_voided(id)),
+        }
     }
 
     pub(super) fn read_outcome(&self, id: &SessionId, size: Option<u64>) -> Result<Outcome> {

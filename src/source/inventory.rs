@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -167,19 +167,10 @@ pub fn read(
     directory: Option<&Path>,
     cancel: &Cancel,
 ) -> Result<Inventory> {
-    let mut collector = Collector {
-        map,
-        claims: Vec::new(),
-        unmapped: BTreeMap::new(),
-        versions: Vec::new(),
-        runs: HashMap::new(),
-        models: HashMap::new(),
-        models_of_runs: HashMap::new(),
-    };
+    let mut collector = Collector::new(map);
     let mut misfits = Vec::new();
     let has_registry = databases.iter().any(|database| database.store == Store::Registry);
-    // The registry first: it tells which runs' locations must be remembered.
-    for spec in SPECS.iter().filter(|spec| spec.is_registry).chain(SPECS.iter().filter(|spec| !spec.is_registry)) {
+    for spec in in_order() {
         cancel.check()?;
         let wanted = if spec.is_registry && has_registry { Store::Registry } else { Store::Backend };
         let Some(database) = databases.iter_mut().find(|database| database.store == wanted) else { continue };
@@ -193,6 +184,31 @@ pub fn read(
         }
     }
     Ok(Inventory { misfits, ..collector.finish() })
+}
+
+/// The registry first: it tells which runs' locations must be remembered.
+fn in_order() -> impl Iterator<Item = &'static TableSpec> {
+    SPECS.iter().filter(|spec| spec.is_registry).chain(SPECS.iter().filter(|spec| !spec.is_registry))
+}
+
+/// Returns what rows claim, from a directory that [`read`] has filled.
+pub fn reread(directory: &Path, map: &RootMap, cancel: &Cancel) -> Result<Inventory> {
+    let mut collector = Collector::new(map);
+    for spec in in_order() {
+        cancel.check()?;
+        let path = directory.join(catalogue::file_name(spec.file));
+        let fault = |source| Error::target("read", path.clone(), source);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(fault)?,
+        };
+        for line in BufReader::new(file).lines() {
+            let row: Map<String, Json> = serde_json::from_str(&line.map_err(fault)?)
+                .map_err(|error| Error::damaged(format!("the table {}", spec.table), error))?;
+            collector.collect(spec, &row)?;
+        }
+    }
+    Ok(collector.finish())
 }
 
 /// Counts what is in a column of numbers and is none: SQLite takes it.
@@ -269,7 +285,19 @@ fn parse<T: DeserializeOwned>(row: &Map<String, Json>) -> Result<T> {
         .map_err(|error| Error::Refused(format!("A row of the database is not what MLflow writes: {error}: {row:?}")))
 }
 
-impl Collector<'_> {
+impl<'a> Collector<'a> {
+    fn new(map: &'a RootMap) -> Self {
+        Self {
+            map,
+            claims: Vec::new(),
+            unmapped: BTreeMap::new(),
+            versions: Vec::new(),
+            runs: HashMap::new(),
+            models: HashMap::new(),
+            models_of_runs: HashMap::new(),
+        }
+    }
+
     fn collect(&mut self, spec: &TableSpec, row: &Map<String, Json>) -> Result<()> {
         match spec.file {
             file::EXPERIMENTS => self.look_at(parse::<Experiment>(row)?.artifact_location.as_deref()),

@@ -43,6 +43,13 @@ impl<'a> EarlierTree<'a> {
         Self { tree, what, monitor }
     }
 
+    /// Passes over what is before `path`, without reading it.
+    pub fn skip_to(&mut self, path: &[u8]) {
+        if let Some(tree) = &mut self.tree {
+            tree.skip_to(path);
+        }
+    }
+
     /// Moves forward to `path` and returns its entry.
     pub fn find(&mut self, path: &[u8]) -> Option<Entry> {
         let tree = self.tree.as_mut()?;

@@ -8,6 +8,7 @@ pub mod earlier;
 pub mod file_reader;
 pub mod keeper;
 pub mod merge;
+pub mod outline;
 pub mod reachable;
 pub mod reader;
 pub mod writer;

@@ -353,6 +353,10 @@ fn of_a_deployment() -> Vec<(&'static str, Value)> {
     let (database, artifacts) = (place.database.as_str(), format!("mlflow-artifacts:/={}", place.artifacts));
     let here = ["--deployment", "production", "--backend-store-uri", database, "--artifacts", &artifacts];
     printed.run("doctor", &here, 0);
+    let plan = [&here[..], &["--plan", "p"]].concat();
+    for step in [&["--shards", "2"][..], &["--shard", "0"], &["--shard", "1"], &["--close"]] {
+        printed.run("backup", &[&plan[..], step].concat(), 0);
+    }
     let mlflow = crate::support::tool("mlflow").display().to_string();
     printed.run("drill", &[&here[..], &["--mlflow-command", &mlflow]].concat(), 0);
     printed.run("drill list", &[], 0);

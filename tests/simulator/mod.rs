@@ -23,6 +23,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
+use mlvault::backup::sharded::{self, PlanName};
+use mlvault::backup::{self, BackupOptions, BackupSource};
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
 use mlvault::clock::Clock;
@@ -37,6 +39,7 @@ use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
 use mlvault::repository::snapshots::Snapshot;
 use mlvault::repository::{OpenOptions, Repository, layout};
 use mlvault::restore::RestoreOptions;
+use mlvault::source::deployment::{ArtifactPlace, ArtifactRoot, Deployment};
 use mlvault::{check, repair, restore, retention};
 use tempfile::TempDir;
 
@@ -50,6 +53,8 @@ use crate::support::thief::{FORGERIES, Forgery, Thief};
 const HISTORIES: u64 = 1000;
 /// Histories in which a mutation must be found: far more than any took, because ids are random.
 const MUTATED_HISTORIES: u64 = 20_000;
+/// Shards of a sharded backup.
+const SHARDS: u32 = 2;
 /// Most processes of a history.
 const PROCESSES_MAX: usize = 5;
 /// Label of the thief's key.
@@ -93,6 +98,8 @@ impl Stage {
         for directory in &directories[..2] {
             vault.backup(directory).unwrap();
         }
+        // So that the next one has something to cut by.
+        backup::run(&vault.open().unwrap(), &deployment_at(&directories[0]), &Hears::nobody()).unwrap();
         let (_, thief) = key_file();
         vault.open().unwrap().add_key(THIEF, Role::Writer, &thief).unwrap();
         let with_tree = |directory: PathBuf| {
@@ -103,10 +110,26 @@ impl Stage {
     }
 }
 
+/// Returns how to back a directory up as the artifacts of a deployment.
+fn deployment_at(directory: &Path) -> BackupOptions {
+    let place = ArtifactPlace::Directory(directory.to_owned());
+    BackupOptions::new(BackupSource::Deployment(Box::new(Deployment {
+        name: "simulated".to_owned(),
+        databases: Vec::new(),
+        artifacts: vec![ArtifactRoot { uri: "mlflow-artifacts:/".to_owned(), place }],
+        excluded: Vec::new(),
+        keys: Vec::new(),
+        tracking: None,
+        metadata_optional: false,
+    })))
+}
+
 /// What a process does.
 #[derive(Debug, Clone)]
 enum Job {
     Backup(usize),
+    /// All steps of a sharded backup of a version, beginning with this shard. Who has the same version has the same plan.
+    Sharded(usize, u32),
     /// The snapshot of this number, counted from the oldest, if there is one.
     Forget(usize),
     Undelete,
@@ -120,13 +143,14 @@ enum Job {
 
 impl Job {
     fn roll(dice: &mut Dice) -> Self {
-        match dice.below(13) {
+        match dice.below(15) {
             0..=3 => Self::Backup(dice.below(4)),
             4 | 5 => Self::Forget(dice.below(3)),
             6 => Self::Undelete,
             7 => Self::RepairIndex,
             8 => Self::Restore(dice.below(3)),
             9 => Self::Check,
+            10 | 11 => Self::Sharded(dice.below(4), dice.below(SHARDS as usize) as u32),
             _ => Self::Prune(Self::options(dice)),
         }
     }
@@ -146,6 +170,15 @@ impl Job {
         let hears = Hears::nobody();
         match self {
             Self::Backup(version) => repo::backup_with(repository, &STAGE.directories[*version].0).map(drop),
+            Self::Sharded(version, first) => {
+                let options = deployment_at(&STAGE.directories[*version].0);
+                let named = PlanName { name: format!("version {version}"), wait_max: Duration::ZERO };
+                sharded::plan(repository, &options, &named, SHARDS, &hears)?;
+                for number in 0..SHARDS {
+                    sharded::shard(repository, &options, &named, (first + number) % SHARDS, &hears)?;
+                }
+                sharded::close(repository, &options, &named, &hears).map(drop)
+            }
             Self::Forget(number) => match repository.list_snapshots()?.snapshots.get(*number) {
                 Some(snapshot) => repository.forget(&snapshot.id, "simulated"),
                 None => Ok(()),
@@ -198,8 +231,12 @@ fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: 
     let problems = Arc::new(Problems::default());
     let options = RestoreOptions::into_directory(target.path());
     let restored = restore::run(repository, snapshot, &options, &Hears::new(problems.clone(), Cancel::default()));
-    let SourceRecord::Paths { paths } = &snapshot.record.source else { panic!("{:?}", snapshot.record.source) };
-    let (directory, expected) = STAGE.directories.iter().find(|(path, _)| path == Path::new(&paths[0])).unwrap();
+    let (source, below) = match (&snapshot.record.source, &snapshot.record.deployment) {
+        (SourceRecord::Paths { paths }, _) => (paths[0].clone(), paths[0][1..].to_owned()),
+        (_, Some(deployment)) => (deployment.roots[0].place.clone(), deployment.roots[0].component.clone()),
+        (source, None) => panic!("{source:?}"),
+    };
+    let (_, expected) = STAGE.directories.iter().find(|(path, _)| path == Path::new(&source)).unwrap();
     if must {
         restored.as_ref().unwrap();
         assert_eq!(problems.subjects(), Vec::<String>::new());
@@ -207,7 +244,7 @@ fn restore_and_compare(repository: &Arc<Repository>, snapshot: &Snapshot, must: 
     let complaints = problems.subjects();
     let is_honest = snapshot.signer.label != THIEF;
     if restored.is_ok() && complaints.is_empty() && !snapshot.is_incomplete() && is_honest {
-        assert_eq!(tree(&target.path().join(directory.strip_prefix("/").unwrap())), *expected);
+        assert_eq!(tree(&target.path().join(below)), *expected);
     }
     restored.map(|_| complaints)
 }
@@ -313,7 +350,7 @@ impl History {
         let store = &self.world.store;
         let afterwards = Oracle::new(observe(store), Arc::clone(store), self.seed);
         assert_eq!(afterwards.listed(), self.oracle.listed(), "seed {}", self.seed);
-        for prefix in [layout::SESSIONS, layout::TOMBSTONES] {
+        for prefix in [layout::SESSIONS, layout::TOMBSTONES, layout::PLANS] {
             assert_eq!(self.world.store.list(prefix).unwrap(), [], "seed {}", self.seed);
         }
         let dry = prune::PruneOptions { dry_run: true, ..options };
@@ -338,6 +375,10 @@ fn jobs(dice: &mut Dice) -> Vec<Vec<Job>> {
     let mut all = vec![vec![Job::Backup(dice.below(4))], vec![Job::Forget(0), Job::Prune(Job::options(dice))]];
     for _ in 0..dice.below(PROCESSES_MAX - 1) {
         all.push((0..=dice.below(2)).map(|_| Job::roll(dice)).collect());
+    }
+    if dice.below(4) == 0 {
+        let version = dice.below(4);
+        all.extend((0..2).map(|first| vec![Job::Sharded(version, first)]));
     }
     if dice.below(3) == 0 {
         all.push(vec![Job::Forge(FORGERIES[dice.below(FORGERIES.len())])]);

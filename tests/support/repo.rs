@@ -28,8 +28,10 @@ use mlvault::format::config::{ChunkProfiles, ChunkSizes, RepositoryConfig};
 use mlvault::format::evidence::{
     CheckEvidence, DrillEvidence, DrillResult, DrilledFiles, DrilledSnapshot, Lines, ReadEvidence, ReadScope, Says,
 };
+use mlvault::format::plan::{PlanObject, ShardRecord};
+use mlvault::format::snapshot::Statistics;
 use mlvault::hears::Hears;
-use mlvault::id::{ParseIdError, SessionId};
+use mlvault::id::{ChunkId, ParseIdError, SessionId};
 use mlvault::monitor::{Counter, Monitor};
 use mlvault::repository::index_sync::IndexHome;
 use mlvault::repository::memory_plan::MEMORY_LIMIT_MIN;
@@ -66,6 +68,22 @@ pub fn passed_drill(deployment: &str) -> DrillEvidence {
         tools: Vec::new(),
         retention: None,
     }
+}
+
+/// Returns what a shard says that has stored nothing.
+pub fn empty_shard() -> PlanObject {
+    let (started, finished) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+    let record = ShardRecord {
+        session: SessionId::from_bytes([2; 16]),
+        started,
+        finished,
+        host: "pod".to_owned(),
+        components: Vec::new(),
+        notes: ChunkId::from_bytes([3; 32]),
+        problem_count: 0,
+        statistics: Statistics::default(),
+    };
+    PlanObject::Shard(1, Box::new(record))
 }
 
 /// A repository in some backend, and the key to it. The key is a key file, which costs nothing to try.

@@ -5,30 +5,40 @@
 //! deleted in between; the cross-check tells the one from the other.
 //!
 //! What must stay true:
-//! - Nothing is listed in an artifact store before every database has its instant.
+//! - Nothing is listed in an artifact store before every database has its instant: the plan of a sharded backup has the
+//!   dumps, and shards come after it.
 //! - A database that cannot be dumped whole means no snapshot.
 //! - A location that is neither mapped nor excluded means no snapshot; an exclusion is recorded.
 //! - A row that must have files and has none makes the snapshot incomplete, and is named.
 
+mod cuts;
 mod live;
+mod merge;
 mod metadata;
+mod plan;
 mod references;
+mod shard;
 mod upgrade;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::backup::deployment::live::Live;
+use crate::backup::deployment::merge::Shards;
+pub use crate::backup::deployment::plan::{ShardOf, ShardsOf, close, plan, settings, store_shard};
 use crate::backup::deployment::references::{CrossCheck, CrossChecked, LinkOut, ParentEntries};
+pub use crate::backup::deployment::shard::StoredShard;
 pub use crate::backup::deployment::upgrade::PRE_UPGRADE;
+use crate::backup::job::Job;
 use crate::backup::parent::ParentTree;
 use crate::backup::review::NoReview;
+use crate::backup::stage::ReviewedTree;
 use crate::backup::{BackupOptions, Compare, add_statistics, open_parent, pipeline};
 use crate::chunks::reader::ChunkReader;
 use crate::database::{DumpStream, Violations};
@@ -38,11 +48,12 @@ use crate::format::BlobKind;
 use crate::format::deployment::{
     DatabaseRecord, DeploymentRecord, KeyRecord, ReferenceCounts, RootRecord, Verdict, Verdicts,
 };
-use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, Statistics};
+use crate::format::snapshot::{CATALOGUE, Completeness, Component, DATABASE, ProblemRecord, Statistics};
 use crate::format::tree::Entry;
 use crate::mlflow::catalogue::{self, Reference, ReferenceState, StoredTable};
 use crate::mlflow::schema::Store;
 use crate::monitor::Monitor;
+use crate::path_range::PathRange;
 use crate::source::Source;
 use crate::source::bucket::BucketSource;
 use crate::source::deployment::{ArtifactComponent, ArtifactPlace, Deployment, Layout};
@@ -52,6 +63,7 @@ use crate::source::inventory::{self, Claim, OpenDatabase};
 use crate::source::spool::SpoolSource;
 use crate::source::stream::{Opener, Stream, StreamSource};
 use crate::sync::{self, lock};
+use crate::trees::writer::TreeSummary;
 
 /// What was stored.
 pub struct StoredDeployment {
@@ -65,13 +77,11 @@ pub struct StoredDeployment {
 
 /// A backup of a deployment under way.
 struct DeploymentBackup<'a> {
-    job: &'a pipeline::Job<'a>,
+    job: &'a Job<'a>,
     deployment: &'a Deployment,
     compare: &'a Compare<'a>,
-    /// What is left out of the artifacts.
-    filter: Filter,
-    /// Whether extended attributes of artifacts are stored.
-    xattrs: bool,
+    /// How artifacts are read.
+    reading: Reading,
     layout: Layout,
     scratch: TempDir,
     components: Vec<Component>,
@@ -80,36 +90,55 @@ struct DeploymentBackup<'a> {
     counts: ReferenceCounts,
 }
 
+/// How artifacts are read.
+#[derive(Clone)]
+struct Reading {
+    /// What is left out of them.
+    filter: Filter,
+    /// Memory for reading ahead.
+    read_ahead_bytes: u64,
+    /// Whether extended attributes are stored.
+    xattrs: bool,
+}
+
+/// What the databases said, each at its instant.
+struct ReadDatabases {
+    read_at: Timestamp,
+    records: Vec<DatabaseRecord>,
+    keys: Vec<KeyRecord>,
+    /// What is wrong with them.
+    problems: Vec<ProblemRecord>,
+    /// What rows claim to have files.
+    claims: Vec<Claim>,
+}
+
+/// Where the entries of artifacts come from.
+enum Origin<'a> {
+    /// The artifact stores.
+    Stores,
+    /// The shards of a plan, which have read them.
+    Shards(Shards<'a>),
+}
+
 /// Stores a deployment.
 pub fn store(
-    job: &pipeline::Job<'_>,
+    job: &Job<'_>,
     deployment: &Deployment,
     options: &BackupOptions,
     compare: &Compare<'_>,
 ) -> Result<StoredDeployment> {
-    let scratch = file_system::scratch_directory().map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
-    let layout = deployment.layout()?;
-    let mut run = DeploymentBackup {
-        job,
-        deployment,
-        compare,
-        filter: options.filter()?,
-        xattrs: options.xattrs,
-        layout,
-        scratch,
-        components: Vec::new(),
-        statistics: Statistics::default(),
-        references: Vec::new(),
-        counts: ReferenceCounts::default(),
-    };
-    run.store(options)
+    let mut run = DeploymentBackup::begin(job, deployment, options, compare)?;
+    let read = run.read_databases(options)?;
+    run.finish(read, &Origin::Stores)
 }
 
 /// Fails for what is wrong with the places of artifacts and with patterns, as [`store`] would.
 pub fn check_places(deployment: &Deployment, options: &BackupOptions) -> Result<()> {
     let filter = options.filter()?;
     let components = deployment.layout()?.components;
-    components.iter().try_for_each(|component| open_artifacts(component, filter.clone(), 0, false).map(drop))
+    let reading = Reading { filter, read_ahead_bytes: 0, xattrs: false };
+    let open = |component| open_artifacts(component, reading.clone(), PathRange::default()).map(drop);
+    components.iter().try_for_each(open)
 }
 
 /// Finds out what a backup would read, without reading content or writing anything. Fails for what it would fail for.
@@ -123,7 +152,9 @@ pub fn survey(
     let mut databases = OpenDatabase::open_all(deployment, scratch.path(), job_parts.cancel)?;
     inventory::read(&mut databases, &layout.map, None, job_parts.cancel)?.check_roots()?;
     for component in &layout.components {
-        let source = open_artifacts(component, job_parts.filter.clone(), job_parts.read_ahead_bytes, false)?;
+        let (filter, read_ahead_bytes) = (job_parts.filter.clone(), job_parts.read_ahead_bytes);
+        let source =
+            open_artifacts(component, Reading { filter, read_ahead_bytes, xattrs: false }, PathRange::default())?;
         visit(&component.name, source.as_ref())?;
     }
     Ok(())
@@ -143,25 +174,46 @@ fn scratch_fault(path: &Path, source: std::io::Error) -> Error {
     Error::target("write to the scratch directory", path.to_owned(), source)
 }
 
-fn open_artifacts(
-    component: &ArtifactComponent,
-    filter: Filter,
-    read_ahead_bytes: u64,
-    xattrs: bool,
-) -> Result<Box<dyn Source>> {
+/// Opens what is in a range of an artifact store.
+fn open_artifacts(component: &ArtifactComponent, reading: Reading, range: PathRange) -> Result<Box<dyn Source>> {
+    let Reading { filter, read_ahead_bytes, xattrs } = reading;
     Ok(match &component.place {
         ArtifactPlace::Directory(path) => {
             std::fs::read_dir(path).map_err(|source| Error::source("list", path.clone(), source))?;
-            Box::new(DirectorySource::content_at(b"", path, filter)?.with_xattrs(xattrs))
+            Box::new(DirectorySource::content_at(b"", path, filter)?.with_xattrs(xattrs).within(range))
         }
         ArtifactPlace::Bucket(location, options) => {
-            Box::new(BucketSource::connect(location, options, filter, read_ahead_bytes)?)
+            Box::new(BucketSource::connect(location, options, filter, read_ahead_bytes)?.within(range))
         }
     })
 }
 
-impl DeploymentBackup<'_> {
-    fn store(&mut self, options: &BackupOptions) -> Result<StoredDeployment> {
+impl<'a> DeploymentBackup<'a> {
+    fn begin(
+        job: &'a Job<'a>,
+        deployment: &'a Deployment,
+        options: &BackupOptions,
+        compare: &'a Compare<'a>,
+    ) -> Result<Self> {
+        let scratch =
+            file_system::scratch_directory().map_err(|source| scratch_fault(&std::env::temp_dir(), source))?;
+        let read_ahead_bytes = job.repository.memory_plan().chunk_bytes / 2;
+        Ok(Self {
+            job,
+            deployment,
+            compare,
+            reading: Reading { filter: options.filter()?, read_ahead_bytes, xattrs: options.xattrs },
+            layout: deployment.layout()?,
+            scratch,
+            components: Vec::new(),
+            statistics: Statistics::default(),
+            references: Vec::new(),
+            counts: ReferenceCounts::default(),
+        })
+    }
+
+    /// Dumps the databases, and writes the tables of the catalogue into the scratch directory.
+    fn read_databases(&mut self, options: &BackupOptions) -> Result<ReadDatabases> {
         // All databases get their instants here, before any artifact is listed: what a row of these instants says is
         // complete was written before it, so the listing finds it.
         let read_at = self.job.repository.clock().now();
@@ -176,16 +228,14 @@ impl DeploymentBackup<'_> {
                 self.job.hears.monitor.note(&note);
             }
         }
-        let catalogue = self.scratch.path().join(CATALOGUE);
+        let catalogue = self.catalogue();
         std::fs::create_dir(&catalogue).map_err(|source| scratch_fault(&catalogue, source))?;
         let inventory = inventory::read(&mut databases, &self.layout.map, Some(&catalogue), &self.job.hears.cancel)?;
         // Refused before anything is stored: files at a root that nobody mapped would be missing without a word.
         inventory.check_roots()?;
         let keys = self.key_records(&mut databases)?;
         let mut records = database_records(&mut databases)?;
-        let before = self.job.problems.mark();
-        self.tell_violations(&databases, &mut records, &inventory.misfits);
-        let database = self.job.problems.verdict_since(before);
+        let problems = self.note_violations(&databases, &mut records, &inventory.misfits);
         // Compared with the very instant that is dumped, so that no migration slips in between.
         if let Some(unknown) = upgrade::check(&records, options, self.compare.parent)? {
             self.job.hears.monitor.note(&unknown);
@@ -193,14 +243,24 @@ impl DeploymentBackup<'_> {
         // Ends the databases' transactions as early as can be: on a live server they hold back its vacuum.
         let tables = self.store_databases(databases, read_at)?;
         count_tables(&mut records, &tables);
+        write_lines(&catalogue.join(catalogue::file_name(catalogue::TABLES)), &tables)?;
+        Ok(ReadDatabases { read_at, records, keys, problems, claims: inventory.claims })
+    }
+
+    /// Stores everything else, and compares it with what the databases said.
+    fn finish(&mut self, read: ReadDatabases, origin: &Origin<'_>) -> Result<StoredDeployment> {
+        let ReadDatabases { read_at, records, keys, problems, claims } = read;
         let before = self.job.problems.mark();
-        self.store_artifacts(inventory.claims, &catalogue)?;
+        problems.iter().for_each(|problem| self.job.problems.add(&problem.path, &problem.message));
+        let database = self.job.problems.verdict_since(before);
+        let before = self.job.problems.mark();
+        self.store_artifacts(claims, origin)?;
         let artifacts = self.job.problems.verdict_since(before);
         let before = self.job.problems.mark();
         self.report_missing();
         let references = self.job.problems.verdict_since(before);
         let metadata = self.store_metadata()?;
-        self.store_catalogue(&catalogue, tables)?;
+        self.store_catalogue()?;
         self.components.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(StoredDeployment {
             components: std::mem::take(&mut self.components),
@@ -225,8 +285,31 @@ impl DeploymentBackup<'_> {
         })
     }
 
-    /// Says which rules of its schema each database breaks; what cannot be loaded again is a problem.
-    fn tell_violations(&self, databases: &[OpenDatabase], records: &mut [DatabaseRecord], misfits: &[(Store, String)]) {
+    /// Returns the directory with the files of the catalogue.
+    fn catalogue(&self) -> PathBuf {
+        self.scratch.path().join(CATALOGUE)
+    }
+
+    /// Opens the parent's tree of a component, to compare with it what is read.
+    fn compared<'r>(&'r self, reader: &'r ChunkReader, component: &str) -> ParentTree<'r> {
+        let parent = self.compare.parent.filter(|_| !self.compare.reads_all);
+        ParentTree::new(
+            parent.and_then(|parent| open_parent(reader, parent, component, self.job.hears)),
+            reader,
+            self.job.hears.monitor.as_ref(),
+            self.compare.ignore_inode,
+            self.compare.check_chunks,
+        )
+    }
+
+    /// Says which rules of its schema each database breaks. Returns what cannot be loaded again, which is a problem.
+    fn note_violations(
+        &self,
+        databases: &[OpenDatabase],
+        records: &mut [DatabaseRecord],
+        misfits: &[(Store, String)],
+    ) -> Vec<ProblemRecord> {
+        let mut problems = Vec::new();
         for (database, record) in databases.iter().zip(records) {
             let Violations { mut kept, unloadable } = database.reader.facts().violations.clone();
             kept.extend(misfits.iter().filter(|(store, _)| *store == record.store).map(|(_, text)| text.clone()));
@@ -236,15 +319,16 @@ impl DeploymentBackup<'_> {
                 self.job.hears.monitor.note(&format!("In the {name} database, {kept}: {violation}"));
             }
             for violation in &unloadable {
-                let reason =
+                let message =
                     format!("{violation}: its rows are in the snapshot, but no database with this schema takes them");
-                self.job.problems.add(&format!("{name} database"), &reason);
+                problems.push(ProblemRecord { path: format!("{name} database"), message });
             }
             record.violations = [kept, unloadable].concat();
         }
+        problems
     }
 
-    fn add_component(&mut self, name: &str, stored: (crate::trees::writer::TreeSummary, Statistics), is_whole: bool) {
+    fn add_component(&mut self, name: &str, stored: (TreeSummary, Statistics), is_whole: bool) {
         let (tree, statistics) = stored;
         add_statistics(&mut self.statistics, &statistics);
         let completeness = if is_whole { Completeness::Complete } else { Completeness::Incomplete };
@@ -273,7 +357,7 @@ impl DeploymentBackup<'_> {
         Ok(sync::into_inner(tables))
     }
 
-    fn store_artifacts(&mut self, claims: Vec<Claim>, catalogue: &Path) -> Result<()> {
+    fn store_artifacts(&mut self, claims: Vec<Claim>, origin: &Origin<'_>) -> Result<()> {
         let components = self.layout.components.clone();
         let mut by_component: Vec<Vec<Claim>> = components.iter().map(|_| Vec::new()).collect();
         for claim in claims {
@@ -282,8 +366,8 @@ impl DeploymentBackup<'_> {
                 place => self.references.push(without_place(claim, place.is_none())),
             }
         }
-        for (component, claims) in components.iter().zip(by_component) {
-            self.store_artifact_component(component, claims, catalogue)?;
+        for (number, claims) in (0..).zip(by_component) {
+            self.store_artifact_component((&components[number], number), claims, origin)?;
         }
         references::count_states(&mut self.counts, &self.references);
         Ok(())
@@ -291,13 +375,11 @@ impl DeploymentBackup<'_> {
 
     fn store_artifact_component(
         &mut self,
-        component: &ArtifactComponent,
+        (component, number): (&ArtifactComponent, usize),
         claims: Vec<Claim>,
-        catalogue: &Path,
+        origin: &Origin<'_>,
     ) -> Result<()> {
         let problems_before = self.job.problems.count();
-        let read_ahead_bytes = self.job.repository.memory_plan().chunk_bytes / 2;
-        let source = open_artifacts(component, self.filter.clone(), read_ahead_bytes, self.xattrs)?;
         let reader = ChunkReader::new(Arc::clone(self.job.repository));
         let parent = self.compare.parent;
         let open = || parent.and_then(|parent| open_parent(&reader, parent, &component.name, self.job.hears));
@@ -310,20 +392,25 @@ impl DeploymentBackup<'_> {
             place: &component.place,
             connections: HashMap::new(),
         };
-        let orphans = append(&catalogue.join(catalogue::file_name(catalogue::ORPHANS)))?;
+        let orphans = append(&self.catalogue().join(catalogue::file_name(catalogue::ORPHANS)))?;
         // What is left out now is not lost, though the parent has it.
-        let is_wanted = |entry: &Result<Entry>| entry.as_ref().map_or(true, |entry| !self.filter.leaves_out(entry));
+        let is_wanted =
+            |entry: &Result<Entry>| entry.as_ref().map_or(true, |entry| !self.reading.filter.leaves_out(entry));
         let had: ParentEntries<'_> = Box::new(open().into_iter().flatten().filter(is_wanted));
         let mut check =
             CrossCheck::new(&component.name, claims, had, Box::new(live), Box::new(BufWriter::new(orphans)));
-        let compared = ParentTree::new(
-            if self.compare.reads_all { None } else { open() },
-            &reader,
-            self.job.hears.monitor.as_ref(),
-            self.compare.ignore_inode,
-            self.compare.check_chunks,
-        );
-        let stored = pipeline::store_tree(self.job, source.as_ref(), compared, &mut check)?;
+        let stored = match origin {
+            Origin::Stores => {
+                let source = open_artifacts(component, self.reading.clone(), PathRange::default())?;
+                let compared = self.compared(&reader, &component.name);
+                pipeline::store_tree(self.job, source.as_ref(), compared, &mut check)?
+            }
+            Origin::Shards(shards) => {
+                let mut tree = ReviewedTree::new(self.job, &mut check);
+                shards.read_all(self.job, &reader, (&component.name, number), &mut tree)?;
+                (tree.finish()?, Statistics::default())
+            }
+        };
         let CrossChecked { references, counts, links } = check.finish()?;
         self.report_links(component, &links);
         self.references.extend(references);
@@ -358,17 +445,22 @@ impl DeploymentBackup<'_> {
         }
     }
 
-    fn store_catalogue(&mut self, directory: &Path, tables: Vec<StoredTable>) -> Result<()> {
+    fn store_catalogue(&mut self) -> Result<()> {
+        let directory = self.catalogue();
         self.references.sort_by(|a, b| (a.kind, &a.id, &a.uri).cmp(&(b.kind, &b.id, &b.uri)));
         write_lines(&directory.join(catalogue::file_name(catalogue::REFERENCES)), &self.references)?;
-        write_lines(&directory.join(catalogue::file_name(catalogue::TABLES)), &tables)?;
-        let source = SpoolSource::new(directory)?;
-        let reader = ChunkReader::new(Arc::clone(self.job.repository));
-        let job = pipeline::Job { kind: BlobKind::Meta, ..*self.job };
-        let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
-        let (tree, _) = pipeline::store_tree(&job, &source, parent, &mut NoReview)?;
+        let tree = self.store_scratch_files(&directory)?;
         self.add_component(CATALOGUE, (tree, Statistics::default()), true);
         Ok(())
+    }
+
+    /// Stores files of the scratch directory so that every key can read them.
+    fn store_scratch_files(&self, directory: &Path) -> Result<TreeSummary> {
+        let source = SpoolSource::new(directory)?;
+        let reader = ChunkReader::new(Arc::clone(self.job.repository));
+        let job = Job { kind: BlobKind::Meta, ..*self.job };
+        let parent = ParentTree::none(&reader, self.job.hears.monitor.as_ref());
+        Ok(pipeline::store_tree(&job, &source, parent, &mut NoReview)?.0)
     }
 
     fn root_records(&self) -> Vec<RootRecord> {
