@@ -19,7 +19,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo test manifests deny bench bench-deployment bench-retention bench-stages bench-status fmt lint
+.PHONY: help install demo test manifests deny bench bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,11 @@ bench-retention: ## Measure forget and prune beside restic and rustic
 	@scripts/setup.sh test bench rustic
 	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/retention.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-shards: ## Measure a backup by 1 to 8 shards (BENCH_ARGS="--runs 500" for a quick look)
+	@scripts/setup.sh test
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/shards.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-stages: ## Measure the stages of a backup one by one
 	@scripts/setup.sh build
