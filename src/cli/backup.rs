@@ -179,6 +179,7 @@ fn sharded(
     let hears = context.hears();
     match step {
         Step::Plan(shards) => {
+            sharded::check_places(options)?;
             let PlanSummary { record, was_there } = sharded::plan(repository, options, plan, shards, &hears)?;
             let document = json!({
                 "plan": record.name, "session": record.session, "shards": record.shards, "parent": record.parent,
@@ -189,6 +190,11 @@ fn sharded(
             let text =
                 Text::from(format!("Plan {:?} {verb}: {shards}, session {}", record.name, record.session.short()));
             Ok(Outcome::new(exit::COMPLETE, document, text))
+        }
+        Step::First(shards) => {
+            sharded::check_places(options)?;
+            sharded::plan(repository, options, plan, shards, &hears)?;
+            sharded(context, repository, options, (plan, Step::Shard(0)))
         }
         Step::Shard(number) => {
             let summary = sharded::shard(repository, options, plan, number, &hears)?;

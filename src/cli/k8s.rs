@@ -241,7 +241,7 @@ fn run_job(context: &Context, wanted: &WantedJob, typed: KubernetesSection, args
     };
     let run = JobRun { context, cluster, section, cron_job, wanted };
     match &wanted.switch_claim {
-        Some(claim) => run.into_claim(claim),
+        Some(claim) => run.on_claim(claim),
         None => run.now(),
     }
 }
@@ -282,7 +282,7 @@ impl JobRun<'_> {
     }
 
     /// Restores into a new claim, and lets MLflow use that one.
-    fn into_claim(&self, claim: &str) -> Result<Outcome> {
+    fn on_claim(&self, claim: &str) -> Result<Outcome> {
         if !matches!(self.wanted.job, JobArg::Restore) {
             return Err(Error::Invalid("--switch-claim is for `k8s run restore`".to_owned()));
         }

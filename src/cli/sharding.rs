@@ -35,6 +35,10 @@ struct StepArgs {
     /// of an Indexed Job]
     #[arg(long, value_name = "NUMBER", num_args = 0..=1)]
     shard: Option<Option<u32>>,
+    /// In the pods of an Indexed Job with N + 1 completions: the first one makes the plan and stores its shard, the last one writes
+    /// the snapshot
+    #[arg(long, value_name = "N", conflicts_with = "tags")]
+    indexed: Option<u32>,
     /// Last step: write the snapshot from all shards
     #[arg(long, conflicts_with = "tags")]
     close: bool,
@@ -45,6 +49,8 @@ struct StepArgs {
 pub enum Step {
     /// Make the plan, with so many shards.
     Plan(u32),
+    /// Make the plan, and store its first shard.
+    First(u32),
     /// Store the shard of this number.
     Shard(u32),
     /// Write the snapshot.
@@ -55,17 +61,30 @@ impl ShardingArgs {
     /// Returns the step of which plan is meant, if one is.
     pub fn step(&self) -> Result<Option<(PlanName, Step)>> {
         let Some(name) = self.plan.clone() else { return Ok(None) };
-        let step = match (self.step.shards, self.step.shard) {
-            (Some(shards), _) => Step::Plan(shards),
-            (None, Some(number)) => Step::Shard(number.map_or_else(index, Ok)?),
-            (None, None) => Step::Close,
+        let step = match (self.step.shards, self.step.shard, self.step.indexed) {
+            (Some(shards), ..) => Step::Plan(shards),
+            (None, Some(number), _) => Step::Shard(number.map_or_else(index, Ok)?),
+            (None, None, Some(shards)) => step_of_pod(shards, index()?)?,
+            (None, None, None) => Step::Close,
         };
         Ok(Some((PlanName { name, wait_max: self.wait.unwrap_or_default().unsigned_abs() }, step)))
+    }
+}
+
+/// Returns what a pod of an Indexed Job does.
+fn step_of_pod(shards: u32, index: u32) -> Result<Step> {
+    match index {
+        0 if shards > 0 => Ok(Step::First(shards)),
+        _ if index < shards => Ok(Step::Shard(index)),
+        _ if index == shards => Ok(Step::Close),
+        _ => Err(Error::Invalid(format!("--indexed {shards} is for {} pods, and this is number {index}", shards + 1))),
     }
 }
 
 fn index() -> Result<u32> {
     let text = environment::variable(INDEX_VARIABLE);
     let number = text.as_deref().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| Error::Invalid(format!("--shard needs a number, or the variable {INDEX_VARIABLE} with one")))
+    number.ok_or_else(|| {
+        Error::Invalid(format!("--shard and --indexed need a number, or the variable {INDEX_VARIABLE} with one"))
+    })
 }

@@ -207,8 +207,6 @@ pub struct KubernetesSection {
     pub claim: Option<String>,
     /// Where pods of mlvault find it.
     pub claim_mount: Option<String>,
-    /// How snapshots of it are made.
-    pub volume_snapshot_class: Option<String>,
 }
 
 impl KubernetesSection {
@@ -221,7 +219,6 @@ impl KubernetesSection {
             workload: self.workload.or_else(|| under.workload.clone()),
             claim: self.claim.or_else(|| under.claim.clone()),
             claim_mount: self.claim_mount.or_else(|| under.claim_mount.clone()),
-            volume_snapshot_class: self.volume_snapshot_class.or_else(|| under.volume_snapshot_class.clone()),
         }
     }
 

@@ -28,7 +28,6 @@ use crate::error::{Error, Fault, Result, with_causes};
 use crate::hears::Hears;
 use crate::runtime::{runtime, unless_raised};
 
-pub use claims::{ClaimCopy, CopyOptions};
 pub use lease::Lease;
 pub use pods::PodEnd;
 pub use workload::{Workload, WorkloadKind, WorkloadState};

@@ -63,11 +63,8 @@ fn an_account_may_do_what_its_job_does_and_nothing_else() {
     let of_restore = [
         "get apps/deployments",
         "patch apps/deployments",
-        "patch apps/deployments/scale",
-        "get apps/statefulsets/scale",
-        "patch apps/statefulsets/scale",
+        "patch apps/statefulsets",
         "list /pods",
-        "watch /pods",
         "create coordination.k8s.io/leases",
         "update coordination.k8s.io/leases",
     ];
@@ -79,6 +76,7 @@ fn an_account_may_do_what_its_job_does_and_nothing_else() {
         "delete /pods",
         "create /pods/exec",
         "delete apps/deployments",
+        "delete coordination.k8s.io/leases",
         "create batch/jobs",
         "patch batch/cronjobs",
         "create /serviceaccounts/token",

@@ -130,6 +130,23 @@ fn jobs_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
 }
 
 #[test]
+fn a_backup_by_shards_is_one_indexed_job() {
+    let more = ["--values", &example(), "--set", "jobs.backup.shards=4"];
+    let objects = documents(&template("mlvault", "mlvault", &more).expect(0).text());
+    let cron_job = objects.iter().find(|it| kind(it) == "CronJob" && it.name_any() == "mlvault-backup-production");
+    let cron_job = cron_job.unwrap();
+    let job = &cron_job.data["spec"]["jobTemplate"]["spec"];
+    assert_eq!((&job["completionMode"], &job["completions"]), (&"Indexed".into(), &5.into()));
+    assert_eq!(
+        (&job["parallelism"], &job["maxFailedIndexes"], &job["backoffLimit"]),
+        (&5.into(), &0.into(), &Value::Null)
+    );
+    assert_eq!(job["podFailurePolicy"]["rules"][1]["action"], "FailIndex");
+    let args = job["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(args.contains("\"--plan\",\"$(MLVAULT_PLAN)\",\"--indexed\",\"4\""), "{args}");
+}
+
+#[test]
 fn each_job_has_the_key_of_its_role_and_no_other_and_only_the_restore_has_a_token() {
     let objects = objects();
     let roles = [

@@ -163,6 +163,17 @@ fn the_jobs_of_the_chart_back_up_check_forget_prune_drill_and_restore() {
 }
 
 #[test]
+fn several_pods_of_an_indexed_job_make_one_snapshot() {
+    let release = Release::install(&["--set", "jobs.backup.shards=2", "--set", "jobs.backup.cache.size="]);
+    let ended = release.run("mlvault-backup-production");
+    assert!(ended.len() == 3 && ended.iter().all(|pod| pod.code == 0), "{ended:#?}");
+    let snapshots = release.json(&["snapshots"])["snapshots"].as_array().unwrap().clone();
+    assert_eq!(snapshots.len(), release.days.snapshots.len() + 1);
+    assert_eq!(snapshots.last().unwrap()["record"]["completeness"], "complete", "{snapshots:#?}");
+    release.run_well("mlvault-check");
+}
+
+#[test]
 fn a_job_with_a_key_that_may_not_do_it_fails_once() {
     let release = Release::install(&["--set", "jobs.backup.key=auditor"]);
     let ended = release.run("mlvault-backup-production");

@@ -91,6 +91,9 @@ containers:
       {{- if eq .name "drill" }}
       - {name: MLVAULT_DRILL_SCRATCH_DIR, value: /scratch}
       {{- end }}
+      {{- if $settings.shards }}
+      - {name: MLVAULT_PLAN, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}}
+      {{- end }}
       {{- range concat $values.env $settings.env }}
       - {{ toJson . }}
       {{- end }}
@@ -192,7 +195,16 @@ spec:
       labels:
         {{- include "mlvault.labels" $labels | nindent 8 }}
     spec:
+      {{- if $settings.shards }}
+      # One pod for each shard, and one that writes the snapshot (docs/cli.md, Shards).
+      completionMode: Indexed
+      completions: {{ add1 (int $settings.shards) }}
+      parallelism: {{ add1 (int $settings.shards) }}
+      backoffLimitPerIndex: {{ $settings.retries | int }}
+      maxFailedIndexes: 0
+      {{- else }}
       backoffLimit: {{ $settings.retries | int }}
+      {{- end }}
       activeDeadlineSeconds: {{ $settings.deadlineSeconds | int }}
       podReplacementPolicy: Failed
       podFailurePolicy:
@@ -201,8 +213,8 @@ spec:
           - action: Ignore
             onPodConditions: [{type: DisruptionTarget}]
           # Exit codes of docs/cli.md that will not pass: somebody has to look.
-          - action: FailJob
-            onExitCodes: {containerName: mlvault, operator: In, values: [2, 3, 10, 12]}
+          - action: {{ gt (int $settings.shards) 0 | ternary "FailIndex" "FailJob" }}
+            onExitCodes: {containerName: mlvault, operator: In, values: {{ gt (int $settings.shards) 0 | ternary "[2, 3, 10, 11, 12]" "[2, 3, 10, 12]" }}}
       template:
         metadata:
           labels:
