@@ -573,6 +573,28 @@ fn a_real_deployment_is_backed_up_by_shards_and_comes_back() {
     refused(&["--dry-run", "--close"]);
 }
 
+#[test]
+fn pods_of_an_indexed_job_know_their_step_and_only_the_last_is_heard_of() {
+    let lived = ThreeDays::unpack();
+    let runner = &lived.runner;
+    let steps = Steps { runner, place: &lived.place(), name: "job" };
+    let pod = |number: &str| {
+        let mut command = steps.command(&["--indexed", "2"]);
+        crate::support::cli::finish(command.env("JOB_COMPLETION_INDEX", number))
+    };
+    for number in ["0", "1"] {
+        assert_eq!(pod(number).expect(0).json()["shard"].to_string(), number);
+        assert!(!runner.path("told").exists(), "somebody was told that pod {number} has made a backup");
+    }
+    // One that is moved to another node begins again.
+    assert_eq!(pod("0").expect(0).json()["was_there"], true);
+    assert_whole(&snapshot_of(&pod("2").expect(0)).1);
+    assert_eq!(fs::read_to_string(runner.path("told")).unwrap(), "success\n");
+    for nonsense in ["3", "-1", "x"] {
+        pod(nonsense).expect(2);
+    }
+}
+
 /// Steps of one plan.
 struct Steps<'a> {
     runner: &'a Runner,

@@ -113,6 +113,12 @@ impl Args {
     pub fn is_of_other(&self) -> bool {
         self.command.is_some() || self.stdin || !self.paths.is_empty()
     }
+
+    /// Returns whether it is to end with a snapshot. The steps of a sharded backup before its last one are not: who waits for one
+    /// is not to be told yet.
+    pub fn writes_snapshot(&self) -> bool {
+        self.sharding.is_last_step()
+    }
 }
 
 /// Runs the command.

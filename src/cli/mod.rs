@@ -170,7 +170,8 @@ fn words(matches: &clap::ArgMatches) -> Vec<&str> {
 /// Runs a command, with what goes on around it, and returns its exit code.
 fn run_around(context: &Context, command: Command, words: &[&str]) -> Code {
     let deployment = context.given().value("deployment").filter(|_| command.may_be_of_deployment());
-    let mut run = match Run::begin(context, words, deployment.map(str::to_owned)) {
+    let run = if command.is_heard() { Run::begin(context, words, deployment.map(str::to_owned)) } else { Ok(None) };
+    let mut run = match run {
         Ok(run) => run,
         Err(error) => return exit::report(&error),
     };
@@ -231,6 +232,14 @@ impl Command {
     fn may_be_of_deployment(&self) -> bool {
         match self {
             Self::Backup(args) => !args.is_of_other(),
+            _ => true,
+        }
+    }
+
+    /// Returns whether somebody may want to hear how it ends, as far as that depends on its arguments.
+    fn is_heard(&self) -> bool {
+        match self {
+            Self::Backup(args) => args.writes_snapshot(),
             _ => true,
         }
     }

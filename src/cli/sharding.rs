@@ -58,6 +58,13 @@ pub enum Step {
 }
 
 impl ShardingArgs {
+    /// Returns whether there is no further step, as of a backup that has but one.
+    pub fn is_last_step(&self) -> bool {
+        let StepArgs { shards, shard, indexed, close: _ } = &self.step;
+        let is_last_pod = |shards: u32| index().is_ok_and(|index| index == shards);
+        shards.is_none() && shard.is_none() && indexed.is_none_or(is_last_pod)
+    }
+
     /// Returns the step of which plan is meant, if one is.
     pub fn step(&self) -> Result<Option<(PlanName, Step)>> {
         let Some(name) = self.plan.clone() else { return Ok(None) };
