@@ -486,8 +486,6 @@ mod tests {
     fn server(words: &[&str], variables: &[(&str, Text)]) -> FoundServer {
         FoundServer {
             workload: Workload::from_str("deployment/mlflow").unwrap(),
-            replicas: 1,
-            container: "mlflow".into(),
             words: words.iter().map(|word| vec![Piece::Plain((*word).to_owned())]).collect(),
             variables: variables.iter().map(|(name, text)| ((*name).to_owned(), text.clone())).collect(),
             unread: Vec::new(),

@@ -3,9 +3,8 @@
 //! What must stay true: the claim that is the pattern is only ever read.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements};
-use kube::api::PostParams;
 
-use super::{Cluster, FIELD_MANAGER};
+use super::{Cluster, posted};
 use crate::error::Result;
 
 impl Cluster {
@@ -13,10 +12,7 @@ impl Cluster {
     pub fn create_claim_like(&self, pattern: &str, name: &str) -> Result<()> {
         let api = self.api::<PersistentVolumeClaim>();
         let source = self.ask("read", &format!("the claim {pattern}"), || api.get(pattern))?;
-        let (claim, params) = (
-            like(&source, name),
-            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() },
-        );
+        let (claim, params) = (like(&source, name), posted());
         self.ask("create", &format!("the claim {name}"), || api.create(&params, &claim)).map(drop)
     }
 }

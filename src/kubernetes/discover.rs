@@ -61,10 +61,6 @@ pub struct Mount {
 pub struct FoundServer {
     /// What runs it.
     pub workload: Workload,
-    /// How many pods that wants.
-    pub replicas: u32,
-    /// The container's name.
-    pub container: String,
     /// The words of its command line; of a shell's script, its words.
     pub words: Vec<Text>,
     /// Its variables.
@@ -92,11 +88,10 @@ impl Cluster {
                 let spec = &object.data["spec"];
                 let Ok(pod) = serde_json::from_value::<PodSpec>(spec["template"]["spec"].clone()) else { continue };
                 let labels = strings(&spec["template"]["metadata"]["labels"]);
-                let replicas = spec["replicas"].as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(1);
                 let leading: Vec<_> = services.items.iter().filter_map(|it| leads_to(it, &labels)).collect();
                 for container in &pod.containers {
                     let workload = Workload { kind, name: name.clone() };
-                    let server = self.read_container(container, &pod, workload, replicas)?;
+                    let server = self.read_container(container, &pod, workload)?;
                     found.extend(server.map(|server| FoundServer { services: leading.clone(), ..server }));
                 }
             }
@@ -104,13 +99,7 @@ impl Cluster {
         Ok(found)
     }
 
-    fn read_container(
-        &self,
-        container: &Container,
-        pod: &PodSpec,
-        workload: Workload,
-        replicas: u32,
-    ) -> Result<Option<FoundServer>> {
+    fn read_container(&self, container: &Container, pod: &PodSpec, workload: Workload) -> Result<Option<FoundServer>> {
         let words: Vec<&String> = container.command.iter().chain(&container.args).flatten().collect();
         let named: BTreeSet<&str> = container.env.iter().flatten().map(|variable| variable.name.as_str()).collect();
         if !looks_like_a_server(&words, &named, container.image.as_deref().unwrap_or_default()) {
@@ -120,8 +109,6 @@ impl Cluster {
         let words = words.iter().flat_map(|word| split(word)).map(|word| expand(&word, &variables)).collect();
         Ok(Some(FoundServer {
             workload,
-            replicas,
-            container: container.name.clone(),
             words,
             variables,
             unread,

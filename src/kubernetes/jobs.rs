@@ -7,12 +7,13 @@ use std::time::Duration;
 
 pub use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::ListParams;
 use serde_json::json;
 
 use super::pods::{end_of, has_begun, has_ended, why_waiting};
-use super::{Cluster, FIELD_MANAGER, PREFIX, PodEnd};
+use super::{Cluster, PREFIX, PodEnd, posted};
 use crate::error::{Error, Fault, Result};
 
 /// How long a pod may take to begin.
@@ -59,22 +60,11 @@ impl Cluster {
         let mut job = job_of(cron_job);
         change(&mut job)?;
         let name = job.metadata.name.clone().unwrap_or_default();
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = posted();
         match self.ask("create", &format!("the Job {name}"), || api.create(&params, &job)) {
             // A first attempt that got no answer has made it: the name is like no other.
             Err(error) if error.fault() != Some(Fault::AlreadyExists) => Err(error),
             _ => Ok(name),
-        }
-    }
-
-    /// Removes a Job and its pods.
-    pub fn remove_job(&self, name: &str) -> Result<()> {
-        let api = self.api::<Job>();
-        let params = DeleteParams::background();
-        let removed = self.ask("remove", &format!("the Job {name}"), || api.delete(name, &params));
-        match removed {
-            Err(error) if error.fault() != Some(Fault::NotFound) => Err(error),
-            _ => Ok(()),
         }
     }
 
@@ -102,7 +92,7 @@ impl Cluster {
         let mut why = None;
         let found = self.wait(START_MAX, || {
             let ended = self.job_has_ended(job)?;
-            let pods = self.pods(&format!("batch.kubernetes.io/job-name={job}"))?;
+            let pods = self.pods_of_job(job)?;
             let mut fresh = pods.iter().filter(|pod| !seen.iter().any(|name| pod.metadata.name.as_ref() == Some(name)));
             let begun = fresh.clone().find(|pod| has_begun(pod)).and_then(|pod| pod.metadata.name.clone());
             if begun.is_some() || ended {
@@ -124,7 +114,7 @@ impl Cluster {
 
     fn end_of_pod(&self, job: &str, pod: &str) -> Result<PodEnd> {
         let end = self.wait(END_MAX, || {
-            let pods = self.pods(&format!("batch.kubernetes.io/job-name={job}"))?;
+            let pods = self.pods_of_job(job)?;
             let found = pods.iter().find(|it| it.metadata.name.as_deref() == Some(pod));
             Ok(match found {
                 None => Some(PodEnd { name: pod.to_owned(), code: None, reason: Some("it was removed".to_owned()) }),
@@ -135,6 +125,10 @@ impl Cluster {
             let object = self.named(&format!("the pod {pod}"));
             Error::cluster(Fault::Unavailable, "follow", object, "it says nothing any more, and has not ended")
         })
+    }
+
+    fn pods_of_job(&self, job: &str) -> Result<Vec<Pod>> {
+        self.pods(&format!("batch.kubernetes.io/job-name={job}"))
     }
 
     fn job_has_ended(&self, name: &str) -> Result<bool> {

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
-use kube::api::PostParams;
 use serde_json::json;
 
-use super::{Cluster, FIELD_MANAGER};
+use super::{Cluster, posted};
 use crate::error::{Error, Fault, Result};
 use crate::hears::Hears;
 
@@ -22,6 +21,8 @@ use crate::hears::Hears;
 const LIFE: Duration = Duration::from_secs(60);
 /// How often it gives one.
 const RENEWAL: Duration = Duration::from_secs(15);
+/// How long after a sign it may count on being the holder: after that, others may soon.
+const KNOWN_MAX: Duration = Duration::from_secs(45);
 /// How often the thread that does so looks whether it is to end.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -86,6 +87,12 @@ struct Renewal {
 }
 
 impl Renewal {
+    /// Returns the cluster, for requests that have ended at a time.
+    fn until(&self, end: Instant) -> Cluster {
+        let quiet = Hears::nobody();
+        self.cluster.heard_by(Hears { cancel: quiet.cancel.until(end), ..quiet })
+    }
+
     fn run(&self) {
         let (mut renewed, mut tried) = (Instant::now(), Instant::now());
         while !self.is_over.load(Ordering::Relaxed) {
@@ -94,11 +101,12 @@ impl Renewal {
                 continue;
             }
             tried = Instant::now();
-            let result = self.cluster.take_lease(&self.name, &self.holder);
+            // A server that does not answer must not keep it from knowing that its time is over.
+            let result = self.until(renewed + KNOWN_MAX).take_lease(&self.name, &self.holder);
             if result.is_ok() {
                 renewed = tried;
             }
-            if matches!(result, Err(Error::Busy(_))) || renewed.elapsed() + RENEWAL > LIFE {
+            if matches!(result, Err(Error::Busy(_))) || renewed.elapsed() >= KNOWN_MAX {
                 self.is_lost.store(true, Ordering::Relaxed);
                 self.hears.cancel.flag().store(true, Ordering::Relaxed);
                 return;
@@ -111,7 +119,7 @@ impl Cluster {
     fn take_lease(&self, name: &str, holder: &str) -> Result<()> {
         let api = self.api::<LeaseObject>();
         let object = format!("the Lease {name}");
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = posted();
         let result = match self.ask("read", &object, || api.get_opt(name))? {
             None => {
                 let fresh = lease(name, holder, None)?;
@@ -147,7 +155,7 @@ impl Cluster {
             return Ok(());
         }
         let free = object_of(json!({ "metadata": { "name": name, "resourceVersion": version }, "spec": {} }))?;
-        let params = PostParams::default();
+        let params = posted();
         self.ask("give back", &object, || api.replace(name, &params, &free)).map(drop)
     }
 }

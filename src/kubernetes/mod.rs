@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
+use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 use tokio::runtime::Runtime;
@@ -167,6 +168,11 @@ async fn config(options: &ClusterOptions) -> Result<Config> {
         (None, Some(_)) => Config::from_kubeconfig(&of_file).await.map_err(|error| invalid(&error)),
         (None, None) => Config::infer().await.map_err(|error| invalid(&error)),
     }
+}
+
+/// Returns how objects are created and replaced.
+fn posted() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
 /// Why a request came to nothing.

@@ -36,14 +36,14 @@ impl Cluster {
     /// Waits until no pod of a workload is left, however it ends. Fails with [`Error::Busy`] if that takes longer than `time`, or if
     /// somebody wants pods of it again.
     pub fn wait_until_gone(&self, workload: &Workload, time: Duration) -> Result<()> {
-        let state = self.workload(workload)?;
-        let selector: Vec<_> = state.selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut left = Vec::new();
         let gone = self.wait(time, || {
-            if self.workload(workload)?.replicas > 0 {
+            let state = self.workload(workload)?;
+            if state.replicas > 0 {
                 let what = self.named(&workload.to_string());
                 return Err(Error::Busy(format!("Somebody has started {what} again")));
             }
+            let selector: Vec<_> = state.selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
             left = self.pods(&selector.join(","))?;
             // What has ended writes nothing any more.
             left.retain(|pod| !has_ended(pod));
