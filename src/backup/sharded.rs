@@ -77,14 +77,6 @@ pub struct ShardSummary {
     pub was_there: bool,
 }
 
-/// Fails for what is wrong with the places of artifacts, before anything is dumped: for a plan whose shards read where it is made.
-pub fn check_places(options: &BackupOptions) -> Result<()> {
-    match &options.what {
-        BackupSource::Deployment(source) => deployment::check_places(source, options),
-        _ => Ok(()),
-    }
-}
-
 /// Makes the plan of a backup by so many shards: dumps the databases and divides the artifacts. If there is such a plan
 /// already, that is the one; but one that has become a snapshot is refused.
 pub fn plan(
@@ -101,6 +93,7 @@ pub fn plan(
     if let Some(record) = repository.read_plan(&step.id)? {
         return step.known(record, shards);
     }
+    deployment::check_places(step.deployment, options)?;
     repository.tell_clock_off(hears);
     let source = step.source();
     let session = WritingSession::begin(repository, PURPOSE, hears)?;

@@ -185,7 +185,6 @@ fn sharded(
     let hears = context.hears();
     match step {
         Step::Plan(shards) => {
-            sharded::check_places(options)?;
             let PlanSummary { record, was_there } = sharded::plan(repository, options, plan, shards, &hears)?;
             let document = json!({
                 "plan": record.name, "session": record.session, "shards": record.shards, "parent": record.parent,
@@ -198,7 +197,6 @@ fn sharded(
             Ok(Outcome::new(exit::COMPLETE, document, text))
         }
         Step::First(shards) => {
-            sharded::check_places(options)?;
             sharded::plan(repository, options, plan, shards, &hears)?;
             sharded(context, repository, options, (plan, Step::Shard(0)))
         }

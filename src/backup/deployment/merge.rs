@@ -4,12 +4,9 @@
 //! which name of a file is its first. Entries outside of a shard's range are refused.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
-
+use crate::backup::deployment::lines::lines;
 use crate::backup::deployment::shard::{Notes, range_of};
 use crate::backup::file_under_way::ItemProblem;
 use crate::backup::job::Job;
@@ -135,14 +132,4 @@ impl Part<'_> {
 
 fn problem_of(line: ProblemLine) -> ItemProblem {
     ItemProblem { path: line.path.0, location: line.location, message: line.message }
-}
-
-/// Reads JSON lines.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<impl Iterator<Item = Result<T>> + use<T>> {
-    let place = path.to_owned();
-    let file = File::open(path).map_err(|source| Error::target("read", place.clone(), source))?;
-    Ok(BufReader::new(file).lines().map(move |line| {
-        let line = line.map_err(|source| Error::target("read", place.clone(), source))?;
-        serde_json::from_str(&line).map_err(|error| Error::damaged("the notes of a shard", error))
-    }))
 }

@@ -12,6 +12,7 @@
 //! - A row that must have files and has none makes the snapshot incomplete, and is named.
 
 mod cuts;
+mod lines;
 mod live;
 mod merge;
 mod metadata;
@@ -22,13 +23,14 @@ mod upgrade;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+use crate::backup::deployment::lines::Lines;
 use crate::backup::deployment::live::Live;
 use crate::backup::deployment::merge::Shards;
 pub use crate::backup::deployment::plan::{ShardOf, ShardsOf, close, plan, settings, store_shard};
@@ -605,10 +607,7 @@ fn append(path: &Path) -> Result<File> {
 }
 
 fn write_lines<T: serde::Serialize>(path: &Path, lines: &[T]) -> Result<()> {
-    let fault = |source| Error::target("write", path.to_owned(), source);
-    let mut file = BufWriter::new(File::create(path).map_err(fault)?);
-    for line in lines {
-        file.write_all(&catalogue::json_line(line)?).map_err(fault)?;
-    }
-    file.flush().map_err(fault)
+    let mut file = Lines::create(path)?;
+    lines.iter().try_for_each(|line| file.push(line))?;
+    file.finish().map(drop)
 }

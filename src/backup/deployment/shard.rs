@@ -4,27 +4,24 @@
 //! a missing file is harmless, which name of a file is its first — is written down for the process that closes, in the order
 //! in which it was met.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-use serde::Serialize;
 
 use super::{DeploymentBackup, open_artifacts, scratch_fault};
 use crate::backup::add_statistics;
+use crate::backup::deployment::lines::Lines;
 use crate::backup::file_under_way::ItemProblem;
 use crate::backup::job::Job;
 use crate::backup::pipeline::{self, FirstLinks};
 use crate::backup::problems::FoundProblems;
 use crate::backup::stage::{self, Stage};
 use crate::chunks::reader::ChunkReader;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::plan::{LinkLine, PathBytes, PlanRecord, ProblemLine, UnreadLine};
 use crate::format::snapshot::{Component, Statistics};
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
-use crate::mlflow::catalogue::{file_name, json_line};
+use crate::mlflow::catalogue::file_name;
 use crate::path_range::PathRange;
 use crate::source::deployment::ArtifactComponent;
 use crate::trees::writer::{TreeSummary, TreeWriter};
@@ -160,30 +157,4 @@ fn write_unread(path: &Path, found: FoundProblems) -> Result<()> {
         lines.push(&UnreadLine { path: None, count: found.unread_count - named })?;
     }
     lines.finish().map(drop)
-}
-
-/// A file of JSON lines.
-struct Lines {
-    file: BufWriter<File>,
-    count: u64,
-    place: PathBuf,
-}
-
-impl Lines {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|source| Error::target("write", path.to_owned(), source))?;
-        Ok(Self { file: BufWriter::new(file), count: 0, place: path.to_owned() })
-    }
-
-    fn push(&mut self, line: &impl Serialize) -> Result<()> {
-        self.count += 1;
-        let written = self.file.write_all(&json_line(line)?);
-        written.map_err(|source| Error::target("write", self.place.clone(), source))
-    }
-
-    /// Ends the file, and returns how many lines it has.
-    fn finish(mut self) -> Result<u64> {
-        self.file.flush().map_err(|source| Error::target("write", self.place.clone(), source))?;
-        Ok(self.count)
-    }
 }
