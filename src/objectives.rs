@@ -94,6 +94,11 @@ impl Objectives {
         said.and_then(Objective::limit)
     }
 
+    /// Returns whether there is a limit for what a restore into MLflow's storage does.
+    pub fn limit_a_restore(&self) -> bool {
+        [self.rto(), self.rto_of("database"), self.rto_of("artifacts")].iter().any(Option::is_some)
+    }
+
     /// Returns how long ago the last check may be.
     pub fn check(&self) -> Option<SignedDuration> {
         self.check.and_then(Objective::limit)

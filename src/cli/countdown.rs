@@ -21,9 +21,8 @@ pub struct Countdown {
 impl Countdown {
     /// Begins. Returns nothing if there is nothing to count.
     pub fn begin(objectives: &Objectives) -> Option<Self> {
-        let limits = [objectives.rto(), objectives.rto_of("database"), objectives.rto_of("artifacts")];
-        let countdown = Self { objectives: objectives.clone(), begun: Instant::now(), component: Mutex::default() };
-        limits.iter().any(Option::is_some).then_some(countdown)
+        let begin = || Self { objectives: objectives.clone(), begun: Instant::now(), component: Mutex::default() };
+        objectives.limit_a_restore().then(begin)
     }
 
     /// A phase has begun. Those that belong to a component change nothing.
@@ -76,8 +75,8 @@ mod tests {
         assert!(countdown.line().ends_with(" left for everything"), "{}", countdown.line());
         countdown.phase("databases");
         countdown.phase("restore");
-        lock(&countdown.component).as_mut().unwrap().1 -= Duration::from_secs(61);
-        assert!(countdown.line().starts_with("database LATE by 1 min"), "{}", countdown.line());
+        lock(&countdown.component).as_mut().unwrap().1 -= Duration::from_secs(301);
+        assert!(countdown.line().starts_with("database LATE by 5 min"), "{}", countdown.line());
         countdown.phase("artifacts");
         assert_eq!(countdown.members().as_array().unwrap().len(), 1);
         assert!(Countdown::begin(&Objectives::default()).is_none());

@@ -26,7 +26,6 @@ use mlvault::units::{count, format_bytes};
 
 use crate::cli::answer::{About, Answer};
 use crate::cli::context::Context;
-use crate::cli::countdown::Countdown;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::exclusions::PatternArgs;
 use crate::cli::outcome::Outcome;
@@ -200,7 +199,7 @@ fn into_deployment(context: &Context, args: &Args) -> Result<Outcome> {
 /// Returns how long the restore may take: as it is said of where it goes to, or else of where it comes from.
 fn objectives(context: &Context, target: &Deployment, about: &About) -> Objectives {
     let of = |name: &String| context.file().deployment.get(name).map(|section| section.objectives.clone());
-    let own = of(&target.name).filter(|objectives| Countdown::begin(objectives).is_some());
+    let own = of(&target.name).filter(Objectives::limit_a_restore);
     own.or_else(|| about.deployment.as_ref().and_then(of)).unwrap_or_default()
 }
 

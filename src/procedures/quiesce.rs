@@ -7,13 +7,14 @@
 //!   stopped: half of a deployment must not be served, nor migrated. The error of the restore is told, and that it is so.
 //! - Nothing was restored under a server that somebody else started in between: that is found out, and said.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::hears::Hears;
 use crate::kubernetes::{Cluster, Lease, Workload};
+use crate::procedures::served;
 use crate::tracking::TrackingClient;
 
 /// How long pods may take to go: longer than they usually are given.
@@ -22,8 +23,6 @@ const GONE_MAX: Duration = Duration::from_secs(300);
 const READY_MAX: Duration = Duration::from_secs(600);
 /// How long the tracking server may take until it answers, once pods do.
 const HEALTH_MAX: Duration = Duration::from_secs(60);
-/// How often it is asked.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// What runs MLflow, and where.
 pub struct Served<'a> {
@@ -102,18 +101,10 @@ fn start(served: &Served<'_>) -> Result<Resumed> {
 }
 
 fn is_healthy(server: &TrackingClient, hears: &Hears) -> Result<bool> {
-    let begun = std::time::Instant::now();
-    loop {
-        match server.health() {
-            Ok(()) => return Ok(true),
-            Err(error) if begun.elapsed() >= HEALTH_MAX => {
-                hears.monitor.problem("MLflow", &error.to_string());
-                return Ok(false);
-            }
-            Err(_) => hears.check()?,
-        }
-        std::thread::sleep(LOOK);
-    }
+    let begun = Instant::now();
+    let well = served::wait_until_well(server, hears, || begun.elapsed() >= HEALTH_MAX)?;
+    well.as_ref().err().into_iter().for_each(|why| hears.monitor.problem("MLflow", why));
+    Ok(well.is_ok())
 }
 
 fn refuse_if_started(served: &Served<'_>) -> Result<()> {

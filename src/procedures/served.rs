@@ -1,5 +1,8 @@
 //! Compares what a tracking server lists with what a snapshot's catalogue has: what no comparison of rows and files can show.
 
+use std::thread;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::catalogue::reader::for_each;
@@ -10,6 +13,28 @@ use crate::mlflow::names::file;
 use crate::repository::snapshots::Snapshot;
 use crate::tracking::TrackingClient;
 use crate::tracking::count::{self, Counts};
+
+/// How often a server is asked whether it is well.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Asks a server whether it is well until it is, or `is_over` says that it is to be asked no more: it is never asked after that.
+/// Returns why it is not well.
+pub fn wait_until_well(
+    client: &TrackingClient,
+    hears: &Hears,
+    is_over: impl Fn() -> bool,
+) -> Result<std::result::Result<(), String>> {
+    let mut why = "it was not asked".to_owned();
+    while !is_over() {
+        hears.check()?;
+        match client.health() {
+            Ok(()) => return Ok(Ok(())),
+            Err(error) => why = error.to_string(),
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(Err(why))
+}
 
 /// What a server lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -34,8 +34,6 @@ const PROXIED_ROOT: &str = "mlflow-artifacts:/";
 const START_MAX: Duration = Duration::from_secs(180);
 /// How long it may take to end.
 const STOP_MAX: Duration = Duration::from_secs(15);
-/// How often it is asked whether it is there.
-const LOOK: Duration = Duration::from_millis(200);
 /// Ports that are tried, because another process can take one between choosing and using it.
 const ATTEMPTS_MAX: usize = 3;
 /// Variables with which buckets are reached where no key pair is configured.
@@ -120,7 +118,7 @@ fn start(work: &Work<'_>, line: &str, directory: &Path, uri: &DatabaseUri) -> Re
     let mut attempt = 1;
     loop {
         let mut server = start_once(work, line, directory, uri)?;
-        if wait_until_up(work, &mut server)? {
+        if wait_until_up(work, &server)? {
             return Ok(server);
         }
         let _ = server.child.end(STOP_MAX);
@@ -201,16 +199,11 @@ fn proxied_root<'w>(work: &'w Work<'_>) -> Option<(&'w ArtifactPlace, &'w str, &
 }
 
 /// Waits until a server answers. Returns whether it does.
-fn wait_until_up(work: &Work<'_>, server: &mut Server) -> Result<bool> {
+fn wait_until_up(work: &Work<'_>, server: &Server) -> Result<bool> {
     let begun = Instant::now();
-    while begun.elapsed() < START_MAX && !server.child.has_exited() {
-        work.hears.check()?;
-        if server.client.health().is_ok() {
-            return Ok(true);
-        }
-        thread::sleep(LOOK);
-    }
-    Ok(false)
+    // Once it has ended, whatever else answers at its port is not asked.
+    let is_over = || begun.elapsed() >= START_MAX || server.child.has_exited();
+    Ok(served::wait_until_well(&server.client, work.hears, is_over)?.is_ok())
 }
 
 /// Compares how much the server lists with how much the catalogue has.
