@@ -148,22 +148,22 @@ spec:
   initContainers:
   - name: first
     image: sh
-    args: [-c, 'echo from init >/work/init']
-    volumeMounts: [{name: work, mountPath: /work}]
+    args: [-c, 'echo from init >/scene/init']
+    volumeMounts: [{name: work, mountPath: /scene}]
   containers:
   - name: main
     image: sh
     command: [sh, -ec]
     args:
     - |
-      id -u; cat /etc/app/file.toml /keys/renamed /work/init; echo
+      id -u; cat /etc/app/file.toml /keys/renamed /scene/init; echo
       stat -c %a /keys/renamed
       echo $LEVEL $X_PASSWORD $OWN $NAME $TEAM '$(OWN)' '$$(OWN)' $(pwd)
-      touch /work/x && ! touch /x 2>/dev/null && ! touch /keys/x 2>/dev/null && ! touch /tmp/x 2>/dev/null
+      touch /scene/x && ! touch /x 2>/dev/null && ! touch /keys/x 2>/dev/null && ! touch /tmp/x 2>/dev/null
       echo $KUBERNETES_SERVICE_HOST; cut -c1-2 /var/run/secrets/kubernetes.io/serviceaccount/token
       head -c 27 /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
       grep -c 'server\\.'\"$NAMESPACE\" /etc/hosts
-    workingDir: /work
+    workingDir: /scene
     securityContext: {readOnlyRootFilesystem: true}
     envFrom: [{configMapRef: {name: settings}}, {secretRef: {name: keys}, prefix: X_}]
     env:
@@ -174,7 +174,7 @@ spec:
     volumeMounts:
     - {name: settings, mountPath: /etc/app}
     - {name: keys, mountPath: /keys}
-    - {name: work, mountPath: /work}
+    - {name: work, mountPath: /scene}
   volumes:
   - {name: settings, configMap: {name: settings}}
   - {name: keys, secret: {secretName: keys, defaultMode: 256, items: [{key: key, path: renamed}]}}
@@ -197,7 +197,7 @@ spec: {ports: [{port: 80}]}
         0,
         "{log}"
     );
-    let expected = "65532\na = 1secret-contentfrom init\n\n440\nhigh hunter2 me-hunter2 given blue me-hunter2 $(OWN) /work\n\
+    let expected = "65532\na = 1secret-contentfrom init\n\n440\nhigh hunter2 me-hunter2 given blue me-hunter2 $(OWN) /scene\n\
                     127.0.0.1\ney\n-----BEGIN CERTIFICATE-----1\n";
     assert_eq!(log, expected);
 }

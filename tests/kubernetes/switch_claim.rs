@@ -53,11 +53,11 @@ spec:
             securityContext: {runAsUser: 0}
             args: [restore, --deployment, production, --snapshot, latest, --yes]
             env:
-            - {name: MLVAULT_REPO, value: /work/repo}
-            - {name: MLVAULT_KEY_FILE, value: /work/key}
+            - {name: MLVAULT_REPO, value: /scene/repo}
+            - {name: MLVAULT_KEY_FILE, value: /scene/key}
             - {name: MLVAULT_BACKEND_STORE_URI, value: 'sqlite:////data/mlflow.db'}
             - {name: MLVAULT_ARTIFACTS, value: 'mlflow-artifacts:/=/data/artifacts'}
-            volumeMounts: [{name: work, mountPath: /work}, {name: data, mountPath: /data}, {name: tmp, mountPath: /tmp}]
+            volumeMounts: [{name: work, mountPath: /scene}, {name: data, mountPath: /data}, {name: tmp, mountPath: /tmp}]
           volumes: [{name: work, hostPath: {path: WORK}}, {name: data, emptyDir: {}}, {name: tmp, emptyDir: {}}]
 ";
 
