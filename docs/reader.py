@@ -4,12 +4,13 @@
     python3 docs/reader.py REPOSITORY                        lists the snapshots
     python3 docs/reader.py REPOSITORY SNAPSHOT               lists the entries of one
     python3 docs/reader.py REPOSITORY SNAPSHOT PATH >FILE    writes the content of one file
+    python3 docs/reader.py REPOSITORY log                    lists the entries of the log, and its checkpoint
 
 The key comes from MLVAULT_KEY_FILE or MLVAULT_PASSPHRASE. Verified are names, tags, signatures, chunk ids and the
 digest of the file. This is for learning and for the worst day, not for speed: it holds the whole index in memory.
 """
 
-import base64, json, os, struct, sys
+import base64, hashlib, json, os, struct, sys
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey
 
 FORMAT, DATA, META = 2, 1, 2
-CONFIG, SNAPSHOT, SEGMENT = 1, 2, 5
+CONFIG, SNAPSHOT, SEGMENT, LOG_ENTRY = 1, 2, 5, 14
 ROLES = {"writer": 1, "auditor": 2, "reader": 3, "maintainer": 4}
 INDIRECT, HARD_LINK, IN_META = 4, 8, 16
 SUITE = CipherSuite.new(KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.AES256_GCM)
@@ -52,6 +53,25 @@ def decode(codec, stored, plain_len):
 def verify(signer, signature, domain, *parts):
     message = domain + b"\0" + b"".join(struct.pack("<Q", len(part)) + part for part in parts)
     Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(signature, message)
+
+
+def tree_hash(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def appended(peaks, size, leaf):
+    """Returns the roots of the full subtrees of a tree that had these and so many leaves, and gets one more."""
+    hash, peaks = tree_hash(b"\0", leaf), list(peaks)
+    while size & 1:
+        hash, size = tree_hash(b"\1", peaks.pop(), hash), size >> 1
+    return peaks + [hash]
+
+
+def root_of(peaks):
+    root = peaks[-1] if peaks else tree_hash()
+    for peak in reversed(peaks[:-1]):
+        root = tree_hash(b"\1", peak, root)
+    return root
 
 
 class Cursor:
@@ -151,14 +171,27 @@ class Repository:
         kind, record = self.signed(b"mlvault v1 snapshot signature", bytes.fromhex(name), body)
         return json.loads(record) if kind == 1 else None
 
-    def signed(self, domain, name, body):
-        """Returns kind and bytes of a record that a writer or maintainer signed."""
+    def log(self):
+        """Returns the entries of the log, each verified, and the root of their tree."""
+        entries, peaks = [], []
+        for number, path in enumerate(self.list("log")):
+            need(path.name == f"{number:016x}", f"entry {number} of the log is missing")
+            body = self.open_object(LOG_ENTRY, path.name, path.read_bytes())
+            _, record = self.signed(b"mlvault v2 log entry", struct.pack("<Q", number), body, ROLES)
+            record = json.loads(record)
+            need([bytes.fromhex(peak) for peak in record["before"]] == peaks, f"{path} has another history")
+            entries.append(record)
+            peaks = appended(peaks, number, body)
+        return entries, root_of(peaks)
+
+    def signed(self, domain, name, body, roles=("writer", "maintainer")):
+        """Returns kind and bytes of a record that a writer or maintainer signed, or somebody of other roles."""
         body = Cursor(body)
         kind, certificate_len = body.take("B3xI")
         certificate = json.loads(body.bytes(certificate_len))
         signature, record = body.bytes(64), body.data[body.at :]
         self.verify_certificate(certificate)
-        need(certificate["role"] in ("writer", "maintainer"), "a record is signed by somebody who may not say it")
+        need(certificate["role"] in roles, "a record is signed by somebody who may not say it")
         verify(certificate["signer"], signature, domain, bytes([kind]), self.id, name, record)
         return kind, record
 
@@ -255,6 +288,12 @@ class Repository:
 
 def main(root, snapshot=None, path=None):
     repository = Repository(root)
+    if snapshot == "log":
+        entries, root = repository.log()
+        for number, entry in enumerate(entries):
+            for item in entry["objects"]:
+                print(number, entry["at"], item["what"], item["key"])
+        return print("Checkpoint:", len(entries), root.hex())
     for name in [item.name for item in repository.list("snapshots") if item.name.startswith(snapshot or "")]:
         record = repository.snapshot(name)
         if snapshot is None:

@@ -54,6 +54,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "note" => texts(&NOTES),
         "evidence" => texts(&EVIDENCE),
+        "log_entry" => texts(&[LOG_ENTRY]),
+        "checkpoint" => texts(&[CHECKPOINT, "1 6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"]),
         "plan" => texts(&PLANS),
         "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
@@ -204,6 +206,7 @@ fn object_keys() -> Vec<String> {
         Object::Evidence(EvidenceId::from_bytes([5; 16])),
         Object::Plan(PlanId::from_bytes([6; 16])),
         Object::Shard(PlanId::from_bytes([6; 16]), 7),
+        Object::LogEntry(8),
     ];
     let odd = "snapshots/ABABABABABABABABABABABABABABABAB".to_owned();
     objects.into_iter().map(Object::key).chain([odd]).collect()
@@ -369,6 +372,14 @@ const PLANS: [&str; 2] = [
 ];
 
 /// What a check found, and what a drill found.
+const LOG_ENTRY: &str = r#"{"at":"2026-01-01T00:00:00Z","program":"mlvault 0","before":["0101010101010101010101010101010101010101010101010101010101010101"],"late":true,"objects":[{"what":"hold","key":"notes/01010101010101010101010101010101","hash":"0101010101010101010101010101010101010101010101010101010101010101","about":"02020202020202020202020202020202"}]}"#;
+const CHECKPOINT: &str = "\
+mlvault/log/01010101010101010101010101010101
+1
+bjQLnP+zepicpUTmu3gKLHiQHT+zNzh2hRGjBhevoB0=
+
+\u{2014} mlvault/log/01010101010101010101010101010101 xAiZztfuMChiY9GnVDufBP3V4EZc3+sN65FpMViBZgOn4S73+NEMdVvqjas5UJtkw6nyajuPpZDANeD7lZzEh2XkYQc=
+";
 const EVIDENCE: [&str; 2] = [
     r#"{"at":"2026-01-01T00:00:00Z","host":"pod","program":"mlvault 0","says":{"type":"check","seconds":9,"clean":false,"problem_count":1,"problems":["packs/data/x: it is missing"],"read":{"what":"all","packs":1,"packs_total":2,"bytes":3,"content_opened":true}}}"#,
     r#"{"at":"2026-01-01T00:00:00Z","host":"pod","program":"mlvault 0","says":{"type":"drill","deployment":"production","snapshot":{"id":"02020202020202020202020202020202","started":"2026-01-01T00:00:00Z","complete":true},"result":"late","places":[{"part":"database/tracking","source":null,"scratch":"s","differs":"other server"}],"times":[{"part":"database","milliseconds":9,"target_seconds":null}],"tables":[{"store":"tracking","name":"runs","rows":1,"digest":"0101010101010101010101010101010101010101010101010101010101010101"}],"files":{"versions":1,"version_files":2,"seed":18446744073709551615,"samples":[{"component":"artifacts/main","path":"a","bytes":1,"digest":"0101010101010101010101010101010101010101010101010101010101010101","against":"source"}]},"server":{"version":"3.4.0","experiments":1,"runs":2,"models":3,"files":4},"failures":{"count":2,"first":["a"]},"exceptions":{"count":0,"first":[]},"tools":["pg_dump 16"],"retention":"daily 7"}}}"#,

@@ -24,12 +24,14 @@ use mlvault::crypto::passphrase::{Credential, KeyFile};
 use mlvault::crypto::seal::MessageKey;
 use mlvault::crypto::sign;
 use mlvault::database::uri::DatabaseUri;
+use mlvault::format::checkpoint::Note;
 use mlvault::format::chunk::{CHUNK_LEN_MAX, ChunkContext, ChunkHeader, OVERHEAD, STORED_LEN_MAX};
 use mlvault::format::config::RepositoryConfig;
 use mlvault::format::countersignature::Countersignature;
 use mlvault::format::evidence;
 use mlvault::format::forgotten;
 use mlvault::format::key_slot::{self, Certificate, Grant, Role, SlotHeader};
+use mlvault::format::log;
 use mlvault::format::note;
 use mlvault::format::object::{self, BODY_LEN_MAX, ObjectKind};
 use mlvault::format::pack::{self, DIRECTORY_ENTRY_LEN, FOOTER_LEN, Footer, HEADER_LEN, PACK_LEN_MAX, PackHeader};
@@ -79,6 +81,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("forgotten", forgotten_record),
     ("note", note_record),
     ("evidence", evidence_record),
+    ("log_entry", log_record),
+    ("checkpoint", checkpoint),
     ("plan", plan_record),
     ("tree_node", tree_node),
     ("chunk_refs", chunk_refs),
@@ -401,6 +405,22 @@ fn evidence_record(data: &[u8]) {
     let body = evidence::encode(REPOSITORY, id, &record, &Signer { certificate: &certificate(), seed: &seed });
     let (again, _) = evidence::decode(REPOSITORY, id, &root_key(), &body).expect("what was signed is authentic");
     assert_eq!(again, record);
+}
+
+fn log_record(data: &[u8]) {
+    let Ok(record) = log::decode_record(data) else { return };
+    let seed = signing_seed();
+    let body = log::encode(REPOSITORY, 7, &record, &Signer { certificate: &certificate(), seed: &seed });
+    let (again, _) = log::decode(REPOSITORY, 7, &root_key(), &body).expect("what was signed is authentic");
+    assert_eq!(again, record);
+}
+
+fn checkpoint(data: &[u8]) {
+    let Ok(note) = Note::parse(REPOSITORY, data) else { return };
+    let signed = note.checkpoint.sign(REPOSITORY, &signing_seed());
+    for text in [note.checkpoint.short(), signed] {
+        assert_eq!(Note::parse(REPOSITORY, text.as_bytes()).expect("it was just made").checkpoint, note.checkpoint);
+    }
 }
 
 fn plan_record(data: &[u8]) {

@@ -134,6 +134,14 @@ id_type!(
     QuarantineId, 16
 );
 id_type!(
+    /// A hash of the log's Merkle tree: of a leaf, of a node, or of its root.
+    TreeHash, 32
+);
+id_type!(
+    /// Plain BLAKE3 of an object's stored bytes, as the log states it.
+    ObjectHash, 32
+);
+id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );

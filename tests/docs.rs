@@ -24,8 +24,8 @@ const HELP_END: &str = "<!-- end -->";
 /// Pages that speak to users of mlvault: what looks like an option there is one of mlvault, or of [`OTHER_OPTIONS`].
 const USER_PAGES: [&str; 4] = ["README.md", "docs/cli.md", "docs/mlflow.md", "docs/operations.md"];
 /// Options of other programs.
-const OTHER_OPTIONS: [&str; 6] =
-    ["--allowed-hosts", "--artifacts-destination", "--no-names", "--release", "--version", "--help"];
+const OTHER_OPTIONS: [&str; 7] =
+    ["--from-file", "--allowed-hosts", "--artifacts-destination", "--no-names", "--release", "--version", "--help"];
 /// Beginnings of the names of variables that pages and source are compared by.
 const VARIABLE_PREFIXES: [&str; 5] = ["MLVAULT_", "MLFLOW_", "AWS_", "PG", "XDG_"];
 /// Variables that libraries read: the AWS SDK.

@@ -1,12 +1,17 @@
-//! The protocol of sessions and prunes as a model that goes through every order of steps: `tests/model/protocol.py`.
+//! The protocol of sessions and prunes, and that of the log, as models that go through every order of steps:
+//! `tests/model/protocol.py` and `tests/model/log.py`.
 
 use std::process::{Command, Output};
 
 use crate::support::tool;
 
-/// Runs the model to its end.
+/// Runs the model of sessions and prunes to its end.
 fn explore(arguments: &str) -> Output {
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/protocol.py");
+    run_model("protocol.py", arguments)
+}
+
+fn run_model(name: &str, arguments: &str) -> Output {
+    let program = format!("{}/tests/model/{name}", env!("CARGO_MANIFEST_DIR"));
     Command::new(tool("python")).arg(program).args(arguments.split(' ')).output().unwrap()
 }
 
@@ -52,5 +57,34 @@ fn each_change_of_the_protocol_that_matters_loses_something() {
         let output = explore(&format!("{processes} --break {change}"));
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(!output.status.success() && said.starts_with("LOST"), "{change}: {said}");
+    }
+}
+
+#[test]
+fn no_order_of_steps_makes_a_checkpoint_wrong() {
+    for processes in [
+        "--warm 2 --cold 1",
+        "--warm 1 --cold 2 --thieves 2",
+        "--warm 2 --cold 1 --thieves 1",
+        "--warm 2 --cold 0 --vandals 1",
+    ] {
+        let output = run_model("log.py", processes);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.starts_with("holds:"), "{processes}: {said}");
+    }
+}
+
+#[test]
+fn each_change_of_the_log_that_matters_makes_a_checkpoint_wrong() {
+    for (change, processes) in [
+        ("overwrites", "--warm 2"),
+        ("believes-anyone", "--thieves 1"),
+        ("highest-number", "--thieves 1"),
+        ("skips-junk", "--thieves 1"),
+        ("no-look", "--vandals 1"),
+    ] {
+        let output = run_model("log.py", &format!("{processes} --break {change}"));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && said.starts_with("BROKEN"), "{change}: {said}");
     }
 }

@@ -15,6 +15,7 @@
 
 mod evidence;
 mod findings;
+mod log;
 mod memory;
 mod objects;
 mod packs;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex};
 
 pub use crate::check::evidence::evidence;
 pub use crate::check::findings::{CheckReport, Counts, Coverage, Hurt, HurtSnapshot, Problem, ProblemKind, ReadReport};
+pub use crate::check::log::{Compared, Earlier, LogProblem, LogProblemKind, LogReport, verify_log};
 pub use crate::check::subset::Subset;
 
 use crate::check::findings::Findings;

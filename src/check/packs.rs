@@ -195,7 +195,8 @@ impl Check<'_> {
                     | Object::Countersignature(_)
                     | Object::Evidence(_)
                     | Object::Plan(_)
-                    | Object::Shard(..),
+                    | Object::Shard(..)
+                    | Object::LogEntry(_),
                 ) => {}
                 Some(Object::QuarantineRecord(_)) => quarantined += 1,
                 Some(Object::Quarantined(..)) => quarantined_bytes += size,

@@ -16,6 +16,7 @@ use mlvault::repository::Repository;
 use mlvault::s3::BucketLocation;
 use mlvault::units::{count, format_bytes, format_duration};
 
+use crate::cli::audit_log;
 use crate::cli::context::Context;
 use crate::cli::deployment::DeploymentArgs;
 use crate::cli::exclusions::{self, ExclusionArgs};
@@ -172,7 +173,7 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
         return sharded(context, &repository, &options, (&plan, step));
     }
     let summary = backup::run(&repository, &options, &context.hears())?;
-    Ok(outcome(&repository, &summary))
+    Ok(outcome(context, &repository, &summary))
 }
 
 /// Runs one step of a sharded backup.
@@ -208,7 +209,7 @@ fn sharded(
             });
             Ok(Outcome::new(exit::COMPLETE, document, shard_text(number, &summary)))
         }
-        Step::Close => Ok(outcome(repository, &sharded::close(repository, options, plan, &hears)?)),
+        Step::Close => Ok(outcome(context, repository, &sharded::close(repository, options, plan, &hears)?)),
     }
 }
 
@@ -243,16 +244,19 @@ fn shard_text(number: u32, summary: &ShardSummary) -> Text {
 }
 
 /// Says what came of a backup that wrote a snapshot.
-fn outcome(repository: &Repository, summary: &BackupSummary) -> Outcome {
+fn outcome(context: &Context, repository: &Repository, summary: &BackupSummary) -> Outcome {
+    let appended = context.settle_log(repository);
     // The snapshot is whole then, but somebody must look at those before it.
-    let gone = repository.history().gone();
-    let is_whole = summary.record.completeness == Completeness::Complete && gone.is_empty();
+    let history = repository.history();
+    let is_whole = summary.record.completeness == Completeness::Complete && history.is_whole();
     let code = if is_whole { exit::COMPLETE } else { exit::INCOMPLETE };
     let document = json!({
         "snapshot": summary.snapshot, "record": summary.record, "clock_off_seconds": summary.clock_off_seconds,
-        "gone": gone,
+        "gone": history.gone(), "log": appended.as_ref().map(|appended| audit_log::appended_json(repository, appended)),
     });
-    Outcome::new(code, document, text(summary))
+    let mut text = text(summary);
+    text.extend(appended.map(|appended| audit_log::checkpoint_line(&appended.checkpoint)));
+    Outcome::new(code, document, text)
 }
 
 /// Returns what the configuration file leaves out of a source.

@@ -24,6 +24,7 @@ use mlvault::hears::Hears;
 use mlvault::id::{Pin, SessionId};
 use mlvault::monitor::Monitor;
 use mlvault::objectives::Objectives;
+use mlvault::repository::log::Appended;
 use mlvault::repository::memory_plan::{MEMORY_LIMIT_DEFAULT, MEMORY_LIMIT_MIN};
 use mlvault::repository::naming::{Found, Scope};
 use mlvault::repository::notes::Notes;
@@ -406,6 +407,24 @@ impl Context {
         self.cache_root().map(|root| PinMemory::new(&root, location, server))
     }
 
+    /// Enters into the logs of the repositories that were opened what this command wrote and is not in them yet.
+    pub fn settle_logs(&self) {
+        let opened = lock(&self.opened).clone();
+        for repository in opened {
+            self.settle_log(&repository);
+        }
+    }
+
+    /// Enters into the log of a repository what was written. If that fails, what was written stands.
+    pub fn settle_log(&self, repository: &Repository) -> Option<Appended> {
+        repository.settle_log().unwrap_or_else(|error| {
+            self.monitor().warning(&format!(
+                "What was written stands, and could not be entered into the log: {error}. `mlvault audit log complete` enters it"
+            ));
+            None
+        })
+    }
+
     /// Says what this machine has seen of the repositories that were opened, and is gone; and why it could not keep its
     /// cache.
     pub fn tell_about_opened(&self) {
@@ -423,6 +442,9 @@ impl Context {
             let gone = repository.history().gone();
             if !gone.is_empty() {
                 self.monitor().problem(&repository.backend().location(), &gone_text(&repository, &gone));
+            }
+            if let Some(number) = repository.history().log_gone() {
+                self.monitor().problem(&repository.backend().location(), &log_gone_text(&repository, number));
             }
         }
     }
@@ -514,16 +536,30 @@ fn limits(args: &GlobalArgs, file: &ConfigFile, cancel: &Cancel) -> Result<Limit
     })
 }
 
+/// Returns the files that remember what was seen, for people who decide that it is right that it is gone.
+fn memories(repository: &Repository) -> String {
+    let files: Vec<String> = repository.history().files().iter().map(|file| format!("{file:?}")).collect();
+    files.join(" and ")
+}
+
+fn log_gone_text(repository: &Repository, number: u64) -> String {
+    format!(
+        "HISTORY WENT BACKWARDS: entry {number} of the log, which this machine has seen, is gone or is another one. \
+         Somebody has removed entries, or has put back an older state of the repository; `mlvault audit log verify` tells \
+         what does not fit. If you did, remove {}",
+        memories(repository)
+    )
+}
+
 fn gone_text(repository: &Repository, gone: &BTreeSet<SessionId>) -> String {
     let named: Vec<String> = gone.iter().rev().take(GONE_NAMED_MAX).map(SessionId::short).collect();
     let more = if gone.len() > named.len() { " and others" } else { "" };
-    let files: Vec<String> = repository.history().files().iter().map(|file| format!("{file:?}")).collect();
     format!(
         "HISTORY WENT BACKWARDS: {} that this machine has seen, {}{more}, are gone though no maintainer has forgotten \
          them. Somebody has deleted them, or has put back an older state of the repository. If you did, remove {}",
         count(gone.len(), "snapshot"),
         named.join(" "),
-        files.join(" and "),
+        memories(repository),
     )
 }
 

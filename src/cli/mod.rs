@@ -6,6 +6,8 @@
 
 mod accept;
 mod answer;
+mod audit;
+mod audit_log;
 mod backup;
 mod cache;
 mod cat;
@@ -121,6 +123,7 @@ enum Command {
     Status(status::Args),
     Metrics(metrics::Args),
     Report(report::Args),
+    Audit(Box<audit::Args>),
     Models(models::ModelArgs),
     Runs(models::RunArgs),
     Experiments(models::ExperimentArgs),
@@ -177,6 +180,7 @@ fn run_around(context: &Context, command: Command, words: &[&str]) -> Code {
     };
     let begun = run.as_mut().map_or(Ok(()), Run::before);
     let result = begun.and_then(|()| command.run(context));
+    context.settle_logs();
     context.tell_about_opened();
     context.finish();
     let (code, error) = end(&result, context.json(), context.is_in_doubt());
@@ -271,6 +275,7 @@ impl Command {
             Self::Status(args) => status::run(context, args),
             Self::Metrics(args) => metrics::run(context, args),
             Self::Report(args) => report::run(context, args),
+            Self::Audit(args) => audit::run(context, *args),
             Self::Models(args) => models::models(context, args),
             Self::Runs(args) => models::runs(context, args),
             Self::Experiments(args) => models::experiments(context, args),

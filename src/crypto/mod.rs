@@ -4,6 +4,7 @@
 //! copied into messages; every derived key has its own context string, listed in `docs/format.md`.
 
 pub mod keys;
+pub mod merkle;
 pub mod passphrase;
 pub mod seal;
 pub mod secret;

@@ -31,6 +31,8 @@ pub enum Domain {
     Evidence,
     /// The plan of a sharded backup, or what came of a shard, by the key of the slot that makes the backup.
     Plan,
+    /// An entry of the log, by the key of the slot that appends it.
+    LogEntry,
 }
 
 impl Domain {
@@ -46,6 +48,7 @@ impl Domain {
             Self::Countersignature => b"mlvault v2 countersignature\0",
             Self::Evidence => b"mlvault v2 evidence\0",
             Self::Plan => b"mlvault v2 plan signature\0",
+            Self::LogEntry => b"mlvault v2 log entry\0",
         }
     }
 
@@ -73,6 +76,17 @@ pub fn sign(seed: &Secret, domain: Domain, parts: &[&[u8]]) -> [u8; SIGNATURE_LE
 pub fn verify(signer: &SignerKey, domain: Domain, parts: &[&[u8]], signature: &[u8; SIGNATURE_LEN]) -> bool {
     VerifyingKey::from_bytes(signer.as_bytes())
         .is_ok_and(|key| key.verify_strict(&domain.message(parts), &Signature::from_bytes(signature)).is_ok())
+}
+
+/// Signs a text as it is, for readers that know nothing of domains. It must begin as no domain does.
+pub fn sign_text(seed: &Secret, text: &str) -> [u8; SIGNATURE_LEN] {
+    SigningKey::from_bytes(seed).sign(text.as_bytes()).to_bytes()
+}
+
+/// Returns whether `signature` is the signer's over this text.
+pub fn verify_text(signer: &SignerKey, text: &str, signature: &[u8; SIGNATURE_LEN]) -> bool {
+    VerifyingKey::from_bytes(signer.as_bytes())
+        .is_ok_and(|key| key.verify_strict(text.as_bytes(), &Signature::from_bytes(signature)).is_ok())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! to the same bytes again.
 
 pub mod attributes;
+pub mod checkpoint;
 pub mod chunk;
 pub mod config;
 pub mod countersignature;
@@ -13,6 +14,7 @@ pub mod evidence;
 pub mod forgotten;
 pub mod history;
 pub mod key_slot;
+pub mod log;
 pub mod note;
 pub mod object;
 pub mod pack;

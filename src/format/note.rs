@@ -103,6 +103,20 @@ pub enum Says {
 }
 
 impl Says {
+    /// Returns the one snapshot, note or key that this is about, if it is about one.
+    pub fn about(&self) -> Option<String> {
+        match self {
+            Self::Hold { snapshot, .. } | Self::AddTags { snapshot, .. } | Self::RemoveTags { snapshot, .. } => {
+                Some(snapshot.to_string())
+            }
+            Self::Release { hold: note } | Self::WithdrawAcceptance { acceptance: note } => Some(note.to_string()),
+            Self::RevokeKey { slot, .. } | Self::ReinstateKey { slot } => Some(slot.to_string()),
+            Self::TrustKeys { .. } | Self::DistrustKeys { .. } | Self::AcceptLoss { .. } | Self::UpgradeDone { .. } => {
+                None
+            }
+        }
+    }
+
     /// Returns whether this can only keep snapshots, never let them go.
     pub fn only_keeps(&self) -> bool {
         matches!(self, Self::Hold { .. } | Self::AddTags { .. })

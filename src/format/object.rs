@@ -66,6 +66,8 @@ pub enum ObjectKind {
     Evidence = 12,
     /// The plan of a sharded backup, or what came of a shard.
     Plan = 13,
+    /// An entry of the log.
+    LogEntry = 14,
 }
 
 impl ObjectKind {
@@ -74,7 +76,7 @@ impl ObjectKind {
         match self {
             Self::SlotDescription => 8 << 10,
             Self::Config | Self::Session => 64 << 10,
-            Self::Forgotten | Self::Note | Self::Evidence | Self::Plan => 1 << 20,
+            Self::Forgotten | Self::Note | Self::Evidence | Self::Plan | Self::LogEntry => 1 << 20,
             Self::Snapshot => 16 << 20,
             Self::Tombstone | Self::Segment | Self::Countersignature | Self::Verified | Self::History => BODY_LEN_MAX,
         }

@@ -180,7 +180,7 @@ fn named_packs(repository: &Repository) -> Result<HashSet<PackId>> {
 
 /// Returns what is wrong with an object, if it is junk.
 fn look(repository: &Repository, listed: &Listed, named: &HashSet<PackId>) -> Result<Option<String>> {
-    // What later versions may write is none of ours to judge.
+    // A number of the log that becomes free could be taken again: what stands there stays, whatever it is.
     if listed.key.starts_with(layout::PROBE) || listed.key.starts_with(layout::LOG) {
         return Ok(None);
     }
@@ -241,7 +241,7 @@ fn cost_of(object: Option<Object>) -> &'static str {
         }
         Some(Object::Pack(..)) => "Nothing: the index does not name it, and it does not say what is in it",
         Some(Object::KeySlot(_)) => "If it was a key, that does not open the repository any more; add it anew",
-        Some(Object::Config | Object::QuarantineRecord(_) | Object::Quarantined(..)) => "Nothing",
+        Some(Object::Config | Object::LogEntry(_) | Object::QuarantineRecord(_) | Object::Quarantined(..)) => "Nothing",
     }
 }
 

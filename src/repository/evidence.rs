@@ -16,6 +16,7 @@ use crate::crypto::random;
 use crate::error::Result;
 use crate::format::evidence::{self, CheckEvidence, DrillEvidence, EvidenceRecord, Says};
 use crate::format::key_slot::{Certificate, Role};
+use crate::format::log::What;
 use crate::id::EvidenceId;
 use crate::repository::layout::Object;
 use crate::repository::notes::Notes;
@@ -144,10 +145,11 @@ impl Repository {
         })?;
         let at = self.clock().now();
         let id = EvidenceId::new(at.as_millisecond().max(0) as u64, random());
+        let what = What::from(&says);
         let record = EvidenceRecord { at, host: host_name(), program: PROGRAM.to_owned(), says };
         let body = evidence::encode(self.id(), id, &record, &self.access().signer());
         let bytes = objects::seal(self.keys(), self.id(), Object::Evidence(id), &body)?;
-        self.backend().create(&layout::evidence(&id), bytes)?;
+        self.create_logged(Object::Evidence(id), bytes, what, None)?;
         Ok(id)
     }
 

@@ -30,6 +30,7 @@ impl Repository {
             Object::Countersignature(id) => self.read_countersignature(id, size).map(drop),
             Object::Evidence(id) => self.read_evidence(&id, size).map(drop),
             Object::Plan(_) | Object::Shard(..) => self.read_plan_object(object, listed).map(drop),
+            Object::LogEntry(number) => self.read_slot(number, listed)?.entry.map(drop),
             Object::Segment(kind, id) => {
                 let _permit = self.objects().room_for(size.min(object.bytes_max()));
                 let bytes = objects::read(self.backend(), object, listed)?;

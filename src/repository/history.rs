@@ -3,7 +3,7 @@
 //! What must stay true:
 //! - A snapshot that was seen is there for ever after, or a maintainer has forgotten it and the record of that is there.
 //!   If neither is so, somebody has deleted it past mlvault, or has put an older state of the repository in its place. It
-//!   stays remembered then, so that it is said until a person decides.
+//!   stays remembered then, so that it is said until a person decides. The same holds for the entries of the log.
 //! - A memory that is lost, old, unreadable or cannot be written makes nothing fail. It only sees less.
 //! - A file that the user names and that is not a memory of this repository is never replaced.
 //!
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::history;
+use crate::format::history::{self, LogPosition, Seen};
 use crate::format::object::ObjectKind;
 use crate::id::SessionId;
 use crate::repository::Repository;
@@ -49,11 +49,13 @@ struct State {
     /// Files to read and write, and whether the user named them; nothing before they were first asked.
     files: Option<Vec<(MemoryFile, bool)>>,
     /// What all of them say.
-    saved: BTreeSet<SessionId>,
-    seen: BTreeSet<SessionId>,
+    saved: Seen,
+    seen: Seen,
     /// What a maintainer has forgotten: no longer to be remembered.
     forgotten: BTreeSet<SessionId>,
     gone: BTreeSet<SessionId>,
+    /// The entry of the log that was the last one and is another one now, or none.
+    log_gone: Option<u64>,
     faults: Vec<Error>,
 }
 
@@ -66,6 +68,36 @@ impl History {
     /// Returns what was seen and is gone, as of the last listing.
     pub fn gone(&self) -> BTreeSet<SessionId> {
         lock(&self.state).gone.clone()
+    }
+
+    /// Returns the number of an entry of the log that was seen and is not there any more as it was.
+    pub fn log_gone(&self) -> Option<u64> {
+        lock(&self.state).log_gone
+    }
+
+    /// Returns whether all is there that was seen, as far as this process has looked.
+    pub fn is_whole(&self) -> bool {
+        let state = lock(&self.state);
+        state.gone.is_empty() && state.log_gone.is_none()
+    }
+
+    /// Takes note that an entry of the log is not there any more as it was.
+    pub fn miss_log_entry(&self, number: u64) {
+        lock(&self.state).log_gone = Some(number);
+    }
+
+    /// Returns how far the log reached when this machine last looked.
+    pub fn log(&self, repository: &Repository) -> Option<LogPosition> {
+        let mut state = lock(&self.state);
+        state.recall(repository, self.named.as_ref());
+        state.seen.log.clone()
+    }
+
+    /// Remembers how far the log reaches.
+    pub fn add_log(&self, repository: &Repository, position: LogPosition) {
+        let mut state = lock(&self.state);
+        state.recall(repository, self.named.as_ref());
+        state.learn(repository, &Seen { log: Some(position), ..Seen::default() });
     }
 
     /// Returns the files that remember it, for messages.
@@ -96,7 +128,7 @@ impl History {
         let mut state = lock(&self.state);
         state.forgotten.extend(&sight.trash);
         let is_missing = |id: &&SessionId| !sight.there.contains(id) && !sight.trash.contains(id);
-        let missing: Vec<SessionId> = state.seen.iter().filter(is_missing).copied().collect();
+        let missing: Vec<SessionId> = state.seen.snapshots.iter().filter(is_missing).copied().collect();
         state.gone.clear();
         for id in missing {
             if is_forgotten(&id)? {
@@ -105,7 +137,7 @@ impl History {
                 state.gone.insert(id);
             }
         }
-        state.learn(repository, &sight.sound);
+        state.learn(repository, &Seen { snapshots: sight.sound.clone(), log: None });
         Ok(state.gone.clone())
     }
 
@@ -113,7 +145,7 @@ impl History {
     pub fn add(&self, repository: &Repository, id: SessionId) {
         let mut state = lock(&self.state);
         state.recall(repository, self.named.as_ref());
-        state.learn(repository, &BTreeSet::from([id]));
+        state.learn(repository, &Seen { snapshots: BTreeSet::from([id]), log: None });
     }
 }
 
@@ -126,7 +158,7 @@ impl State {
         let mut files = Vec::new();
         if let Some(file) = MemoryFile::in_cache(repository, ObjectKind::History, NAME) {
             match read(&file, repository) {
-                Ok(seen) => self.seen.extend(seen),
+                Ok(seen) => self.seen.take_in(seen),
                 // It begins anew, which is worth knowing. A cache directory that cannot be used is not.
                 Err(error) if error.is_damage() => self.faults.push(error),
                 Err(_) => {}
@@ -136,10 +168,10 @@ impl State {
         if let Some(path) = named {
             let file = MemoryFile::at(path.clone(), ObjectKind::History, NAME);
             // One that the user has made for it, and that is still empty, is as good as none.
-            let read = if file.is_empty() { Ok(BTreeSet::new()) } else { read(&file, repository) };
+            let read = if file.is_empty() { Ok(Seen::default()) } else { read(&file, repository) };
             match read {
                 Ok(seen) => {
-                    self.seen.extend(seen);
+                    self.seen.take_in(seen);
                     files.push((file, true));
                 }
                 // Whatever it is, it is not ours to replace.
@@ -150,17 +182,19 @@ impl State {
     }
 
     /// Takes in what is there, and writes the files if they do not say so yet.
-    fn learn(&mut self, repository: &Repository, sound: &BTreeSet<SessionId>) {
+    fn learn(&mut self, repository: &Repository, sound: &Seen) {
         let forgotten = &self.forgotten;
-        self.seen.extend(sound);
-        self.seen.retain(|id| !forgotten.contains(id));
+        self.seen.take_in(sound.clone());
+        self.seen.snapshots.retain(|id| !forgotten.contains(id));
         if self.seen == self.saved {
             return;
         }
         for (file, is_named) in self.files.iter().flatten() {
             // Read again: another process may have seen more meanwhile.
             let known = read(file, repository).unwrap_or_default();
-            let all = known.union(&self.seen).filter(|id| !forgotten.contains(id)).copied().collect();
+            let mut all = known.clone();
+            all.take_in(self.seen.clone());
+            all.snapshots.retain(|id| !forgotten.contains(id));
             if all == known {
                 continue;
             }
@@ -175,9 +209,9 @@ impl State {
     }
 }
 
-fn read(file: &MemoryFile, repository: &Repository) -> Result<BTreeSet<SessionId>> {
+fn read(file: &MemoryFile, repository: &Repository) -> Result<Seen> {
     match file.read(repository)? {
-        None => Ok(BTreeSet::new()),
+        None => Ok(Seen::default()),
         Some(body) => history::decode(&body).map_err(|error| Error::damaged(file.path().display().to_string(), error)),
     }
 }

@@ -12,6 +12,7 @@ use crate::crypto::{random, sign};
 use crate::error::{Error, Fault, Result};
 use crate::format::config::{self, RepositoryConfig};
 use crate::format::key_slot::{self, Certificate, Grant, LABEL_LEN_MAX, Role, RoleSecrets, SLOTS_MAX, WORK_MAX};
+use crate::format::log::What;
 use crate::format::note::Says;
 use crate::format::object::{self, ObjectKind};
 use crate::format::signed::Signer;
@@ -355,7 +356,8 @@ impl Repository {
     /// interrupted in between has both, and none is ever missing. Keys that relied on the old one rely on the new one.
     pub fn store_key(&self, key: PreparedKey) -> Result<Certificate> {
         let name = layout::key_slot(&key.certificate.slot);
-        self.backend().create(&name, key.bytes).inspect_err(|error| {
+        let (object, label) = (Object::KeySlot(key.certificate.slot), key.certificate.label.clone());
+        self.create_logged(object, key.bytes, What::Key, Some(label)).inspect_err(|error| {
             // The answer may be all that was lost, and the key file will go too: a slot whose key nobody has is litter.
             if error.fault() != Some(Fault::AlreadyExists) {
                 let _ = self.backend().remove(&name);
@@ -448,7 +450,8 @@ impl Repository {
             self.access().require_maintainer("put back a key that was removed")?;
             self.write_note(Says::ReinstateKey { slot: certificate.slot })?;
         }
-        match self.backend().create(&layout::key_slot(&certificate.slot), bytes) {
+        let (object, label) = (Object::KeySlot(certificate.slot), certificate.label.clone());
+        match self.create_logged(object, bytes, What::Key, Some(label)) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => {
                 Err(Error::Invalid(format!("The key {:?} is there already", certificate.label)))
             }

@@ -39,7 +39,7 @@ pub const EVIDENCE: &str = "evidence/";
 pub const PLANS: &str = "plans/";
 /// Last part of the key of a plan.
 const PLAN: &str = "plan";
-/// Prefix of the entries of an append-only log, which a later version may write.
+/// Prefix of the entries of the append-only log.
 pub const LOG: &str = "log/";
 /// Prefix of what was put aside because it is none of the repository's objects. Nothing there is ever read but by people.
 pub const QUARANTINE: &str = "quarantine/";
@@ -83,6 +83,8 @@ pub enum Object {
     Plan(PlanId),
     /// What came of a shard, by its number.
     Shard(PlanId, u32),
+    /// An entry of the log, by its number.
+    LogEntry(u64),
     /// What is said of an object in quarantine.
     QuarantineRecord(QuarantineId),
     /// A part of an object in quarantine, by its number.
@@ -110,6 +112,7 @@ impl Object {
             Self::Evidence(id) => format!("{EVIDENCE}{id}"),
             Self::Plan(id) => format!("{PLANS}{id}/{PLAN}"),
             Self::Shard(id, number) => format!("{PLANS}{id}/{number:08x}"),
+            Self::LogEntry(number) => format!("{LOG}{}", log_entry_name(number)),
             Self::QuarantineRecord(id) => format!("{QUARANTINE}{id}/{QUARANTINE_RECORD}"),
             Self::Quarantined(id, part) => format!("{QUARANTINE}{id}/{part:08x}"),
         }
@@ -132,7 +135,8 @@ impl Object {
             | Self::Countersignature(_)
             | Self::Evidence(_)
             | Self::Plan(_)
-            | Self::Shard(..) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
+            | Self::Shard(..)
+            | Self::LogEntry(_) => self.envelope().map_or(0, |(kind, _)| kind.stored_len_max()),
         }
     }
 
@@ -150,6 +154,7 @@ impl Object {
             Self::Evidence(id) => Some((ObjectKind::Evidence, id.to_string())),
             Self::Plan(id) => Some((ObjectKind::Plan, format!("{id}/{PLAN}"))),
             Self::Shard(id, number) => Some((ObjectKind::Plan, format!("{id}/{number:08x}"))),
+            Self::LogEntry(number) => Some((ObjectKind::LogEntry, log_entry_name(number))),
             Self::KeySlot(_) | Self::Pack(..) | Self::QuarantineRecord(_) | Self::Quarantined(..) => None,
         }
     }
@@ -179,6 +184,7 @@ impl Object {
                 (id, PLAN) => Self::Plan(id.parse().ok()?),
                 (id, number) => Self::Shard(id.parse().ok()?, u32::from_str_radix(number, 16).ok()?),
             },
+            LOG => Self::LogEntry(u64::from_str_radix(name, 16).ok()?),
             QUARANTINE => match name.split_once('/')? {
                 (id, QUARANTINE_RECORD) => Self::QuarantineRecord(id.parse().ok()?),
                 (id, part) => Self::Quarantined(id.parse().ok()?, u32::from_str_radix(part, 16).ok()?),
@@ -199,6 +205,15 @@ impl Object {
 fn split_kind(name: &str) -> Option<(BlobKind, &str)> {
     let (word, rest) = name.split_once('/')?;
     Some((BlobKind::ALL.into_iter().find(|kind| kind.name() == word)?, rest))
+}
+
+fn log_entry_name(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// Returns the number of a key, if it is that of an entry of the log.
+pub fn log_entry_of(key: &str) -> Option<u64> {
+    if let Some(Object::LogEntry(number)) = Object::parse(key) { Some(number) } else { None }
 }
 
 /// Returns the key of a key slot.
@@ -333,6 +348,7 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Object::Evidence(EvidenceId::from_bytes(id))),
             any::<[u8; 16]>().prop_map(|id| Object::Plan(PlanId::from_bytes(id))),
             any::<([u8; 16], u32)>().prop_map(|(id, number)| Object::Shard(PlanId::from_bytes(id), number)),
+            any::<u64>().prop_map(Object::LogEntry),
             any::<[u8; 16]>().prop_map(|id| Object::QuarantineRecord(QuarantineId::from_bytes(id))),
             any::<([u8; 16], u32)>().prop_map(|(id, part)| Object::Quarantined(QuarantineId::from_bytes(id), part)),
         ]

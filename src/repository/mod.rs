@@ -10,6 +10,7 @@ pub mod history;
 pub mod index_sync;
 pub mod keys;
 pub mod layout;
+pub mod log;
 pub mod memory_file;
 pub mod memory_plan;
 pub mod naming;
@@ -40,6 +41,7 @@ use crate::format::FORMAT_VERSION;
 use crate::format::config::{ChunkProfiles, RepositoryConfig};
 use crate::format::forgotten::ForgottenRecord;
 use crate::format::key_slot::{Certificate, Role, RoleSecrets};
+use crate::format::log::LoggedObject;
 use crate::format::object::{self, ObjectKind};
 use crate::id::{Pin, RepositoryId, SessionId, SlotId};
 use crate::repository::history::History;
@@ -95,6 +97,8 @@ pub struct Repository {
     outcomes: Remembered<Outcome>,
     forgotten: Remembered<(ForgottenRecord, Certificate)>,
     history: History,
+    /// What was written and is not in the log yet.
+    unlogged: Mutex<Vec<LoggedObject>>,
     /// Snapshots that others saw, as far as they were read through this handle.
     seen: Mutex<BTreeSet<SessionId>>,
 }
@@ -247,6 +251,7 @@ impl Repository {
             outcomes: Remembered::default(),
             forgotten: Remembered::default(),
             history: History::new(options.history_file.clone()),
+            unlogged: Mutex::default(),
             seen: Mutex::default(),
         }))
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::crypto::random;
 use crate::error::Result;
 use crate::format::key_slot::Certificate;
+use crate::format::log::What;
 use crate::format::note::{self, NoteRecord, Says};
 use crate::id::{NoteId, SessionId, SlotId};
 use crate::repository::layout::Object;
@@ -200,9 +201,10 @@ impl Repository {
         }
         let at = self.clock().now();
         let id = NoteId::new(at.as_millisecond().max(0) as u64, random());
+        let (what, about) = (What::from(&says), says.about());
         let body = note::encode(self.id(), id, &NoteRecord { at, says }, &self.access().signer());
         let bytes = objects::seal(self.keys(), self.id(), Object::Note(id), &body)?;
-        self.backend().create(&layout::note(&id), bytes)?;
+        self.create_logged(Object::Note(id), bytes, what, about)?;
         Ok(id)
     }
 

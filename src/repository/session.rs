@@ -21,6 +21,7 @@ use crate::backend::Listed;
 use crate::crypto::random;
 use crate::error::{Error, Fault, Result};
 use crate::format::key_slot::Certificate;
+use crate::format::log::What;
 use crate::format::session::SessionRecord;
 use crate::format::session_keys::{SessionKeys, SessionName};
 use crate::format::snapshot::{SessionOutcome, SnapshotRecord, VoidRecord};
@@ -263,9 +264,8 @@ pub fn bury(repository: &Repository, packs: &[PackId]) -> Result<String> {
     let id = TombstoneId::new(time, random());
     let body = Tombstone { packs: packs.to_vec() }.sign(repository.id(), id, &repository.access().signer());
     let sealed = objects::seal(repository.keys(), repository.id(), Object::Tombstone(id), &body)?;
-    let key = layout::tombstone(&id);
-    repository.backend().create(&key, sealed)?;
-    Ok(key)
+    repository.create_logged(Object::Tombstone(id), sealed, What::Tombstone, None)?;
+    Ok(layout::tombstone(&id))
 }
 
 /// Fails with [`Error::Refused`] if the backend overwrites what is there, though it honoured create-only writes when the

@@ -13,6 +13,7 @@ use crate::backend::Listed;
 use crate::error::{Error, Fault, Result};
 use crate::format::forgotten::{self, ForgottenRecord};
 use crate::format::key_slot::Certificate;
+use crate::format::log::What;
 use crate::format::snapshot::{self, Completeness, SessionOutcome, SnapshotRecord};
 use crate::id::SessionId;
 use crate::monitor::Monitor;
@@ -329,7 +330,7 @@ impl Repository {
         let record = ForgottenRecord { at: self.clock().now(), reason: reason.to_owned(), program: PROGRAM.to_owned() };
         let body = forgotten::encode(self.id(), *id, &record, &self.access().signer());
         let bytes = objects::seal(self.keys(), self.id(), Object::Forgotten(*id), &body)?;
-        match self.backend().create(&layout::forgotten(id), bytes) {
+        match self.create_logged(Object::Forgotten(*id), bytes, What::Forgotten, None) {
             Err(error) if error.fault() == Some(Fault::AlreadyExists) => self.read_forgotten(id).map(drop),
             result => result,
         }
@@ -455,12 +456,15 @@ impl Repository {
     pub(super) fn write_outcome(&self, id: &SessionId, outcome: &SessionOutcome) -> Result<()> {
         let body = snapshot::encode(self.id(), *id, outcome, &self.access().signer());
         let bytes = objects::seal(self.keys(), self.id(), Object::Snapshot(*id), &body)?;
-        self.backend().create(&layout::snapshot(id), bytes)?;
-        if matches!(outcome, SessionOutcome::Snapshot(_)) {
-            // At once: who deletes it before anybody has listed it is noticed too.
-            self.history().add(self, *id);
+        match outcome {
+            SessionOutcome::Void(_) => self.backend().create(&layout::snapshot(id), bytes),
+            SessionOutcome::Snapshot(_) => {
+                self.create_logged(Object::Snapshot(*id), bytes, What::Snapshot, None)?;
+                // At once: who deletes it before anybody has listed it is noticed too.
+                self.history().add(self, *id);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 

@@ -221,6 +221,7 @@ fn the_page_lists_exactly_the_fields_of_json_documents() {
     let mut printed = of_a_sound_repository();
     printed.extend(of_a_damaged_repository());
     printed.extend(of_a_deployment());
+    printed.extend(of_a_log());
     let (mut offences, mut met) = (BTreeSet::new(), BTreeSet::new());
     for (command, document) in &printed {
         let found = look_at(&page, command, document);
@@ -322,6 +323,21 @@ fn of_a_sound_repository() -> Vec<(&'static str, Value)> {
     fs::create_dir_all(runner.path("repo/notes")).unwrap();
     fs::write(runner.path("repo/notes").join("0".repeat(32)), "junk").unwrap();
     printed.run("repair objects", &["--yes"], 0);
+    printed.1
+}
+
+fn of_a_log() -> Vec<(&'static str, Value)> {
+    let runner = Runner::with_repository();
+    let file = runner.path("checkpoint").display().to_string();
+    let mut printed = Printed(&runner, Vec::new());
+    runner.backup();
+    printed.run("audit log show", &[], 0);
+    printed.run("audit log checkpoint", &["--out", &file], 0);
+    fs::remove_dir_all(runner.path("repo/log")).unwrap();
+    printed.run("audit log verify", &["--checkpoint", &file], 1);
+    fs::remove_dir_all(runner.path("cache")).unwrap();
+    printed.run("audit log complete", &[], 0);
+    printed.run("audit log complete", &[], 0);
     printed.1
 }
 

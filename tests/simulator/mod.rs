@@ -2,7 +2,7 @@
 //!
 //! Goal: whatever the order of single requests, and whoever crashes, is late, repeats itself, has a wrong clock or stole a
 //! key, no
-//! listed snapshot loses anything, and in the end nothing is left over.
+//! listed snapshot loses anything, in the end nothing is left over, and what each process said of the log stays true.
 //!
 //! Method: the real operations run on threads of their own, each over a backend that hands every request to a
 //! scheduler ([`world`]). A seed decides who is next and what goes wrong. After each change an oracle looks at the
@@ -17,7 +17,7 @@ pub mod world;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -30,6 +30,7 @@ use mlvault::check::ReadData;
 use mlvault::clock::Clock;
 use mlvault::crypto::passphrase::Credential;
 use mlvault::error::{Error, Result};
+use mlvault::format::checkpoint::Checkpoint;
 use mlvault::format::key_slot::Role;
 use mlvault::format::snapshot::SourceRecord;
 use mlvault::hears::Hears;
@@ -280,6 +281,8 @@ struct History {
     world: Arc<World>,
     dice: Dice,
     oracle: Oracle,
+    /// What commands said of the log when they ended.
+    checkpoints: Arc<Mutex<Vec<Checkpoint>>>,
     seed: u64,
 }
 
@@ -290,7 +293,7 @@ impl History {
         let oracle = Oracle::new(observe(&store), Arc::clone(&store), seed);
         let mut dice = Dice::new(seed);
         let world = World::new(store, time, dice.is(500));
-        Self { world, dice, oracle, seed }
+        Self { world, dice, oracle, checkpoints: Arc::default(), seed }
     }
 
     /// Lets processes run at once. Returns what happened; fails with what was lost.
@@ -306,12 +309,16 @@ impl History {
             let skew = SKEWS_MILLISECONDS[self.dice.below(SKEWS_MILLISECONDS.len())];
             let mutation = Mutation::new(what, is_prune);
             let process = Process::new(number, Arc::clone(&self.world), skew, mutation);
+            let checkpoints = Arc::clone(&self.checkpoints);
             threads.push(std::thread::spawn(move || {
                 let _ending = Ending(Arc::clone(&process));
                 let repository = open(&process, key);
                 process.arm();
-                // A process ends with its first failure, as a real one does.
-                jobs.iter().try_for_each(|job| job.run(&repository, is_calm))
+                // A process ends with its first failure, as a real one does, and enters what it wrote until then.
+                let ended = jobs.iter().try_for_each(|job| job.run(&repository, is_calm));
+                let appended = repository.settle_log().ok().flatten();
+                checkpoints.lock().unwrap().extend(appended.map(|appended| appended.checkpoint));
+                ended
             }));
         }
         let (world, dice, oracle) = (Arc::clone(&self.world), &mut self.dice, &mut self.oracle);
@@ -327,6 +334,13 @@ impl History {
             is_well &= !matches!(end, Ok(Err(Error::Internal(_))) | Err(_));
             let end = end.map_err(|panic| text_of(&*panic));
             lines.push(format!("  process {number} ended: {end:?}"));
+        }
+        let log = observe(&self.world.store).read_log().unwrap();
+        for checkpoint in self.checkpoints.lock().unwrap().iter() {
+            if log.checkpoint_at(checkpoint.size) != Some(*checkpoint) {
+                is_well = false;
+                lines.push(format!("LOST: the log of {} entries did not grow from {checkpoint:?}", log.size()));
+            }
         }
         if is_well { Ok(lines) } else { Err(lines.join("\n")) }
     }

@@ -16,6 +16,7 @@ use mlvault::format::chunk::{ChunkHeader, OVERHEAD};
 use mlvault::format::countersignature::{Countersignature, SoundPack};
 use mlvault::format::evidence::{self, EvidenceRecord, Says};
 use mlvault::format::forgotten::{self, ForgottenRecord};
+use mlvault::format::log::{self, LogRecord, LoggedObject, What};
 use mlvault::format::object::{self, ObjectKind};
 use mlvault::format::pack::{PackBuilder, PackHeader, directory_hash};
 use mlvault::format::segment::{IndexedPack, Segment};
@@ -24,7 +25,8 @@ use mlvault::format::snapshot::{Completeness, Component, SnapshotRecord, SourceR
 use mlvault::format::tombstone::Tombstone;
 use mlvault::format::tree::EntryKind;
 use mlvault::hears::Hears;
-use mlvault::id::{CountersignatureId, EvidenceId, PackId, SessionId, TombstoneId};
+use mlvault::id::{CountersignatureId, EvidenceId, ObjectHash, PackId, SessionId, TombstoneId, TreeHash};
+use mlvault::repository::layout::Object;
 use mlvault::repository::{Repository, layout, session};
 use mlvault::trees::reader::TreeReader;
 use mlvault::trees::writer::TreeWriter;
@@ -55,10 +57,13 @@ pub enum Forgery {
     ForgottenByte,
     /// Announcements of sessions of 1970 and 2106.
     Sessions,
+    /// Entries of the log at its end, far ahead and at the last number, about objects that are not there and with a history
+    /// that never was; and a byte in between.
+    LogEntries,
 }
 
 /// All of them.
-pub const FORGERIES: [Forgery; 11] = [
+pub const FORGERIES: [Forgery; 12] = [
     Forgery::GarbagePack,
     Forgery::GarbageMetaPack,
     Forgery::SegmentWithoutPack,
@@ -70,6 +75,7 @@ pub const FORGERIES: [Forgery; 11] = [
     Forgery::Forgotten,
     Forgery::ForgottenByte,
     Forgery::Sessions,
+    Forgery::LogEntries,
 ];
 
 /// Returns the record of a snapshot of one component that nobody backed up.
@@ -232,6 +238,15 @@ impl Thief {
         let _ = begun.commit(&self.repository, record);
     }
 
+    fn lie_in_log(&self) {
+        let end = self.repository.read_log().unwrap().size();
+        self.create(&Object::LogEntry(end + 1).key(), &b"x"[..]);
+        for number in [end, end + 2, end + 1000, u64::MAX] {
+            let peaks = (0..number.count_ones()).map(|peak| TreeHash::from_bytes([peak as u8; 32]));
+            forge_log_entry(&self.repository, number, peaks.collect(), Timestamp::UNIX_EPOCH);
+        }
+    }
+
     fn bury_everything(&self) {
         let packs: Vec<PackId> = BlobKind::ALL
             .into_iter()
@@ -282,6 +297,7 @@ impl Thief {
                     self.create(&layout::forgotten(&id), &b"x"[..]);
                 }
             }
+            Forgery::LogEntries => self.lie_in_log(),
             Forgery::Sessions => {
                 for milliseconds in [0, 4_291_747_200_000] {
                     let id = SessionId::new(milliseconds, random());
@@ -300,4 +316,18 @@ pub fn forge_evidence(repository: &Repository, at: Timestamp, says: Says) -> Evi
     let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::Evidence, &id.to_string(), &body);
     repository.backend().create(&layout::evidence(&id), sealed.into()).unwrap();
     id
+}
+
+/// Appends an entry as whoever holds the repository's key could who writes a program of their own: about a snapshot that was
+/// never there, and its record of forgetting.
+pub fn forge_log_entry(repository: &Repository, number: u64, before: Vec<TreeHash>, at: Timestamp) {
+    let id = SessionId::new(0, random());
+    let object = |what, key| LoggedObject { what, key, hash: ObjectHash::from_bytes([7; 32]), about: None };
+    let objects = vec![object(What::Snapshot, layout::snapshot(&id)), object(What::Forgotten, layout::forgotten(&id))];
+    let record = LogRecord { at, program: String::new(), before, late: false, objects };
+    let body = log::encode(repository.id(), number, &record, &repository.access().signer());
+    let key = Object::LogEntry(number).key();
+    let name = key.rsplit('/').next().unwrap();
+    let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::LogEntry, name, &body);
+    let _ = repository.backend().create(&key, sealed.into());
 }
