@@ -50,7 +50,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 vocabulary | [`id`] [`units`] [`clock`] [`moment`] [`cancel`] [`child`] [`budget`] [`monitor`] [`hears`] [`sync`] [`parallel`] [`globs`] [`last_lines`] [`environment`] [`child_environment`] [`page_tokens`] [`path_range`] [`run_summary`] [`stdin_reader`] [`file_system`] [`held_directory`] [`xattrs`] [`objectives`] [`runtime`] [`error`] [`format_error`] |
-//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`tls`] [`http`]: plain functions on bytes |
+//! | 1 transforms | [`chunker`] [`compress`] [`crypto`] [`mod@format`] [`sql`] [`mlflow`] [`page`] [`tls`] [`http`]: plain functions on bytes |
 //! | 2 clients | [`database`] [`hooks`] [`http_server`] [`kubernetes`] [`notify`] [`s3`] [`tracking`]: what talks to other programs |
 //! | 3 ports | [`backend`] [`index`] [`source`] [`target`]: traits at the borders, and what implements them |
 //! | 4 repository | [`repository`]: the records of a repository, and who may write them when |
@@ -130,6 +130,8 @@ pub mod monitor;
 #[doc(hidden)]
 pub mod notify;
 pub mod objectives;
+#[doc(hidden)]
+pub mod page;
 #[doc(hidden)]
 pub mod page_tokens;
 #[doc(hidden)]

@@ -55,7 +55,7 @@ const HOMES: [(&str, &[&str]); 44] = [
     ("kube", &["src/kubernetes/"]),
     ("lettre", &["src/notify/smtp.rs"]),
     ("prometheus_client", &["src/status/metrics.rs"]),
-    ("maud", &["src/status/report/"]),
+    ("maud", &["src/page/", "src/status/report/"]),
     ("rocksdb", &["src/index/rocks.rs"]),
     ("percent_encoding", &["src/database/", "src/mlflow/", "src/s3/", "src/tracking/"]),
     ("postgres", &["src/database/"]),

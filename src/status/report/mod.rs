@@ -1,9 +1,6 @@
 //! A status and what was, as one page that one can look at, print, and send: HTML with everything in it.
 //!
-//! What must stay true:
-//! - The page needs nothing but itself: no script, no font, no image from elsewhere. It says so to the browser, too.
-//! - Names come from outside, and stand in it as text only.
-//! - What a colour says, a shape or a word says as well.
+//! What must stay true: it is a [`crate::page`], and says what the status says.
 
 mod calendar;
 mod chart;

@@ -2,10 +2,11 @@
 //!
 //! What must stay true: what is wrong comes first, and whether something is wrong is the first thing that one sees.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use crate::format::deployment::Verdict;
 use crate::format::evidence::{DrillResult, ReadScope};
+use crate::page::{self, table, tile};
 use crate::repository::session::PROGRAM;
 use crate::status::report::Report;
 use crate::status::report::calendar::{calendar, days, legend, patterns};
@@ -13,10 +14,6 @@ use crate::status::report::chart::{Chart, Form, Point};
 use crate::status::{CheckStatus, DrillStatus, SnapshotStatus, SourceStatus};
 use crate::units::{count, format_age, format_bytes, format_duration};
 
-/// The looks, which need nothing from elsewhere.
-const STYLE: &str = include_str!("style.css");
-/// What a browser may load for this page: nothing.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 /// Rows of a table of drills or checks; all of them are in the repository.
 const ROWS_MAX: usize = 20;
 /// Departures that are listed.
@@ -26,39 +23,27 @@ const DEPARTURES_MAX: usize = 10;
 pub(super) fn page(report: &Report<'_>) -> Markup {
     let status = report.status;
     let verdict = if status.is_well() { "All is well".to_owned() } else { count(status.alarms.len(), "alarm") };
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                meta name="color-scheme" content="light dark";
-                title { "Backups: " (verdict) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                (patterns())
-                header {
-                    h1 { "Backups of MLflow" }
-                    p.verdict.bad[!status.is_well()] { (verdict) }
-                    p { (status.location) ", looked at on " (report.time(status.at)) }
-                }
-                main {
-                    @if !status.alarms.is_empty() { (alarms(report)) }
-                    @for source in &status.sources { (source_section(report, source)) }
-                    @if status.sources.is_empty() { p { "Nothing is backed up here, and nothing is expected." } }
-                    (repository(report))
-                }
-                footer {
-                    p {
-                        "Made by " (PROGRAM) " from repository " (status.repository)
-                        ". Times are of the zone " (report.zone.iana_name().unwrap_or("UTC")) "."
-                    }
-                }
+    let body = html! {
+        (patterns())
+        header {
+            h1 { "Backups of MLflow" }
+            p.verdict.bad[!status.is_well()] { (verdict) }
+            p { (status.location) ", looked at on " (report.time(status.at)) }
+        }
+        main {
+            @if !status.alarms.is_empty() { (alarms(report)) }
+            @for source in &status.sources { (source_section(report, source)) }
+            @if status.sources.is_empty() { p { "Nothing is backed up here, and nothing is expected." } }
+            (repository(report))
+        }
+        footer {
+            p {
+                "Made by " (PROGRAM) " from repository " (status.repository)
+                ". Times are of the zone " (report.zone.iana_name().unwrap_or("UTC")) "."
             }
         }
-    }
+    };
+    page::page(&format!("Backups: {verdict}"), &body)
 }
 
 fn alarms(report: &Report<'_>) -> Markup {
@@ -99,15 +84,6 @@ fn source_section(report: &Report<'_>, source: &SourceStatus) -> Markup {
             @if let Some(good) = &source.last_good { (components(good)) }
             @if !drills.is_empty() { (drill_table(report, drills)) }
             (retention(report, source))
-        }
-    }
-}
-
-fn tile(name: &str, value: &str, more: &str, is_bad: bool) -> Markup {
-    html! {
-        div.tile.bad[is_bad] {
-            dt { (name) }
-            dd { strong { (value) } @if !more.is_empty() { br; (more) } }
         }
     }
 }
@@ -220,33 +196,23 @@ fn components(good: &SnapshotStatus) -> Markup {
 }
 
 fn drill_table(report: &Report<'_>, drills: &[DrillStatus]) -> Markup {
-    html! {
-        h3 { "Drills" }
-        div.scroll tabindex="0" role="region" aria-label="Drills" {
-            table {
-                thead {
-                    tr {
-                        @for name in ["When", "Result", "Snapshot", "Took", "Failures", "Exceptions", "By", "Evidence"] {
-                            th scope="col" { (name) }
-                        }
-                    }
-                }
-                tbody {
-                    @for drill in drills.iter().take(ROWS_MAX) {
-                        tr {
-                            th scope="row" { (report.time(drill.evidence.at)) }
-                            td { (drill_word(drill)) }
-                            td { (drill.snapshot.short()) }
-                            td { (drill.whole_seconds().map_or_else(String::new, format_duration)) }
-                            td { (drill.failures) @if let Some(first) = &drill.first_failure { ": " (first) } }
-                            td { (drill.exceptions) }
-                            td { (drill.evidence.by) }
-                            td { code { (drill.evidence.id) } }
-                        }
-                    }
+    let rows = html! {
+            @for drill in drills.iter().take(ROWS_MAX) {
+                tr {
+                    th scope="row" { (report.time(drill.evidence.at)) }
+                    td { (drill_word(drill)) }
+                    td { (drill.snapshot.short()) }
+                    td { (drill.whole_seconds().map_or_else(String::new, format_duration)) }
+                    td { (drill.failures) @if let Some(first) = &drill.first_failure { ": " (first) } }
+                    td { (drill.exceptions) }
+                    td { (drill.evidence.by) }
+                    td { code { (drill.evidence.id) } }
                 }
             }
-        }
+    };
+    html! {
+        h3 { "Drills" }
+        (table("Drills", &["When", "Result", "Snapshot", "Took", "Failures", "Exceptions", "By", "Evidence"], &rows))
         @if drills.len() > ROWS_MAX { p { "and " (drills.len() - ROWS_MAX) " earlier ones" } }
     }
 }
@@ -303,33 +269,25 @@ fn check_table(report: &Report<'_>, checks: &[CheckStatus]) -> Markup {
         ReadScope::Nothing => "structure only".to_owned(),
         _ => format!("{} of {}", check.read.packs, count(check.read.packs_total, "pack")),
     };
-    html! {
-        h3 { "Checks" }
-        div.scroll tabindex="0" role="region" aria-label="Checks" {
-            table {
-                thead {
-                    tr {
-                        @for name in ["When", "Result", "Read", "Took", "By", "Evidence"] { th scope="col" { (name) } }
-                    }
-                }
-                tbody {
-                    @for check in checks.iter().take(ROWS_MAX) {
-                        tr {
-                            th scope="row" { (report.time(check.evidence.at)) }
-                            td {
-                                @if check.clean { "no damage" } @else {
-                                    (count(check.problems, "problem")) ": " (check.first_problem.as_deref().unwrap_or_default())
-                                }
-                            }
-                            td { (read(check)) }
-                            td { (format_duration(check.seconds as f64)) }
-                            td { (check.evidence.by) }
-                            td { code { (check.evidence.id) } }
+    let rows = html! {
+            @for check in checks.iter().take(ROWS_MAX) {
+                tr {
+                    th scope="row" { (report.time(check.evidence.at)) }
+                    td {
+                        @if check.clean { "no damage" } @else {
+                            (count(check.problems, "problem")) ": " (check.first_problem.as_deref().unwrap_or_default())
                         }
                     }
+                    td { (read(check)) }
+                    td { (format_duration(check.seconds as f64)) }
+                    td { (check.evidence.by) }
+                    td { code { (check.evidence.id) } }
                 }
             }
-        }
+    };
+    html! {
+        h3 { "Checks" }
+        (table("Checks", &["When", "Result", "Read", "Took", "By", "Evidence"], &rows))
         @if checks.len() > ROWS_MAX { p { "and " (checks.len() - ROWS_MAX) " earlier ones" } }
     }
 }
