@@ -19,7 +19,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo test manifests deny bench bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
+.PHONY: help install demo test manifests deny bench bench-audit bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,11 @@ bench-deployment: ## Measure a deployment (PostgreSQL, S3, MLflow) beside pg_dum
 	@scripts/setup.sh test
 	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/deployment.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-audit: ## Measure the history of 1,000 versions in 400 snapshots, and evidence about one
+	@scripts/setup.sh test
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/audit.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-retention: ## Measure forget and prune beside restic and rustic
 	@scripts/setup.sh test bench rustic

@@ -94,6 +94,7 @@ fn write_snapshot(repository: &Arc<Repository>, session: Arc<Session>, files: u6
         entries: summary.entries,
         bytes: summary.bytes,
         completeness: Completeness::Complete,
+        commitment: None,
     };
     let record = SnapshotRecord {
         started: SystemClock.now(),

@@ -56,6 +56,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "evidence" => texts(&EVIDENCE),
         "log_entry" => texts(&[LOG_ENTRY]),
         "checkpoint" => texts(&[CHECKPOINT, "1 6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"]),
+        "bundle" => targets::bundles::bundles(),
+        "statement" => targets::bundles::statements(),
         "plan" => texts(&PLANS),
         "tree_node" => vec![leaf(&entries()), leaf(&[]), leaf(&[file_like_a_directory()]), inner(1, 3), inner(8, 1)],
         "chunk_refs" => vec![chunk_list(0), chunk_list(1), chunk_list(10)],
@@ -402,6 +404,7 @@ fn record() -> SessionOutcome {
         entries: 3,
         bytes: 1 << 40,
         completeness: Completeness::Incomplete,
+        commitment: None,
     };
     SessionOutcome::Snapshot(Box::new(SnapshotRecord {
         started: jiff::Timestamp::UNIX_EPOCH,

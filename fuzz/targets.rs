@@ -7,6 +7,8 @@
 //! What is sealed or signed cannot be forged by mutation: such kinds have a target for the stored form, which must be
 //! refused unless it is genuine, and one for what is inside, as a holder of the keys could have written it.
 
+#[path = "bundles.rs"]
+pub mod bundles;
 #[path = "outside.rs"]
 mod outside;
 
@@ -83,6 +85,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("evidence", evidence_record),
     ("log_entry", log_record),
     ("checkpoint", checkpoint),
+    ("bundle", bundles::bundle),
+    ("statement", bundles::statement),
     ("plan", plan_record),
     ("tree_node", tree_node),
     ("chunk_refs", chunk_refs),

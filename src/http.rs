@@ -21,7 +21,7 @@ use ureq::{Agent, Body};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::units::KIB;
 
 /// How much of a reply is read.
@@ -140,6 +140,22 @@ pub fn agent(options: &HttpOptions) -> Result<Agent> {
         .max_idle_age(options.idle_max)
         .build();
     Ok(config.new_agent())
+}
+
+/// Sends a body, and returns what is answered, if that is short; anything but success is a reason in words.
+pub fn post(
+    target: &HttpTarget,
+    (server, time): (&'static str, Duration),
+    (kind, body): (&str, Vec<u8>),
+) -> Result<std::result::Result<Vec<u8>, String>> {
+    let agent = target.agent(server, time)?;
+    // In one piece, with its length: not every server reads chunks.
+    let mut answer = match agent.post(target.url().as_str()).header("Content-Type", kind).send(body) {
+        Ok(answer) if answer.status().is_success() => answer,
+        Ok(answer) => return Ok(Err(Reply::read(answer).said)),
+        Err(error) => return Ok(Err(with_causes(&error))),
+    };
+    Ok(read_body(&mut answer, REPLY_BYTES_MAX).map_err(|error| error.to_string()))
 }
 
 /// Returns whether there was no answer because a certificate is not trusted: it will not be trusted later either.

@@ -142,6 +142,18 @@ id_type!(
     ObjectHash, 32
 );
 id_type!(
+    /// Plain SHA-256 of a whole file's content, as `sha256sum` prints it.
+    Sha256Digest, 32
+);
+id_type!(
+    /// What keeps a leaf of a commitment from being guessed.
+    LeafSalt, 32
+);
+id_type!(
+    /// Random part of what salts of a commitment are derived from.
+    CommitmentNonce, 16
+);
+id_type!(
     /// Ed25519 public key of a key slot, which signs the snapshots written with it.
     SignerKey, 32
 );

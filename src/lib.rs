@@ -58,12 +58,14 @@
 //! | 6 trees | [`trees`]: the entries of a component |
 //! | 7 catalogue | [`catalogue`]: what a snapshot knows of MLflow |
 //! | 8 operations | [`backup`] [`restore`] [`check`] [`repair`] [`list`] [`find`] [`diff`] [`dump`] [`stats`] [`doctor`] [`retention`] [`prune`] [`copy`] [`rewrite`] |
-//! | 9 procedures | [`procedures`] [`status`]: operations in a row, with a plan that somebody agrees to; what many of them say together |
+//! | 9 procedures | [`procedures`] [`status`] [`audit`]: operations in a row, with a plan that somebody agrees to; what many of them say together |
 //! | 10 edges | [`config`] |
 
 // It tells a monitor, and lets whoever uses it print.
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
+#[doc(hidden)]
+pub mod audit;
 pub mod backend;
 pub mod backup;
 #[doc(hidden)]

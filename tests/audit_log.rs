@@ -295,6 +295,7 @@ fn forged_component() -> mlvault::format::snapshot::Component {
         entries: 0,
         bytes: 0,
         completeness: mlvault::format::snapshot::Completeness::Complete,
+        commitment: None,
     }
 }
 

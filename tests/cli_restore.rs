@@ -365,6 +365,7 @@ fn store_entries_by_hand(
         entries: root.entries,
         bytes: root.bytes,
         completeness: Completeness::Complete,
+        commitment: None,
     };
     let record = forged_record(session.started, component);
     session.commit(&repository, record).unwrap();

@@ -22,10 +22,19 @@ use page::{Page, is_blessing, package, pages, quoted, rows};
 const HELP_START: &str = "<!-- help: ";
 const HELP_END: &str = "<!-- end -->";
 /// Pages that speak to users of mlvault: what looks like an option there is one of mlvault, or of [`OTHER_OPTIONS`].
-const USER_PAGES: [&str; 4] = ["README.md", "docs/cli.md", "docs/mlflow.md", "docs/operations.md"];
+const USER_PAGES: [&str; 5] = ["README.md", "docs/audit.md", "docs/cli.md", "docs/mlflow.md", "docs/operations.md"];
 /// Options of other programs.
-const OTHER_OPTIONS: [&str; 7] =
-    ["--from-file", "--allowed-hosts", "--artifacts-destination", "--no-names", "--release", "--version", "--help"];
+const OTHER_OPTIONS: [&str; 9] = [
+    "--from-file",
+    "--allowed-hosts",
+    "--artifacts-destination",
+    "--no-names",
+    "--public",
+    "--release",
+    "--signature",
+    "--version",
+    "--help",
+];
 /// Beginnings of the names of variables that pages and source are compared by.
 const VARIABLE_PREFIXES: [&str; 5] = ["MLVAULT_", "MLFLOW_", "AWS_", "PG", "XDG_"];
 /// Variables that libraries read: the AWS SDK.

@@ -39,7 +39,7 @@ fn memory_max(target: &str, input_len: usize) -> usize {
         "compressed" => 4 * targets::DECLARED_LEN_MAX + (256 << 10),
         // JSON and TOML become trees of values: 30 to 200 bytes for as few as one.
         "snapshot" | "snapshot_record" | "config_file" | "deployment_record" | "catalogue_line" | "tracking_answer"
-        | "policy" | "setting" => 256 * input_len + (32 << 10),
+        | "policy" | "setting" | "bundle" | "statement" => 256 * input_len + (32 << 10),
         // The target itself keeps lines and objects apart.
         "row_spool" | "listing" => 512 * input_len + (128 << 10),
         _ => 32 * input_len + (32 << 10),

@@ -117,7 +117,7 @@ impl Forger {
 
 fn record(started: Timestamp, root: ChunkId) -> SnapshotRecord {
     let (name, completeness) = ("files".to_owned(), Completeness::Complete);
-    forged_record(started, Component { name, root, entries: 2, bytes: 8, completeness })
+    forged_record(started, Component { name, root, entries: 2, bytes: 8, completeness, commitment: None })
 }
 
 /// Fails unless whoever meets the snapshot says that it is damaged, and ends.

@@ -47,7 +47,7 @@ fn report() -> (Runner, String) {
 }
 
 /// Runs a browser without a network on a page, in a home of its own.
-fn browse(page: &Path, arguments: &[&str]) -> String {
+pub fn browse(page: &Path, arguments: &[&str]) -> String {
     let home = TempDir::new().unwrap();
     let profile = format!("--user-data-dir={}", home.path().display());
     let mut command = Command::new("chromium");

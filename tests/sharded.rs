@@ -557,7 +557,10 @@ fn a_real_deployment_is_backed_up_by_shards_and_comes_back() {
         for component in record["components"].as_array().unwrap() {
             let name = &component["name"];
             let same = one["components"].as_array().unwrap().iter().find(|other| other["name"] == *name).unwrap();
-            assert!(name == "database" || component == same, "{component:#} {same:#}");
+            // Salts of commitments are random.
+            let is_same = |field: &str| component[field] == same[field];
+            let is_same = ["root", "entries", "bytes", "completeness"].into_iter().all(is_same);
+            assert!(name == "database" || is_same, "{component:#} {same:#}");
         }
         assert_eq!(steps.run(&["--close", "--force"]).expect(0).json()["snapshot"], id);
         let restored = Place::in_folder(&runner.path(format!("restored-{name}")));

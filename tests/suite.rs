@@ -1,6 +1,8 @@
 //! The one integration-test binary. Each module is a file of its own beside this one.
 
 mod accepted_losses;
+mod audit_evidence;
+mod audit_history;
 mod audit_log;
 mod backend_contract;
 mod backend_local;

@@ -332,16 +332,12 @@ fn store_components(
         }
     };
     let completeness = completeness(job.problems.count());
-    let components = vec![component(FILES, &tree, completeness)];
+    let components = vec![tree.component(FILES, completeness)];
     Ok(StoredSource { components, statistics, deployment: None, covers_top })
 }
 
 fn completeness(problems: u64) -> Completeness {
     if problems == 0 { Completeness::Complete } else { Completeness::Incomplete }
-}
-
-fn component(name: &str, tree: &TreeSummary, completeness: Completeness) -> Component {
-    Component { name: name.to_owned(), root: tree.root, entries: tree.entries, bytes: tree.bytes, completeness }
 }
 
 /// Stores one stream as a tree of one file.
@@ -378,9 +374,9 @@ fn dry_run(repository: &Arc<Repository>, options: &BackupOptions, hears: &Hears)
         let tree = parent.and_then(|parent| open_parent(&reader, parent, name, hears));
         let compared = ParentTree::new(tree, &reader, hears.monitor.as_ref(), options.ignore_inode, false);
         let (entries, bytes, statistics) = survey::survey(source, compared, &problems, hears)?;
-        let tree = TreeSummary { root: crate::id::ChunkId::from_bytes([0; 32]), entries, bytes };
+        let tree = TreeSummary { root: crate::id::ChunkId::from_bytes([0; 32]), entries, bytes, commitment: None };
         add_statistics(&mut stored.statistics, &statistics);
-        stored.components.push(component(name, &tree, Completeness::Complete));
+        stored.components.push(tree.component(name, Completeness::Complete));
         Ok(())
     };
     match &options.what {

@@ -4,3 +4,4 @@
 
 pub mod browse;
 pub mod reader;
+pub mod rows;

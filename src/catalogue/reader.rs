@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::chunks::reader::ChunkReader;
 use crate::error::{Error, Result};
-use crate::format::snapshot::CATALOGUE;
+use crate::format::snapshot::{CATALOGUE, Component};
 use crate::hears::Hears;
 use crate::mlflow::catalogue::file_name;
 use crate::repository::snapshots::Snapshot;
@@ -16,17 +16,10 @@ use crate::trees::contents::entry_at;
 use crate::trees::file_reader::FileReader;
 
 /// Longest line that is read, in bytes. Texts in MLflow's tables end at 64 KiB or less, but for values of tags.
-const LINE_LEN_MAX: u64 = 64 << 20;
+pub(super) const LINE_LEN_MAX: u64 = 64 << 20;
 
-/// Calls `visit` with every line of a file of the catalogue, in its order. A file that is not there has no lines: its
-/// table was not in the database. Fails with [`Error::NotFound`] if the snapshot has no catalogue at all.
-pub fn for_each<T: DeserializeOwned>(
-    reader: &ChunkReader,
-    snapshot: &Snapshot,
-    file: &str,
-    hears: &Hears,
-    visit: &mut dyn FnMut(T) -> Result<()>,
-) -> Result<()> {
+/// Returns the catalogue of a snapshot. Fails with [`Error::NotFound`] if it has none.
+pub fn component_of(snapshot: &Snapshot) -> Result<&Component> {
     let component =
         snapshot.record.components.iter().find(|component| component.name == CATALOGUE).ok_or_else(|| {
             Error::NotFound(format!(
@@ -41,6 +34,19 @@ pub fn for_each<T: DeserializeOwned>(
             snapshot.id.short()
         )));
     }
+    Ok(component)
+}
+
+/// Calls `visit` with every line of a file of the catalogue, in its order. A file that is not there has no lines: its
+/// table was not in the database. Fails with [`Error::NotFound`] if the snapshot has no catalogue at all.
+pub fn for_each<T: DeserializeOwned>(
+    reader: &ChunkReader,
+    snapshot: &Snapshot,
+    file: &str,
+    hears: &Hears,
+    visit: &mut dyn FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let component = component_of(snapshot)?;
     let name = file_name(file);
     let Some(entry) = entry_at(reader, component, name.as_bytes())? else { return Ok(()) };
     let mut lines = BufReader::new(FileReader::open(reader, &entry, hears)?);

@@ -27,6 +27,8 @@ pub const DIFFERENT: Code = Code(1);
 pub const USAGE: Code = Code(2);
 /// The command finished, but something is missing or damaged.
 pub const INCOMPLETE: Code = Code(3);
+/// Content is not what it was, and must never change.
+pub const ALTERED: Code = Code(4);
 /// There is no repository at the location.
 pub const NO_REPOSITORY: Code = Code(10);
 /// Something is in use, or was ended from outside.

@@ -7,7 +7,10 @@
 mod accept;
 mod answer;
 mod audit;
+mod audit_evidence;
+mod audit_history;
 mod audit_log;
+mod audit_verify;
 mod backup;
 mod cache;
 mod cat;

@@ -107,6 +107,11 @@ pub struct DeploymentSnapshotArgs {
 }
 
 impl DeploymentSnapshotArgs {
+    /// Returns the moment that is asked for, as it was given.
+    pub fn as_of(&self) -> Option<&str> {
+        self.snapshot.as_of.as_deref()
+    }
+
     /// Finds the snapshot that is meant.
     pub fn find(&self, context: &Context, repository: &Repository) -> Result<Answer> {
         let scope = scope_of(None, self.deployment.as_deref(), Scope::AnyDeployment);

@@ -225,8 +225,8 @@ impl Copy<'_> {
                 .and_then(|parent| EarlierCopy::open(&parent_reader, parent, &component.name, &self.hears.monitor));
             let mut copy = TreeCopy::new(&self.reader, session.writer(), known, self.hears);
             copy.must_look_up = session.must_look_up();
-            if let Some(root) = copy.component(snapshot, component)? {
-                component.root = root;
+            if let Some(tree) = copy.component(snapshot, component)? {
+                (component.root, component.commitment) = (tree.root, tree.commitment);
             }
             bytes_read += copy.bytes_read();
             problems += copy.problems();

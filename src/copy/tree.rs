@@ -25,7 +25,7 @@ use crate::sync::lock;
 use crate::trees::earlier::is_held;
 use crate::trees::file_reader::FileReader;
 use crate::trees::reader::TreeReader;
-use crate::trees::writer::TreeWriter;
+use crate::trees::writer::{TreeSummary, TreeWriter};
 use crate::units::MIB;
 
 /// Files up to this size are fetched together with others.
@@ -111,7 +111,7 @@ impl<'a> TreeCopy<'a> {
     }
 
     /// Copies the component's tree. Returns its root in the target, or nothing if something could not be read.
-    pub fn component(&mut self, snapshot: &Snapshot, component: &Component) -> Result<Option<ChunkId>> {
+    pub fn component(&mut self, snapshot: &Snapshot, component: &Component) -> Result<Option<TreeSummary>> {
         let name = format!("{} of snapshot {}", component.name, snapshot.id.short());
         let entries = match TreeReader::open(self.from, &component.name, &component.root) {
             Ok(entries) => entries,
@@ -135,7 +135,7 @@ impl<'a> TreeCopy<'a> {
         }
         let copied = tree.finish()?;
         if (copied.entries, copied.bytes) == (component.entries, component.bytes) {
-            return Ok(Some(copied.root));
+            return Ok(Some(copied));
         }
         let reason = "it has not the entries and bytes that the snapshot says";
         self.problem(&name, Error::damaged(format!("the tree of {}", component.name), reason)).map(|()| None)

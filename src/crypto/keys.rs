@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::seal::{Cipher, MessageKey, NotAuthentic, SALT_LEN, TAG_LEN};
 pub use crate::crypto::secret::{KEY_LEN, Secret, new_secret};
-use crate::id::{ChunkId, PlanId, SlotId};
+use crate::id::{ChunkId, CommitmentNonce, LeafSalt, PlanId, SlotId};
 
 /// Derives an independent key (BLAKE3 key derivation) for one purpose.
 fn derive(context: &str, secret: &[u8]) -> Secret {
@@ -26,6 +26,7 @@ pub struct MetaKeys {
     object: MessageKey,
     meta_pack: Secret,
     pre_shared: Secret,
+    leaf_salt: Secret,
 }
 
 impl MetaKeys {
@@ -36,6 +37,7 @@ impl MetaKeys {
             object: MessageKey::new(derive("mlvault v1 object", &*secret)),
             meta_pack: derive("mlvault v1 meta pack", &*secret),
             pre_shared: derive("mlvault v1 hpke psk", &*secret),
+            leaf_salt: derive("mlvault v2 leaf salt", &*secret),
             secret,
         }
     }
@@ -71,6 +73,14 @@ impl MetaKeys {
         let mut id = [0; 16];
         hasher.finalize_xof().fill(&mut id);
         PlanId::from_bytes(id)
+    }
+
+    /// Returns the salt of a leaf of a commitment: it tells nothing of any other salt.
+    pub fn leaf_salt(&self, nonce: &CommitmentNonce, index: u64) -> LeafSalt {
+        let mut hasher = blake3::Hasher::new_keyed(&self.leaf_salt);
+        hasher.update(nonce.as_bytes());
+        hasher.update(&index.to_le_bytes());
+        LeafSalt::from_bytes(*hasher.finalize().as_bytes())
     }
 
     /// Returns 2,048 secret bytes for the chunker's gear table.

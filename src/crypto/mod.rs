@@ -3,8 +3,10 @@
 //! What must stay true: secrets live in types that wipe themselves, have no `Debug` that shows them and are never
 //! copied into messages; every derived key has its own context string, listed in `docs/format.md`.
 
+pub mod file_digests;
 pub mod keys;
 pub mod merkle;
+pub mod model_key;
 pub mod passphrase;
 pub mod seal;
 pub mod secret;

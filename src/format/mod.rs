@@ -5,8 +5,10 @@
 //! to the same bytes again.
 
 pub mod attributes;
+pub mod bundle;
 pub mod checkpoint;
 pub mod chunk;
+pub mod commitment;
 pub mod config;
 pub mod countersignature;
 pub mod deployment;
@@ -26,6 +28,8 @@ pub mod session_header;
 pub mod session_keys;
 pub mod signed;
 pub mod snapshot;
+pub mod statement;
+pub mod timestamp;
 pub mod tombstone;
 pub mod tree;
 pub mod verified;

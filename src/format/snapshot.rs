@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::sign::Domain;
+use crate::format::commitment::Commitment;
 use crate::format::deployment::DeploymentRecord;
 use crate::format::key_slot::Certificate;
 pub use crate::format::signed::Signer;
@@ -88,6 +89,9 @@ pub struct Component {
     pub bytes: u64,
     /// How much of the source is in it.
     pub completeness: Completeness,
+    /// What proves single entries to who has no key; older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<Commitment>,
 }
 
 /// What a backup did, in numbers.

@@ -229,8 +229,7 @@ impl Rewriting<'_> {
         let summary = tree.finish()?;
         let is_whole = self.losses.len() == losses_before;
         let completeness = if is_whole { component.completeness } else { Completeness::Incomplete };
-        let (name, root) = (component.name.clone(), summary.root);
-        Ok(Component { name, root, entries: summary.entries, bytes: summary.bytes, completeness })
+        Ok(summary.component(&component.name, completeness))
     }
 
     fn lose_branch(&mut self, component: &Component, error: &crate::error::Error) {

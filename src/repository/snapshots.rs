@@ -441,6 +441,14 @@ impl Repository {
         })
     }
 
+    /// Returns the signed record of a snapshot, which proves to everybody who knows the root key what it says.
+    pub fn signed_record(&self, id: &SessionId) -> Result<Vec<u8>> {
+        self.objects().open(Object::Snapshot(*id), None, |body| {
+            snapshot::decode(self.id(), *id, &self.config().root_key, body)?;
+            Ok(body.to_vec())
+        })
+    }
+
     fn note_seen(&self, seen: Vec<SessionId>) {
         let mut known = lock(&self.seen);
         for id in seen {

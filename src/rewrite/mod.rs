@@ -353,8 +353,7 @@ impl Rewriting<'_> {
             self.keeper.keep_entry(&entry)?;
             tree.push(&entry)?;
         }
-        let (summary, name, completeness) = (tree.finish()?, component.name.clone(), component.completeness);
-        Ok(Component { name, root: summary.root, entries: summary.entries, bytes: summary.bytes, completeness })
+        Ok(tree.finish()?.component(&component.name, component.completeness))
     }
 
     fn take_out(&mut self, component: &Component, entry: &Entry) -> Result<()> {

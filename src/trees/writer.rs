@@ -1,14 +1,19 @@
 //! Builds a component's tree from its entries in path order, in bounded memory.
 //!
 //! What must stay true: the same entries give the same nodes, whatever was built before: where a node ends depends
-//! on the paths and sizes in it alone. So snapshots share the nodes of what did not change.
+//! on the paths and sizes in it alone. So snapshots share the nodes of what did not change. What the record commits to is
+//! every entry that was pushed, and no other.
 
 use crate::chunks::writer::ChunkWriter;
 use crate::compress::Encoder;
+use crate::crypto;
+use crate::crypto::merkle::Frontier;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
+use crate::format::commitment::{self, Commitment};
+use crate::format::snapshot::{Completeness, Component};
 use crate::format::tree::{self, Child, ChunkRef, DIRECT_CHUNKS_MAX, Entry, EntryKind, LEVEL_MAX, NODE_HEADER_LEN};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, CommitmentNonce};
 use crate::units::KIB;
 
 /// No node but the last of its level is smaller than this, in bytes.
@@ -29,6 +34,16 @@ pub struct TreeSummary {
     pub entries: u64,
     /// Sum of file sizes in bytes.
     pub bytes: u64,
+    /// What proves single entries; nothing of a tree that is not stored.
+    pub commitment: Option<Commitment>,
+}
+
+impl TreeSummary {
+    /// Makes it a part of a snapshot.
+    pub fn component(self, name: &str, completeness: Completeness) -> Component {
+        let Self { root, entries, bytes, commitment } = self;
+        Component { name: name.to_owned(), root, entries, bytes, completeness, commitment }
+    }
 }
 
 /// A tree under construction.
@@ -37,6 +52,8 @@ pub struct TreeWriter<'a> {
     encoder: Encoder,
     levels: Vec<Level>,
     last_path: Vec<u8>,
+    nonce: CommitmentNonce,
+    leaves: Frontier,
 }
 
 /// The open node of one level.
@@ -52,7 +69,14 @@ struct Level {
 impl<'a> TreeWriter<'a> {
     /// Begins an empty tree.
     pub fn new(chunks: &'a ChunkWriter) -> Self {
-        Self { chunks, encoder: Encoder::default(), levels: vec![Level::default()], last_path: Vec::new() }
+        Self {
+            chunks,
+            encoder: Encoder::default(),
+            levels: vec![Level::default()],
+            last_path: Vec::new(),
+            nonce: CommitmentNonce::from_bytes(crypto::random()),
+            leaves: Frontier::default(),
+        }
     }
 
     /// Appends an entry; paths must ascend.
@@ -61,6 +85,8 @@ impl<'a> TreeWriter<'a> {
             return Err(Error::Internal(format!("the entry {:?} is out of order", entry.path_text())));
         }
         self.last_path.clone_from(&entry.path);
+        let salt = self.chunks.repository().keys().leaf_salt(&self.nonce, self.leaves.size());
+        self.leaves.push(commitment::leaf(&salt, &commitment::content(entry)));
         let (size, path) = (entry.size(), entry.path.clone());
         self.append(0, &path, 1, size, |out| tree::encode_entry(entry, out))
     }
@@ -89,6 +115,7 @@ impl<'a> TreeWriter<'a> {
 
     /// Writes the open nodes up to the root. The root's chunk may still be on its way to the backend.
     pub fn finish(mut self) -> Result<TreeSummary> {
+        let commitment = Some(Commitment { root: self.leaves.root(), nonce: self.nonce });
         let mut level = 0;
         loop {
             let is_top = level + 1 == self.levels.len();
@@ -96,11 +123,11 @@ impl<'a> TreeWriter<'a> {
                 // A single child is the root itself.
                 let mut cursor = crate::format::Cursor::new(&self.levels[level].items);
                 let child = tree::decode_child(&mut cursor).map_err(|error| Error::Internal(error.to_string()))?;
-                return Ok(TreeSummary { root: child.node, entries: child.entries, bytes: child.bytes });
+                return Ok(TreeSummary { root: child.node, entries: child.entries, bytes: child.bytes, commitment });
             }
             if is_top && level == 0 && self.levels[0].count == 0 {
                 let (root, _) = self.chunks.write(&mut self.encoder, BlobKind::Meta, &tree::node_header(0, 0))?;
-                return Ok(TreeSummary { root, entries: 0, bytes: 0 });
+                return Ok(TreeSummary { root, entries: 0, bytes: 0, commitment });
             }
             if self.levels[level].count > 0 {
                 self.close(level)?;

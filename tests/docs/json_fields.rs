@@ -364,6 +364,13 @@ fn of_a_deployment() -> Vec<(&'static str, Value)> {
     printed.run("models", &["fraud-detector"], 0);
     printed.run("runs", &["--experiment", "demand"], 0);
     printed.run("experiments", &[], 0);
+    printed.run("audit history", &["--model", "fraud-detector", "--version", "1"], 0);
+    let bundle = runner.path("evidence.zip").display().to_string();
+    printed.run("audit evidence", &["--model", "fraud-detector", "--version", "1", "--out", &bundle], 0);
+    printed.run("audit verify", &[&bundle], 3);
+    let target = runner.path("empty").display().to_string();
+    fs::create_dir(&target).unwrap();
+    printed.run("audit verify", &[&bundle, "--target", &target], 4);
     printed.run("diff", &[&lived.snapshots[0].0, "latest"], 1);
     let place = lived.place();
     let (database, artifacts) = (place.database.as_str(), format!("mlflow-artifacts:/={}", place.artifacts));
@@ -390,6 +397,9 @@ fn of_a_deployment() -> Vec<(&'static str, Value)> {
     let accepted = printed.run("accept add", &accept, 0);
     printed.run("accept list", &[], 0);
     printed.run("accept remove", &[accepted["added"][0]["id"].as_str().unwrap()], 0);
+    runner.run(["forget", &lived.snapshots[1].0]).expect(0);
+    fs::remove_file(runner.path("repo/snapshots").join(&lived.snapshots[2].0)).unwrap();
+    printed.run("audit history", &["--model", "fraud-detector"], 4);
     printed.1
 }
 

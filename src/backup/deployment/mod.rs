@@ -334,8 +334,7 @@ impl<'a> DeploymentBackup<'a> {
         let (tree, statistics) = stored;
         add_statistics(&mut self.statistics, &statistics);
         let completeness = if is_whole { Completeness::Complete } else { Completeness::Incomplete };
-        let (root, entries, bytes) = (tree.root, tree.entries, tree.bytes);
-        self.components.push(Component { name: name.to_owned(), root, entries, bytes, completeness });
+        self.components.push(tree.component(name, completeness));
     }
 
     /// Stores the dumps, one after the other, and returns the tables that were in them.
