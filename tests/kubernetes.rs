@@ -9,3 +9,4 @@ mod restore;
 mod run_now;
 mod stand_in;
 mod switch_claim;
+mod volume_snapshot;

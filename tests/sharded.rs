@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlvault::backup::sharded::{self, PlanName};
+use mlvault::backup::sharded::{self, PlanName, Shards};
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
 use mlvault::crypto::passphrase::Credential;
 use mlvault::database::DatabaseUri;
@@ -132,7 +132,8 @@ fn write_rows(database: &Path) {
 
 /// Makes every step but the last one, in no order that anybody would choose.
 fn plan_and_shards(vault: &Vault, options: &BackupOptions, name: &str, shards: u32) {
-    let planned = sharded::plan(&vault.open().unwrap(), options, &named(name), shards, &Hears::nobody()).unwrap();
+    let planned =
+        sharded::plan(&vault.open().unwrap(), options, &named(name), Shards::here(shards), &Hears::nobody()).unwrap();
     assert!(!planned.was_there && planned.record.shards == shards);
     for number in (0..shards).rev() {
         let done = sharded::shard(&vault.open().unwrap(), options, &named(name), number, &Hears::nobody()).unwrap();
@@ -265,7 +266,7 @@ fn a_shard_lists_no_more_than_its_range_of_a_bucket() {
     let options = options(in_bucket(proxy.options()), None);
     by_one(&vault, &options);
     proxy.take_counts();
-    sharded::plan(&vault.open().unwrap(), &options, &named("p"), 4, &Hears::nobody()).unwrap();
+    sharded::plan(&vault.open().unwrap(), &options, &named("p"), Shards::here(4), &Hears::nobody()).unwrap();
     let (listings, others) = proxy.take_counts();
     assert!(listings <= 20 && others == 0, "{listings} {others}");
     for number in 0..4 {
@@ -364,7 +365,9 @@ fn a_step_that_is_killed_after_any_write_and_run_again_changes_nothing() {
     let (home, options, vault, _) = small();
     change(&home);
     let steps: [Step<'_>; 4] = [
-        &|repository, name| sharded::plan(repository, &options, &named(name), 2, &Hears::nobody()).map(drop),
+        &|repository, name| {
+            sharded::plan(repository, &options, &named(name), Shards::here(2), &Hears::nobody()).map(drop)
+        },
         &|repository, name| sharded::shard(repository, &options, &named(name), 0, &Hears::nobody()).map(drop),
         &|repository, name| sharded::shard(repository, &options, &named(name), 1, &Hears::nobody()).map(drop),
         &|repository, name| sharded::close(repository, &options, &named(name), &Hears::nobody()).map(drop),
@@ -406,7 +409,7 @@ fn steps_that_run_at_the_same_time_come_to_one_snapshot() {
             both.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
         });
     };
-    twice(&|repository| sharded::plan(repository, &options, &named("p"), 3, &Hears::nobody()).map(drop));
+    twice(&|repository| sharded::plan(repository, &options, &named("p"), Shards::here(3), &Hears::nobody()).map(drop));
     std::thread::scope(|scope| {
         for number in [0, 1, 2, 0, 1, 2] {
             let (vault, options) = (&vault, &options);
@@ -417,7 +420,8 @@ fn steps_that_run_at_the_same_time_come_to_one_snapshot() {
     });
     twice(&|repository| sharded::close(repository, &options, &named("p"), &Hears::nobody()).map(drop));
     let again = close(&vault, &options, "p").unwrap();
-    let error = sharded::plan(&vault.open().unwrap(), &options, &named("p"), 3, &Hears::nobody()).unwrap_err();
+    let error =
+        sharded::plan(&vault.open().unwrap(), &options, &named("p"), Shards::here(3), &Hears::nobody()).unwrap_err();
     assert!(error.to_string().contains("another name"), "{error}");
     assert_same(&again.record, &by_one(&vault, &options));
     // The plan that came second ended its session.
@@ -430,7 +434,7 @@ fn steps_that_run_at_the_same_time_come_to_one_snapshot() {
 fn a_prune_takes_nothing_from_shards_that_wait_to_be_closed() {
     let (home, options, vault, first) = small();
     change(&home);
-    sharded::plan(&vault.open().unwrap(), &options, &named("p"), 2, &Hears::nobody()).unwrap();
+    sharded::plan(&vault.open().unwrap(), &options, &named("p"), Shards::here(2), &Hears::nobody()).unwrap();
     assert_eq!(prune_with(&vault, LONG).sessions_open, 1);
     for number in 0..2 {
         sharded::shard(&vault.open().unwrap(), &options, &named("p"), number, &Hears::nobody()).unwrap();
@@ -458,7 +462,7 @@ fn a_plan_that_a_prune_has_given_up_is_not_gone_on_with() {
     assert_eq!(prune_with(&vault, Duration::ZERO).sessions_voided, 1);
     let repository = vault.open().unwrap();
     for step in [
-        sharded::plan(&repository, &options, &named("p"), 2, &Hears::nobody()).map(drop),
+        sharded::plan(&repository, &options, &named("p"), Shards::here(2), &Hears::nobody()).map(drop),
         sharded::close(&repository, &options, &named("p"), &Hears::nobody()).map(drop),
     ] {
         let error = step.unwrap_err();
@@ -477,11 +481,14 @@ fn nothing_is_closed_while_a_shard_is_missing_or_is_of_something_else() {
     let refused = |error: Error, text: &str| assert!(error.to_string().contains(text), "{error}");
     refused(sharded::shard(&repository, &options, &named("p"), 0, &hears).unwrap_err(), "no plan");
     refused(sharded::close(&repository, &options, &named("p"), &hears).unwrap_err(), "no plan");
-    refused(sharded::plan(&repository, &options, &named("p"), 0, &hears).unwrap_err(), "between 1 and");
-    refused(sharded::plan(&repository, &options, &named(""), 2, &hears).unwrap_err(), "cannot name a plan");
-    sharded::plan(&repository, &options, &named("p"), 3, &hears).unwrap();
-    sharded::plan(&repository, &options, &named("other"), 3, &hears).unwrap();
-    refused(sharded::plan(&repository, &options, &named("p"), 4, &hears).unwrap_err(), "3 shards");
+    refused(sharded::plan(&repository, &options, &named("p"), Shards::here(0), &hears).unwrap_err(), "between 1 and");
+    refused(
+        sharded::plan(&repository, &options, &named(""), Shards::here(2), &hears).unwrap_err(),
+        "cannot name a plan",
+    );
+    sharded::plan(&repository, &options, &named("p"), Shards::here(3), &hears).unwrap();
+    sharded::plan(&repository, &options, &named("other"), Shards::here(3), &hears).unwrap();
+    refused(sharded::plan(&repository, &options, &named("p"), Shards::here(4), &hears).unwrap_err(), "3 shards");
     refused(sharded::shard(&repository, &options, &named("p"), 3, &hears).unwrap_err(), "no 3");
     let others = BackupOptions { exclusions: Exclusions::default(), ..options.clone() };
     refused(sharded::shard(&repository, &others, &named("p"), 0, &hears).unwrap_err(), "--exclude-larger-than");
@@ -508,7 +515,7 @@ fn what_another_key_says_of_a_plan_or_a_shard_enters_no_snapshot() {
     }
     let open = |key: &Credential| vault.open_with(key).unwrap();
     let hears = Hears::nobody();
-    let plan = sharded::plan(&open(&keys[0]), &options, &named("p"), 2, &hears).unwrap().record;
+    let plan = sharded::plan(&open(&keys[0]), &options, &named("p"), Shards::here(2), &hears).unwrap().record;
     let shard = sharded::shard(&open(&keys[0]), &options, &named("p"), 0, &hears).unwrap().record.unwrap();
     // The same name is another plan for another key.
     assert!(sharded::shard(&open(&keys[1]), &options, &named("p"), 0, &hears).is_err());
@@ -524,12 +531,12 @@ fn what_another_key_says_of_a_plan_or_a_shard_enters_no_snapshot() {
     }
     let id = open(&keys[0]).plan_id("production", "q");
     open(&keys[1]).write_plan_object(&id, &PlanObject::Plan(Box::new(plan))).unwrap();
-    let error = sharded::plan(&open(&keys[0]), &options, &named("q"), 2, &hears).unwrap_err();
+    let error = sharded::plan(&open(&keys[0]), &options, &named("q"), Shards::here(2), &hears).unwrap_err();
     assert!(error.to_string().contains("thief"), "{error}");
     // An auditor may not say anything at all.
     let auditor = key_file().1;
     vault.open().unwrap().add_key("auditor", Role::Auditor, &auditor).unwrap();
-    let error = sharded::plan(&open(&auditor), &options, &named("r"), 2, &hears).unwrap_err();
+    let error = sharded::plan(&open(&auditor), &options, &named("r"), Shards::here(2), &hears).unwrap_err();
     assert!(matches!(error, Error::Role { .. }), "{error}");
 }
 

@@ -77,23 +77,42 @@ pub struct ShardSummary {
     pub was_there: bool,
 }
 
-/// Makes the plan of a backup by so many shards: dumps the databases and divides the artifacts. If there is such a plan
+/// How a backup is divided.
+#[derive(Debug, Clone, Copy)]
+pub struct Shards {
+    /// How many there are.
+    pub count: u32,
+    /// Whether only they find the artifacts, and not the process that makes the plan: it checks nothing of the places then.
+    pub are_elsewhere: bool,
+}
+
+impl Shards {
+    /// So many, which find the artifacts where the plan is made.
+    pub fn here(count: u32) -> Self {
+        Self { count, are_elsewhere: false }
+    }
+}
+
+/// Makes the plan of a backup by shards: dumps the databases and divides the artifacts. If there is such a plan
 /// already, that is the one; but one that has become a snapshot is refused.
 pub fn plan(
     repository: &Arc<Repository>,
     options: &BackupOptions,
     named: &PlanName,
-    shards: u32,
+    shards: Shards,
     hears: &Hears,
 ) -> Result<PlanSummary> {
     let step = Step::new(repository, options, named, hears)?;
+    let Shards { count: shards, are_elsewhere } = shards;
     if shards == 0 || shards > SHARDS_MAX {
         return Err(Error::Invalid(format!("A backup has between 1 and {SHARDS_MAX} shards, not {shards}")));
     }
     if let Some(record) = repository.read_plan(&step.id)? {
         return step.known(record, shards);
     }
-    deployment::check_places(step.deployment, options)?;
+    if !are_elsewhere {
+        deployment::check_places(step.deployment, options)?;
+    }
     repository.tell_clock_off(hears);
     let source = step.source();
     let session = WritingSession::begin(repository, PURPOSE, hears)?;

@@ -5,13 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
+use jiff::SignedDuration;
 use serde_json::json;
 
-use mlvault::backup::sharded::{self, PlanName, PlanSummary, ShardSummary};
+use mlvault::backup::sharded::{self, PlanName, PlanSummary, ShardSummary, Shards};
 use mlvault::backup::{self, BackupOptions, BackupSource, BackupSummary};
+use mlvault::config::deployment as deployment_config;
 use mlvault::error::{Error, Result};
 use mlvault::format::deployment::{DeploymentRecord, ReferenceCounts, Verdict, Verdicts};
 use mlvault::format::snapshot::{Completeness, SourceRecord};
+use mlvault::kubernetes::{Cluster, CopyOptions};
+use mlvault::procedures::copied_backup::{self, FromCopy};
 use mlvault::repository::Repository;
 use mlvault::s3::BucketLocation;
 use mlvault::units::{count, format_bytes, format_duration};
@@ -23,6 +27,7 @@ use crate::cli::exclusions::{self, ExclusionArgs};
 use crate::cli::exit;
 use crate::cli::outcome::{Outcome, Text};
 use crate::cli::sharding::{ShardingArgs, Step};
+use crate::cli::values;
 
 /// Create a snapshot of an MLflow deployment, of files, of a part of a bucket, or of a stream
 ///
@@ -98,6 +103,8 @@ pub struct Args {
     #[command(flatten)]
     sharding: ShardingArgs,
     #[command(flatten)]
+    volume: VolumeArgs,
+    #[command(flatten)]
     deployment: DeploymentArgs,
 }
 
@@ -120,6 +127,22 @@ impl Args {
     pub fn writes_snapshot(&self) -> bool {
         self.sharding.is_last_step()
     }
+}
+
+/// How artifacts on a claim of a Kubernetes cluster are backed up from a copy.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Kubernetes cluster")]
+struct VolumeArgs {
+    /// Back up artifacts on a PersistentVolumeClaim from a copy of it as it is at one moment, which a Job reads: the claim, where it is
+    /// mounted, and the namespace are in [deployment.NAME.kubernetes]
+    #[arg(long, conflicts_with_all = ["plan", "dry_run", "paths", "stdin", "command"])]
+    via_volume_snapshot: bool,
+    /// The CronJob that backs up this deployment, from which that Job is made [default: that with the labels of the chart]
+    #[arg(long, value_name = "NAME", requires = "via_volume_snapshot")]
+    cron_job: Option<String>,
+    /// How long the snapshot of the claim may take until it can be used
+    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30m", requires = "via_volume_snapshot")]
+    volume_wait: SignedDuration,
 }
 
 /// Runs the command.
@@ -172,8 +195,41 @@ pub fn run(context: &Context, args: Args) -> Result<Outcome> {
     if let Some((plan, step)) = step {
         return sharded(context, &repository, &options, (&plan, step));
     }
+    if args.volume.via_volume_snapshot {
+        return from_copy(context, &repository, &options, (&args.deployment, &args.volume));
+    }
     let summary = backup::run(&repository, &options, &context.hears())?;
     Ok(outcome(context, &repository, &summary))
+}
+
+/// Backs up from a copy of the claim that holds the artifacts.
+fn from_copy(
+    context: &Context,
+    repository: &Arc<Repository>,
+    options: &BackupOptions,
+    (deployment, volume): (&DeploymentArgs, &VolumeArgs),
+) -> Result<Outcome> {
+    let section = deployment_config::resolve_kubernetes(context.file(), &deployment.flags(context)?);
+    let said = |value: &Option<String>, key: &str| {
+        let missing =
+            || Error::Invalid(format!("Set `{key}` in [deployment.NAME.kubernetes] for --via-volume-snapshot"));
+        value.clone().ok_or_else(missing)
+    };
+    let (claim, mount) = (said(&section.claim, "claim")?, said(&section.claim_mount, "claim-mount")?);
+    let hears = context.hears();
+    let cluster = Cluster::connect(&section.cluster(), &hears)?;
+    let cron_job = match &volume.cron_job {
+        Some(name) => cluster.cron_job(name)?,
+        None => cluster.find_cron_job("backup", deployment.deployment.as_deref())?,
+    };
+    let copy = CopyOptions { class: section.volume_snapshot_class, wait_max: volume.volume_wait.unsigned_abs() };
+    let from = FromCopy { cluster: &cluster, cron_job: &cron_job, claim: &claim, mount: &mount, copy };
+    let mut hear = |line: &str| {
+        context.monitor().note(line);
+        Ok(())
+    };
+    let summary = copied_backup::run(repository, options, &from, &hears, &mut hear)?;
+    Ok(outcome(repository, &summary))
 }
 
 /// Runs one step of a sharded backup.
@@ -186,7 +242,8 @@ fn sharded(
     let hears = context.hears();
     match step {
         Step::Plan(shards) => {
-            let PlanSummary { record, was_there } = sharded::plan(repository, options, plan, shards, &hears)?;
+            let PlanSummary { record, was_there } =
+                sharded::plan(repository, options, plan, Shards::here(shards), &hears)?;
             let document = json!({
                 "plan": record.name, "session": record.session, "shards": record.shards, "parent": record.parent,
                 "statistics": record.statistics, "was_there": was_there,
@@ -198,7 +255,7 @@ fn sharded(
             Ok(Outcome::new(exit::COMPLETE, document, text))
         }
         Step::First(shards) => {
-            sharded::plan(repository, options, plan, shards, &hears)?;
+            sharded::plan(repository, options, plan, Shards::here(shards), &hears)?;
             sharded(context, repository, options, (plan, Step::Shard(0)))
         }
         Step::Shard(number) => {

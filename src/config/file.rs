@@ -207,6 +207,8 @@ pub struct KubernetesSection {
     pub claim: Option<String>,
     /// Where pods of mlvault find it.
     pub claim_mount: Option<String>,
+    /// The class of VolumeSnapshots of it.
+    pub volume_snapshot_class: Option<String>,
 }
 
 impl KubernetesSection {
@@ -219,6 +221,7 @@ impl KubernetesSection {
             workload: self.workload.or_else(|| under.workload.clone()),
             claim: self.claim.or_else(|| under.claim.clone()),
             claim_mount: self.claim_mount.or_else(|| under.claim_mount.clone()),
+            volume_snapshot_class: self.volume_snapshot_class.or_else(|| under.volume_snapshot_class.clone()),
         }
     }
 

@@ -12,13 +12,19 @@ impl Cluster {
     pub fn create_claim_like(&self, pattern: &str, name: &str) -> Result<()> {
         let api = self.api::<PersistentVolumeClaim>();
         let source = self.ask("read", &format!("the claim {pattern}"), || api.get(pattern))?;
-        let (claim, params) = (like(&source, name), posted());
-        self.ask("create", &format!("the claim {name}"), || api.create(&params, &claim)).map(drop)
+        self.create_claim(&like(&source, name))
+    }
+
+    /// Makes a claim. Fails if there is one of that name.
+    pub(super) fn create_claim(&self, claim: &PersistentVolumeClaim) -> Result<()> {
+        let (api, params) = (self.api::<PersistentVolumeClaim>(), posted());
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        self.ask("create", &format!("the claim {name}"), || api.create(&params, claim)).map(drop)
     }
 }
 
 /// Returns a claim that asks for what another one asks for, without its content.
-fn like(source: &PersistentVolumeClaim, name: &str) -> PersistentVolumeClaim {
+pub(super) fn like(source: &PersistentVolumeClaim, name: &str) -> PersistentVolumeClaim {
     let spec = source.spec.clone().unwrap_or_default();
     let requests = spec.resources.and_then(|resources| resources.requests);
     let mut claim = PersistentVolumeClaim::default();

@@ -9,6 +9,7 @@
 //! Nothing that is public here is `async`: calls block, on the process's one runtime.
 
 mod claims;
+mod copies;
 pub mod discover;
 pub mod jobs;
 mod lease;
@@ -29,6 +30,7 @@ use crate::error::{Error, Fault, Result, with_causes};
 use crate::hears::Hears;
 use crate::runtime::{runtime, unless_raised};
 
+pub use copies::{ClaimCopy, CopyOptions};
 pub use lease::Lease;
 pub use pods::PodEnd;
 pub use workload::{Workload, WorkloadKind, WorkloadState};

@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod consent;
+pub mod copied_backup;
 pub mod copy_snapshots;
 pub mod drill;
 pub mod forget_and_prune;

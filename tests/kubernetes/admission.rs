@@ -17,11 +17,11 @@ fn strict() -> Namespace {
     Cluster::shared().namespace_with("admission", &[("pod-security.kubernetes.io/enforce", "restricted")])
 }
 
-/// Renders the chart into a namespace, with all that it has.
-fn render(namespace: &Namespace) -> String {
+/// Renders the chart into a namespace, with all that it has and some values more.
+fn render(namespace: &Namespace, more: &[&str]) -> String {
     let here = format!("mlflowNamespaces=[{:?}]", namespace.name());
     let all = ["--values", &example(), "--set-json", &here, "--set", "metrics.serviceMonitor.enabled=true"];
-    let output: Outcome = template("mlvault", namespace.name(), &all).expect(0);
+    let output: Outcome = template("mlvault", namespace.name(), &[&all, more].concat()).expect(0);
     output.text()
 }
 
@@ -31,7 +31,7 @@ fn the_api_server_knows_every_field_and_admits_every_pod() {
         Cluster::shared().define("monitoring.coreos.com", kind);
     }
     let namespace = strict();
-    let objects = documents(&render(&namespace));
+    let objects = documents(&render(&namespace, &[]));
     assert!(objects.len() > 20, "{}", objects.len());
     for object in &objects {
         let text = serde_json::to_string(object).unwrap();
@@ -53,13 +53,7 @@ fn the_api_server_knows_every_field_and_admits_every_pod() {
 
 #[test]
 fn an_account_may_do_what_its_job_does_and_nothing_else() {
-    let namespace = strict();
-    let is_of_accounts = |kind: &str| matches!(kind, "ServiceAccount" | "Role" | "RoleBinding");
-    for object in documents(&render(&namespace)) {
-        if is_of_accounts(&object.types.as_ref().unwrap().kind) {
-            namespace.apply(&serde_json::to_string(&object).unwrap());
-        }
-    }
+    let namespace = with_accounts(&[]);
     let of_restore = [
         "get apps/deployments",
         "patch apps/deployments",
@@ -93,6 +87,44 @@ fn an_account_may_do_what_its_job_does_and_nothing_else() {
             assert!(!may.ask(what, namespace.name()), "{account}: {what}");
         }
     }
+}
+
+#[test]
+fn a_backup_from_a_copy_of_a_claim_may_make_one_and_remove_no_claim() {
+    let namespace = with_accounts(&["--set", "jobs.backup.viaVolumeSnapshot=true"]);
+    let may = Asker::new(&namespace, "mlvault-backup");
+    let needed = [
+        "get /persistentvolumeclaims",
+        "create /persistentvolumeclaims",
+        "list snapshot.storage.k8s.io/volumesnapshots",
+        "delete snapshot.storage.k8s.io/volumesnapshots",
+        "create batch/jobs",
+        "get /pods/log",
+        "update coordination.k8s.io/leases",
+    ];
+    for what in needed {
+        assert!(may.ask(what, namespace.name()) && !may.ask(what, "default"), "{what}");
+    }
+    for what in [
+        "delete /persistentvolumeclaims",
+        "delete batch/jobs",
+        "get /secrets",
+        "create /pods",
+        "patch apps/deployments",
+    ] {
+        assert!(!may.ask(what, namespace.name()), "{what}");
+    }
+}
+
+/// Returns a namespace with the accounts of the chart, installed with some values more.
+fn with_accounts(more: &[&str]) -> Namespace {
+    let namespace = strict();
+    for object in documents(&render(&namespace, more)) {
+        if matches!(object.types.as_ref().unwrap().kind.as_str(), "ServiceAccount" | "Role" | "RoleBinding") {
+            namespace.apply(&serde_json::to_string(&object).unwrap());
+        }
+    }
+    namespace
 }
 
 /// Asks the API server what an account may do, with the account's own token.

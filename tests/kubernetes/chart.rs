@@ -130,7 +130,7 @@ fn jobs_try_again_what_may_pass_and_wait_for_mlvault_to_end() {
 }
 
 #[test]
-fn a_backup_by_shards_is_one_indexed_job() {
+fn a_backup_by_shards_is_one_indexed_job_and_one_of_a_claim_may_copy_it() {
     let more = ["--values", &example(), "--set", "jobs.backup.shards=4"];
     let objects = documents(&template("mlvault", "mlvault", &more).expect(0).text());
     let cron_job = objects.iter().find(|it| kind(it) == "CronJob" && it.name_any() == "mlvault-backup-production");
@@ -144,6 +144,14 @@ fn a_backup_by_shards_is_one_indexed_job() {
     assert_eq!(job["podFailurePolicy"]["rules"][1]["action"], "FailIndex");
     let args = job["template"]["spec"]["containers"][0]["args"].to_string();
     assert!(args.contains("\"--plan\",\"$(MLVAULT_PLAN)\",\"--indexed\",\"4\""), "{args}");
+    // A copy is read by one shard.
+    let copy = ["--values", &example(), "--set", "jobs.backup.viaVolumeSnapshot=true"];
+    template("mlvault", "mlvault", &[&copy[..], &more[2..]].concat()).expect(1);
+    let objects = documents(&template("mlvault", "mlvault", &copy).expect(0).text());
+    assert!(objects.iter().any(|it| kind(it) == "Role" && it.name_any() == "mlvault-backup"));
+    let of_backup = pods(&objects).into_iter().find(|(_, pod)| component(pod) == "backup").unwrap().1;
+    assert_eq!(of_backup["spec"]["automountServiceAccountToken"], true);
+    assert!(of_backup["spec"]["containers"][0]["args"].to_string().contains("--via-volume-snapshot"));
 }
 
 #[test]

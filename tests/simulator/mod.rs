@@ -23,7 +23,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use mlvault::backend::Backend;
 use mlvault::backend::memory::MemoryBackend;
-use mlvault::backup::sharded::{self, PlanName};
+use mlvault::backup::sharded::{self, PlanName, Shards};
 use mlvault::backup::{self, BackupOptions, BackupSource};
 use mlvault::cancel::Cancel;
 use mlvault::check::ReadData;
@@ -174,7 +174,7 @@ impl Job {
             Self::Sharded(version, first) => {
                 let options = deployment_at(&STAGE.directories[*version].0);
                 let named = PlanName { name: format!("version {version}"), wait_max: Duration::ZERO };
-                sharded::plan(repository, &options, &named, SHARDS, &hears)?;
+                sharded::plan(repository, &options, &named, Shards::here(SHARDS), &hears)?;
                 for number in 0..SHARDS {
                     sharded::shard(repository, &options, &named, (first + number) % SHARDS, &hears)?;
                 }
