@@ -19,10 +19,10 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo test manifests deny bench bench-audit bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
+.PHONY: help install demo demo-kubernetes test manifests deny bench bench-audit bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: ## Build mlvault as it ships, and install it into PREFIX (/usr/local) with completions, manual pages, systemd units
 	@scripts/setup.sh build
@@ -44,6 +44,10 @@ demo: ## Lose a real MLflow deployment and get it back (needs about 2 minutes on
 	@scripts/setup.sh demo
 	@cargo build --release
 	@MLVAULT='$(MLVAULT)' demo/demo.sh
+
+demo-kubernetes: ## Install mlvault beside MLflow on a real Kubernetes control plane, lose MLflow, get it back (about 10 minutes once built)
+	@scripts/setup.sh test kubernetes
+	@cargo test --release --test suite -- --nocapture --test-threads=1 kubernetes::journey
 
 test: ## Run all tests
 	@scripts/setup.sh test

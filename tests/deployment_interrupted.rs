@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::support::cli::{Runner, noise};
 use crate::support::deployment::{Place, ThreeDays, assert_whole, snapshot_of};
 use crate::support::fault_server::Answer;
@@ -125,11 +127,16 @@ fn an_artifact_directory_that_vanishes_leaves_no_complete_snapshot() {
     let child = start_until(place.command(runner, &["backup"]), |child| has_open(child, &endless));
     fs::remove_dir_all(&place.artifacts).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(matches!(output.status.code(), Some(1 | 3)), "{output:?}");
-    assert!(!output.stderr.is_empty() || output.status.code() == Some(3), "{output:?}");
+    // On a loaded machine all may have been read before it vanished: what is called complete has everything, then.
+    let artifacts = |record: &Value| record["components"][0]["bytes"].as_u64().unwrap();
+    let all = artifacts(&lived.snapshots[3].1) + ENDLESS_LEN;
     for snapshot in &snapshots(runner)[4..] {
-        assert_eq!(snapshot["record"]["completeness"], "incomplete", "{snapshot:#}");
+        let record = &snapshot["record"];
+        let is_whole = output.status.success() && artifacts(record) == all;
+        assert!(record["completeness"] == "incomplete" || is_whole, "{snapshot:#}");
     }
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{output:?}");
+    assert!(output.status.code() != Some(1) || !output.stderr.is_empty(), "{output:?}");
     let refused = place.run(runner, &["backup"]).expect(1);
     assert!(refused.stderr.contains(&place.artifacts), "{}", refused.stderr);
 }

@@ -25,8 +25,10 @@ impl Scene {
         let model = runner.path("artifacts/7/abc/artifacts/model");
         fs::create_dir_all(&model).unwrap();
         fs::write(model.join("MLmodel"), "a model").unwrap();
-        fs::write(runner.path("password"), PASSWORD).unwrap();
-        fs::set_permissions(runner.path("password"), fs::Permissions::from_mode(0o600)).unwrap();
+        for file in ["password", "scratch-password"] {
+            fs::write(runner.path(file), PASSWORD).unwrap();
+            fs::set_permissions(runner.path(file), fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let text = format!(
             "[deployment.{NAME}]\nbackend-store-uri = '{}'\nbackend-store-password-file = {:?}\n\
              [deployment.{NAME}.artifacts]\n'{ROOT}' = {:?}\n\
@@ -34,7 +36,7 @@ impl Scene {
             uri(&postgres, "mlflow"),
             runner.path("password"),
             runner.path("artifacts"),
-            runner.path("password"),
+            runner.path("scratch-password"),
         );
         fs::write(runner.path("src/mlvault.toml"), text).unwrap();
         runner.settle();
@@ -85,16 +87,22 @@ fn a_drill_goes_into_a_database_of_its_own_wherever_that_is() {
 }
 
 #[test]
-fn a_role_that_may_not_create_databases_is_told_and_a_source_that_is_gone_is_no_hindrance() {
+fn a_role_that_may_not_create_databases_is_told_and_a_source_that_cannot_be_asked_is_no_hindrance() {
     let mut scene = Scene::new();
     let scratch = PostgresServer::start();
     scratch.client("postgres").batch_execute(&format!("CREATE ROLE poor LOGIN PASSWORD '{PASSWORD}'")).unwrap();
     let poor = format!("postgresql://poor@127.0.0.1:{}/postgres", scratch.port());
     let refused = scene.drill(&["--scratch-database", &poor]).expect(1);
     assert!(refused.stderr.contains("permission denied to create database"), "{}", refused.stderr);
-    scene.postgres.kill();
-    let done = scene.drill(&["--scratch-database", &uri(&scratch, "postgres")]).expect(0).json();
-    assert!(differs(&done).contains("could not be asked"), "{done:#}");
+    // Who runs drills need not have the password of the source.
+    fs::remove_file(scene.runner.path("password")).unwrap();
+    for is_gone in [false, true] {
+        if is_gone {
+            scene.postgres.kill();
+        }
+        let done = scene.drill(&["--scratch-database", &uri(&scratch, "postgres")]).expect(0).json();
+        assert!(differs(&done).contains("could not be asked"), "{done:#}");
+    }
     assert!(made_by_drills(&scratch).is_empty());
 }
 

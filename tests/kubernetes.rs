@@ -4,6 +4,7 @@ mod admission;
 mod chart;
 mod discover;
 mod image;
+mod journey;
 mod nightly;
 mod restore;
 mod run_now;

@@ -229,7 +229,7 @@ fn from_copy(
         Ok(())
     };
     let summary = copied_backup::run(repository, options, &from, &hears, &mut hear)?;
-    Ok(outcome(repository, &summary))
+    Ok(outcome(context, repository, &summary))
 }
 
 /// Runs one step of a sharded backup.

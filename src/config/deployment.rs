@@ -113,27 +113,30 @@ fn said(file: &ConfigFile, flags: &DeploymentFlags) -> DeploymentSection {
     }
 }
 
-/// Puts together the deployment that a drill compares with: where only its name is known, one that has nothing.
+/// Puts together the deployment that a drill must stay apart from, and compares with. A password of its databases that is not at
+/// hand is left out: a drill asks them only who they are, and whoever runs drills need not have it.
 pub fn resolve_for_drill(
     file: &ConfigFile,
     flags: &DeploymentFlags,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Deployment> {
-    let said = said(file, flags);
-    let is_described =
-        said.backend_store_uri.is_some() || said.registry_store_uri.is_some() || !said.artifacts.is_empty();
-    match &flags.name {
-        Some(name) if !is_described => Ok(Deployment {
-            name: name.clone(),
-            databases: Vec::new(),
-            artifacts: Vec::new(),
-            excluded: Vec::new(),
-            keys: outside_keys(env),
-            tracking: None,
-            metadata_optional: false,
-        }),
-        _ => resolve(file, flags, env),
+    let mut said = said(file, flags);
+    for password in [
+        &mut said.backend_store_password_file,
+        &mut said.registry_store_password_file,
+        &mut said.auth_database_password_file,
+    ] {
+        password.take_if(|file| !file.exists());
     }
+    Ok(Deployment {
+        name: flags.name.clone().unwrap_or_default(),
+        databases: databases(&said)?,
+        artifacts: artifacts(&said, flags, env)?,
+        excluded: said.exclude_roots,
+        keys: outside_keys(env),
+        tracking: None,
+        metadata_optional: false,
+    })
 }
 
 /// Puts together where a drill restores to, and how much it compares.

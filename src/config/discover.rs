@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::kubernetes::discover::{FoundServer, Mount, Piece, Text, plain};
 
-/// Where a pod of mlvault is to find what is in Secrets.
-const SECRETS_DIRECTORY: &str = "/run/secrets/mlvault";
+/// Where a pod of mlvault is to find what is in Secrets: below their names, as the chart puts them there by `secretFiles`.
+const SECRETS_DIRECTORY: &str = "/run/secrets";
 /// Where MLflow keeps what it serves, if it is not told.
 const DESTINATION_DEFAULT: &str = "./mlartifacts";
 /// The root that servers keep artifacts below, for clients that have no credentials of the store.
@@ -67,7 +67,8 @@ struct Draft<'a> {
     namespace: &'a str,
     lines: Vec<String>,
     artifacts: Vec<String>,
-    claims: Vec<String>,
+    /// Claims that hold data, and where their root is to be found if MLflow has all of it.
+    claims: Vec<(String, Option<String>)>,
     uses_s3: bool,
     secrets: Vec<SecretFile>,
     gaps: Vec<String>,
@@ -130,7 +131,10 @@ impl<'a> Draft<'a> {
         text.extend([String::new(), format!("[deployment.{}.kubernetes]", quoted_key(&self.name))]);
         text.push(format!("namespace = {}", quoted(self.namespace)));
         text.push(format!("workload = {}", quoted(&self.server.workload.to_string())));
-        text.extend(self.claims.first().map(|claim| format!("claim = {}", quoted(claim))));
+        if let Some((claim, mount)) = self.claims.first() {
+            text.push(format!("claim = {}", quoted(claim)));
+            text.extend(mount.as_ref().map(|mount| format!("claim-mount = {}", quoted(mount))));
+        }
         text.join("\n") + "\n"
     }
 
@@ -381,7 +385,7 @@ impl<'a> Draft<'a> {
                     let below =
                         mount.sub_path.as_ref().map(|path| format!(", its directory {path}")).unwrap_or_default();
                     let text = format!("{what}: mount the claim {claim}{below} at {}", mount.path);
-                    self.claims.push(claim.clone());
+                    self.claims.push((claim.clone(), mount.sub_path.is_none().then(|| mount.path.clone())));
                     self.comment(&text);
                 }
                 None => self.gap(what, &format!("{} is no PersistentVolumeClaim: mount the same there", mount.path)),
@@ -530,7 +534,7 @@ mod tests {
         let (proposal, file) = proposed(&found);
         let section = &file.deployment["mlflow"];
         assert_eq!(section.backend_store_uri.as_deref(), Some("postgresql://ml@db:5432/mlflow?sslmode=require"));
-        assert_eq!(section.backend_store_password_file.as_deref().unwrap(), "/run/secrets/mlvault/db/password");
+        assert_eq!(section.backend_store_password_file.as_deref().unwrap(), "/run/secrets/db/password");
         assert_eq!(section.artifacts["mlflow-artifacts:/"], "s3://mlflow/a");
         assert_eq!((section.s3.access_key_id.as_deref(), section.s3.insecure_http), (Some("mlflow"), Some(true)));
         assert_eq!(section.tracking_uri.as_deref(), Some("http://mlflow.ml.svc:80"));
@@ -574,6 +578,7 @@ mod tests {
         assert_eq!(section.backend_store_uri.as_deref(), Some("sqlite:////mlflow/data/mlflow.db"));
         assert_eq!(section.artifacts["mlflow-artifacts:/"], "/mlflow/data/artifacts");
         assert_eq!(section.kubernetes.claim.as_deref(), Some("data"));
+        assert_eq!(section.kubernetes.claim_mount.as_deref(), Some("/mlflow/data"));
         assert!(proposal.gaps.is_empty(), "{:?}", proposal.gaps);
         let (proposal, _) = proposed(&server(&["mlflow", "server"], &[]));
         for gap in ["backend-store-uri: it is not told", "/mlflow/mlartifacts is in the container itself"] {

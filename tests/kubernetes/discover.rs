@@ -146,7 +146,7 @@ fn what_runs_mlflow_is_found_however_it_is_written_and_no_secret_is_read() {
         &bitnami,
         &[
             "\"postgresql://bn_mlflow@ml-postgresql:5432/bitnami_mlflow\"",
-            "backend-store-password-file = \"/run/secrets/mlvault/db/password\"",
+            "backend-store-password-file = \"/run/secrets/db/password\"",
             "\"mlflow-artifacts:/\" = \"s3://mlflow\"",
             "endpoint = \"http://ml-minio:9000\"",
             "workload = \"deployment/ml-tracking\"",
@@ -164,6 +164,7 @@ fn what_runs_mlflow_is_found_however_it_is_written_and_no_secret_is_read() {
             "\"sqlite:////srv/db/mlflow.db\"",
             "\"mlflow-artifacts:/\" = \"/srv/files\"",
             "claim = \"old-data\"",
+            "claim-mount = \"/srv\"",
             "workload = \"statefulset/tracking-old\"",
             "[deployment.tracking-old]",
         ],

@@ -51,6 +51,8 @@ impl Scene {
                 "image": "mlflow",
                 "args": ["server", "--host", "127.0.0.1", "--port", port.to_string(), "--workers", "1",
                     "--backend-store-uri", "sqlite:////data/mlflow.db", "--artifacts-destination", "/data/artifacts"],
+                // What it does by itself would make tables anew in a database that is gone.
+                "env": [{ "name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false" }],
                 "readinessProbe": { "httpGet": { "path": "/health", "port": port }, "periodSeconds": 1 },
             }),
         };

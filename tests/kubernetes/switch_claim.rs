@@ -1,11 +1,9 @@
 //! `k8s run restore --switch-claim`: a Job restores into a new claim, and MLflow uses it from then on; the old one stays.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde_json::json;
 
 use crate::docs::json_fields::assert_documented;
@@ -94,28 +92,21 @@ impl Scene {
         let volumes = spec.template.spec.unwrap().volumes.unwrap();
         (spec.replicas, volumes[0].persistent_volume_claim.as_ref().unwrap().claim_name.clone())
     }
-
-    /// Returns the directory behind a claim.
-    fn directory(&self, claim: &str) -> PathBuf {
-        let claim: PersistentVolumeClaim = self.namespace.get(claim);
-        let cluster = Cluster::shared();
-        let api: Api<PersistentVolume> = Api::all(cluster.client());
-        let volume = cluster.wait(api.get(&claim.spec.unwrap().volume_name.unwrap())).unwrap();
-        let handle = volume.spec.unwrap().csi.unwrap().volume_handle;
-        cluster.node.directory().join("volumes").join(handle)
-    }
 }
 
 #[test]
 fn mlflow_goes_on_with_a_new_claim_and_the_old_one_stays() {
     let scene = Scene::start();
-    std::fs::write(scene.directory("data").join("old"), "as it was").unwrap();
+    std::fs::write(scene.namespace.directory_of("data").join("old"), "as it was").unwrap();
     let done = finish(&mut scene.restore("data-2", &[])).expect(0).json();
     assert_documented("k8s run", &done);
     assert_eq!(done["resumed"], json!({ "workload": "deployment/mlflow", "replicas": 1, "healthy": null }));
     assert_eq!(scene.state(), (Some(1), "data-2".to_owned()));
-    assert!(scene.directory("data-2").join("mlflow.db").exists());
-    assert!(scene.directory("data").join("old").exists() && !scene.directory("data").join("mlflow.db").exists());
+    assert!(scene.namespace.directory_of("data-2").join("mlflow.db").exists());
+    assert!(
+        scene.namespace.directory_of("data").join("old").exists()
+            && !scene.namespace.directory_of("data").join("mlflow.db").exists()
+    );
     // What it does not use cannot be switched, and a claim that is there is not taken.
     let refused = finish(&mut scene.restore("data-3", &[])).expect(2);
     assert!(refused.stderr.contains("No volume of deployment/mlflow"), "{}", refused.stderr);

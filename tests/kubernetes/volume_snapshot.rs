@@ -2,11 +2,11 @@
 //! either stays. The snapshots are bound by the real snapshot-controller, and made by the stand-in for a driver.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
@@ -95,21 +95,10 @@ impl Scene {
         let work = days.runner.path("").display().to_string();
         namespace.apply(&MANIFEST.replace("WORK", &work).replace("WAIT", wait));
         let scene = Self { days, namespace };
-        let claimed = scene.directory();
+        let claimed = scene.namespace.directory_of("data");
         fs::rename(scene.days.folder().join("artifacts"), claimed.join("artifacts"))
             .unwrap_or_else(|_| copy(&scene.days.folder().join("artifacts"), &claimed.join("artifacts")));
         scene
-    }
-
-    /// Returns the directory behind the claim, once it is bound.
-    fn directory(&self) -> PathBuf {
-        let cluster = Cluster::shared();
-        let claim: PersistentVolumeClaim = self.namespace.wait_for("data", |it: &PersistentVolumeClaim| {
-            it.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
-        });
-        let api: Api<PersistentVolume> = Api::all(cluster.client());
-        let volume = cluster.wait(api.get(&claim.spec.unwrap().volume_name.unwrap())).unwrap();
-        cluster.node.directory().join("volumes").join(volume.spec.unwrap().csi.unwrap().volume_handle)
     }
 
     /// Runs the nightly Job now.

@@ -114,8 +114,7 @@ impl MlflowServer {
 
     /// Runs one command of `tests/make_deployment.py`.
     pub fn try_make(&self, arguments: &[&str]) -> Output {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/make_deployment.py");
-        self.python().arg(script).args(arguments).output().unwrap()
+        self.python().arg(script()).args(arguments).output().unwrap()
     }
 
     /// Runs lines of Python against the server, with `mlflow` imported and `client` made. Returns what they print.
@@ -168,6 +167,18 @@ impl MlflowServer {
     fn signal(&self, signal: Signal) {
         let _ = kill_process_group(Pid::from_child(&self.child), signal);
     }
+}
+
+/// Runs one command of `tests/make_deployment.py` against a server that somebody else has started; its failure fails the test.
+pub fn make_at(uri: &str, arguments: &[&str]) {
+    let mut command = Command::new(tool("python"));
+    quiet(&mut command).args(["-W", "ignore"]).arg(script()).args(arguments).env("MLFLOW_TRACKING_URI", uri);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "make_deployment.py {arguments:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/make_deployment.py")
 }
 
 impl Drop for MlflowServer {

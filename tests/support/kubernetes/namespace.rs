@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Namespace as Kept, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, ContainerStatus, Namespace as Kept, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
 use kube::api::{DeleteParams, DynamicObject, ListParams, LogParams, ObjectMeta, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -123,6 +125,16 @@ impl Namespace {
             assert!(begun.elapsed() < WAIT_MAX, "{what} takes too long in {}; pods: {}", self.name, self.pods_told());
             sleep(LOOK);
         }
+    }
+
+    /// Returns the directory behind a claim, once it is bound.
+    pub fn directory_of(&self, claim: &str) -> PathBuf {
+        let claim = self.wait_for(claim, |it: &PersistentVolumeClaim| {
+            it.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"))
+        });
+        let volumes: Api<PersistentVolume> = Api::all(self.cluster.client());
+        let volume = self.cluster.wait(volumes.get(&claim.spec.unwrap().volume_name.unwrap())).unwrap();
+        self.cluster.node.directory().join("volumes").join(volume.spec.unwrap().csi.unwrap().volume_handle)
     }
 
     /// Waits until a Job has failed or completed, and returns how each of its pods ended, the oldest first.
