@@ -31,7 +31,7 @@ use serde_json::Value;
 
 use crate::support::cli::{Outcome, Runner, finish};
 use crate::support::repo::{Vault, WatchedBackend, copy_of, create_on, key_file};
-use crate::support::thief::{Forgery, Thief, forge_log_entry, forged_record};
+use crate::support::thief::{Forgery, Thief, forge_log_entry, forge_long_log_entry, forged_record};
 use crate::support::tool;
 
 // Of the program.
@@ -391,6 +391,18 @@ fn what_a_thief_puts_into_the_log_is_named_and_stops_nobody() {
     assert!(BTreeSet::from(expected).is_subset(&kinds(&report)), "{:?}", kinds(&report));
     // An honest one appended after what lies at the end, though it has never seen the log.
     assert_eq!(report.entries, scene.checkpoint.size + 4);
+}
+
+#[test]
+fn a_log_that_would_not_fit_into_memory_is_refused() {
+    let scene = Scene::new();
+    let thief = scene.thief();
+    let size = scene.checkpoint.size;
+    // Zeros that hardly take any room where they are stored.
+    (size..size + 64).for_each(|number| forge_long_log_entry(&thief, number));
+    commit(&scene.vault.open_with(&scene.writer).unwrap(), Timestamp::now());
+    let error = scene.vault.open().unwrap().read_log().unwrap_err();
+    assert!(error.to_string().contains("memory limit is too low"), "{error}");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! entries alone, and only whoever verifies everything reads everything.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -60,6 +61,8 @@ pub struct LogSlot {
     pub entry: Result<LogEntry>,
     /// When it arrived, by the clock of the place where it is stored.
     pub arrived: Timestamp,
+    /// About how many bytes it takes.
+    bytes: u64,
 }
 
 /// All of the log.
@@ -236,6 +239,8 @@ impl Repository {
     }
 
     /// Reads all of the log. What is no entry does not hide the others.
+    ///
+    /// Fails with [`Error::Invalid`] if the entries take more memory than the limit leaves for them.
     pub fn read_log(&self) -> Result<Log> {
         let mut listed = self.backend().list(layout::LOG)?;
         listed.retain(|object| layout::log_entry_of(&object.key).is_some());
@@ -243,9 +248,11 @@ impl Repository {
         let end = listed.iter().enumerate().take_while(is_next).count();
         let (there, beyond) = listed.split_at(end);
         let mut log = Log { slots: Vec::with_capacity(end), beyond: beyond.iter().map(number_of).collect() };
+        let kept_bytes = AtomicU64::new(0);
         for batch in there.chunks(BATCH_OBJECTS) {
             let read = parallel::map(batch, self.backend().concurrency(), |object| {
-                self.read_slot(number_of(object), Some(object.size))
+                let slot = self.read_slot(number_of(object), Some(object.size))?;
+                self.refuse_too_much("the entries of its log", &kept_bytes, slot.bytes).map(|()| slot)
             });
             for (object, slot) in batch.iter().zip(read) {
                 log.slots.push(LogSlot { arrived: time::arrival(object, 0), ..slot? });
@@ -272,7 +279,7 @@ impl Repository {
                 let entry = log::decode(self.id(), number, &self.config().root_key, body);
                 let entry = entry.map(|(record, signer)| LogEntry { record, signer });
                 let entry = entry.map_err(|error| Error::damaged(object.key(), error));
-                Ok(LogSlot { leaf: merkle::leaf(body), entry, arrived: Timestamp::MAX })
+                Ok(LogSlot { leaf: merkle::leaf(body), entry, arrived: Timestamp::MAX, bytes: body.len() as u64 })
             })
         };
         // A number that is free is no junk.
@@ -285,7 +292,7 @@ impl Repository {
         }
         match slot {
             Err(error) if is_junk(&error) => {
-                Ok(LogSlot { leaf: merkle::leaf(&[]), entry: Err(error), arrived: Timestamp::MAX })
+                Ok(LogSlot { leaf: merkle::leaf(&[]), entry: Err(error), arrived: Timestamp::MAX, bytes: 0 })
             }
             slot => slot,
         }

@@ -254,21 +254,21 @@ impl Repository {
             None => self.read_outcome(&id, Some(object.size)),
         };
         let kept = read.and_then(|outcome| {
-            self.refuse_too_much(kept_bytes.fetch_add(outcome.bytes, Ordering::Relaxed) + outcome.bytes)?;
+            self.refuse_too_much("the records of its snapshots", kept_bytes, outcome.bytes)?;
             self.outcomes.put(self, (&id, object.size), &outcome, outcome.bytes);
             Ok(outcome)
         });
         Some((id, kept))
     }
 
-    fn refuse_too_much(&self, kept_bytes: u64) -> Result<()> {
+    /// Adds to what is kept of many objects. Fails with [`Error::Invalid`] if that is more than the limit leaves for them.
+    pub(super) fn refuse_too_much(&self, what: &str, kept_bytes: &AtomicU64, more: u64) -> Result<()> {
         let bytes_max = self.memory_plan().object_bytes;
-        if kept_bytes <= bytes_max {
+        if kept_bytes.fetch_add(more, Ordering::Relaxed) + more <= bytes_max {
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "The memory limit is too low for this repository: the records of its snapshots take more than the {} that it \
-             leaves for them",
+            "The memory limit is too low for this repository: {what} take more than the {} that it leaves for them",
             format_bytes(bytes_max)
         )))
     }

@@ -324,8 +324,18 @@ pub fn forge_log_entry(repository: &Repository, number: u64, before: Vec<TreeHas
     let id = SessionId::new(0, random());
     let object = |what, key| LoggedObject { what, key, hash: ObjectHash::from_bytes([7; 32]), about: None };
     let objects = vec![object(What::Snapshot, layout::snapshot(&id)), object(What::Forgotten, layout::forgotten(&id))];
-    let record = LogRecord { at, program: String::new(), before, late: false, objects };
-    let body = log::encode(repository.id(), number, &record, &repository.access().signer());
+    put_log_entry(repository, number, &LogRecord { at, program: String::new(), before, late: false, objects });
+}
+
+/// Appends an entry that is as long as one can be.
+pub fn forge_long_log_entry(repository: &Repository, number: u64) {
+    let program = " ".repeat(ObjectKind::LogEntry.body_len_max() - 2000);
+    let record = LogRecord { at: Timestamp::UNIX_EPOCH, program, before: Vec::new(), late: false, objects: Vec::new() };
+    put_log_entry(repository, number, &record);
+}
+
+fn put_log_entry(repository: &Repository, number: u64, record: &LogRecord) {
+    let body = log::encode(repository.id(), number, record, &repository.access().signer());
     let key = Object::LogEntry(number).key();
     let name = key.rsplit('/').next().unwrap();
     let sealed = object::seal(repository.keys(), repository.id(), ObjectKind::LogEntry, name, &body);
