@@ -1,7 +1,7 @@
 //! The log: one entry for what each command wrote, in an order that nobody can change unseen.
 //!
 //! What must stay true:
-//! - Every object that the log is to tell of is written by [`Repository::create_logged`], and entered by
+//! - Every object that the log is to tell of is written by `Repository::create_logged`, and entered by
 //!   [`Repository::settle_log`] when its command ends. What was written stands, whether or not it comes to be entered:
 //!   [`Repository::complete_log`] does that later.
 //! - Entries are numbered without gaps: the log ends before the first number that is free. So nobody can end it early or
