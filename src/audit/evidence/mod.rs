@@ -50,8 +50,6 @@ pub const MODEL_SIGNATURE: &str = "model.sig";
 pub const MODEL_KEY: &str = "model.pub";
 /// The statement for people.
 pub const REPORT: &str = "report.html";
-/// The same as PDF, where a browser was there to make it.
-pub const REPORT_PDF: &str = "report.pdf";
 /// A time stamp of the envelope (RFC 3161).
 pub const TIMESTAMP: &str = "statement.tsr";
 
