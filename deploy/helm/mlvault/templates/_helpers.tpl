@@ -214,7 +214,7 @@ spec:
             onPodConditions: [{type: DisruptionTarget}]
           # Exit codes of docs/cli.md that will not pass: somebody has to look.
           - action: {{ gt (int $settings.shards) 0 | ternary "FailIndex" "FailJob" }}
-            onExitCodes: {containerName: mlvault, operator: In, values: {{ gt (int $settings.shards) 0 | ternary "[2, 3, 10, 11, 12]" "[2, 3, 10, 12]" }}}
+            onExitCodes: {containerName: mlvault, operator: In, values: {{ gt (int $settings.shards) 0 | ternary "[2, 3, 4, 10, 11, 12]" "[2, 3, 4, 10, 12]" }}}
       template:
         metadata:
           labels:
