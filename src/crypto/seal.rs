@@ -97,10 +97,17 @@ impl Cipher {
 
     /// Opens what [`Cipher::seal`] made.
     pub fn open(&self, associated: &[u8], sealed: &[u8]) -> Result<Vec<u8>, NotAuthentic> {
-        let (message, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(NotAuthentic)?;
-        let mut message = message.to_vec();
-        self.open_in_place(associated, &mut message, tag)?;
+        let mut message = sealed.to_vec();
+        self.open_vec(associated, &mut message)?;
         Ok(message)
+    }
+
+    /// Decrypts in place what [`Cipher::seal`] made, and takes the tag off. On failure its content is unspecified.
+    pub fn open_vec(&self, associated: &[u8], sealed: &mut Vec<u8>) -> Result<(), NotAuthentic> {
+        let (message, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(NotAuthentic)?;
+        self.open_in_place(associated, message, tag)?;
+        sealed.truncate(sealed.len() - TAG_LEN);
+        Ok(())
     }
 }
 

@@ -112,27 +112,30 @@ pub fn open(
     name: &str,
     bytes: &[u8],
 ) -> Result<Vec<u8>, FormatError> {
-    unseal(keys, repository, kind, name, bytes)?.into_body()
+    unseal(keys, repository, kind, name, bytes.to_vec())?.into_body()
 }
 
-/// Opens an object of the expected kind and name as far as to know how long its body is.
+/// Opens an object of the expected kind and name as far as to know how long its body is. It is decrypted where it is: the largest
+/// object takes most of the least memory, and a second copy of it would not fit.
 pub fn unseal(
     keys: &MetaKeys,
     repository: RepositoryId,
     kind: ObjectKind,
     name: &str,
-    bytes: &[u8],
+    mut bytes: Vec<u8>,
 ) -> Result<Payload, FormatError> {
-    let mut cursor = Cursor::new(bytes);
-    if peek_repository(bytes)? != repository {
+    let mut cursor = Cursor::new(&bytes);
+    if peek_repository(&bytes)? != repository {
         return Err(FormatError::new("it belongs to another repository"));
     }
-    let header = cursor.bytes(HEADER_LEN)?;
+    let header = cursor.bytes(HEADER_LEN)?.to_vec();
     if header[8] != kind as u8 {
         return Err(FormatError::new("it is an object of another kind"));
     }
-    let payload = keys.object_cipher(&header[32..]).open(&associated(header, name), cursor.remainder())?;
-    Payload::parse(payload, kind.body_len_max())
+    let cipher = keys.object_cipher(&header[32..]);
+    bytes.drain(..HEADER_LEN);
+    cipher.open_vec(&associated(&header, name), &mut bytes)?;
+    Payload::parse(bytes, kind.body_len_max())
 }
 
 /// An opened payload whose body is still as it was stored.

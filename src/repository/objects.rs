@@ -131,7 +131,7 @@ impl ObjectReader {
     fn unseal(&self, object: Object, size: Option<u64>) -> Result<Payload> {
         let bytes = read(self.backend.as_ref(), object, size)?;
         let (kind, name) = envelope(object)?;
-        object::unseal(&self.keys, self.repository, kind, &name, &bytes)
+        object::unseal(&self.keys, self.repository, kind, &name, bytes.into())
             .map_err(|error| Error::damaged(object.key(), error))
     }
 }
