@@ -19,7 +19,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # What `mlvault --version` names; nothing where there is no git, or no repository.
 COMMIT ?= $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null | sed "s/$$/, $$(git log -1 --format=%cs 2>/dev/null)/")
 
-.PHONY: help install demo demo-kubernetes test manifests deny bench bench-audit bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
+.PHONY: help install demo demo-kubernetes test manifests deny bench bench-audit bench-cold bench-deployment bench-retention bench-shards bench-stages bench-status fmt lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,11 @@ bench-retention: ## Measure forget and prune beside restic and rustic
 	@scripts/setup.sh test bench rustic
 	@cargo build --release
 	@"$$MLVAULT_TEST_TOOLS/bin/python" benches/retention.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
+
+bench-cold: ## Measure a cold pod over a bucket beside its listing (BENCH_ARGS="--objects 10000" for a quick look)
+	@scripts/setup.sh test
+	@cargo build --release
+	@"$$MLVAULT_TEST_TOOLS/bin/python" -B benches/cold.py --mlvault '$(MLVAULT)' $(BENCH_ARGS)
 
 bench-shards: ## Measure a backup by 1 to 8 shards (BENCH_ARGS="--runs 500" for a quick look)
 	@scripts/setup.sh test
