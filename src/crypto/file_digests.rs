@@ -1,27 +1,28 @@
 //! The digests of a file that others compare, computed in one pass.
 
+use std::io::{self, Read};
+
 use sha2::{Digest as _, Sha256};
 
 use crate::id::{Digest, Sha256Digest};
+use crate::units::KIB;
 
-/// Takes in content, piece by piece.
-#[derive(Default)]
-pub struct FileDigests {
-    sha256: Sha256,
-    blake3: blake3::Hasher,
-}
+const BUFFER_BYTES: usize = 256 * KIB as usize;
 
-impl FileDigests {
-    /// Takes in the next piece.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
-        self.blake3.update(bytes);
-    }
-
-    /// Returns the digests of all of it.
-    pub fn finish(self) -> (Sha256Digest, Digest) {
-        let blake3 = Digest::from_bytes(*self.blake3.finalize().as_bytes());
-        (Sha256Digest::from_bytes(self.sha256.finalize().into()), blake3)
+/// Returns the digests of all that can be read.
+pub fn of(mut content: impl Read) -> io::Result<(Sha256Digest, Digest)> {
+    let (mut sha256, mut blake3, mut buffer) = (Sha256::new(), blake3::Hasher::new(), vec![0; BUFFER_BYTES]);
+    loop {
+        let len = content.read(&mut buffer)?;
+        if len == 0 {
+            return Ok((
+                Sha256Digest::from_bytes(sha256.finalize().into()),
+                Digest::from_bytes(*blake3.finalize().as_bytes()),
+            ));
+        }
+        let piece = buffer.get(..len).unwrap_or_default();
+        sha256.update(piece);
+        blake3.update(piece);
     }
 }
 

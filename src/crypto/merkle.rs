@@ -24,12 +24,6 @@ fn node(left: &TreeHash, right: &TreeHash) -> TreeHash {
     TreeHash::from_bytes(hash.finalize().into())
 }
 
-/// The first `N` bytes of the SHA-256 of some bytes: what signed notes name keys by.
-pub fn sha256_prefix<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
-    let hash = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
-    std::array::from_fn(|at| hash[at])
-}
-
 /// The roots of the full subtrees that a tree consists of, the largest first: one for each bit of its size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frontier {
@@ -86,23 +80,36 @@ fn left_len(size: usize) -> usize {
 
 /// Returns the proof that the leaf `index` is in the tree over these leaves; nothing if there is no such leaf.
 pub fn inclusion(leaves: &[TreeHash], index: usize) -> Option<Vec<TreeHash>> {
-    if index >= leaves.len() {
+    let (_, mut proofs) = inclusions(leaves, &[index])?;
+    proofs.pop()
+}
+
+/// Returns the root over these leaves, and the proofs for some of them, whose places ascend; nothing if one is not there. Each
+/// hash is computed once, however many proofs it is in.
+pub fn inclusions(leaves: &[TreeHash], indices: &[usize]) -> Option<(TreeHash, Vec<Vec<TreeHash>>)> {
+    let ascend = indices.is_sorted_by(|one, next| one < next);
+    if !ascend || indices.last().is_some_and(|last| *last >= leaves.len()) {
         return None;
     }
-    let (mut rest, mut index, mut proof) = (leaves, index, Vec::new());
-    while rest.len() > 1 {
-        let (left, right) = rest.split_at(left_len(rest.len()));
-        if index < left.len() {
-            proof.push(root(right));
-            rest = left;
-        } else {
-            proof.push(root(left));
-            index -= left.len();
-            rest = right;
-        }
+    let mut proofs = vec![Vec::new(); indices.len()];
+    let root = prove(leaves, 0, indices, &mut proofs);
+    Some((root, proofs))
+}
+
+/// Returns the root of a subtree whose first leaf has this place, and adds its part to the proofs of those that are in it.
+fn prove(leaves: &[TreeHash], first: usize, indices: &[usize], proofs: &mut [Vec<TreeHash>]) -> TreeHash {
+    if indices.is_empty() || leaves.len() == 1 {
+        return root(leaves);
     }
-    proof.reverse();
-    Some(proof)
+    let (left, right) = leaves.split_at(left_len(leaves.len()));
+    let middle = first + left.len();
+    let in_left = indices.partition_point(|index| *index < middle);
+    let (left_proofs, right_proofs) = proofs.split_at_mut(in_left);
+    let left_root = prove(left, first, &indices[..in_left], left_proofs);
+    let right_root = prove(right, middle, &indices[in_left..], right_proofs);
+    left_proofs.iter_mut().for_each(|proof| proof.push(right_root));
+    right_proofs.iter_mut().for_each(|proof| proof.push(left_root));
+    node(&left_root, &right_root)
 }
 
 /// Returns the proof that the tree over the first `old` of these leaves grew to that over all; nothing if there are fewer.
@@ -219,8 +226,11 @@ mod tests {
         let all = leaves(33);
         for size in 1..=all.len() {
             let root_now = root(&all[..size]);
+            let (of_proofs, proofs) = inclusions(&all[..size], &(0..size).collect::<Vec<_>>()).unwrap();
+            assert_eq!(of_proofs, root_now);
             for index in 0..size {
                 let proof = inclusion(&all[..size], index).unwrap();
+                assert_eq!(proofs[index], proof);
                 let holds = |at: usize, root: &TreeHash| is_included(&all[index], at as u64, size as u64, &proof, root);
                 assert!(holds(index, &root_now), "{index} of {size}");
                 assert!(!holds(index + 1, &root_now) && (size == 1 || !holds(index, &root(&all[..size - 1]))));
@@ -239,6 +249,7 @@ mod tests {
                 }
             }
         }
+        assert!(inclusions(&all, &[1, 1]).is_none() && inclusions(&all, &[2, 1]).is_none());
         assert!(inclusion(&all, all.len()).is_none() && consistency(&all, all.len() + 1).is_none());
     }
 

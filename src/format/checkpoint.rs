@@ -16,8 +16,8 @@
 
 use data_encoding::BASE64;
 
+use crate::crypto::file_digests::sha256;
 use crate::crypto::keys::Secret;
-use crate::crypto::merkle::sha256_prefix;
 use crate::crypto::sign::{self, SIGNATURE_LEN};
 use crate::format_error::FormatError;
 use crate::id::{RepositoryId, SignerKey, TreeHash};
@@ -58,7 +58,8 @@ pub fn origin(repository: RepositoryId) -> String {
 
 /// Returns what tells a key from others with its name.
 fn key_hash(repository: RepositoryId, signer: &SignerKey) -> [u8; KEY_HASH_LEN] {
-    sha256_prefix(&[origin(repository).as_bytes(), b"\n", &[ED25519], signer.as_bytes()])
+    let hash = sha256(&[origin(repository).as_bytes(), b"\n", &[ED25519], signer.as_bytes()].concat());
+    std::array::from_fn(|at| hash.as_bytes()[at])
 }
 
 /// Returns a key in the form that tools for signed notes take.

@@ -3,11 +3,8 @@
 //! What must stay true: the leaves are computed from the tree that the record names, and come to the root that it commits to, or
 //! nothing is proved; with a key that reads content, each file is read to its end and has the digest that the tree says.
 
-use std::io::Read;
-
 use crate::chunks::reader::ChunkReader;
-use crate::crypto::file_digests::FileDigests;
-use crate::crypto::merkle;
+use crate::crypto::{file_digests, merkle};
 use crate::error::{Error, Result};
 use crate::format::commitment::{self, Commitment};
 use crate::format::snapshot::Component;
@@ -20,13 +17,12 @@ use crate::repository::snapshots::Snapshot;
 use crate::trees::contents::{is_selected, select};
 use crate::trees::file_reader::FileReader;
 use crate::trees::reader::TreeReader;
-use crate::units::{KIB, MIB};
+use crate::units::MIB;
 
 /// Entries of a component whose leaves are in memory at once, 32 bytes each.
 const LEAVES_MAX: usize = (256 * MIB / 32) as usize;
 /// Files that one bundle is about.
 const FILES_MAX: usize = 4096;
-const BUFFER_BYTES: usize = 256 * KIB as usize;
 
 /// A file with its proof.
 pub(super) struct ProvedFile {
@@ -59,9 +55,11 @@ pub(super) fn find_files(reader: &ChunkReader, snapshot: &Snapshot, path: &str, 
         ))
     })?;
     let (leaves, entries) = leaves(reader, component, &commitment, &selection.path, hears)?;
+    let proofs = proofs(&leaves, &entries, component, &commitment)?;
     hears.monitor.phase("prove", Some(entries.len() as u64), None);
-    let proving = Proving { reader, leaves: &leaves, nonce: commitment.nonce, path: &selection.path, hears };
-    let files = entries.iter().map(|(index, entry)| proving.file(*index, entry)).collect::<Result<Vec<_>>>()?;
+    let proving = Proving { reader, nonce: commitment.nonce, path: &selection.path, hears };
+    let files = entries.iter().zip(proofs).map(|((index, entry), proof)| proving.file((*index, proof), entry));
+    let files = files.collect::<Result<Vec<_>>>()?;
     Ok(Found { component: component.name.clone(), files })
 }
 
@@ -88,17 +86,29 @@ fn leaves(
             return Err(Error::Refused(format!("{} has more files than one bundle can be about", component.name)));
         }
     }
-    if merkle::root(&leaves) != commitment.root {
-        let reason = "its entries are not those that the snapshot's record commits to";
-        return Err(Error::damaged(format!("tree of {}", component.name), reason));
-    }
     Ok((leaves, files))
+}
+
+/// Returns a proof for each file, if the leaves are those that the record commits to.
+fn proofs(
+    leaves: &[TreeHash],
+    files: &[Numbered],
+    component: &Component,
+    commitment: &Commitment,
+) -> Result<Vec<Vec<TreeHash>>> {
+    let indices: Vec<usize> = files.iter().map(|(index, _)| *index as usize).collect();
+    match merkle::inclusions(leaves, &indices) {
+        Some((root, proofs)) if root == commitment.root => Ok(proofs),
+        _ => {
+            let reason = "its entries are not those that the snapshot's record commits to";
+            Err(Error::damaged(format!("tree of {}", component.name), reason))
+        }
+    }
 }
 
 /// What proofs are made with.
 struct Proving<'a> {
     reader: &'a ChunkReader,
-    leaves: &'a [TreeHash],
     nonce: CommitmentNonce,
     /// The path in the component that was asked for.
     path: &'a [u8],
@@ -106,7 +116,7 @@ struct Proving<'a> {
 }
 
 impl Proving<'_> {
-    fn file(&self, index: u64, entry: &Entry) -> Result<ProvedFile> {
+    fn file(&self, (index, proof): (u64, Vec<TreeHash>), entry: &Entry) -> Result<ProvedFile> {
         let repository = self.reader.repository();
         self.hears.monitor.count(Counter::Entries, 1);
         let content = entry.file().ok_or_else(|| Error::Internal("a proof of what is no file".to_owned()))?;
@@ -118,7 +128,7 @@ impl Proving<'_> {
             bytes: entry.size(),
             index,
             salt: repository.keys().leaf_salt(&self.nonce, index),
-            proof: merkle::inclusion(self.leaves, index as usize).unwrap_or_default(),
+            proof,
         };
         Ok(ProvedFile { proof, blake3: content.digest, sha256 })
     }
@@ -139,13 +149,7 @@ fn text(bytes: &[u8]) -> Result<String> {
 
 /// Reads a file to its end, where it has the digest that its entry says.
 fn read(reader: &ChunkReader, entry: &Entry, hears: &Hears) -> Result<Sha256Digest> {
-    let mut file = FileReader::open(reader, entry, hears)?;
-    let (mut digests, mut buffer) = (FileDigests::default(), vec![0; BUFFER_BYTES]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(digests.finish().0),
-            Ok(read) => digests.update(buffer.get(..read).unwrap_or_default()),
-            Err(error) => return Err(Error::damaged(format!("the file {:?}", entry.path_text()), error)),
-        }
-    }
+    let digests = file_digests::of(FileReader::open(reader, entry, hears)?);
+    let (sha256, _) = digests.map_err(|error| Error::damaged(format!("the file {:?}", entry.path_text()), error))?;
+    Ok(sha256)
 }

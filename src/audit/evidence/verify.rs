@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::audit::evidence::{ENVELOPE, MODEL_KEY, MODEL_SIGNATURE, RECORD, STATEMENT, TIMESTAMP};
-use crate::crypto::file_digests::{FileDigests, sha256};
+use crate::crypto::file_digests::{self, sha256};
 use crate::crypto::merkle;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -27,9 +26,7 @@ use crate::format::timestamp;
 use crate::format::tree::{Entry, EntryKind, FileContent, Metadata};
 use crate::format_error::FormatError;
 use crate::id::{Digest, Pin, Sha256Digest};
-use crate::units::KIB;
 
-const BUFFER_BYTES: usize = 256 * KIB as usize;
 /// Directories above a file; deeper ones are not looked at.
 const DEPTH_MAX: usize = 64;
 
@@ -237,12 +234,5 @@ fn walk(directory: &Path, above: &str, depth: usize, there: &mut BTreeMap<String
 
 fn digests(path: &Path) -> Result<(Sha256Digest, Digest)> {
     let fault = |source| Error::target("read", path.to_owned(), source);
-    let mut file = File::open(path).map_err(fault)?;
-    let (mut digests, mut buffer) = (FileDigests::default(), vec![0; BUFFER_BYTES]);
-    loop {
-        match file.read(&mut buffer).map_err(fault)? {
-            0 => return Ok(digests.finish()),
-            read => digests.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
+    file_digests::of(File::open(path).map_err(fault)?).map_err(fault)
 }
