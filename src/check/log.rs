@@ -131,7 +131,7 @@ pub fn verify_log(repository: &Repository, earlier: &[Earlier], cancel: &Cancel)
     verifier.verify_entries();
     verifier.verify_times()?;
     verifier.verify_objects(cancel)?;
-    let unlogged = unlogged(repository, &log)?;
+    let unlogged = repository.unlogged_objects(&log)?;
     let report = LogReport {
         entries: log.size(),
         objects: log.entries().map(|(_, entry)| entry.record.objects.len() as u64).sum(),
@@ -152,21 +152,6 @@ fn remember(repository: &Repository, log: &Log, report: &LogReport) {
     let mut frontier = Frontier::default();
     log.slots.iter().for_each(|slot| frontier.push(slot.leaf));
     repository.history().add_log(repository, LogPosition { frontier, last: last.leaf });
-}
-
-fn unlogged(repository: &Repository, log: &Log) -> Result<Vec<LoggedObject>> {
-    let missing = repository.unlogged_objects(log)?;
-    let described = parallel::map(&missing, repository.backend().concurrency(), |object| repository.describe(*object));
-    let mut unlogged = Vec::new();
-    for object in described {
-        match object {
-            Ok(object) => unlogged.extend(object),
-            // For `check` to tell, or gone by now.
-            Err(error) if error.is_damage() || error.fault() == Some(Fault::NotFound) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(unlogged)
 }
 
 struct Verifier<'a> {

@@ -178,17 +178,7 @@ impl Repository {
     /// nothing if all are entered. Needs a maintainer's key, and reads the whole log.
     pub fn complete_log(&self) -> Result<Option<(Vec<LoggedObject>, Appended)>> {
         self.access().require_maintainer("enter into the log what others wrote")?;
-        let missing = self.unlogged_objects(&self.read_log()?)?;
-        let read = parallel::map(&missing, self.backend().concurrency(), |object| self.describe(*object));
-        let mut objects = Vec::new();
-        for described in read {
-            match described {
-                Ok(described) => objects.extend(described),
-                // What is damaged, or has gone meanwhile, is for `check` to tell.
-                Err(error) if error.is_damage() || error.fault() == Some(Fault::NotFound) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let objects = self.unlogged_objects(&self.read_log()?)?;
         if objects.is_empty() {
             return Ok(None);
         }
@@ -196,8 +186,24 @@ impl Repository {
         Ok(Some((objects, appended)))
     }
 
+    /// Returns what an entry would say of the objects that are there and stand in none. What is damaged, or goes meanwhile, is for
+    /// `check` to tell.
+    pub fn unlogged_objects(&self, log: &Log) -> Result<Vec<LoggedObject>> {
+        let missing = self.unlogged_keys(log)?;
+        let described = parallel::map(&missing, self.backend().concurrency(), |object| self.describe(*object));
+        let mut unlogged = Vec::new();
+        for object in described {
+            match object {
+                Ok(object) => unlogged.extend(object),
+                Err(error) if error.is_damage() || error.fault() == Some(Fault::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unlogged)
+    }
+
     /// Returns the objects that are there and stand in no entry. Void markers are among them.
-    pub fn unlogged_objects(&self, log: &Log) -> Result<Vec<Object>> {
+    fn unlogged_keys(&self, log: &Log) -> Result<Vec<Object>> {
         let objects = log.entries().flat_map(|(_, entry)| &entry.record.objects);
         let entered: BTreeSet<&str> = objects.map(|object| object.key.as_str()).collect();
         let mut missing = Vec::new();
