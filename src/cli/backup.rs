@@ -210,18 +210,10 @@ fn from_copy(
     (deployment, volume): (&DeploymentArgs, &VolumeArgs),
 ) -> Result<Outcome> {
     let section = deployment_config::resolve_kubernetes(context.file(), &deployment.flags(context)?);
-    let said = |value: &Option<String>, key: &str| {
-        let missing =
-            || Error::Invalid(format!("Set `{key}` in [deployment.NAME.kubernetes] for --via-volume-snapshot"));
-        value.clone().ok_or_else(missing)
-    };
-    let (claim, mount) = (said(&section.claim, "claim")?, said(&section.claim_mount, "claim-mount")?);
+    let (claim, mount) = section.claim_and_mount("--via-volume-snapshot")?;
     let hears = context.hears();
     let cluster = Cluster::connect(&section.cluster(), &hears)?;
-    let cron_job = match &volume.cron_job {
-        Some(name) => cluster.cron_job(name)?,
-        None => cluster.find_cron_job("backup", deployment.deployment.as_deref())?,
-    };
+    let cron_job = cluster.cron_job(volume.cron_job.as_deref(), "backup", deployment.deployment.as_deref())?;
     let copy = CopyOptions { class: section.volume_snapshot_class, wait_max: volume.volume_wait.unsigned_abs() };
     let from = FromCopy { cluster: &cluster, cron_job: &cron_job, claim: &claim, mount: &mount, copy };
     let mut hear = |line: &str| {

@@ -232,13 +232,8 @@ fn resume(context: &Context, typed: KubernetesSection, args: &DeploymentArgs) ->
 fn run_job(context: &Context, wanted: &WantedJob, typed: KubernetesSection, args: &DeploymentArgs) -> Result<Outcome> {
     let section = section_of(context, typed, args)?;
     let cluster = Cluster::connect(&section.cluster(), &context.hears())?;
-    let cron_job = match &wanted.cron_job {
-        Some(name) => cluster.cron_job(name)?,
-        None => {
-            let deployment = args.deployment.as_deref().filter(|_| wanted.job.is_of_deployment());
-            cluster.find_cron_job(wanted.job.name(), deployment)?
-        }
-    };
+    let deployment = args.deployment.as_deref().filter(|_| wanted.job.is_of_deployment());
+    let cron_job = cluster.cron_job(wanted.cron_job.as_deref(), wanted.job.name(), deployment)?;
     let run = JobRun { context, cluster, section, cron_job, wanted };
     match &wanted.switch_claim {
         Some(claim) => run.on_claim(claim),
@@ -286,11 +281,7 @@ impl JobRun<'_> {
         if !matches!(self.wanted.job, JobArg::Restore) {
             return Err(Error::Invalid("--switch-claim is for `k8s run restore`".to_owned()));
         }
-        let said = |value: &Option<String>, key: &str| {
-            let missing = || Error::Invalid(format!("Set `{key}` in [deployment.NAME.kubernetes] for --switch-claim"));
-            value.clone().ok_or_else(missing)
-        };
-        let (from, mount) = (said(&self.section.claim, "claim")?, said(&self.section.claim_mount, "claim-mount")?);
+        let (from, mount) = self.section.claim_and_mount("--switch-claim")?;
         let switch = ClaimSwitch { from, to: claim.to_owned(), mount };
         let (workload, hears) = (workload_of(&self.section)?, self.context.hears());
         let served = Served { cluster: &self.cluster, workload: &workload, server: None, hears: &hears };

@@ -212,6 +212,16 @@ pub struct KubernetesSection {
 }
 
 impl KubernetesSection {
+    /// Returns the claim that holds the data, and where pods of mlvault find it. Fails with [`Error::Invalid`] where one is not said;
+    /// `option` is what needs both.
+    pub fn claim_and_mount(&self, option: &str) -> Result<(String, String)> {
+        let said = |value: &Option<String>, key: &str| {
+            let missing = || Error::Invalid(format!("Set `{key}` in [deployment.NAME.kubernetes] for {option}"));
+            value.clone().ok_or_else(missing)
+        };
+        Ok((said(&self.claim, "claim")?, said(&self.claim_mount, "claim-mount")?))
+    }
+
     /// Returns what is said here, and where nothing is, what `under` says.
     pub fn over(self, under: &Self) -> Self {
         Self {

@@ -29,8 +29,13 @@ const CLAIM_VOLUME: &str = "mlvault-claim";
 const NAME_LEN_MAX: usize = 52;
 
 impl Cluster {
-    /// Finds the CronJob of mlvault that does a job, by the labels of the chart; for a deployment if one is named.
-    pub fn find_cron_job(&self, job: &str, deployment: Option<&str>) -> Result<CronJob> {
+    /// Returns a CronJob by its name; where none is given, that of mlvault that does a job, by the labels of the chart, for a
+    /// deployment if one is named.
+    pub fn cron_job(&self, name: Option<&str>, job: &str, deployment: Option<&str>) -> Result<CronJob> {
+        if let Some(name) = name {
+            let api = self.api::<CronJob>();
+            return self.ask("read", &format!("the CronJob {name}"), || api.get(name));
+        }
         let of = deployment.map(|name| format!(",{PREFIX}/deployment={name}")).unwrap_or_default();
         let selector = format!("{APP_LABEL},{COMPONENT_LABEL}={job}{of}");
         let api = self.api::<CronJob>();
@@ -46,12 +51,6 @@ impl Cluster {
                 Err(Error::NotFound(format!("Several CronJobs have the labels {selector}: {}", names.join(", "))))
             }
         }
-    }
-
-    /// Returns a CronJob by its name.
-    pub fn cron_job(&self, name: &str) -> Result<CronJob> {
-        let api = self.api::<CronJob>();
-        self.ask("read", &format!("the CronJob {name}"), || api.get(name))
     }
 
     /// Makes a Job from a CronJob, changed by the caller. Returns its name.
