@@ -9,7 +9,7 @@ use std::fs;
 use std::process::Command;
 
 use data_encoding::BASE64;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
@@ -146,9 +146,7 @@ impl Journey {
     /// Applies what describes MLflow, and waits until it serves.
     fn apply(&self) {
         self.namespace.apply(&self.manifest);
-        self.namespace.wait_for::<Deployment>("mlflow", |it| {
-            it.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1))
-        });
+        self.namespace.wait_ready("mlflow");
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -266,9 +264,7 @@ impl Journey {
 
     fn verify(&self) {
         step("MLflow serves the same runs and models, with the same files.");
-        self.namespace.wait_for::<Deployment>("mlflow", |it| {
-            it.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1))
-        });
+        self.namespace.wait_ready("mlflow");
         make_at(&self.uri, &["verify", &self.record()]);
     }
 }

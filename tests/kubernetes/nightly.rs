@@ -7,7 +7,6 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::BASE64;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -153,8 +152,7 @@ fn the_jobs_of_the_chart_back_up_check_forget_prune_drill_and_restore() {
     release.run_well("mlvault-forget-production");
     release.run_well("mlvault-prune");
     // It is ready once it answers, which it does only if it could look at the repository.
-    let is_ready = |it: &Deployment| it.status.as_ref().and_then(|status| status.ready_replicas) == Some(1);
-    release.namespace.wait_for::<Deployment>("mlvault-metrics", is_ready);
+    release.namespace.wait_ready("mlvault-metrics");
     fs::remove_file(release.days.folder().join("mlflow.db")).unwrap();
     fs::remove_dir_all(release.days.folder().join("artifacts")).unwrap();
     release.run_well("mlvault-restore-production");

@@ -79,9 +79,7 @@ impl Scene {
     }
 
     fn wait_ready(&self) {
-        self.namespace.wait_for::<Deployment>("mlflow", |it| {
-            it.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1))
-        });
+        self.namespace.wait_ready("mlflow");
     }
 
     /// Takes database and artifacts away from under MLflow.

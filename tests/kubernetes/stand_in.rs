@@ -333,9 +333,7 @@ spec:
         readinessProbe: {{httpGet: {{path: /health, port: http}}, timeoutSeconds: 5}}
 "
     ));
-    let ready =
-        |deployment: &Deployment| deployment.status.as_ref().and_then(|status| status.ready_replicas) == Some(1);
-    namespace.wait_for::<Deployment>("mlflow", ready);
+    namespace.wait_ready("mlflow");
     let pod = namespace.list::<Pod>("app=database").remove(0);
     assert!(statuses(&pod).all(|it| it.ready), "{pod:?}");
 }

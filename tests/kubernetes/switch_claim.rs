@@ -68,9 +68,7 @@ impl Scene {
     fn start() -> Self {
         let (days, namespace) = (ThreeDays::unpack(), Cluster::shared().namespace("switch"));
         namespace.apply(&MANIFEST.replace("WORK", &days.runner.path("").display().to_string()));
-        namespace.wait_for::<Deployment>("mlflow", |it| {
-            it.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1))
-        });
+        namespace.wait_ready("mlflow");
         Self { days, namespace }
     }
 

@@ -2,7 +2,6 @@
 //! either stays. The snapshots are bound by the real snapshot-controller, and made by the stand-in for a driver.
 
 use std::fs;
-use std::path::Path;
 
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::cli::{Outcome, finish};
 use crate::support::deployment::ThreeDays;
-use crate::support::kubernetes::node::snapshots::{CLASS, GROUP, STUCK_CLASS};
+use crate::support::kubernetes::node::snapshots::{self, CLASS, GROUP, STUCK_CLASS};
 use crate::support::kubernetes::{Cluster, Namespace};
 
 /// The claim, and the CronJob with the labels and the rights that the chart gives it.
@@ -96,8 +95,11 @@ impl Scene {
         namespace.apply(&MANIFEST.replace("WORK", &work).replace("WAIT", wait));
         let scene = Self { days, namespace };
         let claimed = scene.namespace.directory_of("data");
-        fs::rename(scene.days.folder().join("artifacts"), claimed.join("artifacts"))
-            .unwrap_or_else(|_| copy(&scene.days.folder().join("artifacts"), &claimed.join("artifacts")));
+        let artifacts = scene.days.folder().join("artifacts");
+        let claimed = claimed.join("artifacts");
+        fs::create_dir(&claimed).unwrap();
+        snapshots::copy(&artifacts, &claimed).unwrap();
+        fs::remove_dir_all(artifacts).unwrap();
         scene
     }
 
@@ -127,18 +129,6 @@ impl Scene {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", "VolumeSnapshot"));
         let api = Api::<DynamicObject>::namespaced_with(cluster.client(), self.namespace.name(), &kind);
         cluster.wait(api.list(&ListParams::default())).unwrap().items
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for found in fs::read_dir(from).unwrap() {
-        let (path, target) = (found.as_ref().unwrap().path(), to.join(found.unwrap().file_name()));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(path, target).unwrap();
-        }
     }
 }
 

@@ -138,9 +138,8 @@ impl MlflowServer {
     }
 
     fn python(&self) -> Command {
-        let mut command = Command::new(tool("python"));
-        quiet(&mut command).args(["-W", "ignore"]).stdin(Stdio::null());
-        command.envs(self.options.environment.iter().cloned()).env("MLFLOW_TRACKING_URI", self.uri());
+        let mut command = python_for(&self.uri());
+        command.envs(self.options.environment.iter().cloned());
         if self.options.has_passwords {
             command.env("MLFLOW_TRACKING_USERNAME", ADMIN).env("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD);
         }
@@ -171,10 +170,15 @@ impl MlflowServer {
 
 /// Runs one command of `tests/make_deployment.py` against a server that somebody else has started; its failure fails the test.
 pub fn make_at(uri: &str, arguments: &[&str]) {
-    let mut command = Command::new(tool("python"));
-    quiet(&mut command).args(["-W", "ignore"]).arg(script()).args(arguments).env("MLFLOW_TRACKING_URI", uri);
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = python_for(uri).arg(script()).args(arguments).output().unwrap();
     assert!(output.status.success(), "make_deployment.py {arguments:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Prepares a run of Python as a client of a server.
+fn python_for(uri: &str) -> Command {
+    let mut command = Command::new(tool("python"));
+    quiet(&mut command).args(["-W", "ignore"]).stdin(Stdio::null()).env("MLFLOW_TRACKING_URI", uri);
+    command
 }
 
 fn script() -> PathBuf {

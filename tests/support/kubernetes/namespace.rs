@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
@@ -125,6 +126,14 @@ impl Namespace {
             assert!(begun.elapsed() < WAIT_MAX, "{what} takes too long in {}; pods: {}", self.name, self.pods_told());
             sleep(LOOK);
         }
+    }
+
+    /// Waits until the one pod of a Deployment is ready.
+    #[track_caller]
+    pub fn wait_ready(&self, deployment: &str) {
+        self.wait_for::<Deployment>(deployment, |it| {
+            it.status.as_ref().is_some_and(|status| status.ready_replicas == Some(1))
+        });
     }
 
     /// Returns the directory behind a claim, once it is bound.
